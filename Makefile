@@ -1,0 +1,42 @@
+# `make demo` and `make test` do everything on a fresh machine: a virtual environment, pinned packages, the work.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH ?= 2.13.0
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+# Real text to a plan that comes true, in about five minutes on two cores; the report is quickstart/report.html.
+demo: $(VENV)/.core
+	$(BIN)/allometry quickstart --yes
+
+test: $(VENV)/.test
+	$(BIN)/ruff check src tests benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
+
+clean:
+	rm -rf $(VENV)
+
+# The CPU build of PyTorch first, wherever pip can find it: the default build for Linux brings gigabytes of CUDA.
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt "torch==$(TORCH)+cpu" \
+	  || $(PIP) install -q "torch==$(TORCH)+cpu" --index-url https://download.pytorch.org/whl/cpu \
+	  || $(PIP) install -q -c constraints.txt "torch==$(TORCH)"
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.torch pyproject.toml
+	$(PIP) install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.torch pyproject.toml
+	$(PIP) install -q -c constraints.txt -e ".[test]"
+	@touch $@ $(VENV)/.core

@@ -1,0 +1,12 @@
+"""allometry: how a language model scales with its size, measured on your own text and machine.
+
+Three parts that can be used alone, meeting only in plain records:
+
+- ``allometry.nn``: unit scaling, a ``torch.nn``-like library (torch only);
+- ``allometry.laws``: scaling laws fitted to any table of runs (NumPy and SciPy);
+- ``allometry.planning``: from a law and a budget to a model, its tokens, batch and learning rate.
+
+Nothing is imported here, so that ``import allometry`` costs nothing: import the part that you need.
+"""
+
+__version__ = "0.1.0"

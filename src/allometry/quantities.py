@@ -1,0 +1,54 @@
+"""Numbers as people write them: ``1.5B``, ``200M``, ``10k``, ``1e21``; and back."""
+
+from __future__ import annotations
+
+import math
+
+from .errors import UserError
+
+_SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+
+
+def parse_number(text: str | float, name: str = "number") -> float:
+    """Read ``1e9``, ``1.5B``, ``200M`` or ``10k`` as a positive finite float.
+
+    Raises:
+        UserError: the text is no number, or not above zero.
+    """
+    raw = str(text).strip().replace("_", "").replace(",", "")
+    factor = _SUFFIXES.get(raw[-1:].lower())
+    try:
+        value = float(raw[:-1]) * factor if factor else float(raw)
+    except ValueError:
+        raise UserError(f"{name}: {text!r} is not a number; write 1e9, 1.5B, 200M or 10k") from None
+    if not (math.isfinite(value) and value > 0):
+        raise UserError(f"{name}: {text!r} must be a finite number above zero")
+    return value
+
+
+def format_count(value: float) -> str:
+    """A count with three significant digits and its suffix: 1234567 → ``1.23M``."""
+    for factor, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * factor:
+            scaled = value / factor
+            return f"{scaled:.3g}{suffix}" if scaled < 999.5 else f"{scaled:.0f}{suffix}"
+    return f"{value:.3g}"
+
+
+def format_flops(value: float) -> str:
+    """Floating-point operations in scientific form: ``3.2e+13``."""
+    return f"{value:.2e}"
+
+
+def format_seconds(value: float) -> str:
+    """Seconds as a person says them: ``8 s``, ``2 min 05 s``, ``3 h 10 min``, ``4 d 02 h``."""
+    if not math.isfinite(value):
+        return "?"
+    whole = round(value)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 172800:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
