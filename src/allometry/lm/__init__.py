@@ -1,0 +1,1 @@
+"""The language model that the ladder trains: text, model, training, checkpoints, generation (torch)."""

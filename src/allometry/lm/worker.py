@@ -1,0 +1,77 @@
+"""A training process: jobs in on standard input, events out on standard output, one JSON value a line.
+
+Started by :mod:`allometry.runs.engine`. It leaves when its input ends, when it is told to stop (SIGTERM), and when
+the process that started it is gone, each time with its training saved. Ctrl-C goes to the starter alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import RunConfig
+from ..errors import UserError
+from ..runs.corpus import Corpus, load_corpus
+from ..runs.store import Study
+from .calibrate import step_seconds
+from .train import Interrupted, train_trunk
+
+
+def main() -> None:
+    """Serve jobs until the input ends."""
+    # Whatever prints to standard output must not break the protocol.
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
+    parent = os.getppid()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+    def send(event: str, **values: Any) -> None:
+        events.write(json.dumps({"event": event, **values}) + "\n")
+
+    def stop() -> bool:
+        return bool(stopped) or os.getppid() != parent
+
+    corpora: dict[str, Corpus] = {}
+    send("ready")
+    for line in sys.stdin:
+        try:
+            _serve(json.loads(line), corpora, send, stop)
+        except (Interrupted, BrokenPipeError):
+            break
+        except (UserError, OSError) as error:
+            send("failed", message=str(error))
+        if stop():
+            break
+
+
+def _serve(job: dict[str, Any], corpora: dict[str, Corpus], send, stop) -> None:
+    if "measure" in job:
+        send("done", result=[step_seconds(RunConfig.parse(value)) for value in job["measure"]])
+        return
+    study = Study(Path(job["study"]))
+    corpus = corpora.setdefault(job["study"], None) or load_corpus(study.corpus_path)
+    corpora[job["study"]] = corpus
+    train_trunk(
+        [RunConfig.parse(value) for value in job["configs"]],
+        corpus,
+        study,
+        kind=job["kind"],
+        report=lambda progress: send("progress", **asdict(progress)),
+        recorded=lambda record: send("recorded", id=record.id),
+        stop=stop,
+    )
+    send("done", result=None)
+
+
+if __name__ == "__main__":
+    main()

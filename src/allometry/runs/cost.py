@@ -1,0 +1,78 @@
+"""What a run will cost before it is run: seconds from a few measured steps, memory from the shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..config import ModelConfig, RunConfig
+
+HELD_OUT_SHARE = 1 / 3  # of the cost of a training token: an evaluation has a forward pass only
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Seconds of a training step as ``overhead + per_activation·activations + per_flop·flops``.
+
+    Small models are held up by the overhead of each operation, wide ones by arithmetic, those between by memory
+    traffic; three coefficients, all at least 0, fitted to measured steps by relative error.
+    """
+
+    overhead: float
+    per_activation: float
+    per_flop: float
+
+    @classmethod
+    def fit(cls, configs: Sequence[RunConfig], seconds: Sequence[float]) -> Throughput:
+        """From measured steps of at least one configuration."""
+        from scipy.optimize import nnls
+
+        rows = np.array([cls._features(config.model, config.train.batch_tokens) for config in configs])
+        times = np.asarray(seconds, float)
+        weighted = rows / times[:, None]
+        size = weighted.max(axis=0)
+        coefficients, _ = nnls(weighted / size, np.ones(len(times)))
+        return cls(*map(float, coefficients / size))
+
+    @staticmethod
+    def _features(model: ModelConfig, batch_tokens: int) -> tuple[float, float, float]:
+        activations = batch_tokens * (model.layers * (6 * model.width + 3 * model.hidden) + 2 * model.vocab_size)
+        return float(model.layers), float(activations), model.flops_per_token * batch_tokens
+
+    def step_seconds(self, model: ModelConfig, batch_tokens: int) -> float:
+        features = self._features(model, batch_tokens)
+        return float(np.dot(features, (self.overhead, self.per_activation, self.per_flop)))
+
+    def seconds_between(self, config: RunConfig, first: int, last: int) -> float:
+        """Seconds of the steps ``first`` to ``last − 1`` of a run, batch by batch of its schedule."""
+        stages = config.schedule.stages
+        ends = [stage.first_step for stage in stages[1:]] + [config.schedule.steps]
+        return sum(
+            max(0, min(last, end) - max(first, stage.first_step))
+            * self.step_seconds(config.model, stage.batch * config.model.context)
+            for stage, end in zip(stages, ends, strict=True)
+        )
+
+    def trunk_seconds(self, configs: Sequence[RunConfig], held_out_tokens: int) -> list[float]:
+        """Seconds that each run of a trunk adds, shortest first, its evaluation included."""
+        added, before = [], 0
+        for config in sorted(configs, key=lambda config: config.train.tokens):
+            batch = 32 * config.model.context
+            evaluation = HELD_OUT_SHARE * held_out_tokens / batch * self.step_seconds(config.model, batch)
+            added.append(self.seconds_between(config, before, config.schedule.steps) + evaluation)
+            before = config.schedule.decay_start
+        return added
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def memory_bytes(config: RunConfig) -> float:
+    """Bytes of a training step: fp32 weights, gradients and two moments, and the activations kept for backward."""
+    model, tokens = config.model, config.train.batch_tokens
+    states = 16 * model.num_params_total
+    per_token = model.layers * (14 * model.width + 6 * model.hidden) + 4 * model.vocab_size
+    return states + 4.0 * tokens * per_token

@@ -1,0 +1,278 @@
+"""Which runs: a ladder of sizes and lengths whose cost is known before it is spent.
+
+A ladder is climbed in two stages. The *sweep* trains the smallest size at several rates and batches and so measures
+the recipe; the *rungs* are then trained by that recipe, and they alone make the law. Everything that decides a run is
+written to the study before the run starts, so the same command after a crash asks for the same runs.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import DataConfig, RunConfig, StudyConfig
+from ..errors import UserError
+from ..quantities import format_seconds
+from . import recipe as recipes
+from .cost import Throughput
+from .engine import Job, Listener, LocalEngine
+from .recipe import Recipe, shape
+from .store import Study
+
+TARGET_RATIO = 8.0  # the plan's FLOPs over those of the largest rung
+HELD_OUT_TOKENS = 1024 * 128
+FIXED_SECONDS = 22.0  # starting processes, reading text, measuring speed, fitting, the report
+SHARES = (1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)  # widths of the ladder over its widest
+LENGTHS = (1 / 4, 1 / 2, 1)  # lengths of a trunk over its longest
+TOP_WIDTHS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+LEAST_TOKENS = 40_000  # a shorter run says nothing of longer ones
+TOKENS_PER_PARAM = 4.0  # least for the longest run of the widest rung: below it, a narrower ladder is better
+
+
+@dataclass(frozen=True)
+class Design:
+    """The runs of a ladder by what is known before the sweep, and what they are expected to take.
+
+    ``rungs`` use the recipe that the sweep has yet to correct: batch and rate will change, sizes and tokens not.
+    """
+
+    sweep: tuple[RunConfig, ...]
+    rungs: tuple[RunConfig, ...]
+    recipe: Recipe
+    ladder_seconds: float | None = None
+    target_seconds: float | None = None
+
+    @property
+    def largest(self) -> RunConfig:
+        """The rung of most FLOPs."""
+        return max(self.rungs, key=lambda config: config.flops)
+
+    @property
+    def target_flops(self) -> float:
+        """The budget of the plan that the ladder is to predict."""
+        return TARGET_RATIO * self.largest.flops
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "sweep": [config.to_dict() for config in self.sweep],
+            "rungs": [config.to_dict() for config in self.rungs],
+            "recipe": self.recipe.to_json(),
+            "ladder_seconds": self.ladder_seconds,
+            "target_seconds": self.target_seconds,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Design:
+        parse = lambda key: tuple(RunConfig.parse(config, f"ladder.json: {key}") for config in value[key])
+        return cls(
+            sweep=parse("sweep"),
+            rungs=parse("rungs"),
+            recipe=Recipe(**value["recipe"]),
+            ladder_seconds=value["ladder_seconds"],
+            target_seconds=value["target_seconds"],
+        )
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Measured throughput: of the ladder's processes, one thread each and all at work, and of one on all cores."""
+
+    ladder: Throughput
+    target: Throughput
+    workers: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"ladder": self.ladder.to_json(), "target": self.target.to_json(), "workers": self.workers}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Speed:
+        return cls(Throughput(**value["ladder"]), Throughput(**value["target"]), value["workers"])
+
+
+def measure_speed(ladder: LocalEngine, target: LocalEngine, context: int) -> Speed:
+    """A few seconds of training steps at the shapes that may be trained."""
+    data = DataConfig(source="", fingerprint="")
+    at = lambda width, batch: Recipe(batch_tokens=batch, batch_exponent=0.0).run(shape(width, context), data, batch, 0)
+    small = [at(16, 2 * context), at(16, 8 * context), at(32, 4 * context), at(64, 2 * context), at(64, 8 * context)]
+    large = [at(64, 4 * context), at(64, 8 * context), at(128, 4 * context), at(128, 8 * context)]
+    return Speed(
+        ladder=Throughput.fit(small, ladder.measure(small)),
+        target=Throughput.fit(large, target.measure(large)),
+        workers=ladder.workers,
+    )
+
+
+def design(config: StudyConfig, data: DataConfig, train_tokens: int, speed: Speed | None) -> Design:
+    """The ladder that a study asks for; with ``minutes``, the largest that fits them, plan and target included.
+
+    Raises:
+        UserError: the minutes are too few, or the text too short; says the least.
+    """
+    recipe = Recipe(lr=config.lr, batch_tokens=config.batch_tokens)
+    if config.minutes is None:
+        rungs = [
+            recipe.run(shape(width, config.context), data, tokens, config.seed)
+            for width in sorted(set(config.widths))
+            for tokens in sorted(set(config.tokens))
+        ]
+        made = Design(_sweep(config, recipe, data, rungs), tuple(rungs), recipe)
+        return made if speed is None else _with_seconds(made, speed)
+    best = None
+    for top in TOP_WIDTHS:
+        fitted = _fill(config, data, recipe, speed, top)
+        if fitted is None:
+            break
+        best = fitted if best is None or fitted.largest.tokens >= TOKENS_PER_PARAM * fitted.largest.num_params else best
+    if best is None:
+        least = _with_seconds(_ladder(config, data, recipe, speed, TOP_WIDTHS[0], None), speed)
+        minutes = (FIXED_SECONDS + least.ladder_seconds + least.target_seconds) / 60
+        raise UserError(
+            f"--minutes {config.minutes:g} is too few for any ladder on this machine; the least is {minutes:.1f}"
+        )
+    needed = max(rung.tokens for rung in best.rungs) / 8
+    if train_tokens < needed:
+        raise UserError(
+            f"{data.source}: {train_tokens} bytes of training text are too few for this ladder; "
+            f"give {needed / 1e6:.1f} MB or more, or fewer --minutes"
+        )
+    return best
+
+
+def climb(study: Study, made: Design, engine: LocalEngine, listener: Listener = lambda event: None) -> Recipe:
+    """Train sweep and rungs, leaving out what is recorded; returns the recipe that was measured on the way.
+
+    Raises:
+        UserError: a process died, or nothing in the sweep trained.
+    """
+    recipe = made.recipe
+    if made.sweep:
+        engine.train(study, jobs(study, made.sweep, "sweep"), listener)
+        records = [study.record(config.id) for config in made.sweep]
+        recipe, evidence = recipes.measure(made.recipe, records)
+        study.write("recipe.json", recipe.to_json() | {"evidence": evidence})
+    engine.train(study, jobs(study, rungs(made, recipe), "ladder"), listener)
+    return recipe
+
+
+def rungs(made: Design, recipe: Recipe) -> list[RunConfig]:
+    """The rungs of a design by a recipe."""
+    return [recipe.run(rung.model, rung.data, rung.train.tokens, rung.train.seed) for rung in made.rungs]
+
+
+def jobs(study: Study, configs: Sequence[RunConfig], kind: str) -> list[Job]:
+    """Runs that are not recorded yet, those of a trunk together; their relative cost from their FLOPs."""
+    trunks: dict[str, list[RunConfig]] = defaultdict(list)
+    for config in configs:
+        if study.record(config.id) is None:
+            trunks[config.trunk].append(config)
+    # A step costs about as much as 64 k parameters' arithmetic before it has done any.
+    cost = lambda group: max(config.tokens * (config.model.flops_per_token + 4e5) for config in group)
+    return [Job(tuple(group), kind, cost(group)) for group in trunks.values()]
+
+
+def trunk_costs(speed: Throughput, configs: Sequence[RunConfig]) -> dict[str, float]:
+    """Expected seconds that each run adds to its trunk, by run id."""
+    trunks: dict[str, list[RunConfig]] = defaultdict(list)
+    for config in configs:
+        trunks[config.trunk].append(config)
+    added: dict[str, float] = {}
+    for group in trunks.values():
+        ordered = sorted(group, key=lambda config: config.train.tokens)
+        added |= zip((c.id for c in ordered), speed.trunk_seconds(ordered, HELD_OUT_TOKENS), strict=True)
+    return added
+
+
+def _fill(config: StudyConfig, data: DataConfig, recipe: Recipe, speed: Speed, top: int) -> Design | None:
+    """The ladder up to width ``top`` whose trunks each take as long as fits the minutes; None if none fits."""
+    available = 60 * config.minutes - FIXED_SECONDS
+
+    def seconds(per_trunk: float | None) -> tuple[float, Design]:
+        made = _with_seconds(_ladder(config, data, recipe, speed, top, per_trunk), speed)
+        return made.ladder_seconds + made.target_seconds, made
+
+    total, made = seconds(None)
+    if total > available:
+        return None
+    low, high = 0.0, 60 * config.minutes
+    for _ in range(30):
+        middle = (low + high) / 2
+        total, trial = seconds(middle)
+        if total <= available:
+            low, made = middle, trial
+        else:
+            high = middle
+    return made
+
+
+def _ladder(
+    config: StudyConfig, data: DataConfig, recipe: Recipe, speed: Speed, top: int, per_trunk: float | None
+) -> Design:
+    """Every size trained for about the same time: the smaller, the more tokens. ``None``: as short as it may be."""
+    configs = []
+    for share in SHARES:
+        model = shape(_even(share * top), config.context)
+        tokens = LEAST_TOKENS / LENGTHS[0]
+        if per_trunk is not None:
+            trial = recipe.run(model, data, 1_000_000, config.seed)
+            rate = 1_000_000 / speed.ladder.trunk_seconds([trial], 0)[0]
+            tokens = max(tokens, per_trunk * rate)
+        configs += [recipe.run(model, data, _round(length * tokens), config.seed) for length in LENGTHS]
+    return Design(_sweep(config, recipe, data, configs), tuple(configs), recipe)
+
+
+def _sweep(
+    config: StudyConfig, recipe: Recipe, data: DataConfig, rungs: Sequence[RunConfig]
+) -> tuple[RunConfig, ...]:
+    """The sweep of a ladder: its smallest size, up to the second of its lengths."""
+    if not config.sweep:
+        return ()
+    smallest = min(rungs, key=lambda rung: (rung.num_params, rung.tokens)).model
+    lengths = sorted({rung.train.tokens for rung in rungs if rung.model == smallest})
+    return tuple(recipes.sweep(recipe, smallest, data, lengths[:2], config.seed))
+
+
+def _with_seconds(made: Design, speed: Speed) -> Design:
+    """The design with the time that its ladder and its target will take."""
+    total = 0.0
+    for configs in (made.sweep, made.rungs):
+        costs = trunk_costs(speed.ladder, configs)
+        trunks: dict[str, float] = defaultdict(float)
+        for config in configs:
+            trunks[config.trunk] += costs[config.id]
+        total += _makespan(list(trunks.values()), speed.workers)
+    # The law will choose the target's size; a model as wide as the top rung is near it, and not the fastest.
+    model = shape(made.largest.model.width, made.largest.model.context)
+    tokens = round(made.target_flops / model.flops_per_token)
+    target = made.recipe.run(model, made.largest.data, tokens, 0)
+    seconds = speed.target.trunk_seconds([target], HELD_OUT_TOKENS)[0]
+    return Design(made.sweep, made.rungs, made.recipe, total, seconds)
+
+
+def _makespan(seconds: list[float], workers: int) -> float:
+    """When the last of these ends, handed out longest first."""
+    free = [0.0] * workers
+    for duration in sorted(seconds, reverse=True):
+        free[free.index(min(free))] += duration
+    return max(free)
+
+
+def _even(width: float) -> int:
+    """A width that splits into heads of an even size."""
+    return max(8, 8 * round(width / 8))
+
+
+def _round(tokens: float) -> int:
+    """Three significant digits are enough, and the same on a machine that is a little faster."""
+    return int(float(f"{tokens:.2g}"))
+
+
+def describe_cost(made: Design) -> str:
+    """One line: how long ladder and target will take."""
+    if made.ladder_seconds is None:
+        return "cost not measured"
+    return (
+        f"ladder {format_seconds(made.ladder_seconds)}, target {format_seconds(made.target_seconds)}, "
+        f"all about {format_seconds(made.ladder_seconds + made.target_seconds + FIXED_SECONDS)}"
+    )

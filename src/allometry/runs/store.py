@@ -1,0 +1,168 @@
+"""A study: a folder of runs that survives a crash at any moment.
+
+    study/
+      study.json            what was asked for: settings that must match when the same command comes again
+      corpus/               the tokens, split once (written by lm.data)
+      runs/<id>/            record.json, metrics.jsonl, model.safetensors: written when the run ends, record last
+      trunks/<id>.safetensors   state of a training under way
+      calibration.json  ladder.json  recipe.json  fit.json  plan.json  outcome.json  report.html
+
+A run exists when its ``record.json`` does. Everything else can be made again from the records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .files import replace_file, write_json
+from .record import RunRecord
+
+try:
+    import fcntl
+except ImportError:  # Windows: no advisory locks; two ladders on one study only repeat work
+    fcntl = None
+
+
+class Study:
+    """The runs in one folder."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: Path, settings: dict[str, Any]) -> Study:
+        """Open the study at ``path``, or begin it with ``settings``.
+
+        Raises:
+            UserError: another study, or something else, is there already.
+        """
+        study = cls(path)
+        if study.settings_path.exists():
+            differing = [key for key in settings if study.settings().get(key) != settings[key]]
+            if differing:
+                key = differing[0]
+                raise UserError(
+                    f"{path}: holds a study with {key} = {study.settings().get(key)!r}, not {settings[key]!r}; "
+                    "give another --out, or delete the folder"
+                )
+            return study
+        if study.path.exists() and (not study.path.is_dir() or any(study.path.iterdir())):
+            raise UserError(f"{path}: exists and is not a study; give another --out")
+        try:
+            write_json(study.settings_path, settings)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+        return study
+
+    @classmethod
+    def open(cls, path: Path) -> Study:
+        """Open the study at ``path``.
+
+        Raises:
+            UserError: there is none.
+        """
+        study = cls(path)
+        if not study.settings_path.is_file():
+            raise UserError(f"{path}: not a study (no study.json in it); `allometry ladder` or `quickstart` makes one")
+        return study
+
+    @property
+    def settings_path(self) -> Path:
+        return self.path / "study.json"
+
+    @property
+    def corpus_path(self) -> Path:
+        return self.path / "corpus"
+
+    def settings(self) -> dict[str, Any]:
+        """What the study was begun with."""
+        return self.read("study.json") or {}
+
+    def trunk_path(self, trunk: str) -> Path:
+        return self.path / "trunks" / f"{trunk}.safetensors"
+
+    def run_path(self, run: str) -> Path:
+        return self.path / "runs" / run
+
+    def weights_path(self, run: str) -> Path:
+        return self.run_path(run) / "model.safetensors"
+
+    def read(self, name: str) -> Any:
+        """The JSON value of a file of the study, or None where there is no such file."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.path / name}: not readable ({error}); delete it and run the command again"
+            ) from None
+
+    def write(self, name: str, value: Any) -> None:
+        """Put a JSON value at a file of the study, atomically."""
+        write_json(self.path / name, value)
+
+    def record(self, run: str) -> RunRecord | None:
+        """The record of a run, or None while it has not ended."""
+        value = self.read(f"runs/{run}/record.json")
+        return None if value is None else RunRecord.from_json(value)
+
+    def records(self, *kinds: str) -> list[RunRecord]:
+        """All records (of these kinds), by FLOPs and then id: the same order whatever order they came in."""
+        folder = self.path / "runs"
+        ids = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+        found = (self.record(run) for run in ids)
+        kept = [record for record in found if record is not None and (not kinds or record.kind in kinds)]
+        return sorted(kept, key=lambda record: (record.config.flops, record.id))
+
+    def rows(self, *kinds: str) -> list[dict[str, Any]]:
+        """Records as rows of a table; by default those that a law is fitted to, the ladder's."""
+        return [record.row() for record in self.records(*(kinds or ("ladder",)))]
+
+    def save(self, record: RunRecord, curve: Sequence[Sequence[float]]) -> None:
+        """Write a run's curve, and then the record that makes it exist (its weights are written before)."""
+        lines = "".join(json.dumps({"tokens": tokens, "train_loss": loss}) + "\n" for tokens, loss in curve)
+        replace_file(self.run_path(record.id) / "metrics.jsonl", lines.encode())
+        write_json(self.run_path(record.id) / "record.json", record.to_json())
+
+    def curve(self, run: str) -> list[tuple[float, float]]:
+        """The training curve of a run: (tokens, smoothed training loss)."""
+        try:
+            lines = (self.run_path(run) / "metrics.jsonl").read_text().splitlines()
+        except OSError:
+            return []
+        rows = [json.loads(line) for line in lines]
+        return [(row["tokens"], row["train_loss"]) for row in rows]
+
+    def find(self, prefix: str) -> RunRecord:
+        """The one run whose id begins with ``prefix``.
+
+        Raises:
+            UserError: none does, or several do.
+        """
+        matches = [record for record in self.records() if record.id.startswith(prefix)]
+        if len(matches) != 1:
+            what = "no run" if not matches else f"{len(matches)} runs"
+            known = ", ".join(record.id for record in (matches or self.records())[:6])
+            raise UserError(f"{self.path}: {what} with an id that begins {prefix!r}; there are {known or 'none yet'}")
+        return matches[0]
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the study for this process; released by the system when the process dies.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        with open(self.path / ".lock", "a") as file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    raise UserError(f"{self.path}: another process is at work on this study; wait for it") from None
+            yield
