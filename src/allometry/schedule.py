@@ -76,8 +76,10 @@ class Schedule:
         exponent = max(0, round(math.log2(at_start)))
         stages = [Stage(0, 0, 2**exponent)]
         while train.batch_exponent > 0:
-            # The tokens at which the law, rounded in the logarithm, reaches the next power of two.
-            bound = train.reference_tokens * (2 ** (exponent + 0.5) / reference) ** (1 / train.batch_exponent)
+            # The tokens at which the law, rounded in the logarithm, reaches the next power of two. A tiny exponent
+            # puts them beyond any float; a run ends long before 2^100.
+            doublings = (exponent + 0.5 - math.log2(reference)) / train.batch_exponent
+            bound = train.reference_tokens * 2 ** min(doublings, 100.0)
             last = stages[-1]
             steps = max(1, math.ceil((bound / self.context - last.first_sequence) / last.batch))
             first = last.first_sequence + steps * last.batch

@@ -26,7 +26,7 @@ from . import checkpoint
 from .data import Windows, held_out_windows
 from .model import LanguageModel, build
 
-HELD_OUT_WINDOWS = 1024
+HELD_OUT_WINDOWS = 512
 CURVE_POINTS = 200
 EVAL_BATCH = 32
 SMOOTHING = 0.05  # the training loss is shown as an average over about 1/SMOOTHING steps

@@ -42,7 +42,6 @@ def main() -> None:
         return bool(stopped) or os.getppid() != parent
 
     corpora: dict[str, Corpus] = {}
-    send("ready")
     for line in sys.stdin:
         try:
             _serve(json.loads(line), corpora, send, stop)

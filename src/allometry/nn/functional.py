@@ -12,6 +12,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .scale import exact_scale, scale
 
@@ -43,14 +44,15 @@ def linear(x: Tensor, weight: Tensor, *, gain: float = 1.0, backward_gain: float
 
     The output and the gradient of ``x`` carry fan_in^-½, so that the gradient is the true one and ``x`` may have
     other uses; the gradient of the weight carries rows^-½, on which nothing else depends. ``gain`` multiplies the
-    output (the factor of the operation before, say) and ``backward_gain``, by default the same, the gradient of ``x``.
+    output (the factor of the operation before, say) and ``backward_gain``, by default the same, both gradients: that
+    of the weight is a product with ``x``, which is at unit scale only with the factor that was folded away.
     Source: arXiv 2303.11257, table A.2.
     """
     fan_in = weight.shape[1]
     rows = x.numel() // fan_in
-    forward = gain / math.sqrt(fan_in)
-    backward = forward if backward_gain is None else backward_gain / math.sqrt(fan_in)
-    flat = _Linear.apply(x.reshape(rows, fan_in), weight, forward, backward, rows**-0.5)
+    back = gain if backward_gain is None else backward_gain
+    factors = gain / math.sqrt(fan_in), back / math.sqrt(fan_in), back / math.sqrt(rows)
+    flat = _Linear.apply(x.reshape(rows, fan_in), weight, *factors)
     return flat.view(*x.shape[:-1], weight.shape[0])
 
 
@@ -68,6 +70,7 @@ class _RMSNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable  # ``inverse`` carries no graph, so a second derivative would be wrong without a word
     def backward(ctx, grad: Tensor):
         y, inverse = ctx.saved_tensors
         along = (grad * y).mean(-1, keepdim=True)
@@ -125,7 +128,10 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def residual_add(skip: Tensor, branch: Tensor, tau: float) -> Tensor:
-    """``τ/√(1+τ²)·branch + 1/√(1+τ²)·skip``: unit scale in, unit scale out, forward and backward."""
+    """``τ/√(1+τ²)·branch + 1/√(1+τ²)·skip``: unit scale in, unit scale out.
+
+    The gradients are the true ones: the branch's is ``τ/√(1+τ²)``, and where it joins the skip's again, unit scale.
+    """
     keep = 1 / math.sqrt(1 + tau**2)
     return torch.add(skip * keep, branch, alpha=tau * keep)
 

@@ -102,8 +102,8 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, *, multiplier: float = 1.0):
         super().__init__()
-        if width % heads or (width // heads) % 2:
-            raise ValueError(f"heads: {heads} heads do not split width {width} into even parts; try {width // 16 or 1}")
+        if heads < 1 or width % (2 * heads):
+            raise ValueError(f"heads: {heads} heads do not split width {width} into parts of an even size")
         self.heads, self.multiplier = heads, multiplier
         self.qkv = Linear(width, 3 * width)
         self.norm = RMSNorm()
@@ -173,9 +173,14 @@ class ResidualStack(nn.Module):
             TransformerBlock(width, heads, hidden, (taus[2 * i], taus[2 * i + 1]), multiplier=alpha_attention)
             for i in range(layers)
         )
-        cos, sin = F.rope_tables(context, width // heads)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.register_buffer("cos", torch.empty(context, width // heads), persistent=False)
+        self.register_buffer("sin", torch.empty(context, width // heads), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Fill the rotary tables, which no checkpoint holds: after ``to_empty`` they would stay empty otherwise."""
+        for table, values in zip((self.cos, self.sin), F.rope_tables(*self.cos.shape), strict=True):
+            table.copy_(values)
 
     def forward(self, x: Tensor) -> Tensor:
         length = x.shape[1]

@@ -59,7 +59,7 @@ def exact_scale(function: Callable[[Tensor], Tensor], centred: bool = False) -> 
     """
     # Midpoints, so that no node falls on a kink at the origin, where the derivative has no value.
     nodes, step = 400_000, 24.0 / 400_000
-    z = (-12.0 + step * (torch.arange(nodes, dtype=torch.float64) + 0.5)).requires_grad_()
+    z = (-12.0 + step * (torch.arange(nodes, dtype=torch.float64, device="cpu") + 0.5)).requires_grad_()
     density = torch.exp(-z.detach().square() / 2) * (step / math.sqrt(2 * math.pi))
     with torch.enable_grad():
         y = function(z)

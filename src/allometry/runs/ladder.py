@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..config import DataConfig, RunConfig, StudyConfig
@@ -22,13 +22,14 @@ from .recipe import Recipe, shape
 from .store import Study
 
 TARGET_RATIO = 8.0  # the plan's FLOPs over those of the largest rung
-HELD_OUT_TOKENS = 1024 * 128
+HELD_OUT_TOKENS = 512 * 128
 FIXED_SECONDS = 22.0  # starting processes, reading text, measuring speed, fitting, the report
-SHARES = (1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)  # widths of the ladder over its widest
+SIZES = 5
 LENGTHS = (1 / 4, 1 / 2, 1)  # lengths of a trunk over its longest
-TOP_WIDTHS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+# A ladder takes consecutive ones. Below 24, one rate no longer serves all widths (docs/log.md).
+WIDTHS = (24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 LEAST_TOKENS = 40_000  # a shorter run says nothing of longer ones
-TOKENS_PER_PARAM = 4.0  # least for the longest run of the widest rung: below it, a narrower ladder is better
+TOKENS_PER_PARAM = 8.0  # least for the longest run of the widest rung: below it, a narrower ladder is better
 
 
 @dataclass(frozen=True)
@@ -120,13 +121,13 @@ def design(config: StudyConfig, data: DataConfig, train_tokens: int, speed: Spee
         made = Design(_sweep(config, recipe, data, rungs), tuple(rungs), recipe)
         return made if speed is None else _with_seconds(made, speed)
     best = None
-    for top in TOP_WIDTHS:
+    for top in range(SIZES - 1, len(WIDTHS)):
         fitted = _fill(config, data, recipe, speed, top)
         if fitted is None:
             break
         best = fitted if best is None or fitted.largest.tokens >= TOKENS_PER_PARAM * fitted.largest.num_params else best
     if best is None:
-        least = _with_seconds(_ladder(config, data, recipe, speed, TOP_WIDTHS[0], None), speed)
+        least = _with_seconds(_ladder(config, data, recipe, speed, SIZES - 1, None), speed)
         minutes = (FIXED_SECONDS + least.ladder_seconds + least.target_seconds) / 60
         raise UserError(
             f"--minutes {config.minutes:g} is too few for any ladder on this machine; the least is {minutes:.1f}"
@@ -140,20 +141,34 @@ def design(config: StudyConfig, data: DataConfig, train_tokens: int, speed: Spee
     return best
 
 
-def climb(study: Study, made: Design, engine: LocalEngine, listener: Listener = lambda event: None) -> Recipe:
-    """Train sweep and rungs, leaving out what is recorded; returns the recipe that was measured on the way.
+def tune(study: Study, made: Design, engine: LocalEngine, listener: Listener = lambda event: None) -> Recipe:
+    """Train what is missing of the sweep, and measure the recipe by it; without a sweep, the recipe as it was given.
 
     Raises:
-        UserError: a process died, or nothing in the sweep trained.
+        UserError: a process died, or too little of the sweep trained.
     """
-    recipe = made.recipe
+    recipe, evidence = made.recipe, {}
     if made.sweep:
         engine.train(study, jobs(study, made.sweep, "sweep"), listener)
-        records = [study.record(config.id) for config in made.sweep]
-        recipe, evidence = recipes.measure(made.recipe, records)
-        study.write("recipe.json", recipe.to_json() | {"evidence": evidence})
-    engine.train(study, jobs(study, rungs(made, recipe), "ladder"), listener)
+        recipe, evidence = recipes.measure(made.recipe, [study.record(config.id) for config in made.sweep])
+    study.write("recipe.json", recipe.to_json() | {"evidence": evidence})
     return recipe
+
+
+def climb(
+    study: Study, made: Design, recipe: Recipe, engine: LocalEngine, listener: Listener = lambda event: None
+) -> None:
+    """Train what is missing of the rungs, by a recipe.
+
+    Raises:
+        UserError: a process died; what was recorded stays.
+    """
+    chosen = rungs(made, recipe)
+    engine.train(study, jobs(study, chosen, "ladder"), listener)
+    for config in chosen:  # a run of the sweep that happened to hit the recipe is a rung as well
+        record = study.record(config.id)
+        if record.kind == "sweep":
+            study.save(replace(record, kind="ladder"), study.curve(config.id))
 
 
 def rungs(made: Design, recipe: Recipe) -> list[RunConfig]:
@@ -185,7 +200,7 @@ def trunk_costs(speed: Throughput, configs: Sequence[RunConfig]) -> dict[str, fl
 
 
 def _fill(config: StudyConfig, data: DataConfig, recipe: Recipe, speed: Speed, top: int) -> Design | None:
-    """The ladder up to width ``top`` whose trunks each take as long as fits the minutes; None if none fits."""
+    """The ladder up to ``WIDTHS[top]`` whose trunks each take as long as fits the minutes; None if none fits."""
     available = 60 * config.minutes - FIXED_SECONDS
 
     def seconds(per_trunk: float | None) -> tuple[float, Design]:
@@ -211,8 +226,8 @@ def _ladder(
 ) -> Design:
     """Every size trained for about the same time: the smaller, the more tokens. ``None``: as short as it may be."""
     configs = []
-    for share in SHARES:
-        model = shape(_even(share * top), config.context)
+    for width in WIDTHS[top - SIZES + 1 : top + 1]:
+        model = shape(width, config.context)
         tokens = LEAST_TOKENS / LENGTHS[0]
         if per_trunk is not None:
             trial = recipe.run(model, data, 1_000_000, config.seed)
@@ -222,15 +237,17 @@ def _ladder(
     return Design(_sweep(config, recipe, data, configs), tuple(configs), recipe)
 
 
-def _sweep(
-    config: StudyConfig, recipe: Recipe, data: DataConfig, rungs: Sequence[RunConfig]
-) -> tuple[RunConfig, ...]:
-    """The sweep of a ladder: its smallest size, up to the second of its lengths."""
+def _sweep(config: StudyConfig, recipe: Recipe, data: DataConfig, rungs: Sequence[RunConfig]) -> tuple[RunConfig, ...]:
+    """The sweep of a ladder: its second smallest size, up to the second of its lengths.
+
+    The smallest is narrower than the rate carries over from: its best rate is the lower (docs/log.md).
+    """
     if not config.sweep:
         return ()
-    smallest = min(rungs, key=lambda rung: (rung.num_params, rung.tokens)).model
-    lengths = sorted({rung.train.tokens for rung in rungs if rung.model == smallest})
-    return tuple(recipes.sweep(recipe, smallest, data, lengths[:2], config.seed))
+    models = sorted({rung.num_params: rung.model for rung in rungs}.items())
+    model = models[min(1, len(models) - 1)][1]
+    lengths = sorted({rung.train.tokens for rung in rungs if rung.model == model})
+    return tuple(recipes.sweep(recipe, model, data, lengths[:2], config.seed))
 
 
 def _with_seconds(made: Design, speed: Speed) -> Design:
@@ -256,11 +273,6 @@ def _makespan(seconds: list[float], workers: int) -> float:
     for duration in sorted(seconds, reverse=True):
         free[free.index(min(free))] += duration
     return max(free)
-
-
-def _even(width: float) -> int:
-    """A width that splits into heads of an even size."""
-    return max(8, 8 * round(width / 8))
 
 
 def _round(tokens: float) -> int:

@@ -1,0 +1,211 @@
+"""``allometry``: the commands, and the one place where mistakes become one line and an exit status.
+
+Commands live in modules of their own, imported when they run, so that ``--help`` stays fast.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import UserError
+
+app = typer.Typer(
+    name="allometry",
+    help="How big a model, on how many tokens, with which batch and learning rate, and what loss will it reach?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print a machine's answer (JSON) on standard output.")]
+Level = Annotated[float, typer.Option(help="Level of the interval.")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"allometry {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def quickstart(
+    data: Annotated[
+        str, typer.Option(help="A text file, a folder of them, or stdlib: Python's own sources.")
+    ] = "stdlib",
+    minutes: Annotated[float, typer.Option(help="What the whole may take on this machine.")] = 5.0,
+    out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("quickstart"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of initial weights and of the order of the text.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained and its cost; stop.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before training.")] = False,
+    json: Json = False,
+) -> None:
+    """Real text to a plan that comes true: ladder, law, plan, prediction, proof, report."""
+    from .quickstart import quickstart as run
+
+    run(data=data, minutes=minutes, out=out, seed=seed, dry_run=dry_run, yes=yes, as_json=json)
+
+
+@app.command()
+def ladder(
+    study: Annotated[
+        Path, typer.Argument(help="What to train: a TOML file with data, and minutes or widths and tokens.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("study"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained and its cost; stop.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before training.")] = False,
+    json: Json = False,
+) -> None:
+    """Train a ladder of small models; the cost comes first. The same command again goes on where it stopped."""
+    from .quickstart import ladder as run
+
+    run(study, out=out, dry_run=dry_run, yes=yes, as_json=json)
+
+
+@app.command()
+def fit(
+    source: Annotated[Path, typer.Argument(help="A study, or a CSV or JSONL of runs: parameters, tokens, loss.")],
+    law: Annotated[
+        list[str] | None, typer.Option(help="power, power_floor, chinchilla, skaling; default: all.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where to write the fit; a study's: fit.json.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Fit scaling laws to a table of runs, test them on its largest runs, and weigh them."""
+    from .laws import fit as run
+
+    run(source, names=law, output=output, as_json=json)
+
+
+@app.command()
+def predict(
+    source: Annotated[Path | None, typer.Argument(help="fit.json, or a study that has one.")] = None,
+    params: Annotated[str | None, typer.Option(help="Non-embedding parameters: 1e9, 1.5B, 200M.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Training tokens: 20e9, 20B.")] = None,
+    level: Level = 0.9,
+    metric: Annotated[float | None, typer.Option(help="A measured value to carry over by a power law.")] = None,
+    from_params: Annotated[str | None, typer.Option(help="Parameters of the measured model.")] = None,
+    from_tokens: Annotated[str | None, typer.Option(help="Tokens of the measured model.")] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Exponent of parameters; a fit of the power law gives it.")
+    ] = None,
+    beta: Annotated[float | None, typer.Option(help="Exponent of tokens.")] = None,
+    json: Json = False,
+) -> None:
+    """The loss of a model that is not trained yet: by a fit, or from one measured model by a power law."""
+    from .laws import predict as run
+
+    carry = {"metric": metric, "from_params": from_params, "from_tokens": from_tokens, "alpha": alpha, "beta": beta}
+    run(source, params=params, tokens=tokens, level=level, carry=carry, as_json=json)
+
+
+@app.command()
+def plan(
+    source: Annotated[Path, typer.Argument(help="fit.json, or a study that has one.")],
+    flops: Annotated[str | None, typer.Option(help="Budget in FLOPs: 1e21.")] = None,
+    device: Annotated[str | None, typer.Option(help="Or by device: h100, a100, …")] = None,
+    count: Annotated[int, typer.Option(help="How many devices.")] = 1,
+    hours: Annotated[float | None, typer.Option(help="For how many hours.")] = None,
+    mfu: Annotated[float, typer.Option(help="Share of the device's peak that training reaches.")] = 0.4,
+    params: Annotated[str | None, typer.Option(help="Fix the size.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Fix the tokens.")] = None,
+    level: Level = 0.9,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where to write the plan; a study's: plan.json.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Size, tokens, batch and learning rate for a budget, with the loss to expect."""
+    from .plans import plan as run
+
+    budget = {"flops": flops, "device": device, "count": count, "hours": hours, "mfu": mfu}
+    run(source, budget=budget, params=params, tokens=tokens, level=level, output=output, as_json=json)
+
+
+@app.command()
+def scale(
+    params: Annotated[str, typer.Option(help="Size of the baseline (model size M).")],
+    batch: Annotated[str, typer.Option(help="Its batch B, in whatever unit.")],
+    lr: Annotated[float, typer.Option(help="Its learning rate L.")],
+    factor: Annotated[float, typer.Option(help="How many times larger the model is to be.")],
+    tokens: Annotated[str | None, typer.Option(help="Tokens of the baseline; they grow with the size.")] = None,
+    rule: Annotated[list[str] | None, typer.Option(help="Only these rules.")] = None,
+    optimizer: Annotated[str, typer.Option(help="adamw, adam or sgd.")] = "adamw",
+    json: Json = False,
+) -> None:
+    """Carry a baseline to another size by every rule side by side."""
+    from .plans import scale as run
+
+    run(params, batch, lr, factor, tokens=tokens, names=rule, optimizer=optimizer, as_json=json)
+
+
+@app.command()
+def train(
+    source: Annotated[Path, typer.Argument(help="plan.json of a study, or a run's TOML.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the study; by default the one the plan lies in.")] = None,
+    json: Json = False,
+) -> None:
+    """Train a plan or one run; with a plan, say how close the prediction came."""
+    from .models import train as run
+
+    run(source, out=out, as_json=json)
+
+
+@app.command()
+def generate(
+    run: Annotated[str, typer.Argument(help="STUDY/RUN, as quickstart/3f2a; or STUDY alone for its best run.")],
+    prompt: Annotated[str, typer.Option(help="What the text begins with.")] = "def ",
+    tokens: Annotated[int, typer.Option(min=1, max=100_000, help="How many tokens to write.")] = 400,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.7,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    json: Json = False,
+) -> None:
+    """Write text with any run of a study."""
+    from .models import generate as write
+
+    write(run, prompt=prompt, tokens=tokens, temperature=temperature, seed=seed, as_json=json)
+
+
+@app.command()
+def report(
+    study: Annotated[Path, typer.Argument(help="Folder of a study.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where to; default: report.html in the study.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """One HTML file that opens offline: pictures, runs, law, plan, proof."""
+    from .reports import report as run
+
+    run(study, output=output, as_json=json)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on standard error and exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        _complain(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _complain("stopped; everything so far is saved, and the same command goes on from here")
+        sys.exit(130)
+    except OSError as error:  # a full disk, a folder that may not be written: no fault of ours to trace
+        _complain(f"{error.filename or 'output'}: {error.strerror or error}")
+        sys.exit(2)
+
+
+def _complain(message: str) -> None:
+    print("allometry:", " ".join(message.split()), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

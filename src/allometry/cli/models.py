@@ -1,0 +1,112 @@
+"""``train`` and ``generate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..config import TRAINER_VERSION, Config, ModelConfig, RunConfig, TrainConfig
+from ..errors import UserError
+from ..quantities import format_seconds
+from ..runs import corpus as corpora
+from ..runs.engine import Job, LocalEngine, cores
+from ..runs.outcome import planned_run, settle
+from ..runs.record import RunRecord
+from ..runs.store import Study
+from .live import Board
+from .output import answer, answer_json, note
+
+
+class RunFile(Config):
+    """A run as a person writes it: the text's place instead of its fingerprint."""
+
+    data: str
+    model: ModelConfig
+    train: TrainConfig
+
+
+def train(source: Path, *, out: Path | None, as_json: bool) -> None:
+    """Train a study's plan, or the run of a TOML file."""
+    planned = source.suffix == ".json" or source.is_dir()
+    if planned:
+        study = Study.open(out or (source if source.is_dir() else source.parent))
+        config, kind = planned_run(study), "target"
+    else:
+        study, config = _begin(RunFile.read(source), out or source.with_suffix(""))
+        kind = "run"
+    with study.lock(), LocalEngine(workers=1, threads=cores()) as engine:
+        record = train_one(study, config, kind, engine)
+    if planned:
+        outcome = settle(study, record)
+        answer_json(outcome) if as_json else answer(outcome_text(outcome))
+    elif as_json:
+        answer_json(record.to_json())
+    else:
+        loss = f"loss {record.loss:.4f} ± {record.loss_se:.4f}" if record.status == "finished" else record.note
+        answer(f"{study.path}/{record.id}: {record.status}, {loss}, {format_seconds(record.seconds)}")
+
+
+def train_one(study: Study, config: RunConfig, kind: str, engine: LocalEngine) -> RunRecord:
+    """Train one run, unless it is recorded already; its record."""
+    found = study.record(config.id)
+    if found is not None:
+        return found
+    with Board(study, kind).show([config]) as board:
+        engine.train(study, [Job((config,), kind)], board)
+    return study.record(config.id)
+
+
+def generate(run: str, *, prompt: str, tokens: int, temperature: float, seed: int, as_json: bool) -> None:
+    """Text from a run, which is named by its study's folder and the beginning of its id."""
+    if temperature < 0:
+        raise UserError(f"--temperature {temperature:g}: must be 0 or more")
+    study, record = _find(Path(run))
+    from ..lm.generate import load_model, write_text
+
+    text = write_text(load_model(study, record), prompt, tokens, temperature, seed)
+    answer_json({"run": record.id, "prompt": prompt, "text": text}) if as_json else answer(text)
+
+
+def best_run(study: Study) -> RunRecord:
+    """The finished run of lowest loss."""
+    finished = [record for record in study.records() if record.status == "finished"]
+    if not finished:
+        raise UserError(f"{study.path}: no finished run in it yet")
+    return min(finished, key=lambda record: record.loss)
+
+
+def outcome_text(outcome: dict[str, Any]) -> str:
+    """The proof in four lines."""
+    where = "inside" if outcome["inside"] else "OUTSIDE"
+    ratio = (
+        "" if outcome["compute_ratio"] is None else f" at {outcome['compute_ratio']:.1f}× the largest rung's compute"
+    )
+    return (
+        f"predicted  {outcome['predicted']:.4f}  [{outcome['low']:.4f}, {outcome['high']:.4f}]  "
+        f"{100 * outcome['level']:g} %\n"
+        f"actual     {outcome['actual']:.4f}  {where} the interval\n"
+        f"error      {100 * outcome['relative_error']:+.2f} %{ratio}\n"
+        f"ladder     {100 * outcome['ladder_share']:.0f} % of all compute"
+    )
+
+
+def _find(path: Path) -> tuple[Study, RunRecord]:
+    if Study(path).settings_path.is_file():
+        study = Study(path)
+        return study, best_run(study)
+    if Study(path.parent).settings_path.is_file():
+        study = Study(path.parent)
+        return study, study.find(path.name)
+    raise UserError(f"{path}: neither a study nor a run of one; write STUDY or STUDY/RUN")
+
+
+def _begin(file: RunFile, out: Path) -> tuple[Study, RunConfig]:
+    corpus = corpora.read_corpus(file.data)
+    settings = {"data": file.data, "fingerprint": corpus.fingerprint, "trainer": TRAINER_VERSION}
+    data = {"source": file.data, "fingerprint": corpus.fingerprint}
+    config = RunConfig.parse({"model": file.model, "data": data, "train": file.train})
+    study = Study.create(out, settings)
+    if not (study.corpus_path / "manifest.json").exists():
+        corpora.save_corpus(corpus, study.corpus_path)
+    note(corpus.describe())
+    return study, config

@@ -1,0 +1,37 @@
+"""What commands print: answers on standard output, progress and notes on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+
+notes = Console(stderr=True, highlight=False, soft_wrap=True)
+answers = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def note(text: str) -> None:
+    """A line of progress or advice; whatever it holds is text and no markup."""
+    notes.print(text, markup=False)
+
+
+def answer(text: Any) -> None:
+    """Text, or a rich table, as the command's answer."""
+    answers.print(text, markup=False) if isinstance(text, str) else answers.print(text)
+
+
+def answer_json(value: Any) -> None:
+    """A machine's answer: one JSON value and nothing else. NaN and infinity become null, which JSON has."""
+    print(json.dumps(_finite(value), indent=1, ensure_ascii=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value

@@ -1,0 +1,186 @@
+"""``quickstart`` and ``ladder``: a thin sequence of what the other commands do one by one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from .. import laws, planning
+from ..config import StudyConfig
+from ..quantities import format_flops, format_seconds
+from ..runs.engine import LocalEngine, cores
+from ..runs.ladder import TARGET_RATIO, Design, Speed, climb, describe_cost, trunk_costs, tune
+from ..runs.ladder import rungs as rungs_of
+from ..runs.outcome import planned_run, settle
+from ..runs.prepare import begin, design_of, speed_of
+from ..runs.recipe import Recipe
+from ..runs.store import Study
+from .live import Board, cost_table
+from .models import best_run, outcome_text, train_one
+from .output import answer, answer_json, answers, note, notes
+from .plans import study_plan
+
+PROMPT = "def "
+SLACK = 1.3  # the target may take so many times what the design set aside for it
+
+
+@dataclass
+class _Session:
+    """A study with its machine: what every step of the sequence needs."""
+
+    study: Study
+    config: StudyConfig
+    design: Design
+    speed: Speed
+    ladder: LocalEngine
+    target: LocalEngine
+
+
+def quickstart(*, data: str, minutes: float, out: Path, seed: int, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Corpus, cost, ladder, law, plan, proof, report."""
+    begun = time.monotonic()
+    config = StudyConfig.parse({"data": data, "minutes": minutes, "seed": seed}, "quickstart")
+    with _open(config, out) as session:
+        if not _confirm(session, dry_run=dry_run, yes=yes, as_json=as_json):
+            return
+        study = session.study
+        _climb(session)
+        _plan(session, _fit(study))
+        outcome = settle(study, train_one(study, planned_run(study), "target", session.target))
+    _sample(study)
+    from ..report import write_report
+
+    page = write_report(study)
+    if as_json:
+        answer_json(outcome)
+        return
+    answer("\n" + outcome_text(outcome))
+    answer(f"report     {page}   ({format_seconds(time.monotonic() - begun)} in all)")
+
+
+def ladder(path: Path, *, out: Path, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Train the ladder of a TOML file."""
+    with _open(StudyConfig.read(path), out) as session:
+        if not _confirm(session, dry_run=dry_run, yes=yes, as_json=as_json):
+            return
+        _climb(session)
+    rows = session.study.rows("sweep", "ladder")
+    if as_json:
+        answer_json(rows)
+    else:
+        answer(f"{len(rows)} runs in {out}; `allometry fit {out}` fits the law")
+
+
+@contextmanager
+def _open(config: StudyConfig, out: Path) -> Iterator[_Session]:
+    """The study, held by this process, with its engines up and its design made."""
+    study, corpus = begin(config, out)
+    note(f"{config.data}: {corpus.describe()}")
+    with study.lock(), LocalEngine() as ladder, LocalEngine(workers=1, threads=cores()) as target:
+        if study.read("calibration.json") is None:
+            note("measuring this machine's speed …")
+        speed = speed_of(study, ladder, target, config.context)
+        yield _Session(study, config, design_of(study, config, corpus, speed), speed, ladder, target)
+
+
+def _confirm(session: _Session, *, dry_run: bool, yes: bool, as_json: bool) -> bool:
+    """Show what it will cost; whether to go on."""
+    made = session.design
+    runs = [*made.sweep, *made.rungs]
+    seconds = trunk_costs(session.speed.ladder, made.sweep) | trunk_costs(session.speed.ladder, made.rungs)
+    if dry_run and as_json:
+        answer_json(
+            {
+                "runs": [
+                    {
+                        "num_params": run.num_params,
+                        "tokens": run.tokens,
+                        "lr": run.train.lr,
+                        "flops": run.flops,
+                        "seconds": seconds[run.id],
+                    }
+                    for run in runs
+                ],
+                "ladder_seconds": made.ladder_seconds,
+                "target_seconds": made.target_seconds,
+                "target_flops": made.target_flops,
+            }
+        )
+        return False
+    kinds = {run.id: "ladder" for run in made.rungs} | {run.id: "sweep" for run in made.sweep}
+    if dry_run:
+        answers.print(cost_table(runs, seconds, kinds))
+    elif session.study.records():
+        note(f"{len(session.study.records())} runs are recorded already; going on")
+    else:
+        notes.print(cost_table(runs, seconds, kinds))
+    note(f"target: {format_flops(made.target_flops)} FLOPs, {TARGET_RATIO:g}× the largest rung; {describe_cost(made)}")
+    if dry_run:
+        return False
+    if yes or not sys.stdin.isatty() or typer.confirm("Train these?", default=True, err=True):
+        return True
+    note("nothing was trained")
+    return False
+
+
+def _climb(session: _Session) -> Recipe:
+    """Sweep and rungs, with a board for each."""
+    made, study, workers = session.design, session.study, session.speed.workers
+
+    def board(title: str, configs) -> Board:
+        return Board(study, title, trunk_costs(session.speed.ladder, configs), workers).show(configs)
+
+    with board("sweep", made.sweep) as listener:
+        recipe = tune(study, made, session.ladder, listener)
+    note(f"recipe: rate {recipe.lr:g}, batch {recipe.batch_tokens} tokens at 1M tokens seen ({recipe.measured})")
+    chosen = rungs_of(made, recipe)
+    with board("ladder", chosen) as listener:
+        climb(study, made, recipe, session.ladder, listener)
+    return recipe
+
+
+def _fit(study: Study) -> laws.Forecast:
+    """The forecast from the ladder's records, written to the study."""
+    observations = laws.Observations.read(study.path)
+    for text in observations.notes:
+        note(f"note: {text}")
+    forecast = laws.forecast(observations)
+    study.write("fit.json", forecast.to_json())
+    answer(forecast.summary())
+    return forecast
+
+
+def _plan(session: _Session, forecast: laws.Forecast) -> None:
+    """The plan for the target, written before its training starts; one that stands already is left as it is."""
+    study = session.study
+    if study.read("plan.json") is not None:
+        note("the plan was written before; it stays")
+        return
+    budget = planning.Budget(flops=session.design.target_flops)
+    throughput = session.speed.target
+    # A small model spends the same FLOPs more slowly: of the sizes that the law finds as good, one that fits the time.
+    made = study_plan(
+        forecast,
+        budget,
+        study,
+        seconds=lambda run: throughput.seconds_between(run, 0, run.schedule.steps),
+        within=SLACK * session.design.target_seconds,
+    )
+    study.write("plan.json", made.to_json())
+    answer("\n" + made.summary())
+
+
+def _sample(study: Study) -> None:
+    """What the best model writes, kept for the report."""
+    if study.read("sample.json") is None:
+        from ..lm.generate import load_model, write_text
+
+        record = best_run(study)
+        text = write_text(load_model(study, record), PROMPT, tokens=600, temperature=0.6, seed=0)
+        study.write("sample.json", {"run": record.id, "prompt": PROMPT, "text": text})

@@ -1,0 +1,107 @@
+"""Batched bounded Levenberg–Marquardt: many fits of one law at once, one row of θ and of weights each.
+
+One fit is a batch of starts, a bootstrap is a batch of resamples, and both run the same code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .law import Law
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is minimised: Σ w·ρ(residual) over runs.
+
+    Attributes:
+        law: the form.
+        n, d: ln N and ln D from the centre, shape (runs,).
+        log_loss: ln of the observed losses, (runs,) or (batch, runs).
+        objective: "log_squares" (ρ = r²/2 of ln L), "huber" (the same inside δ, linear outside) or "squares" (r²/2
+            of L itself).
+        delta: δ of huber.
+        lower, upper: bounds of θ.
+    """
+
+    law: Law
+    n: Array
+    d: Array
+    log_loss: Array
+    objective: str
+    delta: float
+    lower: Array
+    upper: Array
+
+    def evaluate(self, theta: Array, weights: Array, rows: Array | slice = slice(None)) -> tuple[Array, Array, Array]:
+        """Objective (batch,), gradient (batch, P) and Gauss–Newton matrix (batch, P, P) at θ.
+
+        For huber the matrix is that of iterated weights: it bounds ρ from above, so steps go down without damping.
+        """
+        observed = self.log_loss if self.log_loss.ndim == 1 else self.log_loss[rows]
+        predicted, jacobian = self.law.log_loss(theta, self.n, self.d)
+        if self.objective == "squares":
+            value = np.exp(predicted)
+            residual, jacobian = value - np.exp(observed), jacobian * value[:, None]
+        else:
+            residual = predicted - observed
+        size = np.abs(residual)
+        if self.objective == "huber":
+            outside = size > self.delta
+            rho = np.where(outside, self.delta * (size - self.delta / 2), residual**2 / 2)
+            weighted = weights * np.where(outside, self.delta / np.maximum(size, self.delta), 1.0)
+        else:
+            rho, weighted = residual**2 / 2, weights
+        gradient = (jacobian @ (weighted * residual)[..., None])[..., 0]
+        matrix = (jacobian * weighted[:, None]) @ jacobian.swapaxes(1, 2)
+        return (weights * rho).sum(axis=1), gradient, matrix
+
+
+def solve(problem: Problem, start: Array, weights: Array, steps: int = 200, tolerance: float = 1e-13):
+    """Minimise from every row of ``start`` (batch, P) with the weights of that row (batch, runs).
+
+    Stops a row when the step's promised decrease is below ``tolerance`` times its objective.
+
+    Returns:
+        θ (batch, P) and objectives (batch,).
+    """
+    theta = np.clip(start, problem.lower, problem.upper)
+    objective, gradient, matrix = problem.evaluate(theta, weights)
+    damping = np.full(len(theta), 1e-3)
+    active = np.arange(len(theta))
+    for _ in range(steps):
+        step, promised = _step(theta[active], gradient[active], matrix[active], damping[active], problem)
+        candidate = np.clip(theta[active] + step, problem.lower, problem.upper)
+        with np.errstate(over="ignore", invalid="ignore"):
+            new_objective, new_gradient, new_matrix = problem.evaluate(candidate, weights[active], active)
+        better = new_objective < objective[active]
+        rows = active[better]
+        theta[rows], objective[rows] = candidate[better], new_objective[better]
+        gradient[rows], matrix[rows] = new_gradient[better], new_matrix[better]
+        damping[active] *= np.where(better, 0.2, 6.0)
+        np.clip(damping, 1e-14, 1e12, out=damping)
+        done = (promised <= tolerance * objective[active] + 1e-300) | (~better & (damping[active] > 1e9))
+        active = active[~done]
+        if not len(active):
+            break
+    return theta, objective
+
+
+def _step(theta: Array, gradient: Array, matrix: Array, damping: Array, problem: Problem) -> tuple[Array, Array]:
+    """The damped step with the constants at an active bound held, and the decrease that the model promises."""
+    span = 1e-12 * (problem.upper - problem.lower)
+    held = (theta <= problem.lower + span) & (gradient > 0) | (theta >= problem.upper - span) & (gradient < 0)
+    free = ~held
+    diagonal = np.einsum("bii->bi", matrix)
+    scale = np.sqrt(np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300))
+    identity = np.eye(theta.shape[1])
+    normal = matrix / scale[:, :, None] / scale[:, None, :] * (free[:, :, None] & free[:, None, :])
+    normal = normal + identity * (damping[:, None] * 1.0 + held + 1e-15)[:, :, None]
+    right = np.where(free, -gradient, 0.0) / scale
+    step = np.linalg.solve(normal, right[..., None])[..., 0]
+    promised = 0.5 * np.einsum("bi,bi->b", step, right)
+    return step / scale, promised

@@ -1,0 +1,328 @@
+"""The numbers of a study as rows of text: the same for the terminal and for the page.
+
+A cell keeps the exact value beside the rounded one that people read. Rich is imported only where a table of it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .. import laws
+from ..laws.fit import GREEK
+from ..planning import Plan
+from ..quantities import format_count, format_flops, format_seconds
+from ..runs.record import RunRecord
+from ..runs.store import Study
+from .findings import Findings, fits_of, weights_of
+
+if TYPE_CHECKING:
+    import rich.table
+
+KIND_ORDER = {"ladder": 0, "target": 1, "run": 2, "sweep": 3}
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is read, and the exact value where that says more."""
+
+    text: str
+    exact: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Cells, and what sets the row apart: "diverged", "target" or nothing."""
+
+    cells: tuple[Cell, ...]
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Column names and rows; ``words`` are the columns of words, which stand to the left."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    words: frozenset[str] = frozenset()
+
+
+def runs(records: Iterable[RunRecord]) -> Table:
+    """Every run that ended: rungs, target, single runs, sweep, each by FLOPs."""
+    ordered = sorted(records, key=lambda r: (KIND_ORDER.get(r.kind, 9), r.config.flops, r.id))
+    columns = ("run", "kind", "params", "tokens", "batch", "lr", "FLOPs", "loss", "± s.e.", "seconds", "status")
+    return Table(columns, tuple(map(_run, ordered)), frozenset({"run", "kind", "status"}))
+
+
+def costs(records: Sequence[RunRecord]) -> Table:
+    """What each kind of run cost: FLOPs really spent (runs of one trunk share it) and the seconds of all processes."""
+    total = sum(record.flops_spent for record in records)
+    rows = []
+    for kind in sorted({record.kind for record in records}, key=lambda kind: KIND_ORDER.get(kind, 9)):
+        group = [record for record in records if record.kind == kind]
+        spent, seconds = sum(r.flops_spent for r in group), sum(r.seconds for r in group)
+        share = f"{spent / total:.1%}" if total else NONE
+        rows.append(_row(kind, str(len(group)), _flops(spent), share, Cell(format_seconds(seconds), repr(seconds))))
+    return Table(("kind", "runs", "FLOPs spent", "share", "process time"), tuple(rows), frozenset({"kind"}))
+
+
+def law_weights(predictor: laws.Fit | laws.Forecast) -> Table:
+    """A row for each law, the heaviest first: weight in the forecast, errors of its backtest and of its fit."""
+    scores = dict(predictor.backtest.ranking()) if isinstance(predictor, laws.Forecast) else {}
+    fits = fits_of(predictor)
+    rows = [
+        _row(
+            name,
+            fits[name].law.formula,
+            Cell(f"{weight:.3f}", repr(weight)),
+            Cell(f"{scores[name]:.2%}", repr(scores[name])) if name in scores else NONE,
+            Cell(f"{fits[name].rms:.2%}", repr(fits[name].rms)),
+            str(fits[name].n),
+        )
+        for name, weight in weights_of(predictor).items()
+    ]
+    columns = ("law", "formula", "weight", "backtest error", "rms of fit", "runs")
+    return Table(columns, tuple(rows), frozenset({"law", "formula"}))
+
+
+def constants(predictor: laws.Fit | laws.Forecast) -> Table:
+    """Every constant of every law with its standard error and 90% interval."""
+    rows = []
+    for name in weights_of(predictor):
+        fit = fits_of(predictor)[name]
+        errors, intervals = fit.standard_errors, fit.intervals
+        for index, (symbol, value) in enumerate(fit.values.items()):
+            error, (low, high) = errors[symbol], intervals[symbol]
+            known = error == error
+            rows.append(
+                _row(
+                    name if index == 0 else "",
+                    GREEK.get(symbol, symbol),
+                    _number(value),
+                    Cell(f"{error:.3g}", repr(error)) if known else NONE,
+                    f"{low:.4g} to {high:.4g}" if known else NONE,
+                )
+            )
+    columns = ("law", "constant", "value", "std. error", "90% interval")
+    return Table(columns, tuple(rows), frozenset({"law", "constant"}))
+
+
+def plan(made: Plan) -> Table:
+    """What will be trained, and what to expect of it."""
+    rows = [
+        _row("written", made.created),
+        _row("budget", made.budget.describe() if made.budget else "size and tokens were fixed"),
+        _row("parameters (non-embedding)", _count(made.num_params)),
+        _row("tokens", _count(made.tokens)),
+        _row("tokens per parameter", _number(made.tokens_per_param)),
+        _row("FLOPs, exact", _flops(made.flops_exact) if made.flops_exact else NONE),
+        _row("FLOPs, 6·N·D", _flops(made.flops)),
+        _row("batch (tokens) at the end", _count(made.batch)),
+        _row("steps of that batch", _count(made.steps)),
+        _row("learning rate", Cell(f"{made.lr:.3g}", repr(made.lr))),
+        _row("batch and rate by", made.rule),
+        _row("predicted loss", _loss(made.loss)),
+        _row(f"{made.level:.0%} interval", _interval(made.low, made.high)),
+        _row("expected time", _seconds(made.seconds)),
+    ]
+    return Table(("plan", ""), tuple(rows), frozenset({"plan"}))
+
+
+def optimum(made: Plan) -> Table:
+    """Where the law alone, by 6·N·D and with sizes of any fraction, would spend the plan's budget."""
+    best, basin = made.optimum, made.optimum.basin
+    rows = [
+        _row("optimum by 6·N·D: parameters", _count(best.num_params)),
+        _row("tokens", _count(best.tokens)),
+        _row("loss", _loss(best.loss)),
+        _row(f"{best.level:.0%} interval", _interval(best.low, best.high)),
+        _row("at the edge of the search", "yes" if best.at_edge else "no"),
+    ]
+    if best.searched:
+        rows.append(_row("sizes searched", _span(best.searched)))
+    if basin:
+        rows += [
+            _row("sizes within 0.1% of its loss", _span(basin.within_0_1_percent)),
+            _row("sizes within 0.5%", _span(basin.within_0_5_percent)),
+            _row("cost of half the size", _percent(basin.cost_of_half_size)),
+            _row("cost of twice the size", _percent(basin.cost_of_double_size)),
+        ]
+    return Table(("optimum", ""), tuple(rows), frozenset({"optimum"}))
+
+
+def model(made: Plan) -> Table:
+    """The shape that will be trained, by the names of its configuration."""
+    rows = [_row(name.replace("_", " "), _value(value)) for name, value in (made.model or {}).items()]
+    return Table(("model", ""), tuple(rows), frozenset({"model"}))
+
+
+def published_rules(made: Plan) -> Table:
+    """What the published rules would choose at the plan's size and tokens."""
+    rows = [
+        _row(
+            name,
+            NONE if rule.batch_tokens is None else _count(rule.batch_tokens),
+            NONE if rule.lr is None else Cell(f"{rule.lr:.3g}", repr(rule.lr)),
+            rule.source,
+            rule.warning or {True: "within its measured range", None: NONE}.get(rule.in_range, "outside its range"),
+        )
+        for name, rule in made.recommendations.items()
+    ]
+    columns = ("rule", "batch (tokens)", "lr", "source", "range")
+    return Table(columns, tuple(rows), frozenset({"rule", "source", "range"}))
+
+
+def recipe(stored: Mapping[str, Any]) -> Table:
+    """The recipe and its evidence, by the names of the record."""
+    evidence = stored.get("evidence") or {}
+    plain = {name: value for name, value in stored.items() if name != "evidence"}
+    rows = [_row(name.replace("_", " "), _value(value)) for name, value in (plain | evidence).items()]
+    return Table(("recipe", ""), tuple(rows), frozenset({"recipe"}))
+
+
+def corpus(manifest: Mapping[str, Any]) -> Table:
+    """The text, by the names of its manifest."""
+    rows = [_row(name.replace("_", " "), _value(value)) for name, value in manifest.items()]
+    return Table(("text", ""), tuple(rows), frozenset({"text"}))
+
+
+def environments(records: Iterable[RunRecord]) -> Table:
+    """Versions and kinds of machine that trained the runs; several values where runs differ."""
+    seen: dict[str, dict[str, None]] = {}
+    for record in records:
+        for name, value in record.environment.items():
+            seen.setdefault(name, {})[str(value)] = None
+    rows = [_row(name, ", ".join(values)) for name, values in seen.items()]
+    return Table(("environment", ""), tuple(rows), frozenset({"environment"}))
+
+
+def outcome_lines(outcome: Mapping[str, Any]) -> list[str]:
+    """Prediction against outcome, a line for each thing to say."""
+    low, high, actual, predicted = (outcome[key] for key in ("low", "high", "actual", "predicted"))
+    where = ""
+    if low is not None and high is not None:
+        where = ", inside the interval" if low <= actual <= high else ", OUTSIDE the interval"
+    error = abs(outcome["relative_error"])
+    side = "above" if predicted > actual else "below"
+    lines = [
+        f"predicted  {predicted:.4f} {_interval(low, high).text}",
+        f"actual     {actual:.4f}{where}",
+        f"error      {error:.2%}: the prediction was {side} the outcome",
+    ]
+    if outcome["compute_ratio"] is not None:
+        lines.append(f"reach      {outcome['compute_ratio']:.3g} times the compute of the largest rung")
+    return [*lines, f"ladder     {outcome['ladder_share']:.1%} of all compute"]
+
+
+def runs_table(study: Study) -> rich.table.Table:
+    """The runs of a study, for the terminal."""
+    return to_rich(runs(study.records()))
+
+
+def fit_table(predictor: laws.Fit | laws.Forecast) -> rich.table.Table:
+    """The laws of a fit or forecast, for the terminal."""
+    return to_rich(law_weights(predictor))
+
+
+def plan_table(made: Plan) -> rich.table.Table:
+    """A plan, for the terminal."""
+    return to_rich(plan(made))
+
+
+def to_rich(table: Table) -> rich.table.Table:
+    """A table for the terminal. Cells are text, whatever brackets they hold."""
+    from rich import box
+    from rich.table import Table as Rich
+    from rich.text import Text
+
+    styles = {"diverged": "red", "target": "bold", "": ""}
+    made = Rich(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in table.columns:
+        made.add_column(Text(name), justify="left" if name in table.words else "right")
+    for row in table.rows:
+        made.add_row(*(Text(cell.text) for cell in row.cells), style=styles[row.mark])
+    return made
+
+
+def everything(found: Findings) -> dict[str, Table]:
+    """All tables that there is something for, by name, in the order of the page."""
+    made = {"runs": runs(found.records), "cost": costs(found.records)}
+    if found.predictor:
+        made |= {"laws": law_weights(found.predictor), "constants": constants(found.predictor)}
+    if found.plan:
+        made |= {"plan": plan(found.plan), "optimum": optimum(found.plan), "model": model(found.plan)}
+        made["rules"] = published_rules(found.plan)
+    if found.recipe:
+        made["recipe"] = recipe(found.recipe)
+    if found.corpus:
+        made["text"] = corpus(found.corpus)
+    made["environment"] = environments(found.records)
+    return {name: table for name, table in made.items() if table.rows}
+
+
+def _run(record: RunRecord) -> Row:
+    config, train = record.config, record.config.train
+    finished = record.status == "finished"
+    cells = (
+        Cell(record.id),
+        Cell(record.kind),
+        _count(config.num_params),
+        _count(config.tokens),
+        _count(train.batch_tokens),
+        Cell(f"{train.lr:.3g}", repr(train.lr)),
+        _flops(config.flops),
+        Cell(NONE) if record.loss is None else _loss(record.loss),
+        Cell(NONE) if record.loss_se is None else Cell(f"{record.loss_se:.4f}", repr(record.loss_se)),
+        Cell(f"{record.seconds:.1f}", repr(record.seconds)),
+        Cell(record.status + (f": {record.note}" if record.note else "")),
+    )
+    return Row(cells, "diverged" if not finished else "target" if record.kind == "target" else "")
+
+
+def _row(*values: str | Cell) -> Row:
+    return Row(tuple(value if isinstance(value, Cell) else Cell(value) for value in values))
+
+
+def _count(value: float) -> Cell:
+    return Cell(format_count(value), f"{value:,.15g}")
+
+
+def _flops(value: float) -> Cell:
+    return Cell(format_flops(value), f"{value:.15g}")
+
+
+def _loss(value: float) -> Cell:
+    return Cell(f"{value:.4f}", repr(value))
+
+
+def _number(value: float) -> Cell:
+    return Cell(f"{value:.5g}", repr(value))
+
+
+def _percent(value: float | None) -> Cell:
+    return Cell(NONE) if value is None else Cell(f"{value:+.2%}", repr(value))
+
+
+def _interval(low: float | None, high: float | None) -> Cell:
+    if low is None or high is None:
+        return Cell("no interval")
+    return Cell(f"[{low:.4f}, {high:.4f}]", f"{low!r} to {high!r}")
+
+
+def _span(ends: tuple[float, float]) -> Cell:
+    return Cell(" to ".join(map(format_count, ends)), f"{ends[0]!r} to {ends[1]!r}")
+
+
+def _seconds(value: float | None) -> Cell:
+    return Cell("not known") if value is None else Cell(format_seconds(value), repr(value))
+
+
+def _value(value: Any) -> Cell:
+    """A value of a record whose name is all that is known of it."""
+    if isinstance(value, bool):
+        return Cell("yes" if value else "no")
+    if isinstance(value, int):
+        return Cell(f"{value:,}")
+    return Cell(f"{value:.4g}", repr(value)) if isinstance(value, float) else Cell(str(value))

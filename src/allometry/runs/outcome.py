@@ -1,0 +1,56 @@
+"""Prediction against outcome: what the plan said, what came out, and what the ladder cost for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..config import RunConfig
+from ..errors import UserError
+from .record import RunRecord
+from .store import Study
+
+
+def planned_run(study: Study) -> RunConfig:
+    """The run that the study's plan stands for.
+
+    Raises:
+        UserError: there is no plan, or it names no run.
+    """
+    plan = study.read("plan.json")
+    if plan is None:
+        raise UserError(f"{study.path}: no plan.json in it; run `allometry plan {study.path} --flops …` first")
+    if not plan.get("run"):
+        raise UserError(f"{study.path / 'plan.json'}: names no run to train; make it from a study, not from a bare fit")
+    return RunConfig.parse(plan["run"], "plan.json: run")
+
+
+def settle(study: Study, record: RunRecord) -> dict[str, Any]:
+    """Compare the plan's prediction with the run that came of it, and write ``outcome.json``.
+
+    ``relative_error`` is predicted over actual, less one. ``compute_ratio`` is the run's FLOPs over those of the
+    largest rung, ``ladder_share`` the share of all FLOPs spent that went into sweep and rungs.
+
+    Raises:
+        UserError: the run diverged.
+    """
+    if record.status != "finished":
+        raise UserError(f"the planned run diverged ({record.note}); there is no loss to compare; see {study.path}")
+    plan = study.read("plan.json")
+    rungs = study.records("ladder")
+    largest = max((rung.config.flops for rung in rungs), default=None)
+    spent = sum(run.flops_spent for run in study.records("sweep", "ladder"))
+    outcome = {
+        "run": record.id,
+        "predicted": plan["loss"],
+        "low": plan["low"],
+        "high": plan["high"],
+        "level": plan["level"],
+        "actual": record.loss,
+        "relative_error": plan["loss"] / record.loss - 1,
+        "inside": bool(plan["low"] <= record.loss <= plan["high"]),
+        "compute_ratio": None if largest is None else record.config.flops / largest,
+        "ladder_share": spent / (spent + record.flops_spent),
+        "seconds": record.seconds,
+    }
+    study.write("outcome.json", outcome)
+    return outcome

@@ -1,0 +1,54 @@
+"""From what was asked to a study that is ready to climb: its text, the machine's speed, the ladder's design.
+
+Each step is written down when it is done and read back when the same command comes again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..config import TRAINER_VERSION, DataConfig, StudyConfig
+from . import corpus as corpora
+from .corpus import Corpus
+from .engine import LocalEngine
+from .ladder import Design, Speed, design, measure_speed
+from .store import Study
+
+
+def begin(config: StudyConfig, out: Path) -> tuple[Study, Corpus]:
+    """Read the text and open the study at ``out``, or begin it.
+
+    Raises:
+        UserError: no such text or too little of it, or ``out`` holds something else; then nothing is written.
+    """
+    corpus = corpora.read_corpus(config.data)
+    settings = {"study": config.to_dict(), "fingerprint": corpus.fingerprint, "trainer": TRAINER_VERSION}
+    study = Study.create(out, settings)
+    if not (study.corpus_path / "manifest.json").exists():
+        corpora.save_corpus(corpus, study.corpus_path)
+    return study, corpus
+
+
+def speed_of(study: Study, ladder: LocalEngine, target: LocalEngine, context: int) -> Speed:
+    """The machine's speed as the study recorded it, or measured now and recorded."""
+    value = study.read("calibration.json")
+    if value is not None:
+        return Speed.from_json(value)
+    speed = measure_speed(ladder, target, context)
+    study.write("calibration.json", speed.to_json())
+    return speed
+
+
+def design_of(study: Study, config: StudyConfig, corpus: Corpus, speed: Speed | None) -> Design:
+    """The study's design as recorded, or made now and recorded.
+
+    Raises:
+        UserError: the minutes are too few for any ladder, or the text is too short.
+    """
+    value = study.read("ladder.json")
+    if value is not None:
+        return Design.from_json(value)
+    data = DataConfig(source=config.data, fingerprint=corpus.fingerprint)
+    made = design(config, data, len(corpus.train), speed)
+    study.write("ladder.json", made.to_json())
+    return made

@@ -1,0 +1,34 @@
+"""Small configurations and records for tests."""
+
+from allometry.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from allometry.runs.record import RunRecord
+
+MODEL = {"width": 16, "layers": 2, "hidden": 24, "head_dim": 8, "vocab_size": 32, "context": 16}
+TRAIN = {"tokens": 100_000, "batch_tokens": 256, "lr": 0.5}
+
+
+def model_config(**changes) -> ModelConfig:
+    return ModelConfig(**{**MODEL, **changes})
+
+
+def run_config(model: dict | None = None, source: str = "text", fingerprint: str = "f00d", **train) -> RunConfig:
+    return RunConfig(
+        model=model_config(**(model or {})),
+        data=DataConfig(source=source, fingerprint=fingerprint),
+        train=TrainConfig(**{**TRAIN, **train}),
+    )
+
+
+def record(config: RunConfig, loss: float | None = 2.5, kind: str = "ladder", status: str = "finished") -> RunRecord:
+    return RunRecord(
+        config=config,
+        kind=kind,
+        status=status,
+        loss=loss,
+        loss_se=None if loss is None else 0.01,
+        train_loss=loss,
+        seconds=1.5,
+        flops_spent=1e9,
+        tokens_per_second=1e4,
+        finished_at="2026-01-01T00:00:00+00:00",
+    )

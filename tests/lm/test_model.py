@@ -1,0 +1,46 @@
+"""The language model: its loss, its sizes; what its layers promise is tested with them."""
+
+import pytest
+import torch
+
+from allometry.lm.model import build
+from builders import model_config
+
+
+def test_logits_have_a_row_for_each_token_and_a_column_for_each_symbol():
+    model = build(model_config(vocab_size=50, context=12), 0)
+    assert model(torch.zeros(3, 7, dtype=torch.long)).shape == (3, 7, 50)
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_its_logits():
+    model = build(model_config(), 0)
+    tokens, targets = torch.randint(32, (2, 3, 16))
+    expected = torch.nn.functional.cross_entropy(model(tokens).transpose(1, 2), targets)
+    torch.testing.assert_close(model.loss(tokens, targets), expected)
+
+
+def test_gradients_of_all_weights_are_at_a_healthy_scale():
+    """Within a factor of 16 of one, which any 8-bit format holds: three layers, batch and text of usual shape.
+
+    Not at one: a branch sees τ/√(1+τ²) of the stream's gradient, and the embedding the sum over a token's uses.
+    """
+    model = build(model_config(width=64, layers=3, hidden=128, head_dim=16, vocab_size=128, context=64), 0)
+    tokens = torch.randint(128, (8, 65))
+    model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
+    scales = {name: parameter.grad.square().mean().sqrt().item() for name, parameter in model.named_parameters()}
+    assert all(1 / 16 < scale < 16 for scale in scales.values()), scales
+
+
+def test_seeds_make_different_models():
+    one, same, other = (build(model_config(), seed).readout.weight for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("width", [8, 24, 48])
+def test_any_width_of_whole_heads_trains(width):
+    model = build(model_config(width=width, head_dim=8), 0)
+    tokens = torch.randint(32, (2, 17))
+    model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())

@@ -1,0 +1,17 @@
+"""One whole study for all tests of the room; a test that changes it takes a copy."""
+
+import pytest
+
+from allometry.report.findings import Findings
+
+from .studies import build
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("report") / "study")
+
+
+@pytest.fixture(scope="session")
+def found(study):
+    return Findings.of(study)

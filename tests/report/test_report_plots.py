@@ -1,0 +1,50 @@
+"""Drawing: SVG that parses, holds nothing of the study's text, and is the same on every run."""
+
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+
+import matplotlib
+import pytest
+
+from allometry.report import curves, plots
+
+PICTURES = ("loss_by_compute", "size_curves", "training_curves", "sweep", "backtest", "isoflop")
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_svg_parses_and_stands_alone(found, name):
+    svg = getattr(plots, name)(getattr(curves, name)(found))
+    root = ElementTree.fromstring(svg)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    tags = {element.tag.rpartition("}")[2] for element in root.iter()}
+    assert not tags & {"script", "image", "foreignObject", "text", "a"}
+    links = [value for element in root.iter() for key, value in element.attrib.items() if key.endswith("href")]
+    assert all(link.startswith("#") for link in links)
+
+
+def test_same_data_same_bytes_whatever_the_users_settings(found):
+    data = curves.size_curves(found)
+    first = plots.size_curves(data)
+    with matplotlib.rc_context({"font.size": 20, "svg.fonttype": "none", "axes.facecolor": "black"}):
+        assert plots.size_curves(data) == first
+        assert matplotlib.rcParams["font.size"] == 20
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_one_run_is_enough_to_draw(found, kept):
+    few = replace(found, records=tuple(found.finished("ladder")[:kept]), predictor=None, plan=None, outcome=None)
+    for name in PICTURES[:3]:
+        assert getattr(plots, name)(getattr(curves, name)(few)).startswith("<?xml")
+
+
+def test_sizes_have_colours_of_their_own():
+    colours = plots.size_colours([1e5, 2e5, 1e6, 3e6, 1e7])
+    assert len(set(colours.values())) == 5
+    assert plots.size_colours([]) == {}
+
+
+def test_labels_move_apart_and_keep_their_order():
+    moved = plots._apart([10.0, 11.0, 10.5, 50.0], gap=10)
+    assert moved[0] < moved[2] < moved[1] < moved[3]
+    assert min(b - a for a, b in zip(sorted(moved), sorted(moved)[1:], strict=False)) == pytest.approx(10, abs=1e-3)
+    assert moved[3] == 50.0

@@ -1,0 +1,65 @@
+"""Tables for the terminal: rows are the records, brackets are text."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from allometry.report import fit_table, outcome_lines, plan_table, runs_table, tables
+
+
+def shown(table):
+    console = Console(file=io.StringIO(), width=240)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_runs_for_the_terminal(study):
+    text = shown(runs_table(study))
+    for record in study.records():
+        assert record.id in text
+        assert record.loss is None or f"{record.loss:.4f}" in text
+    assert "diverged: loss not finite at step 120" in text
+
+
+def test_brackets_are_no_markup(study):
+    record = replace(study.records("ladder")[0], status="diverged", loss=None, loss_se=None, note="[red]at [/] step 3")
+    assert "[red]at [/] step 3" in shown(tables.to_rich(tables.runs([record])))
+
+
+def test_rungs_come_first_then_target_then_sweep(study):
+    kinds = [row.cells[1].text for row in tables.runs(study.records()).rows]
+    assert list(dict.fromkeys(kinds)) == ["ladder", "target", "sweep"]
+    assert len(kinds) == len(study.records())
+
+
+def test_laws_and_plan_for_the_terminal(found):
+    text = shown(fit_table(found.predictor))
+    assert all(name in text for name in found.predictor.weights)
+    text = shown(plan_table(found.plan))
+    assert f"[{found.plan.low:.4f}, {found.plan.high:.4f}]" in text
+    text = shown(fit_table(found.predictor.fits["power"]))
+    assert "L = k·N^α·D^β" in text
+
+
+def test_cost_adds_up(study):
+    records = study.records()
+    rows = tables.costs(records).rows
+    assert sum(int(row.cells[1].text) for row in rows) == len(records)
+    assert sum(float(row.cells[2].exact) for row in rows) == pytest.approx(sum(r.flops_spent for r in records))
+    assert sum(float(row.cells[3].text.rstrip("%")) for row in rows) == pytest.approx(100, abs=0.2)
+
+
+@pytest.mark.parametrize(("actual", "side", "where"), [(1.0, "above", "inside"), (1.2, "below", "OUTSIDE")])
+def test_outcome_in_words(actual, side, where):
+    outcome = {"predicted": 1.05, "low": 0.95, "high": 1.15, "actual": actual, "relative_error": 1.05 / actual - 1}
+    lines = outcome_lines(outcome | {"compute_ratio": 8.04, "ladder_share": 0.25, "seconds": 60.0, "run": "a"})
+    text = "\n".join(lines)
+    assert f"{abs(1.05 / actual - 1):.2%}: the prediction was {side}" in text
+    assert f"{where} the interval" in text
+    assert "8.04 times" in text
+    assert "25.0%" in text
+    none = outcome_lines(outcome | {"compute_ratio": None, "ladder_share": 0.0, "low": None, "high": None})
+    assert "no interval" in none[0]
+    assert not any("times" in line for line in none)

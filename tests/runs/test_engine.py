@@ -1,0 +1,119 @@
+"""The engine: processes that train, die and are replaced, and a study that comes out the same."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from allometry.config import DataConfig
+from allometry.errors import UserError
+from allometry.runs import corpus as corpora
+from allometry.runs.engine import Job, LocalEngine
+from allometry.runs.recipe import Recipe, shape
+from allometry.runs.store import Study
+
+STUDY = """
+data = "{text}"
+context = 32
+widths = [16, 24, 32]
+tokens = [20_000, 40_000]
+sweep = false
+lr = 0.4
+batch_tokens = 256
+"""
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 6))) for _ in range(200)]
+    path.write_text("\n".join(" ".join(rng.choices(words, k=10)) for _ in range(6000)))
+    return path
+
+
+def command(study, out):
+    return [sys.executable, "-m", "allometry.cli.app", "ladder", str(study), "--out", str(out), "--yes"]
+
+
+def table(study):
+    return {row["label"]: row["loss"] for row in study.rows()}
+
+
+def test_killed_at_random_moments_and_run_again_the_study_is_that_of_an_undisturbed_one(text, tmp_path):
+    toml = tmp_path / "study.toml"
+    toml.write_text(STUDY.format(text=text))
+    calm = subprocess.run(command(toml, tmp_path / "calm"), capture_output=True, text=True)
+    assert calm.returncode == 0, calm.stderr
+    rng, finished = random.Random(1), {}
+    for _ in range(3):
+        process = subprocess.Popen(
+            command(toml, tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(rng.uniform(3.0, 9.0))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for path in (tmp_path / "killed" / "runs").glob("*/record.json"):
+            stamp = json.loads(path.read_text())["finished_at"]
+            assert finished.setdefault(path.parent.name, stamp) == stamp  # no finished run is repeated
+    last = subprocess.run(command(toml, tmp_path / "killed"), capture_output=True, text=True)
+    assert last.returncode == 0, last.stderr
+    killed = Study.open(tmp_path / "killed")
+    assert table(killed) == table(Study.open(tmp_path / "calm"))
+    assert len(table(killed)) == 6
+    for run, stamp in finished.items():
+        assert killed.record(run).finished_at == stamp
+
+
+def small_study(path, text):
+    corpus = corpora.read_corpus(str(text))
+    study = Study.create(path, {"made": True})
+    corpora.save_corpus(corpus, study.corpus_path)
+    return study, DataConfig(source=str(text), fingerprint=corpus.fingerprint)
+
+
+def test_a_worker_that_is_killed_ends_in_one_line(text, tmp_path):
+    study, data = small_study(tmp_path / "s", text)
+    job = Job((Recipe().run(shape(32, 32), data, 50_000_000, 0),), "ladder")
+    with LocalEngine(workers=1) as engine:
+        # The first sign of life is the moment to kill it.
+        listener = lambda event: os.kill(engine._processes[0].pid, signal.SIGKILL)
+        with pytest.raises(UserError, match="out of memory, perhaps"):
+            engine.train(study, [job], listener)
+    assert study.records() == []
+
+
+def test_leaving_the_engine_saves_the_training(text, tmp_path):
+    study, data = small_study(tmp_path / "s", text)
+    config = Recipe().run(shape(32, 32), data, 50_000_000, 0)
+
+    class Enough(Exception):
+        pass
+
+    def listener(event):
+        if event["tokens"] > 5_000:
+            raise Enough
+
+    with pytest.raises(Enough), LocalEngine(workers=1) as engine:
+        engine.train(study, [Job((config,), "ladder")], listener)
+    assert study.trunk_path(config.trunk).exists()
+
+
+def test_a_workers_mistake_reaches_the_user(text, tmp_path):
+    study, data = small_study(tmp_path / "s", text)
+    (study.corpus_path / "train.bin").write_bytes(b"other text")
+    with LocalEngine(workers=1) as engine, pytest.raises(UserError, match="text changed"):
+        engine.train(study, [Job((Recipe().run(shape(16, 32), data, 20_000, 0),), "ladder")])
+
+
+def test_measured_steps_take_time(text):
+    data = DataConfig(source="", fingerprint="")
+    narrow, wide = (Recipe(batch_exponent=0.0).run(shape(width, 32), data, 1_000, 0) for width in (16, 256))
+    with LocalEngine(workers=1) as engine:
+        fast, slow = engine.measure([narrow, wide])
+    assert 0 < fast < slow

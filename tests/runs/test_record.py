@@ -1,0 +1,86 @@
+"""Records: what they keep, and that one does not speak for another configuration."""
+
+import json
+import math
+
+import pytest
+
+from allometry.errors import UserError
+from allometry.runs.record import RunRecord, environment, now
+from builders import record, run_config
+
+
+@pytest.mark.parametrize("made", [record(run_config()), record(run_config(), loss=None, status="diverged")])
+def test_a_record_round_trips_through_json(made):
+    assert RunRecord.from_json(json.loads(json.dumps(made.to_json(), allow_nan=False))) == made
+
+
+def test_a_record_says_its_counts_under_every_convention():
+    config = run_config()
+    counts = record(config).counts()
+    assert counts["num_params"] == config.model.num_params
+    assert counts["num_params_total"] == config.model.num_params_total
+    assert counts["flops"] == config.flops
+    assert counts["flops_6nd"] == 6 * config.model.num_params * config.tokens
+    assert counts["tokens"] == config.tokens
+    assert counts["steps"] == config.schedule.steps
+
+
+def test_bits_are_nats_over_log_two():
+    assert record(run_config(), loss=math.log(2)).to_json()["bits_per_byte"] == pytest.approx(1)
+    assert record(run_config(), loss=None).to_json()["bits_per_byte"] is None
+
+
+def test_the_row_of_a_record_has_what_a_law_reads():
+    row = record(run_config()).row()
+    assert {"num_params", "tokens", "loss", "flops", "loss_se", "label", "status", "note"} <= row.keys()
+    assert row["label"] == run_config().id
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"), [("train", "lr", 0.7), ("model", "width", 32), ("data", "fingerprint", "x")]
+)
+def test_a_record_of_a_changed_configuration_is_refused(part, name, value):
+    plain = record(run_config()).to_json()
+    plain["config"][part][name] = value
+    with pytest.raises(UserError, match=f"run {plain['id']}: its configuration was changed"):
+        RunRecord.from_json(plain)
+
+
+def test_a_record_of_an_older_trainer_is_refused(monkeypatch):
+    plain = record(run_config()).to_json()
+    monkeypatch.setattr("allometry.config.TRAINER_VERSION", -1)
+    with pytest.raises(UserError, match="older version"):
+        RunRecord.from_json(plain)
+
+
+def test_a_record_that_lacks_a_field_says_which():
+    for name in ("id", "config", "loss", "status", "seconds"):
+        plain = record(run_config()).to_json()
+        del plain[name]
+        with pytest.raises(UserError, match=name):
+            RunRecord.from_json(plain)
+
+
+@pytest.mark.parametrize("value", [[], "text", 3, {"id": "x", "config": []}])
+def test_what_is_no_record_is_refused_in_one_line(value):
+    with pytest.raises(UserError) as caught:
+        RunRecord.from_json(value)
+    assert "\n" not in str(caught.value)
+
+
+def test_where_the_text_lay_does_not_make_a_record_foreign():
+    plain = record(run_config(source="here")).to_json()
+    plain["config"]["data"]["source"] = "/somewhere/else"
+    assert RunRecord.from_json(plain).id == plain["id"]
+
+
+def test_the_environment_names_versions_and_no_host():
+    import platform
+
+    found = environment(threads=3)
+    assert found["threads"] == 3
+    assert found["torch"] is not None
+    assert found["python"] == platform.python_version()
+    assert platform.node() not in json.dumps(found)
+    assert now().endswith("+00:00")

@@ -1,0 +1,73 @@
+"""Numbers as people write them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allometry.errors import UserError
+from allometry.quantities import format_count, format_flops, format_seconds, parse_number
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e9", 1e9),
+        ("1.5B", 1.5e9),
+        ("200M", 2e8),
+        ("10k", 1e4),
+        ("10K", 1e4),
+        ("2T", 2e12),
+        ("1_000", 1000),
+        ("1,000,000", 1e6),
+        (" 7 ", 7),
+        (0.5, 0.5),
+        (3, 3),
+        ("1e3k", 1e6),
+    ],
+)
+def test_numbers_are_read(text, value):
+    assert parse_number(text) == pytest.approx(value, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "k", "many", "1.5X", "1e9e", "0", "-3", "nan", "inf", "1e400", "--1", "1,5", "1,50B", True]
+)
+def test_what_is_no_positive_number_is_refused_by_name(text):
+    with pytest.raises(UserError, match=r"^tokens: ") as caught:
+        parse_number(text, "tokens")
+    assert "\n" not in str(caught.value)
+
+
+@given(st.floats(1, 1e17))
+def test_a_written_count_reads_back_to_three_digits(value):
+    assert parse_number(format_count(value)) == pytest.approx(value, rel=0.0051)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1_234_567, "1.23M"), (999_999, "1M"), (999.6, "1k"), (12, "12"), (1.5e9, "1.5B"), (2e15, "2000T"), (0, "0")],
+)
+def test_counts_are_short(value, text):
+    assert format_count(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (8.4, "8 s"),
+        (119.4, "119 s"),
+        (119.6, "2 min 00 s"),
+        (125, "2 min 05 s"),
+        (7199.7, "2 h 00 min"),
+        (11_400, "3 h 10 min"),
+        (352_800, "4 d 02 h"),
+        (float("inf"), "?"),
+        (float("nan"), "?"),
+    ],
+)
+def test_seconds_are_said_as_people_do(seconds, text):
+    assert format_seconds(seconds) == text
+
+
+def test_flops_are_scientific():
+    assert format_flops(3.2e13) == "3.20e+13"
