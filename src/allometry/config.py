@@ -37,10 +37,14 @@ class Config(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            first = error.errors()[0]
+            # A misspelt key is also a missing one; the misspelling is the better news.
+            first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
             key = ".".join(str(part) for part in first["loc"]) or "value"
             if first["type"] == "extra_forbidden":
-                raise UserError(f"{where}: unknown key {key!r}; known: {', '.join(cls.model_fields)}") from None
+                owner = cls
+                for part in first["loc"][:-1]:
+                    owner = owner.model_fields[part].annotation
+                raise UserError(f"{where}: unknown key {key!r}; known: {', '.join(owner.model_fields)}") from None
             raise UserError(f"{where}: {key}: {first['msg']}") from None
 
     @classmethod
@@ -139,7 +143,7 @@ class TrainConfig(Config):
     decay: float = Field(default=0.2, gt=0, le=1)
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.99, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
     seed: int = Field(default=0, ge=0)
 
 
@@ -209,7 +213,8 @@ class StudyConfig(Config):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if (self.minutes is None) == (self.widths is None or self.tokens is None):
+        given = (self.minutes is not None, self.widths is not None, self.tokens is not None)
+        if given not in ((True, False, False), (False, True, True)):
             raise ValueError("give either minutes, or widths and tokens")
         if self.widths is not None and (len(set(self.widths)) < 2 or min(self.widths) < 8):
             raise ValueError("widths: at least two different ones, of 8 or more")

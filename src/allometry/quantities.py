@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from .errors import UserError
 
@@ -15,7 +16,8 @@ def parse_number(text: str | float, name: str = "number") -> float:
     Raises:
         UserError: the text is no number, or not above zero.
     """
-    raw = str(text).strip().replace("_", "").replace(",", "")
+    # A comma only between groups of three digits: elsewhere it may be a decimal one.
+    raw = re.sub(r"(?<=\d),(?=\d{3}(\D|$))", "", str(text).strip().replace("_", ""))
     factor = _SUFFIXES.get(raw[-1:].lower())
     try:
         value = float(raw[:-1]) * factor if factor else float(raw)

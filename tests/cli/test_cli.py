@@ -71,7 +71,9 @@ def runs_csv(tmp_path_factory):
     rows = ["N,D,loss"]
     for n in np.geomspace(1e6, 1e9, 7):
         for d in np.geomspace(1e8, 1e11, 5):
-            rows.append(f"{n:.6g},{d:.6g},{1.7 + 400 / float(f'{n:.6g}') ** 0.34 + 1000 / float(f'{d:.6g}') ** 0.3:.9f}")
+            rows.append(
+                f"{n:.6g},{d:.6g},{1.7 + 400 / float(f'{n:.6g}') ** 0.34 + 1000 / float(f'{d:.6g}') ** 0.3:.9f}"
+            )
     path.write_text("\n".join(rows))
     return path
 
@@ -81,13 +83,24 @@ def study(tmp_path_factory, text):
     """A small ladder, trained for real."""
     folder = tmp_path_factory.mktemp("study")
     (folder / "ladder.toml").write_text(LADDER.format(text=text))
-    command = [sys.executable, "-m", "allometry.cli.app", "ladder", folder / "ladder.toml", "--out", folder / "s", "--yes"]
+    command = [
+        sys.executable,
+        "-m",
+        "allometry.cli.app",
+        "ladder",
+        folder / "ladder.toml",
+        "--out",
+        folder / "s",
+        "--yes",
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return folder / "s"
 
 
 def test_help_is_fast_enough_to_be_asked_for():
-    code = "import sys; import allometry.cli.app; print([m for m in ('torch', 'scipy', 'matplotlib') if m in sys.modules])"
+    code = (
+        "import sys; import allometry.cli.app; print([m for m in ('torch', 'scipy', 'matplotlib') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
@@ -192,7 +205,20 @@ def test_scale_carries_a_baseline_by_every_rule(cli):
 
 
 def test_predict_carries_a_measured_value_over(cli):
-    arguments = "--metric 3 --from-params 1M --from-tokens 1B --params 8M --tokens 1B --alpha=-0.1 --beta=-0.1".split()
+    arguments = [
+        "--metric",
+        "3",
+        "--from-params",
+        "1M",
+        "--from-tokens",
+        "1B",
+        "--params",
+        "8M",
+        "--tokens",
+        "1B",
+        "--alpha=-0.1",
+        "--beta=-0.1",
+    ]
     status, out, _ = cli("predict", *arguments, "--json")
     assert status == 0
     assert json.loads(out)["value"] == pytest.approx(3 * 8**-0.1)
@@ -266,7 +292,9 @@ def study_fit(folder):
     from allometry import laws
 
     n, d = (grid.ravel() for grid in np.meshgrid([1e6, 1e7, 1e8], [1e8, 1e9, 1e10]))
-    rows = [{"num_params": a, "tokens": b, "loss": 1.7 + 400 / a**0.34 + 1000 / b**0.3} for a, b in zip(n, d, strict=True)]
+    rows = [
+        {"num_params": a, "tokens": b, "loss": 1.7 + 400 / a**0.34 + 1000 / b**0.3} for a, b in zip(n, d, strict=True)
+    ]
     path = folder / "some_fit.json"
     path.write_text(json.dumps(laws.fit("chinchilla", laws.Observations.from_records(rows)).to_json()))
     return path

@@ -17,7 +17,9 @@ from allometry.runs.store import Study
 @pytest.fixture(scope="module")
 def corpus():
     rng = np.random.default_rng(0)
-    text = rng.choice(np.frombuffer(b"abcdefgh \n", np.uint8), 60_000, p=[0.3, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.03, 0.02])
+    text = rng.choice(
+        np.frombuffer(b"abcdefgh \n", np.uint8), 60_000, p=[0.3, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.03, 0.02]
+    )
     return Corpus(text[:50_000], text[50_000:], "made", "made", 1, 0, 0)
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import FrozenInstanceError, dataclass
 
+import numpy as np
 import pytest
 
 from allometry import planning
@@ -116,7 +117,7 @@ def test_plan_with_a_real_shape():
     plan = planning.plan(law, Budget(flops=1e14), shape=shape, recipe=recipe, tokens_per_second=10_000.0)
     model = Model(**{"width": plan.model["width"], "layers": plan.model["layers"]})
     assert plan.num_params == model.num_params != plan.optimum.num_params
-    assert plan.tokens == pytest.approx(1e14 / (6 * model.num_params))
+    assert plan.tokens == pytest.approx(1e14 / model.flops_per_token)
     assert plan.loss == pytest.approx(law.predict(plan.num_params, plan.tokens).value)
     assert plan.flops_exact == pytest.approx(model.flops_per_token * plan.tokens)
     assert (plan.batch, plan.lr, plan.rule) == (256.0, 0.15, "recipe")
@@ -130,7 +131,31 @@ def test_notes_hold_for_the_size_that_is_trained():
     assert sum("of the largest fitted run" in note for note in plan.notes) == 1
     assert sum("no optimum inside" in note for note in plan.notes) == 1
     far = planning.plan(Power(), Budget(flops=1e14), shape=lambda _: Model(width=512), recipe=recipe, covered=covered)
-    assert any("× the parameters that the law asked for" in note for note in far.notes)
+    assert any("× the parameters of the optimum by 6ND" in note for note in far.notes)
+
+
+def test_the_shape_is_the_best_of_those_that_the_budget_buys():
+    law = Chinchilla(E=0.9, A=30.0, B=60.0, alpha=0.35, beta=0.3)
+    plan = planning.plan(law, Budget(flops=1e14), shape=shape, recipe=recipe)
+    tried = {shape(size).num_params: shape(size) for size in np.geomspace(*plan.optimum.searched, 2000)}
+    losses = [law.predict(m.num_params, 1e14 / m.flops_per_token).value for m in tried.values()]
+    assert plan.loss == pytest.approx(min(losses), rel=1e-12)
+
+
+def test_only_what_trains_in_time_is_planned():
+    law = Chinchilla(E=0.9, A=30.0, B=60.0, alpha=0.35, beta=0.3)
+    free = planning.plan(law, Budget(flops=1e14), shape=shape, recipe=recipe)
+    # A machine that needs as long for a token whatever the model: fewer tokens are faster.
+    seconds = lambda model, tokens: tokens / 1e4
+    held = planning.plan(
+        law, Budget(flops=1e14), shape=shape, recipe=recipe, seconds=seconds, within=free.tokens / 1e4 / 2
+    )
+    assert held.seconds == pytest.approx(held.tokens / 1e4)
+    assert held.seconds <= free.tokens / 1e4 / 2
+    assert held.num_params > free.num_params
+    assert held.loss > free.loss
+    assert any("were considered" in note for note in held.notes)
+    assert free.flops_exact == pytest.approx(held.flops_exact)
 
 
 def test_fixed_size_and_tokens_need_no_budget():

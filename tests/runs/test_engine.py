@@ -53,7 +53,10 @@ def test_killed_at_random_moments_and_run_again_the_study_is_that_of_an_undistur
     rng, finished = random.Random(1), {}
     for _ in range(3):
         process = subprocess.Popen(
-            command(toml, tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command(toml, tmp_path / "killed"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         time.sleep(rng.uniform(3.0, 9.0))
         os.killpg(process.pid, signal.SIGKILL)

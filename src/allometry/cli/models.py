@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ..config import TRAINER_VERSION, Config, ModelConfig, RunConfig, TrainConfig
 from ..errors import UserError
 from ..quantities import format_seconds
+from ..report import outcome_lines
 from ..runs import corpus as corpora
 from ..runs.engine import Job, LocalEngine, cores
 from ..runs.outcome import planned_run, settle
@@ -38,7 +38,7 @@ def train(source: Path, *, out: Path | None, as_json: bool) -> None:
         record = train_one(study, config, kind, engine)
     if planned:
         outcome = settle(study, record)
-        answer_json(outcome) if as_json else answer(outcome_text(outcome))
+        answer_json(outcome) if as_json else answer("\n".join(outcome_lines(outcome)))
     elif as_json:
         answer_json(record.to_json())
     else:
@@ -73,21 +73,6 @@ def best_run(study: Study) -> RunRecord:
     if not finished:
         raise UserError(f"{study.path}: no finished run in it yet")
     return min(finished, key=lambda record: record.loss)
-
-
-def outcome_text(outcome: dict[str, Any]) -> str:
-    """The proof in four lines."""
-    where = "inside" if outcome["inside"] else "OUTSIDE"
-    ratio = (
-        "" if outcome["compute_ratio"] is None else f" at {outcome['compute_ratio']:.1f}× the largest rung's compute"
-    )
-    return (
-        f"predicted  {outcome['predicted']:.4f}  [{outcome['low']:.4f}, {outcome['high']:.4f}]  "
-        f"{100 * outcome['level']:g} %\n"
-        f"actual     {outcome['actual']:.4f}  {where} the interval\n"
-        f"error      {100 * outcome['relative_error']:+.2f} %{ratio}\n"
-        f"ladder     {100 * outcome['ladder_share']:.0f} % of all compute"
-    )
 
 
 def _find(path: Path) -> tuple[Study, RunRecord]:

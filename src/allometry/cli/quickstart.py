@@ -14,6 +14,7 @@ import typer
 from .. import laws, planning
 from ..config import StudyConfig
 from ..quantities import format_flops, format_seconds
+from ..report import outcome_lines, write_report
 from ..runs.engine import LocalEngine, cores
 from ..runs.ladder import TARGET_RATIO, Design, Speed, climb, describe_cost, trunk_costs, tune
 from ..runs.ladder import rungs as rungs_of
@@ -22,7 +23,7 @@ from ..runs.prepare import begin, design_of, speed_of
 from ..runs.recipe import Recipe
 from ..runs.store import Study
 from .live import Board, cost_table
-from .models import best_run, outcome_text, train_one
+from .models import best_run, train_one
 from .output import answer, answer_json, answers, note, notes
 from .plans import study_plan
 
@@ -54,13 +55,11 @@ def quickstart(*, data: str, minutes: float, out: Path, seed: int, dry_run: bool
         _plan(session, _fit(study))
         outcome = settle(study, train_one(study, planned_run(study), "target", session.target))
     _sample(study)
-    from ..report import write_report
-
     page = write_report(study)
     if as_json:
         answer_json(outcome)
         return
-    answer("\n" + outcome_text(outcome))
+    answer("\n" + "\n".join(outcome_lines(outcome)))
     answer(f"report     {page}   ({format_seconds(time.monotonic() - begun)} in all)")
 
 

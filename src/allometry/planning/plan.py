@@ -215,7 +215,9 @@ def plan(
             candidates = _in_time(every, seconds, within)
         model, point, notes = _best(predictor, optimum, candidates, covered)
         if len(candidates) < len(every):
-            notes.append(f"of the sizes that the budget buys, only those were considered that train in {format_seconds(within)}")
+            notes.append(
+                f"of the sizes that the budget buys, only those were considered that train in {format_seconds(within)}"
+            )
     flops_exact = None if model is None else float(model.flops_per_token) * point.tokens
     recommendations = rules.recommend(point.num_params, point.tokens, flops_exact)
     batch, lr, told = _batch_and_rate(point, recipe, rule, recommendations)

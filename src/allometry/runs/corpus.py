@@ -94,7 +94,8 @@ def read_corpus(source: str) -> Corpus:
     if not documents:
         raise UserError(f"{source}: no text in it; give a UTF-8 text file or a folder of them")
     if len(documents) < 4 * HELD_OUT:
-        pieces = {hashlib.sha256(p).digest(): p for text in documents.values() for p in _pieces(text)}
+        size = min(PIECE, max(1, sum(map(len, documents.values())) // (4 * HELD_OUT)))
+        pieces = {hashlib.sha256(p).digest(): p for text in documents.values() for p in _pieces(text, size)}
     else:
         pieces = documents
     # Rank by hash rather than by a threshold, so that a small corpus also gets its share of held-out text.
@@ -137,20 +138,15 @@ def load_corpus(folder: Path) -> Corpus:
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
+        names = ("source", "fingerprint", "documents", "duplicates", "skipped")
+        source, fingerprint, *counts = (manifest[name] for name in names)
         train, held_out = ((folder / name).read_bytes() for name in ("train.bin", "heldout.bin"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: no corpus that can be read here ({error}); start the study anew") from None
-    if hashlib.sha256(train + b"\0held out\0" + held_out).hexdigest()[:16] != manifest["fingerprint"]:
+    if hashlib.sha256(train + b"\0held out\0" + held_out).hexdigest()[:16] != fingerprint:
         raise UserError(f"{folder}: the text changed since it was split; start the study anew")
     arrays = (np.frombuffer(part, dtype=np.uint8) for part in (train, held_out))
-    return Corpus(
-        *arrays,
-        manifest["source"],
-        manifest["fingerprint"],
-        manifest["documents"],
-        manifest["duplicates"],
-        manifest["skipped"],
-    )
+    return Corpus(*arrays, source, fingerprint, *counts)
 
 
 def _documents(source: str) -> Iterator[bytes]:
@@ -183,9 +179,8 @@ def _clean(raw: bytes) -> bytes | None:
     return raw.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").strip(b"\n")
 
 
-def _pieces(text: bytes) -> Iterator[bytes]:
-    """Cut a document at line ends (a line that is endless, anywhere) into pieces of about ``PIECE`` bytes."""
-    size = min(PIECE, max(1, len(text) // (4 * HELD_OUT)))
+def _pieces(text: bytes, size: int) -> Iterator[bytes]:
+    """Cut a document at line ends (a line that is endless, anywhere) into pieces of about ``size`` bytes."""
     start = 0
     while start < len(text):
         line_end = re.compile(rb"\n").search(text, start + size, start + 2 * size)

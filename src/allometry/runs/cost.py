@@ -71,8 +71,9 @@ class Throughput:
 
 
 def memory_bytes(config: RunConfig) -> float:
-    """Bytes of a training step: fp32 weights, gradients and two moments, and the activations kept for backward."""
-    model, tokens = config.model, config.train.batch_tokens
+    """Bytes of the largest step: fp32 weights, gradients and two moments, and the activations kept for backward."""
+    model = config.model
+    tokens = config.schedule.stages[-1].batch * model.context
     states = 16 * model.num_params_total
     per_token = model.layers * (14 * model.width + 6 * model.hidden) + 4 * model.vocab_size
     return states + 4.0 * tokens * per_token

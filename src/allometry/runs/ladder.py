@@ -7,6 +7,7 @@ written to the study before the run starts, so the same command after a crash as
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,13 +24,13 @@ from .store import Study
 
 TARGET_RATIO = 8.0  # the plan's FLOPs over those of the largest rung
 HELD_OUT_TOKENS = 512 * 128
-FIXED_SECONDS = 22.0  # starting processes, reading text, measuring speed, fitting, the report
+FIXED_SECONDS = 24.0  # starting processes, reading text, measuring speed, fitting, the report
 SIZES = 5
-LENGTHS = (1 / 4, 1 / 2, 1)  # lengths of a trunk over its longest
+LENGTHS = (0.35, 0.6, 1)  # lengths of a trunk over its longest; shorter ones are too short to tell of longer ones
 # A ladder takes consecutive ones. Below 24, one rate no longer serves all widths (docs/log.md).
 WIDTHS = (24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 LEAST_TOKENS = 40_000  # a shorter run says nothing of longer ones
-TOKENS_PER_PARAM = 8.0  # least for the longest run of the widest rung: below it, a narrower ladder is better
+TOKENS_PER_PARAM = 2.5  # least for the longest run of the widest size: below it, a narrower ladder is better
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,11 @@ def design(config: StudyConfig, data: DataConfig, train_tokens: int, speed: Spee
         fitted = _fill(config, data, recipe, speed, top)
         if fitted is None:
             break
-        best = fitted if best is None or fitted.largest.tokens >= TOKENS_PER_PARAM * fitted.largest.num_params else best
+        widest = max(fitted.rungs, key=lambda rung: (rung.num_params, rung.tokens))
+        if best is None or widest.tokens >= TOKENS_PER_PARAM * widest.num_params:
+            best = fitted
     if best is None:
-        least = _with_seconds(_ladder(config, data, recipe, speed, SIZES - 1, None), speed)
+        least = _with_seconds(_ladder(config, data, recipe, SIZES - 1, 1.0), speed)
         minutes = (FIXED_SECONDS + least.ladder_seconds + least.target_seconds) / 60
         raise UserError(
             f"--minutes {config.minutes:g} is too few for any ladder on this machine; the least is {minutes:.1f}"
@@ -200,45 +203,43 @@ def trunk_costs(speed: Throughput, configs: Sequence[RunConfig]) -> dict[str, fl
 
 
 def _fill(config: StudyConfig, data: DataConfig, recipe: Recipe, speed: Speed, top: int) -> Design | None:
-    """The ladder up to ``WIDTHS[top]`` whose trunks each take as long as fits the minutes; None if none fits."""
+    """The ladder up to ``WIDTHS[top]`` that fills the minutes; None if even the shortest does not fit."""
     available = 60 * config.minutes - FIXED_SECONDS
 
-    def seconds(per_trunk: float | None) -> tuple[float, Design]:
-        made = _with_seconds(_ladder(config, data, recipe, speed, top, per_trunk), speed)
+    def timed(flops: float) -> tuple[float, Design]:
+        made = _with_seconds(_ladder(config, data, recipe, top, flops), speed)
         return made.ladder_seconds + made.target_seconds, made
 
-    total, made = seconds(None)
-    if total > available:
+    low, high = 1.0, 1e24  # of FLOPs, in the logarithm
+    best = timed(low)
+    if best[0] > available:
         return None
-    low, high = 0.0, 60 * config.minutes
-    for _ in range(30):
-        middle = (low + high) / 2
-        total, trial = seconds(middle)
+    while high / low > 1.005:
+        middle = math.sqrt(low * high)
+        total, trial = timed(middle)
         if total <= available:
-            low, made = middle, trial
+            low, best = middle, (total, trial)
         else:
             high = middle
-    return made
+    return best[1]
 
 
-def _ladder(
-    config: StudyConfig, data: DataConfig, recipe: Recipe, speed: Speed, top: int, per_trunk: float | None
-) -> Design:
-    """Every size trained for about the same time: the smaller, the more tokens. ``None``: as short as it may be."""
+def _ladder(config: StudyConfig, data: DataConfig, recipe: Recipe, top: int, flops: float) -> Design:
+    """The longest run of every size takes ``flops``: the smaller, the more tokens.
+
+    So the ladder reaches about as far in tokens as the plan will, and as far in size, though never in both at once;
+    the best ratio of the two lies inside. A grid of equal tokens leaves the law to guess either.
+    """
     configs = []
     for width in WIDTHS[top - SIZES + 1 : top + 1]:
         model = shape(width, config.context)
-        tokens = LEAST_TOKENS / LENGTHS[0]
-        if per_trunk is not None:
-            trial = recipe.run(model, data, 1_000_000, config.seed)
-            rate = 1_000_000 / speed.ladder.trunk_seconds([trial], 0)[0]
-            tokens = max(tokens, per_trunk * rate)
-        configs += [recipe.run(model, data, _round(length * tokens), config.seed) for length in LENGTHS]
+        longest = max(flops / model.flops_per_token, LEAST_TOKENS / LENGTHS[0])
+        configs += [recipe.run(model, data, _round(length * longest), config.seed) for length in LENGTHS]
     return Design(_sweep(config, recipe, data, configs), tuple(configs), recipe)
 
 
 def _sweep(config: StudyConfig, recipe: Recipe, data: DataConfig, rungs: Sequence[RunConfig]) -> tuple[RunConfig, ...]:
-    """The sweep of a ladder: its second smallest size, up to the second of its lengths.
+    """The sweep of a ladder: its second smallest size, at its shortest length and half of that.
 
     The smallest is narrower than the rate carries over from: its best rate is the lower (docs/log.md).
     """
@@ -246,8 +247,8 @@ def _sweep(config: StudyConfig, recipe: Recipe, data: DataConfig, rungs: Sequenc
         return ()
     models = sorted({rung.num_params: rung.model for rung in rungs}.items())
     model = models[min(1, len(models) - 1)][1]
-    lengths = sorted({rung.train.tokens for rung in rungs if rung.model == model})
-    return tuple(recipes.sweep(recipe, model, data, lengths[:2], config.seed))
+    shortest = min(rung.train.tokens for rung in rungs if rung.model == model)
+    return tuple(recipes.sweep(recipe, model, data, (shortest // 2, shortest), config.seed))
 
 
 def _with_seconds(made: Design, speed: Speed) -> Design:

@@ -11,6 +11,7 @@ a *sweep* of the cheapest runs. Under u-μP one base rate serves every width.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -66,6 +67,8 @@ def shape(width: int, context: int = 128, vocab_size: int = 256) -> ModelConfig:
 
     Four layers up to width 128, then 4·(width/128)^0.6: 12 at width 768, 32 at 4096, as in common practice.
     """
+    if width < 8 or width % 2:
+        raise UserError(f"width {width}: a model's width is an even number from 8 up")
     heads = max(1, round(width / 16))
     while width % (2 * heads):
         heads -= 1
@@ -80,11 +83,12 @@ def shape_near(num_params: float, context: int = 128, vocab_size: int = 256) -> 
     """The shape whose count of non-embedding parameters is nearest, in the logarithm, to the one asked for."""
     if num_params > 1e13:
         raise UserError(f"a model of {num_params:.3g} parameters is beyond what this recipe shapes (1e13)")
-    # N grows as width² times a slow function of it, so a bracket from width² alone holds the answer.
-    guess = math.sqrt(num_params / 48)
-    widths = range(max(16, 8 * int(guess / 40)), 8 * int(guess / 4 + 8), 8)
-    distance = lambda width: abs(math.log(shape(width, context, vocab_size).num_params / num_params))
-    return shape(min(widths, key=distance), context, vocab_size)
+    count = lambda width: shape(width, context, vocab_size).num_params
+    # At least four layers of 12·width²; the count grows with the width, so the answer is next to where it passes N.
+    widths = range(16, 8 * int(math.sqrt(num_params / 48) / 8 + 8), 8)
+    place = bisect_left(widths, num_params, key=count)
+    near = widths[max(0, place - 1) : place + 1]
+    return shape(min(near, key=lambda width: abs(math.log(count(width) / num_params))), context, vocab_size)
 
 
 def sweep(recipe: Recipe, model: ModelConfig, data: DataConfig, tokens: Sequence[int], seed: int) -> list[RunConfig]:

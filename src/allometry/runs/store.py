@@ -115,7 +115,7 @@ class Study:
     def records(self, *kinds: str) -> list[RunRecord]:
         """All records (of these kinds), by FLOPs and then id: the same order whatever order they came in."""
         folder = self.path / "runs"
-        ids = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+        ids = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
         found = (self.record(run) for run in ids)
         kept = [record for record in found if record is not None and (not kinds or record.kind in kinds)]
         return sorted(kept, key=lambda record: (record.config.flops, record.id))
