@@ -50,6 +50,7 @@ OTHER = {
         "beta1": 0.8,
         "beta2": 0.95,
         "weight_decay": 0.1,
+        "precision": "bf16",
         "seed": 1,
     },
     "data": {"fingerprint": "beef", "tokenizer": "words"},

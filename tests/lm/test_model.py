@@ -44,3 +44,17 @@ def test_any_width_of_whole_heads_trains(width):
     model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+def test_bf16_computes_the_same_model_to_its_precision_on_fp32_weights():
+    full, half = (build(model_config(width=64, head_dim=16, hidden=128), 0, precision) for precision in ("fp32", "bf16"))
+    tokens = torch.randint(32, (2, 17))
+    for model in (full, half):
+        model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
+    assert half(tokens[:, :-1]).dtype == torch.float32
+    for name, parameter in half.named_parameters():
+        other = full.get_parameter(name)
+        assert parameter.dtype == parameter.grad.dtype == torch.float32
+        assert torch.equal(parameter, other)
+        # Eight bits of mantissa, rounded in a dozen places: a few parts in a hundred of the gradient's norm.
+        assert 0 < (parameter.grad - other.grad).norm() / other.grad.norm() < 0.05, name

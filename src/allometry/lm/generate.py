@@ -19,7 +19,7 @@ def load_model(study: Study, record: RunRecord) -> LanguageModel:
     """
     tensors, meta = checkpoint.read(study.weights_path(record.id))
     config = RunConfig.parse(meta["config"], f"run {record.id}")
-    model = build(config.model, config.train.seed)
+    model = build(config.model, config.train.seed, config.train.precision)
     model.load_state_dict(tensors)
     return model.eval()
 

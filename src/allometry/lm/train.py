@@ -56,7 +56,7 @@ class Trunk:
     def __init__(self, config: RunConfig, corpus: Corpus):
         train = config.train
         self.config = config
-        self.model = build(config.model, train.seed)
+        self.model = build(config.model, train.seed, train.precision)
         self.optimizer = nn.AdamW(
             self.model, train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay
         )

@@ -46,13 +46,14 @@ def linear(x: Tensor, weight: Tensor, *, gain: float = 1.0, backward_gain: float
     other uses; the gradient of the weight carries rows^-½, on which nothing else depends. ``gain`` multiplies the
     output (the factor of the operation before, say) and ``backward_gain``, by default the same, both gradients: that
     of the weight is a product with ``x``, which is at unit scale only with the factor that was folded away.
+    The GEMMs run in the type of ``x``; a weight of another type is cast, and its gradient cast back.
     Source: arXiv 2303.11257, table A.2.
     """
     fan_in = weight.shape[1]
     rows = x.numel() // fan_in
     back = gain if backward_gain is None else backward_gain
     factors = gain / math.sqrt(fan_in), back / math.sqrt(fan_in), back / math.sqrt(rows)
-    flat = _Linear.apply(x.reshape(rows, fan_in), weight, *factors)
+    flat = _Linear.apply(x.reshape(rows, fan_in), weight.to(x.dtype), *factors)
     return flat.view(*x.shape[:-1], weight.shape[0])
 
 

@@ -280,8 +280,12 @@ def _best(
     losses = np.asarray(predictor.predict(sizes, tokens, level=optimum.level).value, float)
     model, bought = candidates[int(np.nanargmin(losses))]
     point = at(predictor, model.num_params, bought, covered=covered, level=optimum.level)
-    # What the optimum says of its search stays true; what it says of extrapolation is said again for the real size.
-    notes = [note for note in optimum.notes if covered is None or note not in covered.notes(*_size(optimum))]
+    # What the optimum says of extrapolation is said again for the real size. What it says of the edge of its search
+    # holds only if the best shape is at the edge too: by exact FLOPs the best size is another than by 6ND.
+    said = [] if covered is None else covered.notes(*_size(optimum))
+    if optimum.at_edge and model.num_params not in (sizes.min(), sizes.max()):
+        said.append(optimum.notes[0])
+    notes = [note for note in optimum.notes if note not in said]
     ratio = model.num_params / optimum.num_params
     if max(ratio, 1 / ratio) > _FAR_FROM_ASKED:
         notes.append(f"the shape that will be trained has {ratio:.2g}× the parameters of the optimum by 6ND")

@@ -25,6 +25,7 @@ from .store import Study
 TARGET_RATIO = 8.0  # the plan's FLOPs over those of the largest rung
 HELD_OUT_TOKENS = 512 * 128
 FIXED_SECONDS = 24.0  # starting processes, reading text, measuring speed, fitting, the report
+BF16_GAIN = 1.1  # how many times faster BF16 must be to be used
 SIZES = 5
 LENGTHS = (0.35, 0.6, 1)  # lengths of a trunk over its longest; shorter ones are too short to tell of longer ones
 # A ladder takes consecutive ones. Below 24, one rate no longer serves all widths (docs/log.md).
@@ -84,25 +85,39 @@ class Speed:
     ladder: Throughput
     target: Throughput
     workers: int
+    precision: str = "fp32"
 
     def to_json(self) -> dict[str, Any]:
-        return {"ladder": self.ladder.to_json(), "target": self.target.to_json(), "workers": self.workers}
+        parts = {"ladder": self.ladder.to_json(), "target": self.target.to_json()}
+        return parts | {"workers": self.workers, "precision": self.precision}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Speed:
-        return cls(Throughput(**value["ladder"]), Throughput(**value["target"]), value["workers"])
+        parts = Throughput(**value["ladder"]), Throughput(**value["target"])
+        return cls(*parts, value["workers"], value["precision"])
 
 
 def measure_speed(ladder: LocalEngine, target: LocalEngine, context: int) -> Speed:
-    """A few seconds of training steps at the shapes that may be trained."""
+    """A few seconds of training steps at the shapes that may be trained, in the precision that is faster here."""
     data = DataConfig(source="", fingerprint="")
-    at = lambda width, batch: Recipe(batch_tokens=batch, batch_exponent=0.0).run(shape(width, context), data, batch, 0)
-    small = [at(16, 2 * context), at(16, 8 * context), at(32, 4 * context), at(64, 2 * context), at(64, 8 * context)]
-    large = [at(64, 4 * context), at(64, 8 * context), at(128, 4 * context), at(128, 8 * context)]
+
+    def at(precision: str, *shapes: tuple[int, int]) -> list[RunConfig]:
+        recipes_ = [Recipe(batch_tokens=n * context, batch_exponent=0.0, precision=precision) for _, n in shapes]
+        return [
+            recipe.run(shape(width, context), data, recipe.batch_tokens, 0)
+            for recipe, (width, _) in zip(recipes_, shapes, strict=True)
+        ]
+
+    probe = {precision: ladder.measure(at(precision, (32, 4), (64, 8))) for precision in ("fp32", "bf16")}
+    faster = all(low < full / BF16_GAIN for low, full in zip(probe["bf16"], probe["fp32"], strict=True))
+    precision = "bf16" if faster else "fp32"
+    small = at(precision, (16, 2), (16, 8), (32, 4), (64, 2), (64, 8))
+    large = at(precision, (64, 4), (64, 8), (128, 4), (128, 8))
     return Speed(
         ladder=Throughput.fit(small, ladder.measure(small)),
         target=Throughput.fit(large, target.measure(large)),
         workers=ladder.workers,
+        precision=precision,
     )
 
 
@@ -112,7 +127,8 @@ def design(config: StudyConfig, data: DataConfig, train_tokens: int, speed: Spee
     Raises:
         UserError: the minutes are too few, or the text too short; says the least.
     """
-    recipe = Recipe(lr=config.lr, batch_tokens=config.batch_tokens)
+    precision = "fp32" if speed is None else speed.precision
+    recipe = Recipe(lr=config.lr, batch_tokens=config.batch_tokens, precision=precision)
     if config.minutes is None:
         rungs = [
             recipe.run(shape(width, config.context), data, tokens, config.seed)
@@ -277,8 +293,8 @@ def _makespan(seconds: list[float], workers: int) -> float:
 
 
 def _round(tokens: float) -> int:
-    """Three significant digits are enough, and the same on a machine that is a little faster."""
-    return int(float(f"{tokens:.2g}"))
+    """Three significant digits: a person reads these."""
+    return int(float(f"{tokens:.3g}"))
 
 
 def describe_cost(made: Design) -> str:

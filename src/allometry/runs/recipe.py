@@ -28,7 +28,7 @@ REFERENCE_TOKENS = 1_000_000
 
 @dataclass(frozen=True)
 class Recipe:
-    """Batch (tokens) and u-μP base rate at a million tokens seen, and how they go on from there.
+    """Batch (tokens) and u-μP base rate at a million tokens seen, how they go on from there, and the precision.
 
     ``measured`` says from how many runs, or that these are the defaults.
     """
@@ -38,6 +38,7 @@ class Recipe:
     batch_exponent: float = 0.5
     lr_exponent: float = 0.0
     reference_tokens: int = REFERENCE_TOKENS
+    precision: str = "fp32"
     measured: str = "defaults, not measured on this text"
 
     def at(self, tokens: float) -> tuple[float, float]:
@@ -55,6 +56,7 @@ class Recipe:
             batch_exponent=self.batch_exponent,
             lr_exponent=self.lr_exponent,
             reference_tokens=self.reference_tokens,
+            precision=self.precision,
         )
         return RunConfig(model=model, data=data, train=train)
 
