@@ -196,3 +196,9 @@ def test_a_lock_is_given_back(study):
         raise RuntimeError
     with study.lock():
         pass
+
+
+def test_what_a_crash_left_of_the_first_write_is_no_study(tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / ".study.json.abc123").write_text("{")
+    assert Study.create(tmp_path / "s", {"a": 1}).settings() == {"a": 1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,8 @@ def quickstart(*, data: str, minutes: float, out: Path, seed: int, dry_run: bool
             return
         study = session.study
         _climb(session)
-        _plan(session, _fit(study))
+        say = note if as_json else answer
+        _plan(session, _fit(study, say), say)
         outcome = settle(study, train_one(study, planned_run(study), "target", session.target))
     _sample(study)
     page = write_report(study)
@@ -144,18 +145,18 @@ def _climb(session: _Session) -> Recipe:
     return recipe
 
 
-def _fit(study: Study) -> laws.Forecast:
+def _fit(study: Study, say: Callable[[str], None]) -> laws.Forecast:
     """The forecast from the ladder's records, written to the study."""
     observations = laws.Observations.read(study.path)
     for text in observations.notes:
         note(f"note: {text}")
     forecast = laws.forecast(observations)
     study.write("fit.json", forecast.to_json())
-    answer(forecast.summary())
+    say(forecast.summary())
     return forecast
 
 
-def _plan(session: _Session, forecast: laws.Forecast) -> None:
+def _plan(session: _Session, forecast: laws.Forecast, say: Callable[[str], None]) -> None:
     """The plan for the target, written before its training starts; one that stands already is left as it is."""
     study = session.study
     if study.read("plan.json") is not None:
@@ -172,7 +173,7 @@ def _plan(session: _Session, forecast: laws.Forecast) -> None:
         within=SLACK * session.design.target_seconds,
     )
     study.write("plan.json", made.to_json())
-    answer("\n" + made.summary())
+    say("\n" + made.summary())
 
 
 def _sample(study: Study) -> None:

@@ -13,13 +13,10 @@ from typing import Any
 from ..config import RunConfig
 from ..errors import UserError
 
-STATUSES = ("finished", "diverged")
-KINDS = ("sweep", "ladder", "target", "run")
-
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One finished or diverged run.
+    """One run that ended; ``status`` is finished or diverged.
 
     ``kind`` says what the run was for: ``sweep`` (batch and rate), ``ladder`` (a point of the law), ``target`` (a
     plan come true) or ``run``. ``loss`` is the held-out cross-entropy in nats a token, ``loss_se`` its standard error

@@ -43,15 +43,11 @@ class Study:
         """
         study = cls(path)
         if study.settings_path.exists():
-            differing = [key for key in settings if study.settings().get(key) != settings[key]]
-            if differing:
-                key = differing[0]
-                raise UserError(
-                    f"{path}: holds a study with {key} = {study.settings().get(key)!r}, not {settings[key]!r}; "
-                    "give another --out, or delete the folder"
-                )
+            difference = _difference(study.settings(), settings)
+            if difference:
+                raise UserError(f"{path}: holds a study with {difference}; give another --out, or delete the folder")
             return study
-        if study.path.exists() and (not study.path.is_dir() or any(study.path.iterdir())):
+        if study.path.exists() and not (study.path.is_dir() and _is_empty(study.path)):
             raise UserError(f"{path}: exists and is not a study; give another --out")
         try:
             write_json(study.settings_path, settings)
@@ -166,3 +162,20 @@ class Study:
                 except OSError:
                     raise UserError(f"{self.path}: another process is at work on this study; wait for it") from None
             yield
+
+
+def _is_empty(folder: Path) -> bool:
+    """Nothing in it but what a crash left of the very first write."""
+    return all(entry.name.startswith(".study.json.") for entry in folder.iterdir())
+
+
+def _difference(there: dict[str, Any], asked: dict[str, Any]) -> str:
+    """The first setting that differs, as a person says it; empty if none does."""
+    for key in sorted(there.keys() | asked.keys()):
+        old, new = there.get(key), asked.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            if inner := _difference(old, new):
+                return inner
+        elif old != new:
+            return f"{key} = {old!r}, not {new!r}"
+    return ""
