@@ -175,7 +175,7 @@ def test_a_run_of_a_toml_file(cli, text, tmp_path):
 def test_fit_and_predict_on_anybodys_table(cli, runs_csv, tmp_path):
     fit = tmp_path / "fit.json"
     assert cli("fit", runs_csv, "--law", "chinchilla", "-o", fit)[0] == 0
-    status, out, err = cli("predict", fit, "--params", "10B", "--tokens", "1e12", "--json")
+    status, out, _ = cli("predict", fit, "--params", "10B", "--tokens", "1e12", "--json")
     assert status == 0
     value = json.loads(out)
     assert value["loss"] == pytest.approx(1.7 + 400 / 1e10**0.34 + 1000 / 1e12**0.3, rel=1e-4)
@@ -305,6 +305,10 @@ def test_numbers_that_are_none(refused, tmp_path):
     assert "--params" in refused("predict", fit, "--params", "many", "--tokens", "1e9")
     assert "--tokens" in refused("predict", fit, "--params", "1e9", "--tokens=-5")
     assert "needed" in refused("predict", fit)
+    assert "--lr" in refused("scale", "--params", "1", "--batch", "1", "--lr", "x", "--factor", "2")
+    assert "--factor" in refused("scale", "--params", "1", "--batch", "1", "--lr", "1")
+    assert "no such option" in refused("predict", fit, "--parms", "1").lower()
+    assert "no such command" in refused("forecast").lower()
     assert refused("plan", fit, "--flops", "0")
     assert refused("plan", fit)
 

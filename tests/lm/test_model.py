@@ -47,7 +47,9 @@ def test_any_width_of_whole_heads_trains(width):
 
 
 def test_bf16_computes_the_same_model_to_its_precision_on_fp32_weights():
-    full, half = (build(model_config(width=64, head_dim=16, hidden=128), 0, precision) for precision in ("fp32", "bf16"))
+    full, half = (
+        build(model_config(width=64, head_dim=16, hidden=128), 0, precision) for precision in ("fp32", "bf16")
+    )
     tokens = torch.randint(32, (2, 17))
     for model in (full, half):
         model.loss(tokens[:, :-1], tokens[:, 1:]).backward()

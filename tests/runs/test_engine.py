@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from allometry import laws
 from allometry.config import DataConfig
 from allometry.errors import UserError
 from allometry.runs import corpus as corpora
@@ -45,20 +46,20 @@ def table(study):
     return {row["label"]: row["loss"] for row in study.rows()}
 
 
-def test_killed_at_random_moments_and_run_again_the_study_is_that_of_an_undisturbed_one(text, tmp_path):
+def test_killed_at_five_random_moments_and_run_again_the_study_is_that_of_an_undisturbed_one(text, tmp_path):
     toml = tmp_path / "study.toml"
     toml.write_text(STUDY.format(text=text))
     calm = subprocess.run(command(toml, tmp_path / "calm"), capture_output=True, text=True)
     assert calm.returncode == 0, calm.stderr
     rng, finished = random.Random(1), {}
-    for _ in range(3):
+    for _ in range(5):
         process = subprocess.Popen(
             command(toml, tmp_path / "killed"),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        time.sleep(rng.uniform(3.0, 9.0))
+        time.sleep(rng.uniform(4.0, 12.0))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         for path in (tmp_path / "killed" / "runs").glob("*/record.json"):
@@ -69,6 +70,8 @@ def test_killed_at_random_moments_and_run_again_the_study_is_that_of_an_undistur
     killed = Study.open(tmp_path / "killed")
     assert table(killed) == table(Study.open(tmp_path / "calm"))
     assert len(table(killed)) == 6
+    one, other = (laws.fit("power", laws.Observations.read(tmp_path / name)) for name in ("calm", "killed"))
+    assert one.to_json() == other.to_json()
     for run, stamp in finished.items():
         assert killed.record(run).finished_at == stamp
 

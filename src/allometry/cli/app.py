@@ -17,7 +17,6 @@ from ..errors import UserError
 app = typer.Typer(
     name="allometry",
     help="How big a model, on how many tokens, with which batch and learning rate, and what loss will it reach?",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -27,11 +26,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print a machine's answer (JS
 Level = Annotated[float, typer.Option(help="Level of the interval.")]
 
 
+# What typer raises for options that do not parse: a sentence, which must not become a box of five lines.
+UsageError = typer.BadParameter.__base__
+
+
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
     if version:
         print(f"allometry {__version__}")
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
@@ -191,11 +197,14 @@ def report(
 def main() -> None:
     """Entry point: a user's mistake is one line on standard error and exit status 2."""
     try:
-        app()
+        app(standalone_mode=False)
     except UserError as error:
         _complain(str(error))
         sys.exit(2)
-    except KeyboardInterrupt:
+    except UsageError as error:
+        _complain(f"{error.format_message().rstrip('.')}; see {error.ctx.command_path if error.ctx else 'allometry'} --help")
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
         _complain("stopped; everything so far is saved, and the same command goes on from here")
         sys.exit(130)
     except OSError as error:  # a full disk, a folder that may not be written: no fault of ours to trace

@@ -119,7 +119,7 @@ def _scale_table(scaled: dict[str, Any]):
     table.add_column("source and what speaks for or against it", overflow="fold")
     say = lambda value, form: "–" if value is None else form(value)
     for name, one in scaled.items():
-        words = escape(f"{one.source}. {one.note}")
+        words = escape(" ".join(filter(None, (f"{one.source}.", one.note, one.evidence))))
         table.add_row(
             name, say(one.params, format_count), say(one.batch, format_count), say(one.lr, lambda x: f"{x:.4g}"), words
         )
