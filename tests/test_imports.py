@@ -13,12 +13,13 @@ import allometry
 
 SOURCE = Path(allometry.__file__).parent
 ROOMS = {"nn", "lm", "runs", "laws", "planning", "report", "cli"}
-COMMON = {"errors", "quantities"}
+COMMON = {"errors", "files", "quantities"}
 
 # What a room may import when it is imported, and what only inside a function.
 ALLOWED = {
     "errors": (set(), set()),
     "quantities": ({"errors"}, set()),
+    "files": (set(), set()),
     "schedule": (set(), set()),
     "config": (COMMON | {"schedule"}, set()),
     "nn": (set(), set()),

@@ -145,7 +145,7 @@ class TrainConfig(Config):
     beta2: float = Field(default=0.99, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 class RunConfig(Config):
@@ -203,7 +203,7 @@ class StudyConfig(Config):
     """
 
     data: str = "stdlib"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     context: int = Field(default=128, ge=16)
     minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     widths: tuple[int, ...] | None = None

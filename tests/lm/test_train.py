@@ -119,3 +119,15 @@ def test_a_run_that_diverges_is_recorded_and_so_are_the_longer_ones(corpus, tmp_
 def test_runs_of_two_trunks_are_refused(corpus, tmp_path):
     with pytest.raises(UserError, match="differ in their tokens only"):
         train_trunk([config(6_000), config(6_000, lr=0.1)], corpus, study(tmp_path / "s"), kind="ladder")
+
+
+def test_a_trunk_past_the_branch_point_of_a_shorter_run_is_no_start_for_it(corpus, tmp_path):
+    calm, broken = study(tmp_path / "calm"), study(tmp_path / "broken")
+    short, long = config(6_000), config(24_000)
+    train_trunk([short], corpus, calm, kind="ladder")
+    count = itertools.count()
+    with pytest.raises(Interrupted):  # beyond the last step of the short run
+        train_trunk([long], corpus, broken, kind="ladder", stop=lambda: next(count) > short.schedule.steps + 5)
+    train_trunk([short], corpus, broken, kind="ladder")
+    assert broken.record(short.id).loss == calm.record(short.id).loss
+    assert same(weights(calm, short), weights(broken, short))

@@ -8,8 +8,8 @@ import numpy as np
 
 from allometry import laws, planning
 from allometry.config import DataConfig
+from allometry.files import write_json
 from allometry.runs import recipe as recipes
-from allometry.runs.files import write_json
 from allometry.runs.ladder import Design
 from allometry.runs.outcome import settle
 from allometry.runs.recipe import Recipe, shape, shape_near

@@ -134,8 +134,21 @@ def test_what_is_no_text_is_left_out_and_counted(folder):
     (folder / "image.png").write_bytes(b"\x89PNG")
     (folder / "empty.txt").write_bytes(b"")
     corpus = read_corpus(str(folder))
-    assert (corpus.documents, corpus.skipped) == (80, 3)
-    assert "3 files that are no text" in corpus.describe()
+    (folder / "gone.txt").symlink_to(folder / "nowhere.txt")
+    corpus = read_corpus(str(folder))
+    assert (corpus.documents, corpus.skipped) == (80, 5)
+    assert "5 files that are no text" in corpus.describe()
+
+
+def test_text_is_known_by_its_content_and_studies_are_not_read(folder):
+    before = read_corpus(str(folder))
+    (folder / "NOTES").write_text("a text without a suffix\n")
+    assert read_corpus(str(folder)).documents == before.documents + 1
+    (folder / "quickstart").mkdir()
+    for name in ("study.json", "report.html"):
+        (folder / "quickstart" / name).write_text("made by an earlier run")
+    (folder / ".hidden").write_text("not for reading")
+    assert read_corpus(str(folder)).documents == before.documents + 1
 
 
 def test_folders_that_hold_other_peoples_code_are_left_out(folder):

@@ -123,3 +123,28 @@ def test_measured_steps_take_time(text):
     with LocalEngine(workers=1) as engine:
         fast, slow = engine.measure([narrow, wide])
     assert 0 < fast < slow
+
+
+def test_a_plan_for_other_text_is_refused(text, tmp_path):
+    study, data = small_study(tmp_path / "s", text)
+    other = data.model_copy(update={"fingerprint": "other"})
+    with LocalEngine(workers=1) as engine, pytest.raises(UserError, match="planned for other text"):
+        engine.train(study, [Job((Recipe().run(shape(16, 32), other, 20_000, 0),), "ladder")])
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(text, tmp_path):
+    toml = tmp_path / "study.toml"
+    toml.write_text(STUDY.format(text=text).replace("40_000", "40_000_000"))
+    process = subprocess.Popen(
+        command(toml, tmp_path / "s"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not list((tmp_path / "s").glob("runs/*/record.json")):
+        time.sleep(0.2)
+        assert process.poll() is None, process.stderr.read()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert out == ""
+    assert "the same command goes on from here" in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert list((tmp_path / "s" / "trunks").iterdir())

@@ -27,8 +27,9 @@ def test_a_study_is_made_once_and_found_again(study):
     assert Study.open(study.path).settings() == SETTINGS
 
 
-@pytest.mark.parametrize(("name", "value"), [("seed", 1), ("data", "x.txt"), ("widths", [16]), ("sweep", True)])
+@pytest.mark.parametrize(("name", "value"), [("seed", 1), ("widths", [16]), ("sweep", True)])
 def test_other_settings_are_refused_and_the_study_stays(study, name, value):
+    (study.path / "runs" / "some_run").mkdir(parents=True)
     with pytest.raises(UserError, match=f"holds a study with {name} = "):
         Study.create(study.path, SETTINGS | {name: value})
     assert study.settings() == SETTINGS
@@ -202,3 +203,23 @@ def test_what_a_crash_left_of_the_first_write_is_no_study(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / ".study.json.abc123").write_text("{")
     assert Study.create(tmp_path / "s", {"a": 1}).settings() == {"a": 1}
+
+
+def test_a_study_in_which_nothing_was_trained_may_begin_anew(tmp_path):
+    study = Study.create(tmp_path / "s", {"minutes": 5})
+    study.write("ladder.json", {"made": "for 5 minutes"})
+    again = Study.create(tmp_path / "s", {"minutes": 3})
+    assert again.settings() == {"minutes": 3}
+    assert again.read("ladder.json") is None
+    (tmp_path / "s" / "trunks").mkdir()
+    (tmp_path / "s" / "trunks" / "t.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="minutes = 3, not 5"):
+        Study.create(tmp_path / "s", {"minutes": 5})
+
+
+def test_the_same_text_under_another_name_is_the_same_study(tmp_path):
+    Study.create(tmp_path / "s", {"study": {"data": "a.txt", "seed": 1}, "fingerprint": "f"})
+    (tmp_path / "s" / "runs" / "x").mkdir(parents=True)
+    assert Study.create(tmp_path / "s", {"study": {"data": "./a.txt", "seed": 1}, "fingerprint": "f"})
+    with pytest.raises(UserError, match="fingerprint"):
+        Study.create(tmp_path / "s", {"study": {"data": "a.txt", "seed": 1}, "fingerprint": "g"})

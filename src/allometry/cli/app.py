@@ -22,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+INTERRUPTED = 130
 Json = Annotated[bool, typer.Option("--json", help="Print a machine's answer (JSON) on standard output.")]
 Level = Annotated[float, typer.Option(help="Level of the interval.")]
 
@@ -118,9 +119,11 @@ def plan(
     source: Annotated[Path, typer.Argument(help="fit.json, or a study that has one.")],
     flops: Annotated[str | None, typer.Option(help="Budget in FLOPs: 1e21.")] = None,
     device: Annotated[str | None, typer.Option(help="Or by device: h100, a100, …")] = None,
-    count: Annotated[int, typer.Option(help="How many devices.")] = 1,
+    count: Annotated[int | None, typer.Option(help="How many devices; 1 by default.")] = None,
     hours: Annotated[float | None, typer.Option(help="For how many hours.")] = None,
-    mfu: Annotated[float, typer.Option(help="Share of the device's peak that training reaches.")] = 0.4,
+    mfu: Annotated[
+        float | None, typer.Option(help="Share of the device's peak that is reached; 0.4 by default.")
+    ] = None,
     params: Annotated[str | None, typer.Option(help="Fix the size.")] = None,
     tokens: Annotated[str | None, typer.Option(help="Fix the tokens.")] = None,
     level: Level = 0.9,
@@ -197,16 +200,20 @@ def report(
 def main() -> None:
     """Entry point: a user's mistake is one line on standard error and exit status 2."""
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)
+        if status == INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except UserError as error:
         _complain(str(error))
         sys.exit(2)
     except UsageError as error:
-        _complain(f"{error.format_message().rstrip('.')}; see {error.ctx.command_path if error.ctx else 'allometry'} --help")
+        _complain(
+            f"{error.format_message().rstrip('.')}; see {error.ctx.command_path if error.ctx else 'allometry'} --help"
+        )
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         _complain("stopped; everything so far is saved, and the same command goes on from here")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except OSError as error:  # a full disk, a folder that may not be written: no fault of ours to trace
         _complain(f"{error.filename or 'output'}: {error.strerror or error}")
         sys.exit(2)

@@ -7,8 +7,8 @@ from typing import Any
 
 from .. import laws
 from ..errors import UserError
+from ..files import write_json
 from ..quantities import parse_number
-from ..runs.files import write_json
 from ..runs.store import Study
 from .output import answer, answer_json, note
 
@@ -55,7 +55,7 @@ def _carry(source: Path | None, n: float, d: float, carry: dict[str, Any], as_js
 
     if source is not None and (carry["alpha"] is None or carry["beta"] is None):
         values = _power(source)
-        carry = carry | {"alpha": values["alpha"], "beta": values["beta"]}
+        carry = carry | {name: values[name] for name in ("alpha", "beta") if carry[name] is None}
     missing = [f"--{name.replace('_', '-')}" for name, value in carry.items() if value is None]
     if missing:
         raise UserError(f"to carry a measured value over, give {', '.join(missing)} too")

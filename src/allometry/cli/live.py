@@ -12,7 +12,9 @@ from rich.table import Table
 from ..config import RunConfig
 from ..quantities import format_count, format_flops, format_seconds
 from ..runs.store import Study
-from .output import answers, note, notes
+from .output import note, notes
+
+QUIET_SECONDS = 20  # without a terminal, a line at least so often
 
 
 class Board:
@@ -22,7 +24,7 @@ class Board:
         self.study, self.title, self.seconds, self.workers = study, title, seconds or {}, workers
         self.configs: dict[str, RunConfig] = {}
         self.state: dict[str, dict[str, Any]] = {}
-        self.begun = time.monotonic()
+        self.spoke = time.monotonic()
         self.live: Live | None = None
 
     def show(self, configs: Sequence[RunConfig]) -> Board:
@@ -53,12 +55,24 @@ class Board:
             return
         if event["event"] == "progress":
             state.update(event)
+            if self.live is None and time.monotonic() - self.spoke > QUIET_SECONDS:
+                self._progress_line(event)
         elif event["event"] == "recorded":
             state["record"] = self.study.record(event["id"])
             if self.live is None:
                 self._line(event["id"])
 
+    def _progress_line(self, event: dict[str, Any]) -> None:
+        self.spoke = time.monotonic()
+        config = self.configs[event["id"]]
+        note(
+            f"  {self._done():>3}/{len(self.configs)}  {event['id']}  {format_count(event['tokens'])} of "
+            f"{format_count(config.tokens)} tokens  training loss {event['loss']:.3f}  "
+            f"{format_count(event['tokens_per_second'])} tokens/s  {self._left()}"
+        )
+
     def _line(self, run: str) -> None:
+        self.spoke = time.monotonic()
         record, config = self.state[run]["record"], self.configs[run]
         loss = f"loss {record.loss:.4f}" if record.status == "finished" else f"DIVERGED: {record.note}"
         note(
@@ -130,6 +144,3 @@ def cost_table(configs: Sequence[RunConfig], seconds: dict[str, float], kinds: d
 def _bar(share: float, width: int = 12) -> str:
     full = round(min(1.0, share) * width)
     return "━" * full + "[dim]" + "─" * (width - full) + "[/]"
-
-
-__all__ = ["Board", "answers", "cost_table"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..config import TRAINER_VERSION, Config, ModelConfig, RunConfig, TrainConfig
 from ..errors import UserError
+from ..planning import Plan
 from ..quantities import format_seconds
 from ..report import outcome_lines
 from ..runs import corpus as corpora
@@ -26,32 +27,44 @@ class RunFile(Config):
 
 
 def train(source: Path, *, out: Path | None, as_json: bool) -> None:
-    """Train a study's plan, or the run of a TOML file."""
-    planned = source.suffix == ".json" or source.is_dir()
-    if planned:
-        study = Study.open(out or (source if source.is_dir() else source.parent))
-        config, kind = planned_run(study), "target"
-    else:
-        study, config = _begin(RunFile.read(source), out or source.with_suffix(""))
-        kind = "run"
-    with study.lock(), LocalEngine(workers=1, threads=cores()) as engine:
-        record = train_one(study, config, kind, engine)
-    if planned:
-        outcome = settle(study, record)
-        answer_json(outcome) if as_json else answer("\n".join(outcome_lines(outcome)))
-    elif as_json:
+    """Train a plan, or the run of a TOML file."""
+    if source.is_dir() or source.suffix == ".json":
+        _train_plan(source / "plan.json" if source.is_dir() else source, out, as_json)
+        return
+    study, config = _begin(RunFile.read(source), out or source.with_suffix(""))
+    record = _train_alone(study, config, "run")
+    if as_json:
         answer_json(record.to_json())
     else:
         loss = f"loss {record.loss:.4f} ± {record.loss_se:.4f}" if record.status == "finished" else record.note
         answer(f"{study.path}/{record.id}: {record.status}, {loss}, {format_seconds(record.seconds)}")
 
 
-def train_one(study: Study, config: RunConfig, kind: str, engine: LocalEngine) -> RunRecord:
-    """Train one run, unless it is recorded already; its record."""
+def _train_plan(path: Path, out: Path | None, as_json: bool) -> None:
+    plan = Plan.load(path).to_json()
+    study = Study.open(out or path.parent)
+    config = planned_run(plan)
+    if study.record(config.id) is None and plan != study.read("plan.json"):
+        study.write("plan.json", plan)  # before the training starts, so that the study shows what was predicted
+    outcome = settle(study, plan, _train_alone(study, config, "target"))
+    answer_json(outcome) if as_json else answer("\n".join(outcome_lines(outcome)))
+
+
+def _train_alone(study: Study, config: RunConfig, kind: str) -> RunRecord:
+    """Train one run in a process of its own that has all cores."""
+    with study.lock(), LocalEngine(workers=1, threads=cores()) as engine:
+        return train_one(study, config, kind, engine)
+
+
+def train_one(
+    study: Study, config: RunConfig, kind: str, engine: LocalEngine, seconds: float | None = None
+) -> RunRecord:
+    """Train one run, unless it is recorded already; its record. ``seconds``: what it is expected to take."""
     found = study.record(config.id)
     if found is not None:
         return found
-    with Board(study, kind).show([config]) as board:
+    expected = {} if seconds is None else {config.id: seconds}
+    with Board(study, kind, expected).show([config]) as board:
         engine.train(study, [Job((config,), kind)], board)
     return study.record(config.id)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-notes = Console(stderr=True, highlight=False, soft_wrap=True)
-answers = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+notes = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+answers = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
 
 
 def note(text: str) -> None:
@@ -19,7 +19,7 @@ def note(text: str) -> None:
 
 def answer(text: Any) -> None:
     """Text, or a rich table, as the command's answer."""
-    answers.print(text, markup=False) if isinstance(text, str) else answers.print(text)
+    print(text) if isinstance(text, str) else answers.print(text)  # what a model wrote is shown as it is
 
 
 def answer_json(value: Any) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 from .. import laws, planning
 from ..config import DataConfig, RunConfig, StudyConfig
+from ..errors import UserError
+from ..files import write_json
 from ..quantities import format_count, parse_number
-from ..runs.files import write_json
+from ..runs.outcome import planned_run
 from ..runs.recipe import Recipe, shape_near
 from ..runs.store import Study
 from .laws import load_fit
@@ -30,11 +32,10 @@ def plan(
     predictor = load_fit(source)
     folder = source if source.is_dir() else source.parent
     study = Study(folder) if Study(folder).settings_path.is_file() else None
-    flops = None if budget["flops"] is None else parse_number(budget["flops"], "--flops")
-    given = {"count": budget["count"], "mfu": budget["mfu"]} if budget["device"] else {}
-    made_budget = None
-    if flops is not None or budget["device"] or budget["hours"]:
-        made_budget = planning.Budget(flops=flops, device=budget["device"], hours=budget["hours"], **given)
+    given = {name: value for name, value in budget.items() if value is not None}
+    if "flops" in given:
+        given["flops"] = parse_number(given["flops"], "--flops")
+    made_budget = planning.Budget(**given) if given else None
     made = study_plan(
         predictor,
         made_budget,
@@ -44,10 +45,19 @@ def plan(
         tokens=None if tokens is None else parse_number(tokens, "--tokens"),
     )
     path = output or (study.path / "plan.json" if study else None)
+    if study is not None and path == study.path / "plan.json":
+        _spare_trained(study)
     if path is not None:
         write_json(path, made.to_json())
         note(f"written to {path}")
     answer_json(made.to_json()) if as_json else answer(made.summary())
+
+
+def _spare_trained(study: Study) -> None:
+    """A prediction that was tested is not overwritten by one made afterwards."""
+    standing = study.read("plan.json")
+    if standing and standing.get("run") and study.record(planned_run(standing).id) is not None:
+        raise UserError(f"{study.path / 'plan.json'} has been trained already; write the new plan elsewhere with -o")
 
 
 def study_plan(

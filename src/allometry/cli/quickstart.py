@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from .. import laws, planning
 from ..config import StudyConfig
+from ..errors import UserError
 from ..quantities import format_flops, format_seconds
 from ..report import outcome_lines, write_report
 from ..runs.engine import LocalEngine, cores
@@ -53,10 +55,14 @@ def quickstart(*, data: str, minutes: float, out: Path, seed: int, dry_run: bool
         study = session.study
         _climb(session)
         say = note if as_json else answer
-        _plan(session, _fit(study, say), say)
-        outcome = settle(study, train_one(study, planned_run(study), "target", session.target))
+        plan = _plan(session, say)
+        record = train_one(study, planned_run(plan), "target", session.target, plan["seconds"])
     _sample(study)
+    if record.status == "finished":
+        outcome = settle(study, plan, record)
     page = write_report(study)
+    if record.status != "finished":
+        raise UserError(f"the planned run diverged ({record.note}): no loss to compare; the report is {page}")
     if as_json:
         answer_json(outcome)
         return
@@ -120,7 +126,12 @@ def _confirm(session: _Session, *, dry_run: bool, yes: bool, as_json: bool) -> b
         note(f"{len(session.study.records())} runs are recorded already; going on")
     else:
         notes.print(cost_table(runs, seconds, kinds))
-    note(f"target: {format_flops(made.target_flops)} FLOPs, {TARGET_RATIO:g}× the largest rung; {describe_cost(made)}")
+    note(describe_cost(made))
+    if session.config.minutes is not None:
+        note(
+            f"then the plan: {format_flops(made.target_flops)} FLOPs, {TARGET_RATIO:g}× the largest rung, "
+            f"{format_seconds(made.target_seconds)}"
+        )
     if dry_run:
         return False
     if yes or not sys.stdin.isatty() or typer.confirm("Train these?", default=True, err=True):
@@ -156,12 +167,13 @@ def _fit(study: Study, say: Callable[[str], None]) -> laws.Forecast:
     return forecast
 
 
-def _plan(session: _Session, forecast: laws.Forecast, say: Callable[[str], None]) -> None:
-    """The plan for the target, written before its training starts; one that stands already is left as it is."""
+def _plan(session: _Session, say: Callable[[str], None]) -> dict[str, Any]:
+    """The law, and the plan for the target, written before its training starts; what stands already stays."""
     study = session.study
     if study.read("plan.json") is not None:
         note("the plan was written before; it stays")
-        return
+        return planning.Plan.load(study.path / "plan.json").to_json()
+    forecast = _fit(study, say)
     budget = planning.Budget(flops=session.design.target_flops)
     throughput = session.speed.target
     # A small model spends the same FLOPs more slowly: of the sizes that the law finds as good, one that fits the time.
@@ -174,6 +186,7 @@ def _plan(session: _Session, forecast: laws.Forecast, say: Callable[[str], None]
     )
     study.write("plan.json", made.to_json())
     say("\n" + made.summary())
+    return made.to_json()
 
 
 def _sample(study: Study) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import write_json
 from .fit import Fit
 from .forecast import Forecast
 
@@ -15,10 +15,7 @@ KINDS: dict[str, type[Fit] | type[Forecast]] = {"fit": Fit, "forecast": Forecast
 
 def save(path: str | Path, result: Fit | Forecast) -> None:
     """Write a fit or a forecast so that ``load`` gives it back; an existing file is replaced in one step."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json(Path(path), result.to_json())
 
 
 def load(path: str | Path) -> Fit | Forecast:
@@ -35,6 +32,6 @@ def load(path: str | Path) -> Fit | Forecast:
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise UserError(f"{path} is not JSON; write it with allometry fit -o {path.name}") from None
     kind = data.get("kind") if isinstance(data, dict) else None
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"{path} is neither a fit nor a forecast (kind {kind!r}); write it with allometry fit")
     return KINDS[kind].from_json(data)

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..runs.files import replace_file
+from ..files import replace_file
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 

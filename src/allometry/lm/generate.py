@@ -30,7 +30,7 @@ def write_text(model: LanguageModel, prompt: str, tokens: int, temperature: floa
     The model sees the last ``context`` bytes; invalid UTF-8 becomes the replacement character.
     """
     generator = torch.Generator().manual_seed(seed)
-    written = list(prompt.encode() or b"\n")
+    written = list(prompt.encode(errors="surrogateescape") or b"\n")
     context = model.config.context
     with torch.no_grad():
         for _ in range(tokens):

@@ -135,7 +135,10 @@ def train_trunk(
     path = study.trunk_path(todo[0].trunk)
     trunk = Trunk(todo[-1], corpus)
     if path.exists():
-        trunk.restore(*checkpoint.read(path))
+        tensors, meta = checkpoint.read(path)
+        # A trunk that a longer run left may be past the point where this one branches off; then it is of no use here.
+        if meta["step"] <= todo[0].schedule.decay_start:
+            trunk.restore(tensors, meta)
     evaluation = held_out_windows(corpus.held_out, todo[0].model.context, HELD_OUT_WINDOWS)
     watch = _Watch(trunk, path, report, stop, checkpoint_seconds)
     for position, config in enumerate(todo):
@@ -181,17 +184,17 @@ class _Watch:
     def __call__(self) -> None:
         now = time.monotonic()
         trunk = self.trunk
-        if now - self.told > 0.4:
-            self.told = now
-            tokens = self.run.schedule.tokens_before(trunk.step)
-            self.report(Progress(self.run.id, tokens, trunk.smooth, tokens / trunk.seconds))
-        if self.on_trunk and now - self.saved > self.checkpoint_seconds:
-            self.save()
         if self.stop():
             # A fall under way is begun again from its branch point, which is saved already.
             if self.on_trunk:
                 self.save()
             raise Interrupted
+        if self.on_trunk and now - self.saved > self.checkpoint_seconds:
+            self.save()
+        if now - self.told > 0.4:
+            self.told = now
+            tokens = self.run.schedule.tokens_before(trunk.step)
+            self.report(Progress(self.run.id, tokens, trunk.smooth, tokens / trunk.seconds))
 
     def save(self) -> None:
         checkpoint.write(self.path, *self.trunk.capture())

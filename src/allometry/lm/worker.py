@@ -29,7 +29,6 @@ def main() -> None:
     # Whatever prints to standard output must not break the protocol.
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
     parent = os.getppid()
@@ -60,8 +59,10 @@ def _serve(job: dict[str, Any], corpora: dict[str, Corpus], send, stop) -> None:
     study = Study(Path(job["study"]))
     corpus = corpora.setdefault(job["study"], None) or load_corpus(study.corpus_path)
     corpora[job["study"]] = corpus
+    configs = [RunConfig.parse(value) for value in job["configs"]]
+    _check(configs, corpus, study)
     train_trunk(
-        [RunConfig.parse(value) for value in job["configs"]],
+        configs,
         corpus,
         study,
         kind=job["kind"],
@@ -70,6 +71,16 @@ def _serve(job: dict[str, Any], corpora: dict[str, Corpus], send, stop) -> None:
         stop=stop,
     )
     send("done", result=None)
+
+
+def _check(configs: list[RunConfig], corpus: Corpus, study: Study) -> None:
+    """Refuse to train on another text than the configurations were made for."""
+    largest = int(max(corpus.train.max(), corpus.held_out.max()))
+    for config in configs:
+        if config.data.fingerprint != corpus.fingerprint:
+            raise UserError(f"{study.path}: run {config.id} was planned for other text than this study holds")
+        if config.model.vocab_size <= largest:
+            raise UserError(f"vocab_size {config.model.vocab_size}: the text has tokens up to {largest}; give 256")
 
 
 if __name__ == "__main__":

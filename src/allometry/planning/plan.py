@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import UserError
+from ..files import write_json
 from ..quantities import format_count, format_flops, format_seconds
 from . import rules
 from .budget import Budget
@@ -123,10 +124,7 @@ class Plan:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the plan as JSON, whole or not at all."""
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(self.to_json(), indent=2, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
-        partial.replace(target)
+        write_json(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Plan:

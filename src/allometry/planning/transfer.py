@@ -40,4 +40,9 @@ def carry(
     for name, exponent in (("alpha", alpha), ("beta", beta)):
         if not math.isfinite(exponent):
             raise UserError(f"{name} must be a finite number, not {exponent!r}")
-    return metric * (to_params / from_params) ** alpha * (to_tokens / from_tokens) ** beta
+    log_factor = alpha * math.log(to_params / from_params) + beta * math.log(to_tokens / from_tokens)
+    if not abs(log_factor + math.log(metric)) < 700:
+        raise UserError(
+            f"alpha {alpha:g} and beta {beta:g} carry {metric:g} out of all numbers; are they the exponents?"
+        )
+    return metric * math.exp(log_factor)

@@ -15,8 +15,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from .. import laws
+from ..files import replace_file
 from ..quantities import format_count
-from ..runs.files import replace_file
 from ..runs.store import Study
 from . import curves, tables, words
 from .findings import Findings

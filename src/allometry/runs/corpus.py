@@ -18,36 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from .files import replace_file
+from ..files import replace_file
 
 STDLIB = "stdlib"
 HELD_OUT = 16  # one document in so many is held out
 PIECE = 16 * 1024  # a corpus of few documents is cut, at line ends, into pieces of about so many bytes
 SEPARATOR = b"\n\n\n"
-TEXT_SUFFIXES = frozenset(
-    [
-        ".txt",
-        ".md",
-        ".rst",
-        ".py",
-        ".pyi",
-        ".c",
-        ".h",
-        ".cc",
-        ".cpp",
-        ".hpp",
-        ".rs",
-        ".go",
-        ".js",
-        ".ts",
-        ".java",
-        ".tex",
-        ".html",
-        ".css",
-        ".csv",
-        ".org",
-    ]
-)
 _SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", ".git", ".venv", "node_modules"})
 
 
@@ -149,28 +125,43 @@ def load_corpus(folder: Path) -> Corpus:
     return Corpus(*arrays, source, fingerprint, *counts)
 
 
-def _documents(source: str) -> Iterator[bytes]:
-    """The raw files of a source, in sorted order."""
+def _documents(source: str) -> Iterator[bytes | None]:
+    """The raw files of a source, in sorted order; None for one that cannot be read.
+
+    Hidden files are left out, and so are folders of studies, which would feed a report back into its own corpus.
+    """
     root = Path(sysconfig.get_path("stdlib") if source == STDLIB else source)
-    suffixes = frozenset({".py"}) if source == STDLIB else TEXT_SUFFIXES
-    try:
-        if root.is_file():
+    if root.is_file():
+        try:
             yield root.read_bytes()
-        elif root.is_dir():
-            for folder, children, names in os.walk(root):
-                children[:] = sorted(name for name in children if name not in _SKIPPED)
-                for name in sorted(names):
-                    if Path(name).suffix.lower() in suffixes:
-                        yield Path(folder, name).read_bytes()
-        else:
-            raise UserError(f"{source}: no such file or folder")
-    except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}") from None
+        except OSError as error:
+            raise UserError(f"{source}: {error.strerror}") from None
+        return
+    if not root.is_dir():
+        raise UserError(f"{source}: no such file or folder")
+    for folder, children, names in os.walk(root):
+        if "study.json" in names:
+            children.clear()
+            continue
+        children[:] = sorted(name for name in children if name not in _SKIPPED and not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and (source != STDLIB or name.endswith(".py")):
+                yield _read(Path(folder, name))
 
 
-def _clean(raw: bytes) -> bytes | None:
+def _read(path: Path) -> bytes | None:
+    """A file's bytes, or None if it cannot be read or begins like no text (so that large binaries are not loaded)."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(8192)
+            return None if b"\0" in head else head + file.read()
+    except OSError:
+        return None
+
+
+def _clean(raw: bytes | None) -> bytes | None:
     """UTF-8 text with line ends unified, or None for what is no text."""
-    if b"\0" in raw:
+    if raw is None or b"\0" in raw:
         return None
     try:
         raw.decode("utf-8")

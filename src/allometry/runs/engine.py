@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..config import RunConfig
@@ -92,13 +91,18 @@ class LocalEngine:
         # elsewhere; one that sleeps at once makes it a quarter slower always.
         spin = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "2000")}
         environment = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count} | spin
-        return subprocess.Popen(
-            [sys.executable, "-m", "allometry.lm.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        # A terminal sends Ctrl-C to all of them; a worker inherits that it is ignored, from its first instruction on.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-m", "allometry.lm.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=environment,
+            )
+        finally:
+            signal.signal(signal.SIGINT, handler)
 
     def _listen(self, number: int, process: subprocess.Popen) -> None:
         for line in process.stdout:
@@ -150,9 +154,3 @@ def cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:
         return os.cpu_count() or 1
-
-
-def free_bytes(path: Path) -> int:
-    """Free space on the disk that holds ``path``."""
-    status = os.statvfs(path)
-    return status.f_bavail * status.f_frsize

@@ -17,7 +17,7 @@ from ..config import DataConfig, RunConfig, StudyConfig
 from ..errors import UserError
 from ..quantities import format_seconds
 from . import recipe as recipes
-from .cost import Throughput
+from .cost import Throughput, memory_bytes
 from .engine import Job, Listener, LocalEngine
 from .recipe import Recipe, shape
 from .store import Study
@@ -26,6 +26,7 @@ TARGET_RATIO = 8.0  # the plan's FLOPs over those of the largest rung
 HELD_OUT_TOKENS = 512 * 128
 FIXED_SECONDS = 24.0  # starting processes, reading text, measuring speed, fitting, the report
 BF16_GAIN = 1.1  # how many times faster BF16 must be to be used
+PROCESS_BYTES = 450e6  # Python and PyTorch, before any model
 SIZES = 5
 LENGTHS = (0.35, 0.6, 1)  # lengths of a trunk over its longest; shorter ones are too short to tell of longer ones
 # A ladder takes consecutive ones. Below 24, one rate no longer serves all widths (docs/log.md).
@@ -147,7 +148,8 @@ def design(config: StudyConfig, data: DataConfig, train_tokens: int, speed: Spee
             best = fitted
     if best is None:
         least = _with_seconds(_ladder(config, data, recipe, SIZES - 1, 1.0), speed)
-        minutes = (FIXED_SECONDS + least.ladder_seconds + least.target_seconds) / 60
+        # Rounded up: the advice must hold when it is followed.
+        minutes = math.ceil((FIXED_SECONDS + least.ladder_seconds + least.target_seconds) / 6) / 10
         raise UserError(
             f"--minutes {config.minutes:g} is too few for any ladder on this machine; the least is {minutes:.1f}"
         )
@@ -298,10 +300,7 @@ def _round(tokens: float) -> int:
 
 
 def describe_cost(made: Design) -> str:
-    """One line: how long ladder and target will take."""
-    if made.ladder_seconds is None:
-        return "cost not measured"
-    return (
-        f"ladder {format_seconds(made.ladder_seconds)}, target {format_seconds(made.target_seconds)}, "
-        f"all about {format_seconds(made.ladder_seconds + made.target_seconds + FIXED_SECONDS)}"
-    )
+    """One line: how long the ladder takes, and what its largest process keeps in memory."""
+    seconds = "not measured" if made.ladder_seconds is None else format_seconds(made.ladder_seconds)
+    memory = PROCESS_BYTES + max(memory_bytes(rung) for rung in made.rungs)
+    return f"ladder {seconds}, about {memory / 1e9:.1f} GB of memory a process"

@@ -10,32 +10,30 @@ from .record import RunRecord
 from .store import Study
 
 
-def planned_run(study: Study) -> RunConfig:
-    """The run that the study's plan stands for.
+def planned_run(plan: dict[str, Any]) -> RunConfig:
+    """The run that a plan stands for.
 
     Raises:
-        UserError: there is no plan, or it names no run.
+        UserError: it names none.
     """
-    plan = study.read("plan.json")
-    if plan is None:
-        raise UserError(f"{study.path}: no plan.json in it; run `allometry plan {study.path} --flops …` first")
     if not plan.get("run"):
-        raise UserError(f"{study.path / 'plan.json'}: names no run to train; make it from a study, not from a bare fit")
-    return RunConfig.parse(plan["run"], "plan.json: run")
+        raise UserError("the plan names no run to train; make it from a study, not from a bare fit")
+    return RunConfig.parse(plan["run"], "plan: run")
 
 
-def settle(study: Study, record: RunRecord) -> dict[str, Any]:
-    """Compare the plan's prediction with the run that came of it, and write ``outcome.json``.
+def settle(study: Study, plan: dict[str, Any], record: RunRecord) -> dict[str, Any]:
+    """Compare a plan's prediction with the run that came of it, and write ``outcome.json``.
 
     ``relative_error`` is predicted over actual, less one. ``compute_ratio`` is the run's FLOPs over those of the
     largest rung, ``ladder_share`` the share of all FLOPs spent that went into sweep and rungs.
 
     Raises:
-        UserError: the run diverged.
+        UserError: the run diverged, or the plan was written after it ended and so predicts nothing.
     """
     if record.status != "finished":
         raise UserError(f"the planned run diverged ({record.note}); there is no loss to compare; see {study.path}")
-    plan = study.read("plan.json")
+    if plan["created"] > record.finished_at:
+        raise UserError(f"run {record.id} had ended before this plan was written: that is no prediction")
     rungs = study.records("ladder")
     largest = max((rung.config.flops for rung in rungs), default=None)
     spent = sum(run.flops_spent for run in study.records("sweep", "ladder"))

@@ -48,16 +48,9 @@ class Recipe:
 
     def run(self, model: ModelConfig, data: DataConfig, tokens: int, seed: int) -> RunConfig:
         """The configuration of a run of ``tokens`` tokens by this recipe."""
-        train = TrainConfig(
-            tokens=tokens,
-            seed=seed,
-            lr=self.lr,
-            batch_tokens=self.batch_tokens,
-            batch_exponent=self.batch_exponent,
-            lr_exponent=self.lr_exponent,
-            reference_tokens=self.reference_tokens,
-            precision=self.precision,
-        )
+        names = ("lr", "batch_tokens", "batch_exponent", "lr_exponent", "reference_tokens", "precision")
+        values = {name: getattr(self, name) for name in names}
+        train = TrainConfig.parse(values | {"tokens": tokens, "seed": seed}, "recipe")
         return RunConfig(model=model, data=data, train=train)
 
     def to_json(self) -> dict[str, Any]:
@@ -114,7 +107,9 @@ def measure(recipe: Recipe, records: Sequence[RunRecord]) -> tuple[Recipe, dict[
     train = [record.config.train for record in kept]
     groups = sorted({(record.config.num_params, record.config.train.tokens) for record in kept})
     if len({t.lr for t in train}) < 3:
-        raise UserError("the sweep of learning rates left fewer than three that trained; give --lr, or other text")
+        raise UserError(
+            "the sweep of learning rates left fewer than three that trained; give the ladder another lr, or other text"
+        )
     x = np.log2([t.lr / recipe.lr for t in train])
     z = np.log2([t.batch_tokens / recipe.batch_tokens for t in train])
     member = np.array(

@@ -2,24 +2,25 @@
 
     study/
       study.json            what was asked for: settings that must match when the same command comes again
-      corpus/               the tokens, split once (written by lm.data)
+      corpus/               the tokens, split once (see corpus.py)
       runs/<id>/            record.json, metrics.jsonl, model.safetensors: written when the run ends, record last
       trunks/<id>.safetensors   state of a training under way
       calibration.json  ladder.json  recipe.json  fit.json  plan.json  outcome.json  report.html
 
-A run exists when its ``record.json`` does. Everything else can be made again from the records.
+A run exists when its ``record.json`` does. Fit, recipe and report can be made again from the records.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .files import replace_file, write_json
+from ..files import replace_file, write_json
 from .record import RunRecord
 
 try:
@@ -38,14 +39,19 @@ class Study:
     def create(cls, path: Path, settings: dict[str, Any]) -> Study:
         """Open the study at ``path``, or begin it with ``settings``.
 
+        A study in which nothing was trained yet is begun anew when the settings differ. The text is compared by its
+        fingerprint, not by the path (``data``) that it was read from.
+
         Raises:
             UserError: another study, or something else, is there already.
         """
         study = cls(path)
         if study.settings_path.exists():
             difference = _difference(study.settings(), settings)
-            if difference:
+            if difference and study.begun():
                 raise UserError(f"{path}: holds a study with {difference}; give another --out, or delete the folder")
+            if difference:
+                study._begin_anew(settings)
             return study
         if study.path.exists() and not (study.path.is_dir() and _is_empty(study.path)):
             raise UserError(f"{path}: exists and is not a study; give another --out")
@@ -66,6 +72,18 @@ class Study:
         if not study.settings_path.is_file():
             raise UserError(f"{path}: not a study (no study.json in it); `allometry ladder` or `quickstart` makes one")
         return study
+
+    def begun(self) -> bool:
+        """Whether any training has left something here."""
+        return any(any(folder.iterdir()) for name in ("runs", "trunks") if (folder := self.path / name).is_dir())
+
+    def _begin_anew(self, settings: dict[str, Any]) -> None:
+        """Other settings for a study without training; what was made by the old ones goes."""
+        with self.lock():
+            for name in ("calibration.json", "ladder.json", "recipe.json"):
+                (self.path / name).unlink(missing_ok=True)
+            shutil.rmtree(self.corpus_path, ignore_errors=True)
+            write_json(self.settings_path, settings)
 
     @property
     def settings_path(self) -> Path:
@@ -171,7 +189,7 @@ def _is_empty(folder: Path) -> bool:
 
 def _difference(there: dict[str, Any], asked: dict[str, Any]) -> str:
     """The first setting that differs, as a person says it; empty if none does."""
-    for key in sorted(there.keys() | asked.keys()):
+    for key in sorted((there.keys() | asked.keys()) - {"data"}):
         old, new = there.get(key), asked.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             if inner := _difference(old, new):

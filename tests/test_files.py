@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from allometry.runs import files
-from allometry.runs.files import replace_file, write_json
+from allometry import files
+from allometry.files import replace_file, write_json
 
 
 def test_content_is_put_in_place_whole_with_its_folder(tmp_path):
