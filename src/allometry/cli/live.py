@@ -122,21 +122,21 @@ class Board:
         return table
 
 
-def cost_table(configs: Sequence[RunConfig], seconds: dict[str, float], kinds: dict[str, str]) -> Table:
-    """Every run of a ladder and what it will cost, before anything is spent."""
+def cost_table(rows: Sequence[tuple[str, RunConfig, float]]) -> Table:
+    """Every run of a ladder, what it is for and the seconds it will take, before anything is spent."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("kind", "params", "total", "tokens", "batch", "lr", "FLOPs", "seconds"):
         table.add_column(name, justify="left" if name == "kind" else "right", no_wrap=True)
-    for config in configs:
+    for kind, config, seconds in rows:
         table.add_row(
-            kinds[config.id],
+            kind,
             format_count(config.num_params),
             format_count(config.model.num_params_total),
             format_count(config.tokens),
             format_count(config.schedule.stages[-1].batch * config.model.context),
             f"{config.train.lr:.3g}",
             format_flops(config.flops),
-            f"{seconds[config.id]:.1f}" if config.id in seconds else "?",
+            f"{seconds:.1f}",
         )
     return table
 

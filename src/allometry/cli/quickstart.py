@@ -26,7 +26,7 @@ from ..runs.recipe import Recipe
 from ..runs.store import Study
 from .live import Board, cost_table
 from .models import best_run, train_one
-from .output import answer, answer_json, answers, note, notes
+from .output import answer, answer_json, note, notes
 from .plans import study_plan
 
 PROMPT = "def "
@@ -98,20 +98,20 @@ def _open(config: StudyConfig, out: Path) -> Iterator[_Session]:
 def _confirm(session: _Session, *, dry_run: bool, yes: bool, as_json: bool) -> bool:
     """Show what it will cost; whether to go on."""
     made = session.design
-    runs = [*made.sweep, *made.rungs]
-    seconds = trunk_costs(session.speed.ladder, made.sweep) | trunk_costs(session.speed.ladder, made.rungs)
+    rows = [
+        (kind, run, seconds[run.id])
+        for kind, runs in (("sweep", made.sweep), ("ladder", made.rungs))
+        for seconds in [trunk_costs(session.speed.ladder, runs)]
+        for run in runs
+    ]
     if dry_run and as_json:
+        names = ("num_params", "tokens", "flops")
         answer_json(
             {
                 "runs": [
-                    {
-                        "num_params": run.num_params,
-                        "tokens": run.tokens,
-                        "lr": run.train.lr,
-                        "flops": run.flops,
-                        "seconds": seconds[run.id],
-                    }
-                    for run in runs
+                    {"kind": kind, "seconds": seconds, "lr": run.train.lr, "batch_tokens": run.train.batch_tokens}
+                    | {name: getattr(run, name) for name in names}
+                    for kind, run, seconds in rows
                 ],
                 "ladder_seconds": made.ladder_seconds,
                 "target_seconds": made.target_seconds,
@@ -119,13 +119,12 @@ def _confirm(session: _Session, *, dry_run: bool, yes: bool, as_json: bool) -> b
             }
         )
         return False
-    kinds = {run.id: "ladder" for run in made.rungs} | {run.id: "sweep" for run in made.sweep}
     if dry_run:
-        answers.print(cost_table(runs, seconds, kinds))
+        answer(cost_table(rows))
     elif session.study.records():
         note(f"{len(session.study.records())} runs are recorded already; going on")
     else:
-        notes.print(cost_table(runs, seconds, kinds))
+        notes.print(cost_table(rows))
     note(describe_cost(made))
     if session.config.minutes is not None:
         note(
