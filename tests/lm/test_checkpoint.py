@@ -8,11 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allometry import nn
+from allometry import files, nn
 from allometry.errors import UserError
 from allometry.lm import checkpoint
 from allometry.lm.model import build
-from allometry.runs import files
 from builders import model_config
 
 META = {"step": 3, "smooth": 2.5, "curve": [[1, 2.0]], "name": "τ"}
