@@ -179,7 +179,7 @@ def test_the_old_report_stays_when_a_new_one_fails(study, tmp_path, monkeypatch)
     copy = cut(study, tmp_path / "study", "empty")
     path = write_report(copy)
     before, names = path.read_bytes(), sorted(p.name for p in copy.path.iterdir())
-    monkeypatch.setattr("allometry.runs.files.os.replace", _full_disk)
+    monkeypatch.setattr("allometry.files.os.replace", _full_disk)
     with pytest.raises(OSError, match="No space"):
         write_report(copy)
     monkeypatch.undo()
