@@ -110,10 +110,10 @@ def test_a_study_from_ladder_to_report(cli, study):
     fitted = json.loads(out)
     assert fitted == json.loads((study / "fit.json").read_text())
 
-    status, out, _ = cli("plan", study, "--flops", "4e11", "--json")
+    status, out, _ = cli("plan", study, "--flops", "1.5e11", "--json")
     assert status == 0
     plan = json.loads(out)
-    assert plan["flops_exact"] == pytest.approx(4e11, rel=1e-3)
+    assert plan["flops_exact"] == pytest.approx(1.5e11, rel=1e-3)
     assert plan["low"] < plan["loss"] < plan["high"]
 
     status, out, _ = cli("train", study / "plan.json", "--json")
@@ -125,7 +125,7 @@ def test_a_study_from_ladder_to_report(cli, study):
     assert 0 < outcome["ladder_share"] < 1
     record = json.loads((study / "runs" / outcome["run"] / "record.json").read_text())
     assert record["kind"] == "target"
-    assert record["counts"]["flops"] == pytest.approx(4e11, rel=0.02)
+    assert record["counts"]["flops"] == pytest.approx(1.5e11, rel=0.02)
 
     status, out, _ = cli("train", study / "plan.json", "--json")  # asked again, it is found
     assert json.loads(out) == outcome

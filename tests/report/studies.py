@@ -65,13 +65,13 @@ def build(path, *, source="stdlib", note="loss not finite at step 120", sample="
     study.write("fit.json", forecast.to_json())
     budget = planning.Budget(flops=8 * max(config.flops for config in rungs))
     plan = planning.plan(
-        forecast, budget, shape=shape_near, recipe=lambda n, d: recipe.at(d), created="2026-01-02T04:00:00+00:00"
+        forecast, budget, shape=shape_near, recipe=lambda n, d: recipe.at(d), created="2026-01-02T03:00:00+00:00"
     )
     config = recipe.run(shape_near(plan.num_params), data, round(plan.tokens), 0)
     study.write("plan.json", plan.with_run(config.to_dict()).to_json())
     target = record(config, "target", 1.004)
     _save(study, target, environment)
-    settle(study, target)
+    settle(study, study.read("plan.json"), target)
     study.write("sample.json", {"run": target.id, "prompt": "def ", "text": sample})
     return study
 
