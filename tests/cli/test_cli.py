@@ -133,7 +133,7 @@ def test_a_study_from_ladder_to_report(cli, study):
     status, out, _ = cli("report", study)
     assert status == 0
     page = (study / "report.html").read_text()
-    assert f"{outcome['actual']:.3f}" in page
+    assert f"{outcome['actual']:.4f}" in page
 
     status, out, _ = cli("predict", study, "--params", "50k", "--tokens", "100k", "--json")
     assert status == 0
