@@ -1,9 +1,13 @@
 """The ladder's design: it fits the minutes, covers sizes and lengths, and says so when it cannot."""
 
+import itertools
+
+import numpy as np
 import pytest
 
 from allometry.config import DataConfig, StudyConfig
 from allometry.errors import UserError
+from allometry.runs import ladder
 from allometry.runs.cost import Throughput
 from allometry.runs.ladder import FIXED_SECONDS, TARGET_RATIO, Design, Speed, design, jobs, rungs
 from allometry.runs.recipe import Recipe
@@ -33,6 +37,17 @@ def test_five_sizes_three_lengths_and_two_ratios_each(minutes):
     for size in sizes:
         assert len({rung.tokens for rung in rungs_ if rung.num_params == size}) == 3
     assert max(sizes) / min(sizes) > 4
+
+
+def test_what_is_expected_grows_with_the_ladder():
+    times = [_ladder_seconds(flops) for flops in np.geomspace(2e11, 2e12, 40)]
+    assert all(later > earlier * 0.99 for earlier, later in itertools.pairwise(times))
+
+
+def _ladder_seconds(flops):
+    config = StudyConfig(minutes=5)
+    one = ladder._with_seconds(ladder._ladder(config, DATA, Recipe(), ladder.SIZES - 1, flops), SPEED)
+    return one.ladder_seconds + one.target_seconds
 
 
 def test_more_minutes_are_never_a_smaller_ladder():

@@ -278,8 +278,10 @@ def _with_seconds(made: Design, speed: Speed) -> Design:
         for config in configs:
             trunks[config.trunk] += costs[config.id]
         total += _makespan(list(trunks.values()), speed.workers)
-    # The law will choose the target's size; a model as wide as the top rung is near it, and not the fastest.
-    model = shape(made.largest.model.width, made.largest.model.context)
+    # The law will choose the target's size; the second widest of the ladder is near what it chose in trials. (Not the
+    # rung of most FLOPs: all sizes have nearly the same, and rounding would pick now one width, now another.)
+    models = sorted({rung.num_params: rung.model for rung in made.rungs}.items())
+    model = models[max(0, len(models) - 2)][1]
     tokens = round(made.target_flops / model.flops_per_token)
     target = made.recipe.run(model, made.largest.data, tokens, 0)
     seconds = speed.target.trunk_seconds([target], HELD_OUT_TOKENS)[0]
