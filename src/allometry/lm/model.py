@@ -8,8 +8,10 @@ from torch import Tensor
 from .. import nn
 from ..config import ModelConfig
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-class LanguageModel(torch.nn.Module):
+
+class LanguageModel(nn.Decoder):
     """Token logits of a causal transformer: (batch, length) integers → (batch, length, vocab).
 
     Weights and logits are FP32. With ``precision`` "bf16" all between embedding and logits is computed in BF16, which
@@ -17,16 +19,12 @@ class LanguageModel(torch.nn.Module):
     """
 
     def __init__(self, config: ModelConfig, precision: str = "fp32"):
-        super().__init__()
+        shape = (config.vocab_size, config.layers, config.width, config.heads, config.hidden)
+        super().__init__(*shape, compute=PRECISIONS[precision])
         self.config = config
-        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.stack = nn.ResidualStack(config.layers, config.width, config.heads, config.hidden, config.context)
-        self.norm = nn.RMSNorm()
-        self.readout = nn.Readout(config.width, config.vocab_size)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.readout(self.norm(self.stack(self.embedding(tokens).to(self.dtype)))).float()
+        return super().forward(tokens).float()
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats a token; its gradients at unit scale."""

@@ -2,35 +2,40 @@
 
     from allometry import nn
 
-    layer = nn.Linear(512, 2048)             # unit-scaled, nothing to configure
-    optimizer = nn.AdamW(model, lr=0.1)      # one base rate, rates by role (u-μP)
+    model = nn.Decoder(vocab_size=256, layers=4, width=256, heads=4)
+    optimizer = nn.AdamW(model, lr=0.5)      # one base rate; each weight's own by its role (u-μP)
+    loss = nn.CrossEntropyLoss()(model(tokens).flatten(0, 1), targets.flatten())
 
-Needs torch and nothing else of this package.
+The layers have the names and argument order of ``torch.nn``. Needs torch and nothing else of this package.
 """
 
-from . import functional
-from .layers import MLP, Attention, Embedding, Linear, Readout, ResidualStack, RMSNorm, TransformerBlock
-from .optim import AdamW, param_groups
-from .parametrization import Role, learning_rate_factors, roles
-from .scale import Scale, exact_scale, residual_taus, scale
-
-__all__ = [
-    "MLP",
-    "AdamW",
-    "Attention",
-    "Embedding",
-    "Linear",
-    "RMSNorm",
-    "Readout",
-    "ResidualStack",
-    "Role",
-    "Scale",
-    "TransformerBlock",
-    "exact_scale",
-    "functional",
-    "learning_rate_factors",
-    "param_groups",
-    "residual_taus",
-    "roles",
-    "scale",
-]
+from . import functional, schemes
+from .gemm import Factors, accumulation
+from .layers import (
+    GEGLU,
+    GELU,
+    Conv1d,
+    Conv2d,
+    CrossEntropyLoss,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Linear,
+    MSELoss,
+    Parametrized,
+    Readout,
+    ReLU,
+    ReLU2,
+    RMSNorm,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    SwiGLU,
+    Tanh,
+)
+from .optim import SGD, Adam, AdamW, Lion, Muon, param_groups
+from .parametrization import learning_rate_factors, parametrize, roles
+from .scale import Scale, exact_scale, scale
+from .schemes import Base, Role, Scheme, residual_taus
+from .transformer import MLP, Attention, Decoder, ResidualStack, TransformerBlock

@@ -1,9 +1,8 @@
-"""Unit-scaled layers. Weights start as unit normals; every layer maps unit scale to unit scale.
+"""Unit-scaled layers, under the names and in the argument order of ``torch.nn``.
 
-Each layer that owns parameters names their **role** (input, hidden, output) in ``roles``; a
-:class:`ResidualStack` says how many branches its parameters share. :mod:`allometry.nn.parametrization` turns that
-into learning rates. Roles belong to names in the module tree and never to tensors, so that they outlive whatever
-replaces the tensors (sharding, loading, copying).
+A layer that owns parameters names their **role** (input, hidden, output, bias, gain) in ``roles``. With its place in
+the module tree that is all :mod:`allometry.nn.parametrization` needs to tell multiplier, init and learning rate. Roles
+belong to names and never to tensors, so that they outlive whatever replaces the tensors (sharding, loading, copying).
 """
 
 from __future__ import annotations
@@ -15,178 +14,457 @@ import torch
 from torch import Tensor, nn
 
 from . import functional as F
-from .scale import residual_taus
+from .autograd import Constants
+from .elementwise import activation
+from .gemm import CONSTRAINTS, Factors, check_constraint, conv_factors
+from .scale import Scale
+from .schemes import Base, Role, scheme
+
+UNIT = Scale(1.0, 1.0)
 
 
-class Linear(nn.Module):
-    """``x @ weight.T`` at unit scale: (…, in_features) → (…, out_features).
+class Parametrized(nn.Module):
+    """A layer with parameters, each of which has a role; u-μP until :func:`~allometry.nn.parametrize` says otherwise.
 
-    ``gain`` multiplies the output: the folded factor of the operation before.
+    A layer of your own derives from this, names its ``roles`` and, if its weights are not of shape (fan_out, fan_in,
+    taps…), overrides :meth:`fans`.
     """
 
-    roles: ClassVar[dict[str, str]] = {"weight": "hidden"}
+    roles: ClassVar[dict[str, str]] = {}
+    scheme: str = "umup"
+    base: Base = Base()
 
-    def __init__(self, in_features: int, out_features: int, *, gain: float = 1.0):
-        super().__init__()
-        self.in_features, self.out_features, self.gain = in_features, out_features, gain
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.reset_parameters()
+    def fans(self, name: str) -> tuple[int, int]:
+        """(fan_in, fan_out) of the parameter ``name``."""
+        shape = getattr(self, name).shape
+        if len(shape) < 2:
+            return 1, shape[0] if shape else 1
+        taps = math.prod(shape[2:])
+        return shape[1] * taps, shape[0] * taps
+
+    def role(self, name: str, branches: int = 1) -> Role:
+        """The role of the parameter ``name`` on a stream of ``branches`` residual branches."""
+        return Role(self.roles[name], *self.fans(name), branches)
+
+    def multiplier(self, name: str = "weight", branches: int = 1) -> float:
+        """The scheme's multiplier of the parameter ``name``."""
+        role = self.role(name, branches)
+        return scheme(self.scheme).multiplier[role.kind](role, self.base)
+
+    def init_std(self, name: str = "weight", branches: int = 1) -> float:
+        """The scheme's standard deviation of the parameter ``name`` at the start."""
+        role = self.role(name, branches)
+        return scheme(self.scheme).init[role.kind](role, self.base)
+
+    def adopt(self, name: str, base: Base, branches: int) -> None:
+        """Take up a scheme: the constants of the forward and backward pass follow from it."""
+        self.scheme, self.base = name, base
+        self.refactor(branches)
+
+    def refactor(self, branches: int = 1) -> None:
+        """Work out the factors anew, after a change of scheme."""
 
     def reset_parameters(self) -> None:
-        """Unit-normal weights, from torch's global generator."""
-        nn.init.normal_(self.weight)
+        """Weights normal with the scheme's deviation, from torch's global generator; biases 0, gains 1."""
+        for name, parameter in self.named_parameters(recurse=False):
+            if self.roles[name] == "bias":
+                nn.init.zeros_(parameter)
+            elif self.roles[name] == "gain":
+                nn.init.ones_(parameter)
+            else:
+                nn.init.normal_(parameter, std=self.init_std(name))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, gain=self.gain)
+
+class Linear(Parametrized):
+    """``x @ weight.T + bias`` at unit scale: (…, in_features) → (…, out_features).
+
+    ``constraint`` as in :func:`~allometry.nn.functional.linear`. ``gain`` is the scale of the operation before, if it
+    was left out there to be done here for nothing: its forward factor joins the output's, its backward factor the
+    input gradient's.
+    """
+
+    roles: ClassVar[dict[str, str]] = {"weight": "hidden", "bias": "bias"}
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        device=None,
+        dtype=None,
+        *,
+        constraint: str | None = None,
+        gain: Scale = UNIT,
+    ):
+        super().__init__()
+        check_constraint(constraint)
+        _check_sizes(in_features=in_features, out_features=out_features)
+        self.in_features, self.out_features, self.constraint, self.gain = in_features, out_features, constraint, gain
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        self.refactor()
+        self.reset_parameters()
+
+    def fans(self, name: str) -> tuple[int, int]:
+        # Not of the tensor: a sharded or flattened parameter still belongs to the whole matrix.
+        return self.in_features, self.out_features
+
+    def refactor(self, branches: int = 1) -> None:
+        output = self.gain.forward * self.multiplier("weight", branches)
+        unit = self.gain.backward / (self.init_std("weight", branches) * math.sqrt(self.out_features))
+        self._factors = Constants(output, output if self.constraint else unit, self.gain.forward)
+
+    def factors(self) -> Factors:
+        """The factors of the three products."""
+        return Factors(*self._factors())
+
+    @property
+    def backward_ratio(self) -> float:
+        """The gradient that this layer passes on, over the true one (the factor of ``gain`` included)."""
+        factors = self.factors()
+        return factors.grad_input / factors.output
+
+    def forward(self, x: Tensor, onto: Tensor | None = None, keep: float = 1.0, share: float = 1.0) -> Tensor:
+        return F.linear(x, self.weight, self.bias, factors=self.factors(), onto=onto, keep=keep, share=share)
 
     def extra_repr(self) -> str:
-        return f"{self.in_features}, {self.out_features}, gain={self.gain:g}"
+        extra = f", constraint={self.constraint!r}" if self.constraint else ""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}{extra}"
 
 
 class Readout(Linear):
-    """The last map, to logits: fan_in^-1 forward, so that logits start small at any width, fan_in^-½ backward.
+    """The last map, to logits: fan_in^-1 forward under u-μP, so that logits start small at any width.
 
-    The two differ on a cut edge: everything below sees its gradient times √fan_in, which Adam does not notice.
-    Source: u-μP (arXiv 2407.17465), table 2; of the backward factors that are in use we take 1/√fan_in.
+    The gradient carries fan_out^-½ as in any linear map, and reaches the body at unit scale. The two directions differ
+    on a cut edge: all below sees its gradient times the same constant. (Sources disagree on the backward factor,
+    1/√fan_in or 1/√fan_out; this one is what unit scale asks for.) Source: u-μP (arXiv 2407.17465), table 2.
     """
 
-    roles: ClassVar[dict[str, str]] = {"weight": "output"}
+    roles: ClassVar[dict[str, str]] = {"weight": "output", "bias": "bias"}
+
+
+class _Conv(Parametrized):
+    roles: ClassVar[dict[str, str]] = {"weight": "hidden", "bias": "bias"}
+    axes: ClassVar[int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple,
+        stride: int | tuple = 1,
+        padding: int | tuple = 0,
+        dilation: int | tuple = 1,
+        groups: int = 1,
+        bias: bool = False,
+        device=None,
+        dtype=None,
+        *,
+        constraint: str | None = None,
+    ):
+        super().__init__()
+        check_constraint(constraint)
+        _check_sizes(in_channels=in_channels, out_channels=out_channels, groups=groups)
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(f"groups: {groups} divides not both {in_channels} and {out_channels} channels")
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.groups, self.constraint = groups, constraint
+        self.kernel_size, self.stride, self.padding, self.dilation = (
+            tuple(value) if isinstance(value, tuple | list) else (value,) * self.axes
+            for value in (kernel_size, stride, padding, dilation)
+        )
+        shape = (out_channels, in_channels // groups, *self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        self.refactor()
+        self.reset_parameters()
+
+    def fans(self, name: str) -> tuple[int, int]:
+        taps = math.prod(self.kernel_size)
+        return self.in_channels // self.groups * taps, self.out_channels // self.groups * taps
+
+    def refactor(self, branches: int = 1) -> None:
+        taps, stride = math.prod(self.kernel_size), math.prod(self.stride)
+        unit = conv_factors(self.in_channels, self.out_channels, taps, self.groups, stride)
+        output = self.multiplier("weight", branches)
+        grad_input = output if self.constraint else unit.grad_input / self.init_std("weight", branches)
+        self._factors = Constants(output, grad_input, 1.0)
+
+    def factors(self) -> Factors:
+        """The factors of the three convolutions."""
+        return Factors(*self._factors())
 
     def forward(self, x: Tensor) -> Tensor:
-        gain = self.gain / math.sqrt(self.in_features)
-        return F.linear(x, self.weight, gain=gain, backward_gain=self.gain)
+        convolve = (F.conv1d, F.conv2d)[self.axes - 1]
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        return convolve(x, self.weight, self.bias, *geometry, factors=self.factors())
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, groups={self.groups}, bias={self.bias is not None}"
+        )
 
 
-class Embedding(nn.Module):
+class Conv1d(_Conv):
+    """A convolution at unit scale: (batch, in_channels, length) → (batch, out_channels, length')."""
+
+    axes: ClassVar[int] = 1
+
+
+class Conv2d(_Conv):
+    """A convolution at unit scale: (batch, in_channels, height, width) → (batch, out_channels, height', width')."""
+
+    axes: ClassVar[int] = 2
+
+
+class Embedding(Parametrized):
     """A table of unit-normal rows: (…) integer tokens → (…, embedding_dim)."""
 
     roles: ClassVar[dict[str, str]] = {"weight": "input"}
 
-    def __init__(self, num_embeddings: int, embedding_dim: int):
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, device=None, dtype=None
+    ):
         super().__init__()
-        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.weight = nn.Parameter(torch.empty(num_embeddings, embedding_dim))
+        _check_sizes(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
+        self.weight = nn.Parameter(torch.empty(num_embeddings, embedding_dim, device=device, dtype=dtype))
         self.reset_parameters()
 
+    def fans(self, name: str) -> tuple[int, int]:
+        return self.num_embeddings, self.embedding_dim
+
     def reset_parameters(self) -> None:
-        """Unit-normal rows, from torch's global generator."""
-        nn.init.normal_(self.weight)
+        """Rows normal with the scheme's deviation; that of ``padding_idx`` zero."""
+        super().reset_parameters()
+        if self.padding_idx is not None:
+            with torch.no_grad():
+                self.weight[self.padding_idx].zero_()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return F.embedding(tokens, self.weight)
+        return F.embedding(tokens, self.weight, self.padding_idx)
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}"
 
 
-class RMSNorm(nn.Module):
-    """Each row over its root mean square; no trained gain, as in u-μP."""
+class RMSNorm(Parametrized):
+    """Each row over its root mean square: (…, width) → (…, width).
 
-    def __init__(self, eps: float = 1e-6):
+    No trained gain unless ``elementwise_affine``: u-μP does without, and a gain would move the scale.
+    """
+
+    roles: ClassVar[dict[str, str]] = {"weight": "gain"}
+
+    def __init__(
+        self, normalized_shape: int, eps: float = 1e-6, elementwise_affine: bool = False, device=None, dtype=None
+    ):
         super().__init__()
-        self.eps = eps
+        _check_sizes(normalized_shape=normalized_shape)
+        self.normalized_shape, self.eps = normalized_shape, Constants(eps)
+        self.weight = (
+            nn.Parameter(torch.empty(normalized_shape, device=device, dtype=dtype)) if elementwise_affine else None
+        )
+        self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.eps)
+        return F.rms_norm(x, self.weight, *self.eps())
+
+    def extra_repr(self) -> str:
+        return f"{self.normalized_shape}, eps={self.eps.values[0]:g}, elementwise_affine={self.weight is not None}"
 
 
-class Attention(nn.Module):
-    """Causal self-attention with rotary positions: (batch, length, width) → (batch, length, width).
+class LayerNorm(Parametrized):
+    """Each row less its mean, over its deviation: (…, width) → (…, width); gain and bias if ``elementwise_affine``."""
 
-    A norm stands before the output projection: averages of values shrink, and by how much depends on the text, the
-    position and the depth. After the norm the projection reads unit scale at all of them.
-
-    Raises:
-        ValueError: ``heads`` does not divide ``width``, or a head has an odd number of dimensions.
-    """
-
-    def __init__(self, width: int, heads: int, *, multiplier: float = 1.0):
-        super().__init__()
-        if heads < 1 or width % (2 * heads):
-            raise ValueError(f"heads: {heads} heads do not split width {width} into parts of an even size")
-        self.heads, self.multiplier = heads, multiplier
-        self.qkv = Linear(width, 3 * width)
-        self.norm = RMSNorm()
-        self.out = Linear(width, width)
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        batch, length, width = x.shape
-        qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        q, k = F.rope(qkv[:2], cos, sin).unbind(0)
-        y = F.causal_attention(q, k, qkv[2], multiplier=self.multiplier)
-        return self.out(self.norm(y.transpose(1, 2).reshape(batch, length, width)))
-
-
-class MLP(nn.Module):
-    """The gated MLP ``down(silu(gate) · up)``: (…, width) → (…, width).
-
-    The factor of the gate is folded into the last GEMM.
-    """
-
-    def __init__(self, width: int, hidden: int):
-        super().__init__()
-        self.gate_up = Linear(width, 2 * hidden)
-        self.down = Linear(hidden, width, gain=F.SWIGLU_SCALE)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.swiglu(*self.gate_up(x).chunk(2, -1)))
-
-
-class TransformerBlock(nn.Module):
-    """One attention branch and one MLP branch on the residual stream, each after a norm, each with its τ."""
-
-    def __init__(self, width: int, heads: int, hidden: int, taus: tuple[float, float], *, multiplier: float = 1.0):
-        super().__init__()
-        self.taus = taus
-        self.norm = RMSNorm()
-        self.attention = Attention(width, heads, multiplier=multiplier)
-        self.mlp = MLP(width, hidden)
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = F.residual_add(x, self.attention(self.norm(x), cos, sin), self.taus[0])
-        return F.residual_add(x, self.mlp(self.norm(x)), self.taus[1])
-
-
-class ResidualStack(nn.Module):
-    """``layers`` transformer blocks over one residual stream of unit scale from end to end.
-
-    ``alpha_res`` and ``alpha_ratio`` are u-μP's weights of the branches (see :func:`residual_taus`). The rotary
-    tables reach to ``context`` positions; a shorter sequence uses their beginning.
-    """
+    roles: ClassVar[dict[str, str]] = {"weight": "gain", "bias": "bias"}
 
     def __init__(
         self,
-        layers: int,
-        width: int,
-        heads: int,
-        hidden: int,
-        context: int,
-        *,
-        alpha_res: float = 1.0,
-        alpha_ratio: float = 1.0,
-        alpha_attention: float = 1.0,
+        normalized_shape: int,
+        eps: float = 1e-5,
+        elementwise_affine: bool = False,
+        bias: bool = True,
+        device=None,
+        dtype=None,
     ):
         super().__init__()
-        self.branches = 2 * layers
-        taus = residual_taus(self.branches, alpha_res, alpha_ratio)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(width, heads, hidden, (taus[2 * i], taus[2 * i + 1]), multiplier=alpha_attention)
-            for i in range(layers)
+        _check_sizes(normalized_shape=normalized_shape)
+        self.normalized_shape, self.eps = normalized_shape, Constants(eps)
+        new = lambda wanted: (
+            nn.Parameter(torch.empty(normalized_shape, device=device, dtype=dtype)) if wanted else None
         )
-        self.register_buffer("cos", torch.empty(context, width // heads), persistent=False)
-        self.register_buffer("sin", torch.empty(context, width // heads), persistent=False)
+        self.weight, self.bias = new(elementwise_affine), new(elementwise_affine and bias)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Fill the rotary tables, which no checkpoint holds: after ``to_empty`` they would stay empty otherwise."""
-        for table, values in zip((self.cos, self.sin), F.rope_tables(*self.cos.shape), strict=True):
-            table.copy_(values)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight, self.bias, *self.eps())
+
+    def extra_repr(self) -> str:
+        return f"{self.normalized_shape}, eps={self.eps.values[0]:g}, elementwise_affine={self.weight is not None}"
+
+
+class _Activation(nn.Module):
+    function: ClassVar[str]
+
+    def __init__(self, *, constraint: str | None = None):
+        super().__init__()
+        check_constraint(constraint)
+        self.constraint = constraint
 
     def forward(self, x: Tensor) -> Tensor:
-        length = x.shape[1]
-        if length > self.cos.shape[0]:
-            raise ValueError(f"x: {length} positions, but the stack was built for a context of {self.cos.shape[0]}")
-        cos, sin = self.cos[:length].to(x.dtype), self.sin[:length].to(x.dtype)
-        for block in self.blocks:
-            x = block(x, cos, sin)
-        return x
+        return activation(self.function, x, self.constraint)
+
+    def extra_repr(self) -> str:
+        return f"constraint={self.constraint!r}" if self.constraint else ""
+
+
+class ReLU(_Activation):
+    """√2·max(x, 0)."""
+
+    function: ClassVar[str] = "relu"
+
+
+class ReLU2(_Activation):
+    """max(x, 0)² at unit scale."""
+
+    function: ClassVar[str] = "relu2"
+
+
+class GELU(_Activation):
+    """GELU at unit scale."""
+
+    function: ClassVar[str] = "gelu"
+
+
+class SiLU(_Activation):
+    """SiLU at unit scale."""
+
+    function: ClassVar[str] = "silu"
+
+
+class Tanh(_Activation):
+    """tanh at unit scale."""
+
+    function: ClassVar[str] = "tanh"
+
+
+class Sigmoid(_Activation):
+    """The logistic function at unit scale."""
+
+    function: ClassVar[str] = "sigmoid"
+
+
+class Softplus(_Activation):
+    """log(1 + eˣ) at unit scale."""
+
+    function: ClassVar[str] = "softplus"
+
+
+class Softmax(nn.Module):
+    """The softmax over ``dim``, its entries at unit scale; they sum to a constant and not to 1."""
+
+    def __init__(self, dim: int = -1, *, multiplier: float = 1.0, constraint: str | None = None):
+        super().__init__()
+        check_constraint(constraint)
+        self.dim, self.multiplier, self.constraint = dim, multiplier, constraint
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.softmax(x, self.dim, multiplier=self.multiplier, constraint=self.constraint)
+
+
+class Dropout(nn.Module):
+    """Zeros entries with probability ``p`` in training and keeps the root mean square."""
+
+    def __init__(self, p: float = 0.5):
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"p: {p} is no share of entries to drop; give 0 ≤ p < 1")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.p, self.training)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class _GLU(nn.Module):
+    function: ClassVar[str]
+
+    def __init__(self, dim: int = -1, *, constraint: str | None = None):
+        super().__init__()
+        check_constraint(constraint)
+        self.dim, self.constraint = dim, constraint
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[self.dim] % 2:
+            raise ValueError(f"x: size {x.shape[self.dim]} of dimension {self.dim} is odd; a gate needs two halves")
+        return getattr(F, self.function)(*x.chunk(2, self.dim), constraint=self.constraint)
+
+
+class SwiGLU(_GLU):
+    """``silu(first half) · second half`` at unit scale: (…, 2n) → (…, n)."""
+
+    function: ClassVar[str] = "swiglu"
+
+
+class GEGLU(_GLU):
+    """``gelu(first half) · second half`` at unit scale: (…, 2n) → (…, n)."""
+
+    function: ClassVar[str] = "geglu"
+
+
+class CrossEntropyLoss(nn.Module):
+    """Cross-entropy in nats, each counted row's gradient at unit scale; see functional.cross_entropy."""
+
+    def __init__(self, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0):
+        super().__init__()
+        self.ignore_index, self.reduction, self.label_smoothing = ignore_index, reduction, label_smoothing
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits, targets, self.ignore_index, self.reduction, self.label_smoothing)
+
+
+class MSELoss(nn.Module):
+    """Mean squared error, its gradient at unit scale."""
+
+    def __init__(self, reduction: str = "mean"):
+        super().__init__()
+        self.reduction = reduction
+
+    def forward(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(predictions, targets, self.reduction)
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}: {size} is no size; it must be at least 1")
+
+
+__all__ = [
+    "CONSTRAINTS",
+    "GEGLU",
+    "GELU",
+    "Conv1d",
+    "Conv2d",
+    "CrossEntropyLoss",
+    "Dropout",
+    "Embedding",
+    "LayerNorm",
+    "Linear",
+    "MSELoss",
+    "Parametrized",
+    "RMSNorm",
+    "ReLU",
+    "ReLU2",
+    "Readout",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "SwiGLU",
+    "Tanh",
+]

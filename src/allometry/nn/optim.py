@@ -1,47 +1,240 @@
-"""Optimisers that read their learning rates from roles."""
+"""Optimisers that read their learning rates from roles, with weight decay that is independent of them.
+
+The tables of :mod:`allometry.nn.schemes` hold Adam's rates. They serve Lion as they are, whose updates have Adam's
+size, and SGD, whose updates are the gradients and hence at unit scale too. Muon's update has spectral norm 1, an
+aligned one of Adam √(fan_in·fan_out); with that factor the same table is the spectral condition (arXiv 2310.17813).
+"""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .parametrization import learning_rate_factors
+from .parametrization import learning_rate_factors, roles
+
+FUSED = ("cpu", "cuda")
 
 
-def param_groups(model: nn.Module, lr: float, weight_decay: float = 0.0) -> list[dict]:
+def param_groups(
+    model: nn.Module,
+    lr: float,
+    weight_decay: float = 0.0,
+    *,
+    factors: dict[str, float] | None = None,
+    names: set[str] | None = None,
+) -> list[dict]:
     """Parameter groups for a ``torch.optim`` optimiser, one for each distinct learning rate.
 
     ``lr`` is the base rate; each group's own is its factor times that. ``weight_decay`` is independent of the rate:
     a weight shrinks by ``weight_decay`` a step at the height of the schedule and follows only the schedule's shape.
-    (PyTorch's AdamW multiplies the decay by the rate; it is divided out here.)
+    (PyTorch's AdamW multiplies the decay by the rate; it is divided out here.) ``factors`` replaces the scheme's
+    rates, ``names`` picks parameters; those that need no gradient are left out.
+
+    Raises:
+        ValueError: a rate that is not positive, a negative decay, or nothing to train.
     """
-    factors = learning_rate_factors(model)
+    if not (math.isfinite(lr) and lr > 0):
+        raise ValueError(f"lr: {lr} is no base learning rate; it must be positive")
+    if not 0 <= weight_decay < 1:
+        raise ValueError(f"weight_decay: {weight_decay} is no share of a weight to lose in a step; give 0 ≤ λ < 1")
+    factors = learning_rate_factors(model) if factors is None else factors
     groups: dict[float, list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
-        groups[factors[name]].append(parameter)
+        if parameter.requires_grad and (names is None or name in names):
+            groups[factors[name]].append(parameter)
+    if not groups and names is None:
+        raise ValueError("model: no parameter requires a gradient; there is nothing to train")
     return [
         {"params": parameters, "lr": lr * factor, "peak_lr": lr * factor, "weight_decay": weight_decay / (lr * factor)}
         for factor, parameters in groups.items()
     ]
 
 
-class AdamW(torch.optim.AdamW):
+class Scheduled:
+    """What all our optimisers share: the schedule as one number, the decay as one rule."""
+
+    def set_schedule(self, shape: float) -> None:
+        """Put every group's rate at ``shape`` times its peak (0 to 1)."""
+        for group in self.param_groups:
+            group["lr"] = group["peak_lr"] * shape
+
+    def _decay(self, group: dict) -> None:
+        """w ← w·(1 − λ·shape): ``weight_decay`` is λ over the peak rate."""
+        if group["weight_decay"]:
+            with_grad = [p for p in group["params"] if p.grad is not None]
+            torch._foreach_mul_(with_grad, 1 - group["lr"] * group["weight_decay"])
+
+
+class AdamW(Scheduled, torch.optim.AdamW):
     """AdamW at a base learning rate, with rates by role and independent weight decay; fused where PyTorch has it."""
 
     def __init__(
         self,
         model: nn.Module,
         lr: float,
-        *,
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-12,
         weight_decay: float = 0.0,
     ):
-        super().__init__(param_groups(model, lr, weight_decay), lr=lr, betas=betas, eps=eps, fused=True)
+        groups = param_groups(model, lr, weight_decay)
+        super().__init__(groups, lr=lr, betas=betas, eps=eps, fused=_fusible(groups) or None)
 
-    def set_schedule(self, shape: float) -> None:
-        """Put every group's rate at ``shape`` times its peak (0 to 1)."""
+
+class Adam(AdamW):
+    """Adam at a base learning rate, with rates by role and no weight decay."""
+
+    def __init__(self, model: nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-12):
+        super().__init__(model, lr, betas, eps)
+
+
+class SGD(Scheduled, torch.optim.SGD):
+    """SGD at a base learning rate, with rates by role; the decay is independent and stays out of the momentum."""
+
+    def __init__(
+        self, model: nn.Module, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
+    ):
+        groups = param_groups(model, lr, weight_decay)
+        super().__init__(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=_fusible(groups) or None)
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None):
+        decays = [group["weight_decay"] for group in self.param_groups]
         for group in self.param_groups:
-            group["lr"] = group["peak_lr"] * shape
+            self._decay(group)
+            group["weight_decay"] = 0.0  # PyTorch's would add it to the gradient
+        try:
+            return super().step(closure)
+        finally:
+            for group, decay in zip(self.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
+
+
+class Lion(Scheduled, torch.optim.Optimizer):
+    """Lion (arXiv 2302.06675): the sign of an interpolated momentum; rates by role, independent decay, foreach."""
+
+    def __init__(
+        self, model: nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0
+    ):
+        _check_betas(betas)
+        super().__init__(param_groups(model, lr, weight_decay), {"betas": betas})
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None):
+        loss = _evaluate(closure)
+        for group in self.param_groups:
+            self._decay(group)
+            parameters, grads, moments = self._gather(group)
+            if not parameters:
+                continue
+            beta1, beta2 = group["betas"]
+            update = torch._foreach_lerp(grads, moments, beta1)
+            torch._foreach_sign_(update)
+            torch._foreach_add_(parameters, update, alpha=-group["lr"])
+            torch._foreach_lerp_(moments, grads, 1 - beta2)
+        return loss
+
+    def _gather(self, group: dict) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        parameters = [p for p in group["params"] if p.grad is not None]
+        return parameters, [p.grad for p in parameters], [_moment(self.state[p], "exp_avg", p) for p in parameters]
+
+
+class Muon(Scheduled, torch.optim.Optimizer):
+    """Muon for hidden matrices, AdamW for the rest; rates by role, independent decay.
+
+    Each hidden weight moves by its momentum's nearest semi-orthogonal matrix (Newton–Schulz, five steps in BF16),
+    whose spectral norm is 1; a convolution's as a matrix of (fan_out, fan_in·taps). ``lr`` is the base rate of the
+    hidden matrices, ``adam_lr`` (by default the same) that of embedding, readout, biases and gains.
+    Source: Jordan et al., 2024, kellerjordan.github.io/posts/muon.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        *,
+        nesterov: bool = True,
+        adam_lr: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-12,
+    ):
+        _check_betas(betas)
+        by_role, factors = roles(model), learning_rate_factors(model)
+        shapes = {name: p.shape for name, p in model.named_parameters()}
+        matrices = {name for name in factors if by_role[name].kind == "hidden" and len(shapes[name]) >= 2}
+        spectral = {name: factors[name] * math.sqrt(by_role[name].fan_in * by_role[name].fan_out) for name in matrices}
+        groups = param_groups(model, lr, weight_decay, factors=spectral, names=matrices)
+        rest = param_groups(model, adam_lr or lr, weight_decay, factors=factors, names=set(factors) - matrices)
+        groups = [group | {"muon": True} for group in groups] + [group | {"muon": False} for group in rest]
+        defaults = {"momentum": momentum, "nesterov": nesterov, "betas": betas, "eps": eps}
+        super().__init__(groups, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None):
+        loss = _evaluate(closure)
+        for group in self.param_groups:
+            self._decay(group)
+            update = self._orthogonal if group["muon"] else self._adam
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.add_(update(parameter, group), alpha=-group["lr"])
+        return loss
+
+    def _orthogonal(self, parameter: Tensor, group: dict) -> Tensor:
+        grad = parameter.grad
+        moment = _moment(self.state[parameter], "momentum_buffer", parameter)
+        moment.lerp_(grad, 1 - group["momentum"])
+        direction = grad.lerp(moment, group["momentum"]) if group["nesterov"] else moment
+        return orthogonalize(direction.flatten(1)).view_as(parameter).to(parameter.dtype)
+
+    def _adam(self, parameter: Tensor, group: dict) -> Tensor:
+        state, grad = self.state[parameter], parameter.grad
+        state["step"] = state.get("step", 0) + 1
+        beta1, beta2 = group["betas"]
+        mean = _moment(state, "exp_avg", parameter).lerp_(grad, 1 - beta1)
+        square = _moment(state, "exp_avg_sq", parameter).mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        root = (square / (1 - beta2 ** state["step"])).sqrt_().add_(group["eps"])
+        return mean / root / (1 - beta1 ** state["step"])
+
+
+def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
+    """A semi-orthogonal matrix near ``matrix`` (rows, columns): its singular values moved to about 0.7 to 1.2.
+
+    Newton–Schulz iteration with the quintic (3.4445, −4.7750, 2.0315), in BF16: every singular value above about
+    1 % of the Frobenius norm ends near 1. Source: Jordan et al., 2024.
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.t() if tall else matrix).bfloat16()
+    x = x / (x.norm() + 1e-30)
+    for _ in range(steps):
+        gram = x @ x.t()
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x.t() if tall else x
+
+
+def _fusible(groups: list[dict]) -> bool:
+    parameters = [p for group in groups for p in group["params"]]
+    return all(p.device.type in FUSED and p.is_floating_point() for p in parameters)
+
+
+def _moment(state: dict, key: str, parameter: Tensor) -> Tensor:
+    if key not in state:
+        state[key] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+    return state[key]
+
+
+def _check_betas(betas: tuple[float, float]) -> None:
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas: {betas} must lie in [0, 1)")
+
+
+def _evaluate(closure: Callable | None):
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()

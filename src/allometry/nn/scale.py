@@ -18,6 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .autograd import Function, call
+
 
 class Scale(NamedTuple):
     """The factors that bring an operation back to unit scale."""
@@ -26,15 +28,23 @@ class Scale(NamedTuple):
     backward: float
 
 
-class _Scale(torch.autograd.Function):
+class _Scale(Function):
     @staticmethod
-    def forward(ctx, x: Tensor, forward: float, backward: float) -> Tensor:
-        ctx.factor = backward
-        return x * forward
+    def forward(x: Tensor, forward: float, backward: float) -> Tensor:
+        return x.view_as(x) if forward == 1.0 else x * forward
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        _, ctx.forward_factor, ctx.backward_factor = inputs
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        return grad * ctx.factor, None, None
+        return grad * ctx.backward_factor, None, None
+
+    @staticmethod
+    def tangent(ctx, tangent: Tensor, *_):
+        # Forward mode has one factor only: it differentiates the value.
+        return tangent.view_as(tangent) if ctx.forward_factor == 1.0 else tangent * ctx.forward_factor
 
 
 def scale(x: Tensor, forward: float = 1.0, backward: float = 1.0) -> Tensor:
@@ -44,9 +54,9 @@ def scale(x: Tensor, forward: float = 1.0, backward: float = 1.0) -> Tensor:
     of the graph, where everything below sees the same constant (arXiv 2303.11257, section 4); where a tensor has
     other uses too, they must agree.
     """
-    if forward == backward == 1.0:
+    if isinstance(backward, float) and forward == backward == 1.0:
         return x
-    return _Scale.apply(x, forward, backward)
+    return call(_Scale, x, forward, backward)
 
 
 @lru_cache(maxsize=256)
@@ -71,21 +81,3 @@ def exact_scale(function: Callable[[Tensor], Tensor], centred: bool = False) -> 
         forward=float((density * y.square()).sum()) ** -0.5,
         backward=float((density * slope.square()).sum()) ** -0.5,
     )
-
-
-def residual_taus(branches: int, alpha_res: float = 1.0, alpha_ratio: float = 1.0) -> list[float]:
-    """The weight τ of each residual branch, attention first, so that every branch adds its due share.
-
-    Branch i enters as ``τ/√(1+τ²)·branch + 1/√(1+τ²)·skip``. ``branches`` is twice the number of layers;
-    ``alpha_res`` weighs all branches against the embedding, ``alpha_ratio`` attention against the MLP.
-    Source: u-μP (arXiv 2407.17465), eqs. 10–14 and appendix G.2.
-    """
-    alpha_mlp = alpha_res * math.sqrt(2 / (1 + alpha_ratio**2))
-    alpha_attention = alpha_ratio * alpha_mlp
-    layers = branches / 2
-    taus = []
-    for i in range(branches):
-        own = alpha_attention if i % 2 == 0 else alpha_mlp
-        before = ((i + 1) // 2) * alpha_attention**2 + (i // 2) * alpha_mlp**2
-        taus.append(math.sqrt(own**2 / (layers + before)))
-    return taus
