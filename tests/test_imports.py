@@ -34,7 +34,7 @@ ALLOWED = {
 }
 # Third-party libraries that a room may touch at all, standard library aside; None: no rule but that on torch.
 LIBRARIES = {
-    "nn": {"torch"},
+    "nn": {"torch", "rich"},  # rich within functions, for tables
     "laws": {"numpy", "scipy"},
     "planning": {"numpy"},
     "config": {"pydantic", "tomli_w"},

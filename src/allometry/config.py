@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .errors import UserError
 from .schedule import Schedule
 
-TRAINER_VERSION = 1  # raise it whenever the same configuration would train to another result
+TRAINER_VERSION = 2  # raise it whenever the same configuration would train to another result
 
 
 class Config(BaseModel):

@@ -169,6 +169,33 @@ def train(
 
 
 @app.command()
+def audit(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="module:function or FILE.py:function: returns (model, batch) or (model, batch, loss); or STUDY/RUN."
+        ),
+    ],
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Train so many steps on the batch and measure again; widths: 4.")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate of those steps; 0.1 for our layers, else 0.001.")
+    ] = None,
+    coord_check: Annotated[
+        bool,
+        typer.Option("--coord-check", help="Does training depend on the width? By function(width) → (model, batch)."),
+    ] = False,
+    widths: Annotated[str | None, typer.Option(help="For --coord-check; 64,128,256,512 by default.")] = None,
+    json: Json = False,
+) -> None:
+    """Are this model's tensors at a healthy scale? Exit status 1 when not."""
+    from .audits import audit as run
+
+    run(target, steps=steps, lr=lr, coord_check=coord_check, widths=widths, as_json=json)
+
+
+@app.command()
 def generate(
     run: Annotated[str, typer.Argument(help="STUDY/RUN, as quickstart/3f2a; or STUDY alone for its best run.")],
     prompt: Annotated[str, typer.Option(help="What the text begins with.")] = "def ",
@@ -203,6 +230,8 @@ def main() -> None:
         status = app(standalone_mode=False)
         if status == INTERRUPTED:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt
+        if status:  # a command that ran and says no
+            sys.exit(status)
     except UserError as error:
         _complain(str(error))
         sys.exit(2)

@@ -73,7 +73,7 @@ def generate(run: str, *, prompt: str, tokens: int, temperature: float, seed: in
     """Text from a run, which is named by its study's folder and the beginning of its id."""
     if temperature < 0:
         raise UserError(f"--temperature {temperature:g}: must be 0 or more")
-    study, record = _find(Path(run))
+    study, record = find_run(Path(run))
     from ..lm.generate import load_model, write_text
 
     text = write_text(load_model(study, record), prompt, tokens, temperature, seed)
@@ -88,7 +88,8 @@ def best_run(study: Study) -> RunRecord:
     return min(finished, key=lambda record: record.loss)
 
 
-def _find(path: Path) -> tuple[Study, RunRecord]:
+def find_run(path: Path) -> tuple[Study, RunRecord]:
+    """The study and the run that STUDY (its best) or STUDY/RUN names."""
     if Study(path).settings_path.is_file():
         study = Study(path)
         return study, best_run(study)

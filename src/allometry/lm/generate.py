@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..config import RunConfig
+from ..errors import UserError
 from ..runs.record import RunRecord
 from ..runs.store import Study
 from . import checkpoint
@@ -20,7 +21,12 @@ def load_model(study: Study, record: RunRecord) -> LanguageModel:
     tensors, meta = checkpoint.read(study.weights_path(record.id))
     config = RunConfig.parse(meta["config"], f"run {record.id}")
     model = build(config.model, config.train.seed, config.train.precision)
-    model.load_state_dict(tensors)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError:
+        raise UserError(
+            f"{study.weights_path(record.id)}: its tensors are not those of this version's model; train the run again"
+        ) from None
     return model.eval()
 
 

@@ -9,7 +9,9 @@
 The layers have the names and argument order of ``torch.nn``. Needs torch and nothing else of this package.
 """
 
-from . import functional, schemes
+from . import formats, fp8, functional, schemes
+from .audit import Audit, Row, audit
+from .coordinates import CoordCheck, Coordinate, coord_check
 from .gemm import Factors, accumulation
 from .layers import (
     GEGLU,

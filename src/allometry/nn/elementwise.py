@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from .autograd import Function, call
 from .gemm import check_constraint, check_float
 from .scale import Scale, exact_scale, scale
 
@@ -54,6 +56,54 @@ def gated(name: str, gate: Tensor, up: Tensor, constraint: str | None = None) ->
     check_float(gate=gate, up=up)
     forward, backward = activation_scale(name, constraint)
     return scale(GATES[name](scale(gate, 1.0, backward / forward)) * up, forward, forward)
+
+
+# silu_backward(g, x) is g·silu'(x), and likewise for gelu.
+_GATE_BACKWARD = {"swiglu": torch.ops.aten.silu_backward, "geglu": torch.ops.aten.gelu_backward}
+
+
+class _GatedHalves(Function):
+    """factor · act(first half) · second half, in as many passes as without the factor."""
+
+    @staticmethod
+    def forward(x: Tensor, name: str, factor: float) -> tuple[Tensor, Tensor]:
+        gate, up = x.chunk(2, -1)
+        activated = GATES[name](gate)
+        return torch.addcmul(x.new_zeros(()), activated, up, value=factor), activated
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        x, ctx.name, ctx.factor = inputs
+        ctx.save_for_backward(x, output[1])
+        ctx.save_for_forward(x, output[1])
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once_differentiable  # ``activated`` carries no graph
+    def backward(ctx, grad: Tensor, _):
+        x, activated = ctx.saved_tensors
+        gate, up = x.chunk(2, -1)
+        zero = x.new_zeros(())
+        grad_gate = _GATE_BACKWARD[ctx.name](torch.addcmul(zero, grad, up, value=ctx.factor), gate)
+        return torch.cat((grad_gate, torch.addcmul(zero, grad, activated, value=ctx.factor)), -1), None, None
+
+    @staticmethod
+    def tangent(ctx, tangent: Tensor, *_):
+        x, activated = ctx.saved_tensors
+        (gate, up), (gate_t, up_t) = x.chunk(2, -1), tangent.chunk(2, -1)
+        return ctx.factor * (_GATE_BACKWARD[ctx.name](gate_t, gate) * up + activated * up_t), None
+
+
+def gated_halves(name: str, x: Tensor, factor: float) -> Tensor:
+    """``factor · act(gate) · up`` of ``x`` = (gate, up) side by side: (…, 2n) → (…, n), the true gradient.
+
+    The two halves come of one GEMM and meet in it again, so that both must carry the one factor.
+    """
+    if torch.compiler.is_compiling():
+        gate, up = x.chunk(2, -1)
+        return GATES[name](gate) * up * factor
+    return call(_GatedHalves, x, name, factor)[0]
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:

@@ -167,8 +167,7 @@ def linear(
     if x.shape[-1] != fan_in:
         raise ValueError(f"x: last dimension is {x.shape[-1]}, but the weight reads {fan_in} features")
     factors = factors or linear_factors(fan_in, fan_out, constraint)
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    dtype = _compute_dtype(x)
     x, weight = x.to(dtype), weight.to(dtype)
     flat = x if x.dim() == 2 else x.reshape(-1, fan_in)
     if onto is not None:
@@ -180,6 +179,14 @@ def linear(
         addend, beta = (None, 0.0) if bias is None else (bias.to(dtype), 1.0)
         y = call(_Linear, flat, weight, addend, beta, *factors)
     return y if x.dim() == 2 else y.view(*x.shape[:-1], fan_out)
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """The type to multiply in: autocast's where it is on, else that of ``x``."""
+    device = x.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype
 
 
 class _Convolution(Function):

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from . import functional as F
 from .autograd import Constants
-from .elementwise import ACTIVATIONS, GATES, activation_scale
-from .layers import Embedding, Linear, Parametrized, Readout, RMSNorm
+from .elementwise import ACTIVATIONS, GATES, activation_scale, gated_halves
+from .layers import UNIT, Embedding, Linear, Parametrized, Readout, RMSNorm
 from .schemes import Base, scheme
 
 NORMS = ("pre", "post")
@@ -105,8 +105,8 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """``down(act(up(x)))``, or gated ``down(act(gate(x)) · up(x))``: (…, width) → (…, width).
 
-    ``activation`` is "swiglu", "geglu" (gated), "relu", "relu2", "gelu", "silu", "tanh", "sigmoid" or "softplus". Its
-    factors are done by the last GEMM.
+    ``activation`` is "swiglu", "geglu" (gated), "relu", "relu2", "gelu", "silu", "tanh", "sigmoid" or "softplus". The
+    factor of a gate goes into its product, those of the others into the last GEMM.
     """
 
     def __init__(self, width: int, hidden: int | None = None, activation: str = "swiglu", bias: bool = False):
@@ -117,10 +117,9 @@ class MLP(nn.Module):
         hidden = default_hidden(width, activation) if hidden is None else hidden
         self.activation, self.gated = activation, activation in GATES
         factors = activation_scale(activation)
-        # The two sides of a gate meet again in the GEMM before, so both take the one factor that keeps them true.
-        gain = factors._replace(backward=factors.forward) if self.gated else factors
+        self.factor = Constants(factors.forward)
         self.up = Linear(width, hidden * (2 if self.gated else 1), bias)
-        self.down = Linear(hidden, width, bias, gain=gain)
+        self.down = Linear(hidden, width, bias, gain=UNIT if self.gated else factors)
 
     @property
     def backward_ratio(self) -> float:
@@ -130,8 +129,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, onto: Tensor | None = None, keep: float = 1.0, share: float = 1.0) -> Tensor:
         y = self.up(x)
         if self.gated:
-            gate, up = y.chunk(2, -1)
-            y = GATES[self.activation](gate) * up
+            y = gated_halves(self.activation, y, *self.factor())
         else:
             y = ACTIVATIONS[self.activation](y)
         return self.down(y, onto, keep, share)
