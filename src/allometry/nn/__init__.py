@@ -11,6 +11,8 @@ The layers have the names and argument order of ``torch.nn``. Needs torch and no
 
 from . import formats, fp8, functional, schemes
 from .audit import Audit, Row, audit
+from .calibrate import Range, RangeReport, exponent_bits, range_report
+from .convert import scale_model
 from .coordinates import CoordCheck, Coordinate, coord_check
 from .gemm import Factors, accumulation
 from .layers import (
@@ -36,8 +38,90 @@ from .layers import (
     SwiGLU,
     Tanh,
 )
+from .measured import ActivationScaling, GradientScaling, WeightScaling
 from .optim import SGD, Adam, AdamW, Lion, Muon, param_groups
 from .parametrization import learning_rate_factors, parametrize, roles
 from .scale import Scale, exact_scale, scale
+from .scaled import (
+    ScaledConv1d,
+    ScaledConv2d,
+    ScaledConv3d,
+    ScaledEmbedding,
+    ScaledLinear,
+    finetune_groups,
+    unscale,
+)
 from .schemes import Base, Role, Scheme, residual_taus
 from .transformer import MLP, Attention, Decoder, ResidualStack, TransformerBlock
+
+__all__ = [
+    "GEGLU",
+    "GELU",
+    "MLP",
+    "SGD",
+    "ActivationScaling",
+    "Adam",
+    "AdamW",
+    "Attention",
+    "Audit",
+    "Base",
+    "Conv1d",
+    "Conv2d",
+    "CoordCheck",
+    "Coordinate",
+    "CrossEntropyLoss",
+    "Decoder",
+    "Dropout",
+    "Embedding",
+    "Factors",
+    "GradientScaling",
+    "LayerNorm",
+    "Linear",
+    "Lion",
+    "MSELoss",
+    "Muon",
+    "Parametrized",
+    "RMSNorm",
+    "Range",
+    "RangeReport",
+    "ReLU",
+    "ReLU2",
+    "Readout",
+    "ResidualStack",
+    "Role",
+    "Row",
+    "Scale",
+    "ScaledConv1d",
+    "ScaledConv2d",
+    "ScaledConv3d",
+    "ScaledEmbedding",
+    "ScaledLinear",
+    "Scheme",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "SwiGLU",
+    "Tanh",
+    "TransformerBlock",
+    "WeightScaling",
+    "accumulation",
+    "audit",
+    "coord_check",
+    "exact_scale",
+    "exponent_bits",
+    "finetune_groups",
+    "formats",
+    "fp8",
+    "functional",
+    "learning_rate_factors",
+    "param_groups",
+    "parametrize",
+    "range_report",
+    "residual_taus",
+    "roles",
+    "scale",
+    "scale_model",
+    "schemes",
+    "unscale",
+]

@@ -35,6 +35,7 @@ ACTIVATIONS = {
 GATES = {"swiglu": F.silu, "geglu": F.gelu}
 
 
+@torch.compiler.assume_constant_result
 def activation_scale(name: str, constraint: str | None = None) -> Scale:
     """The constants of an activation or gate by name, the backward one equal to the forward under a constraint."""
     check_constraint(constraint)

@@ -34,7 +34,7 @@ from torch.autograd.function import once_differentiable
 
 from . import layers
 from .formats import E4M3FN, E5M2, MX, Format, NVFP4Format, by_name
-from .gemm import Factors, check_float, over_rows
+from .gemm import Factors, check_float, over_rows, over_rows_of
 from .scale import scale
 
 MODES = ("auto", "real", "simulated")
@@ -177,7 +177,7 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
-        form, rows = ctx.recipe.gradient, over_rows(x.shape[0])
+        form, rows = ctx.recipe.gradient, over_rows_of(grad)
         grad_x = grad_weight = grad_addend = None
         if ctx.needs_input_grad[2]:
             # What is added onto takes the gradient as it is: its weight β is put back where the branch split off.

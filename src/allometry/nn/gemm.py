@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .autograd import Function, call
+from .autograd import Constants, Function, call
 from .scale import scale
 
 CONSTRAINTS = (None, "output")
-_parts = 1.0  # into how many backward passes a batch is cut; see accumulation()
+_parts = Constants(1.0)  # into how many backward passes a batch is cut; see accumulation()
 
 
 class Factors(NamedTuple):
@@ -40,7 +40,7 @@ def accumulation(parts: int):
     if parts < 1:
         raise ValueError(f"parts: {parts} pieces of a batch; there must be at least 1")
     global _parts
-    before, _parts = _parts, _parts * parts
+    before, _parts = _parts, Constants(_parts.values[0] * parts)
     try:
         yield
     finally:
@@ -49,7 +49,12 @@ def accumulation(parts: int):
 
 def over_rows(rows: int) -> float:
     """rows^-½, the factor of a gradient that sums over ``rows`` rows of independent terms."""
-    return (rows * _parts) ** -0.5
+    return (rows * _parts()[0]) ** -0.5
+
+
+def over_rows_of(grad: Tensor) -> float:
+    """The same for a gradient whose second dimension is the features or channels, all others rows."""
+    return over_rows(grad.numel() // grad.shape[1])
 
 
 def check_float(**tensors: Tensor | None) -> None:
@@ -94,7 +99,7 @@ class _Linear(Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
-        rows = over_rows(x.shape[0])
+        rows = over_rows_of(grad)
         grad_x = grad_weight = grad_addend = None
         if ctx.needs_input_grad[0]:
             grad_x = _product(grad, weight, ctx.grad_input)
@@ -213,8 +218,7 @@ class _Convolution(Function):
             grad_x = torch.ops.aten.convolution_backward(grad, x, scaled, *rest, [True, False, False])[0]
         if ctx.needs_input_grad[1]:
             grad_weight = torch.ops.aten.convolution_backward(grad, x, weight, *rest, [False, True, False])[1]
-            rows = grad.numel() // grad.shape[1]
-            grad_weight = grad_weight * (ctx.grad_weight * over_rows(rows))
+            grad_weight = grad_weight * (ctx.grad_weight * over_rows_of(grad))
         return grad_x, grad_weight, None, None, None, None
 
     @staticmethod

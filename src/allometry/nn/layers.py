@@ -33,6 +33,7 @@ class Parametrized(nn.Module):
     roles: ClassVar[dict[str, str]] = {}
     scheme: str = "umup"
     base: Base = Base()
+    depth: int = 1
 
     def fans(self, name: str) -> tuple[int, int]:
         """(fan_in, fan_out) of the parameter ``name``."""
@@ -42,26 +43,26 @@ class Parametrized(nn.Module):
         taps = math.prod(shape[2:])
         return shape[1] * taps, shape[0] * taps
 
-    def role(self, name: str, branches: int = 1) -> Role:
-        """The role of the parameter ``name`` on a stream of ``branches`` residual branches."""
-        return Role(self.roles[name], *self.fans(name), branches)
+    def role(self, name: str, branches: int | None = None) -> Role:
+        """The role of the parameter ``name`` on a stream of ``branches`` residual branches (default: as adopted)."""
+        return Role(self.roles[name], *self.fans(name), self.depth if branches is None else branches)
 
-    def multiplier(self, name: str = "weight", branches: int = 1) -> float:
+    def multiplier(self, name: str = "weight") -> float:
         """The scheme's multiplier of the parameter ``name``."""
-        role = self.role(name, branches)
+        role = self.role(name)
         return scheme(self.scheme).multiplier[role.kind](role, self.base)
 
-    def init_std(self, name: str = "weight", branches: int = 1) -> float:
+    def init_std(self, name: str = "weight") -> float:
         """The scheme's standard deviation of the parameter ``name`` at the start."""
-        role = self.role(name, branches)
+        role = self.role(name)
         return scheme(self.scheme).init[role.kind](role, self.base)
 
     def adopt(self, name: str, base: Base, branches: int) -> None:
         """Take up a scheme: the constants of the forward and backward pass follow from it."""
-        self.scheme, self.base = name, base
-        self.refactor(branches)
+        self.scheme, self.base, self.depth = name, base, branches
+        self.refactor()
 
-    def refactor(self, branches: int = 1) -> None:
+    def refactor(self) -> None:
         """Work out the factors anew, after a change of scheme."""
 
     def reset_parameters(self) -> None:
@@ -109,9 +110,9 @@ class Linear(Parametrized):
         # Not of the tensor: a sharded or flattened parameter still belongs to the whole matrix.
         return self.in_features, self.out_features
 
-    def refactor(self, branches: int = 1) -> None:
-        output = self.gain.forward * self.multiplier("weight", branches)
-        unit = self.gain.backward / (self.init_std("weight", branches) * math.sqrt(self.out_features))
+    def refactor(self) -> None:
+        output = self.gain.forward * self.multiplier()
+        unit = self.gain.backward / (self.init_std() * math.sqrt(self.out_features))
         self._factors = Constants(output, output if self.constraint else unit, self.gain.forward)
 
     def factors(self) -> Factors:
@@ -183,11 +184,11 @@ class _Conv(Parametrized):
         taps = math.prod(self.kernel_size)
         return self.in_channels // self.groups * taps, self.out_channels // self.groups * taps
 
-    def refactor(self, branches: int = 1) -> None:
+    def refactor(self) -> None:
         taps, stride = math.prod(self.kernel_size), math.prod(self.stride)
         unit = conv_factors(self.in_channels, self.out_channels, taps, self.groups, stride)
-        output = self.multiplier("weight", branches)
-        grad_input = output if self.constraint else unit.grad_input / self.init_std("weight", branches)
+        output = self.multiplier()
+        grad_input = output if self.constraint else unit.grad_input / self.init_std()
         self._factors = Constants(output, grad_input, 1.0)
 
     def factors(self) -> Factors:
@@ -292,9 +293,7 @@ class LayerNorm(Parametrized):
         super().__init__()
         _check_sizes(normalized_shape=normalized_shape)
         self.normalized_shape, self.eps = normalized_shape, Constants(eps)
-        new = lambda wanted: (
-            nn.Parameter(torch.empty(normalized_shape, device=device, dtype=dtype)) if wanted else None
-        )
+        new = lambda wanted: nn.Parameter(torch.empty(normalized_shape, device=device, dtype=dtype)) if wanted else None
         self.weight, self.bias = new(elementwise_affine), new(elementwise_affine and bias)
         self.reset_parameters()
 

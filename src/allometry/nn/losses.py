@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .autograd import Function, call
 from .gemm import check_float
 from .scale import scale
 
@@ -38,7 +36,7 @@ def cross_entropy(
     if reduction == "mean":
         factor = factor * (targets != ignore_index).sum().float().clamp(min=1)
     options = {"ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing}
-    return F.cross_entropy(_scale_gradient(logits, factor), targets, **options)
+    return F.cross_entropy(scale(logits, 1.0, factor), targets, **options)
 
 
 def mse_loss(predictions: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
@@ -55,27 +53,3 @@ def mse_loss(predictions: Tensor, targets: Tensor, reduction: str = "mean") -> T
 def _check_reduction(reduction: str) -> None:
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction: {reduction!r} is unknown; there are {', '.join(map(repr, REDUCTIONS))}")
-
-
-class _TensorScale(Function):
-    """As ``scale(x, 1, factor)``, with a factor that only the data tell."""
-
-    @staticmethod
-    def forward(x: Tensor, factor: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(inputs[1])
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        return grad * ctx.saved_tensors[0], None
-
-    @staticmethod
-    def tangent(ctx, tangent: Tensor, _):
-        return tangent.view_as(tangent)
-
-
-def _scale_gradient(x: Tensor, factor: float | Tensor) -> Tensor:
-    return call(_TensorScale, x, factor) if isinstance(factor, torch.Tensor) else scale(x, 1.0, factor)

@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
-from .parametrization import learning_rate_factors, roles
+from .parametrization import UNDRAWN, distinct, learning_rate_factors, roles
 
 FUSED = ("cpu", "cuda")
 
@@ -31,26 +32,29 @@ def param_groups(
 
     ``lr`` is the base rate; each group's own is its factor times that. ``weight_decay`` is independent of the rate:
     a weight shrinks by ``weight_decay`` a step at the height of the schedule and follows only the schedule's shape.
-    (PyTorch's AdamW multiplies the decay by the rate; it is divided out here.) ``factors`` replaces the scheme's
+    (PyTorch's AdamW multiplies the decay by the rate; it is divided out here.) Biases and gains do not decay.
+    ``factors`` replaces the scheme's
     rates, ``names`` picks parameters; those that need no gradient are left out.
 
     Raises:
         ValueError: a rate that is not positive, a negative decay, or nothing to train.
     """
+    _check_model(model)
     if not (math.isfinite(lr) and lr > 0):
         raise ValueError(f"lr: {lr} is no base learning rate; it must be positive")
     if not 0 <= weight_decay < 1:
         raise ValueError(f"weight_decay: {weight_decay} is no share of a weight to lose in a step; give 0 ≤ λ < 1")
     factors = learning_rate_factors(model) if factors is None else factors
-    groups: dict[float, list[nn.Parameter]] = defaultdict(list)
-    for name, parameter in model.named_parameters():
+    spared = {name for name, role in roles(model).items() if role.kind in UNDRAWN} if weight_decay else set()
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in distinct(model):
         if parameter.requires_grad and (names is None or name in names):
-            groups[factors[name]].append(parameter)
+            groups[lr * factors[name], 0.0 if name in spared else weight_decay].append(parameter)
     if not groups and names is None:
         raise ValueError("model: no parameter requires a gradient; there is nothing to train")
     return [
-        {"params": parameters, "lr": lr * factor, "peak_lr": lr * factor, "weight_decay": weight_decay / (lr * factor)}
-        for factor, parameters in groups.items()
+        {"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": decay / rate}
+        for (rate, decay), parameters in groups.items()
     ]
 
 
@@ -66,7 +70,8 @@ class Scheduled:
         """w ← w·(1 − λ·shape): ``weight_decay`` is λ over the peak rate."""
         if group["weight_decay"]:
             with_grad = [p for p in group["params"] if p.grad is not None]
-            torch._foreach_mul_(with_grad, 1 - group["lr"] * group["weight_decay"])
+            if with_grad:
+                torch._foreach_mul_(with_grad, 1 - group["lr"] * group["weight_decay"])
 
 
 class AdamW(Scheduled, torch.optim.AdamW):
@@ -98,19 +103,23 @@ class SGD(Scheduled, torch.optim.SGD):
         self, model: nn.Module, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
     ):
         groups = param_groups(model, lr, weight_decay)
-        super().__init__(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=_fusible(groups) or None)
+        # Not fused: PyTorch 2.13's fused SGD leaves BF16 weights on the CPU as they are, and knows no sharding.
+        super().__init__(groups, lr=lr, momentum=momentum, nesterov=nesterov)
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None):
+        loss = _evaluate(closure)
         decays = [group["weight_decay"] for group in self.param_groups]
         for group in self.param_groups:
             self._decay(group)
             group["weight_decay"] = 0.0  # PyTorch's would add it to the gradient
         try:
-            return super().step(closure)
+            # Without the wrapper that runs step hooks: ours has run them already.
+            getattr(torch.optim.SGD.step, "__wrapped__", torch.optim.SGD.step)(self)
         finally:
             for group, decay in zip(self.param_groups, decays, strict=True):
                 group["weight_decay"] = decay
+        return loss
 
 
 class Lion(Scheduled, torch.optim.Optimizer):
@@ -164,12 +173,14 @@ class Muon(Scheduled, torch.optim.Optimizer):
         eps: float = 1e-12,
     ):
         _check_betas(betas)
+        _check_model(model)
         by_role, factors = roles(model), learning_rate_factors(model)
-        shapes = {name: p.shape for name, p in model.named_parameters()}
+        shapes = {name: p.shape for name, p in distinct(model)}
         matrices = {name for name in factors if by_role[name].kind == "hidden" and len(shapes[name]) >= 2}
         spectral = {name: factors[name] * math.sqrt(by_role[name].fan_in * by_role[name].fan_out) for name in matrices}
         groups = param_groups(model, lr, weight_decay, factors=spectral, names=matrices)
-        rest = param_groups(model, adam_lr or lr, weight_decay, factors=factors, names=set(factors) - matrices)
+        adam_lr = lr if adam_lr is None else adam_lr
+        rest = param_groups(model, adam_lr, weight_decay, factors=factors, names=set(factors) - matrices)
         groups = [group | {"muon": True} for group in groups] + [group | {"muon": False} for group in rest]
         defaults = {"momentum": momentum, "nesterov": nesterov, "betas": betas, "eps": eps}
         super().__init__(groups, defaults)
@@ -179,10 +190,12 @@ class Muon(Scheduled, torch.optim.Optimizer):
         loss = _evaluate(closure)
         for group in self.param_groups:
             self._decay(group)
-            update = self._orthogonal if group["muon"] else self._adam
+            if not group["muon"]:
+                self._adam(group)
+                continue
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    parameter.add_(update(parameter, group), alpha=-group["lr"])
+                    parameter.add_(self._orthogonal(parameter, group), alpha=-group["lr"])
         return loss
 
     def _orthogonal(self, parameter: Tensor, group: dict) -> Tensor:
@@ -192,14 +205,18 @@ class Muon(Scheduled, torch.optim.Optimizer):
         direction = grad.lerp(moment, group["momentum"]) if group["nesterov"] else moment
         return orthogonalize(direction.flatten(1)).view_as(parameter).to(parameter.dtype)
 
-    def _adam(self, parameter: Tensor, group: dict) -> Tensor:
-        state, grad = self.state[parameter], parameter.grad
-        state["step"] = state.get("step", 0) + 1
-        beta1, beta2 = group["betas"]
-        mean = _moment(state, "exp_avg", parameter).lerp_(grad, 1 - beta1)
-        square = _moment(state, "exp_avg_sq", parameter).mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        root = (square / (1 - beta2 ** state["step"])).sqrt_().add_(group["eps"])
-        return mean / root / (1 - beta1 ** state["step"])
+    def _adam(self, group: dict) -> None:
+        parameters = [p for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return
+        for p in parameters:
+            self.state[p].setdefault("step", torch.zeros((), dtype=torch.float32, device=p.device))
+        columns = [[_moment(self.state[p], key, p) for p in parameters] for key in ("exp_avg", "exp_avg_sq")]
+        steps = [self.state[p]["step"] for p in parameters]
+        (beta1, beta2), grads = group["betas"], [p.grad for p in parameters]
+        options = {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "eps": group["eps"], "weight_decay": 0.0}
+        options |= {"amsgrad": False, "maximize": False, "fused": _fusible([group]) or None}
+        adamw(parameters, grads, *columns, [], steps, **options)
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -226,6 +243,11 @@ def _moment(state: dict, key: str, parameter: Tensor) -> Tensor:
     if key not in state:
         state[key] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
     return state[key]
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: a {type(model).__name__}; give the model itself, whose modules tell the roles")
 
 
 def _check_betas(betas: tuple[float, float]) -> None:

@@ -13,7 +13,8 @@ from torch import nn
 
 from .layers import Parametrized
 from .schemes import KINDS, Base, Role, scheme
-from .transformer import ResidualStack, TransformerBlock
+
+UNDRAWN = ("bias", "gain")  # begin at 0 and at 1
 
 
 def parametrize(model: nn.Module, name: str = "umup", base: Base | None = None) -> nn.Module:
@@ -29,20 +30,37 @@ def parametrize(model: nn.Module, name: str = "umup", base: Base | None = None) 
     scheme(name)
     roles(model)
     base = base or Base()
+    # A shared weight has a deviation under each of its names, the least of which holds, and is rescaled once.
+    before = _deviations(model)
     for _, module, branches in _walk(model):
-        if not isinstance(module, Parametrized):
-            continue
-        weights = [(key, p) for key, p in module.named_parameters(recurse=False) if _drawn(module, key)]
-        before = {key: module.init_std(key, branches) for key, _ in weights}
-        module.adopt(name, base, branches)
-        with torch.no_grad():
-            for key, parameter in weights:
-                parameter.mul_(module.init_std(key, branches) / before[key])
+        if isinstance(module, Parametrized):
+            module.adopt(name, base, branches)
+    after = _deviations(model)
+    with torch.no_grad():
+        for key, (parameter, std) in after.items():
+            parameter.mul_(std / before[key][1])
     return model
 
 
-def _drawn(module: Parametrized, key: str) -> bool:
-    return module.roles[key] not in ("bias", "gain")
+def _deviations(model: nn.Module) -> dict[int, tuple[nn.Parameter, float]]:
+    """Every drawn weight by identity, with the deviation of its scheme."""
+    found: dict[int, tuple[nn.Parameter, float]] = {}
+    for _, module, _ in _walk(model):
+        for key, parameter in module.named_parameters(recurse=False):
+            if module.roles[key] not in UNDRAWN:
+                std = module.init_std(key)
+                found[id(parameter)] = (parameter, min(std, found.get(id(parameter), (None, std))[1]))
+    return found
+
+
+def distinct(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Every parameter once, under its first name in the tree, which wrappers with names of their own cannot hide."""
+    seen = set()
+    for path, module, _ in _walk(model):
+        for key, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield (f"{path}.{key}" if path else key), parameter
 
 
 def roles(model: nn.Module) -> dict[str, Role]:
@@ -58,11 +76,11 @@ def roles(model: nn.Module) -> dict[str, Role]:
     for path, module, branches in _walk(model):
         for key, _ in module.named_parameters(recurse=False):
             full = f"{path}.{key}" if path else key
-            kind = getattr(module, "roles", {}).get(key)
+            kind = module.roles.get(key) if isinstance(module, Parametrized) else None
             if kind is None:
                 raise ValueError(
                     f"{full}: {type(module).__name__} names no role for it; use the layers of allometry.nn, convert "
-                    "the model with nn.scale_model(model, example, rule='unit'), or derive the layer from nn.Parametrized"
+                    "the model by nn.scale_model(model, example, rule='unit'), or derive the layer from nn.Parametrized"
                 )
             if kind not in KINDS:
                 raise ValueError(f"{full}: role {kind!r} is unknown; there are {', '.join(map(repr, KINDS))}")
@@ -89,9 +107,8 @@ def learning_rate_factors(model: nn.Module) -> dict[str, float]:
 
 
 def _walk(module: nn.Module, path: str = "", branches: int = 1) -> Iterator[tuple[str, nn.Module, int]]:
-    """Every module with its path and the number of residual branches around it."""
-    if isinstance(module, ResidualStack | TransformerBlock):
-        branches = module.branches
+    """Every module with its path and the residual branches around it: the ``branches`` of the nearest that counts."""
+    branches = getattr(module, "branches", branches)
     yield path, module, branches
     for name, child in module.named_children():
         yield from _walk(child, f"{path}.{name}" if path else name, branches)

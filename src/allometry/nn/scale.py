@@ -47,14 +47,37 @@ class _Scale(Function):
         return tangent.view_as(tangent) if ctx.forward_factor == 1.0 else tangent * ctx.forward_factor
 
 
-def scale(x: Tensor, forward: float = 1.0, backward: float = 1.0) -> Tensor:
+class _TensorScale(Function):
+    """As ``scale(x, 1, factor)``, with a factor that is known only as the graph runs."""
+
+    @staticmethod
+    def forward(x: Tensor, factor: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad * ctx.saved_tensors[0], None
+
+    @staticmethod
+    def tangent(ctx, tangent: Tensor, _):
+        return tangent.view_as(tangent)
+
+
+def scale(x: Tensor, forward: float = 1.0, backward: float | Tensor = 1.0) -> Tensor:
     """``x`` times ``forward``; its gradient times ``backward``.
 
     Where the two differ the gradient is off by the constant ``backward / forward``. That is harmless on a cut edge
     of the graph, where everything below sees the same constant (arXiv 2303.11257, section 4); where a tensor has
-    other uses too, they must agree.
+    other uses too, they must agree. ``backward`` may be a tensor without dimensions.
     """
-    if isinstance(backward, float) and forward == backward == 1.0:
+    if isinstance(backward, Tensor):
+        y = call(_TensorScale, x, backward / forward)
+        return y if forward == 1.0 else y * forward
+    if forward == backward == 1.0:
         return x
     return call(_Scale, x, forward, backward)
 

@@ -48,6 +48,13 @@ class Base:
     alpha_ratio: float = 1.0
     tau: float = 0.2
 
+    def __post_init__(self):
+        for name in ("width", "branches", "alpha_res", "alpha_ratio"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: {getattr(self, name)}; it must be positive")
+        if not 0 <= self.tau <= 1:
+            raise ValueError(f"tau: {self.tau} is no share; give 0 ≤ τ ≤ 1")
+
 
 Column = Mapping[str, Callable[[Role, Base], float]]
 

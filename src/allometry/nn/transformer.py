@@ -171,7 +171,7 @@ class TransformerBlock(Parametrized):
         self.first, self.branches = first, branches
         self.refactor()
 
-    def refactor(self, branches: int = 1) -> None:
+    def refactor(self) -> None:
         residual = scheme(self.scheme).residual
         pairs = (residual(self.first + i, self.branches, self.base) for i in range(2))
         self.weights = tuple(Constants(*pair) for pair in pairs)
@@ -222,6 +222,11 @@ class ResidualStack(nn.Module):
         return x
 
 
+def _tie_again(decoder: Decoder, _) -> None:
+    """After a load that assigned tensors. (A function of the module, so that a decoder can be pickled.)"""
+    decoder._tie()
+
+
 class Decoder(nn.Module):
     """A causal language model: (batch, length) integer tokens → (batch, length, vocab_size) logits.
 
@@ -247,8 +252,18 @@ class Decoder(nn.Module):
         self.stack = ResidualStack(TransformerBlock(width, heads, hidden, **options) for _ in range(layers))
         self.norm = RMSNorm(width)
         self.readout = Readout(width, vocab_size)
-        if tied:
+        self.tied = tied
+        self._tie()
+        self.register_load_state_dict_post_hook(_tie_again)
+
+    def _tie(self) -> None:
+        if self.tied:
             self.readout.weight = self.embedding.weight
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)  # to_empty and its like make a tensor for each name
+        self._tie()
+        return self
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)
