@@ -89,6 +89,17 @@ def test_exact_scale_is_deaf_to_the_mode_it_is_called_in():
         assert nn.exact_scale(lambda z: torch.cos(z)) == expected
 
 
+def test_exact_scale_is_computed_once():
+    calls = []
+
+    def function(z):
+        calls.append(1)
+        return z.sin()
+
+    assert nn.exact_scale(function) is nn.exact_scale(function)
+    assert calls == [1]
+
+
 @given(st.floats(-4, 4), st.floats(-4, 4))
 def test_scale_multiplies_value_and_gradient_by_its_two_factors(forward, backward):
     x = torch.randn(5, dtype=torch.float64, requires_grad=True)
@@ -97,6 +108,33 @@ def test_scale_multiplies_value_and_gradient_by_its_two_factors(forward, backwar
     y.backward(upstream)
     torch.testing.assert_close(y, x * forward, rtol=0, atol=0)
     torch.testing.assert_close(x.grad, upstream * backward, rtol=0, atol=0)
+
+
+def test_scale_differentiates_its_gradient_too():
+    """The gradient's own gradient is the backward factor again: it is a linear function of what comes in."""
+    x = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad(nn.scale(x, 2.0, 3.0).square().sum(), x, create_graph=True)
+    torch.testing.assert_close(grad, 3 * 2 * (2 * x))
+    (second,) = torch.autograd.grad(grad.sum(), x)
+    torch.testing.assert_close(second, torch.full_like(x, 3 * 2 * 3.0))
+
+
+def test_scale_of_a_view_leaves_the_view_alone():
+    base = torch.randn(4, 6)
+    before = base.clone()
+    y = nn.scale(base.t()[::2], 1.0, 2.0)
+    assert torch.equal(y, before.t()[::2])
+    nn.scale(base, 2.0, 1.0)
+    assert torch.equal(base, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_scale_keeps_the_type(dtype):
+    x = torch.randn(4, dtype=dtype, requires_grad=True)
+    y = nn.scale(x, 2.0, 0.5)
+    y.sum().backward()
+    assert (y.dtype, x.grad.dtype) == (dtype, dtype)
+    assert torch.equal(x.grad, torch.full((4,), 0.5, dtype=dtype))
 
 
 def test_scale_by_one_costs_nothing():
@@ -134,6 +172,21 @@ def test_independent_unit_branches_keep_the_stream_at_unit_scale(case):
     taus = nn.residual_taus(2 * case[0], *case[1:])
     x = torch.randn(40_000)
     for tau in taus:
-        x = nn.functional.residual_add(x, torch.randn(40_000), tau)
+        keep = 1 / math.sqrt(1 + tau**2)
+        x = nn.functional.residual_add(torch.randn(40_000), x, keep, tau * keep)
         # The sampling error of a standard deviation is 1/√(2·40 000) = 0.0035.
         assert x.std().item() == pytest.approx(1, abs=0.02)
+
+
+@given(branches)
+def test_the_schemes_with_unit_scale_keep_the_variance_of_the_stream(case):
+    """keep² + share² = 1; u-μP's pair is (1, τ)/√(1 + τ²)."""
+    layers, alpha_res, alpha_ratio = case
+    base = nn.Base(alpha_res=alpha_res, alpha_ratio=alpha_ratio, tau=alpha_res / 5)
+    taus = nn.residual_taus(2 * layers, alpha_res, alpha_ratio)
+    for i in range(2 * layers):
+        for name in ("umup", "mus"):
+            keep, share = nn.schemes.scheme(name).residual(i, 2 * layers, base)
+            assert keep**2 + share**2 == pytest.approx(1, rel=1e-12)
+        keep, share = nn.schemes.scheme("umup").residual(i, 2 * layers, base)
+        assert share / keep == pytest.approx(taus[i], rel=1e-12)

@@ -21,6 +21,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import moments
+from .autograd import Constants
 from .scale import scale
 
 
@@ -150,10 +151,14 @@ def _softmax_factors(x: Tensor, dim: int, multiplier: float) -> tuple[float, flo
     return forward, backward * (n / (n - 1).clamp(min=1)).sqrt()  # finite for n = 1, where the gradient is zero
 
 
+_SHARPEST = Constants(moments.SHARPEST)
+
+
 def _multiplier(value: float) -> float:
     """``value`` as a Python float within the range of the constants."""
-    if not -moments.SHARPEST <= value <= moments.SHARPEST:
-        raise ValueError(f"multiplier: {value} is beyond ±{moments.SHARPEST:g}, where the constants end")
+    (most,) = _SHARPEST()
+    if not -most <= value <= most:
+        raise ValueError(f"multiplier: {value} is beyond ±{most:g}, where the constants end")
     numerator, denominator = float(value).as_integer_ratio()  # makes a symbolic number of a compiled graph a plain one
     return numerator / denominator
 

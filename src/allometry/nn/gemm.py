@@ -62,10 +62,19 @@ def check_float(**tensors: Tensor | None) -> None:
     for name, tensor in tensors.items():
         if tensor is None:
             continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: {type(tensor).__name__} is no tensor; give a real floating-point tensor")
         if not tensor.is_floating_point():
             raise TypeError(f"{name}: {tensor.dtype} has no unit scale; give a real floating-point tensor")
         if 0 in tensor.shape:
             raise ValueError(f"{name}: shape {tuple(tensor.shape)} has a dimension of size 0; every size must be ≥ 1")
+
+
+def check_shape(name: str, tensor: Tensor, shape: tuple, of: str) -> None:
+    """Refuse to broadcast: ``tensor`` must have the shape that ``of`` asks for."""
+    check_float(**{name: tensor})
+    if tuple(tensor.shape) != tuple(shape):
+        raise ValueError(f"{name}: shape {tuple(tensor.shape)}, but {of} wants {tuple(shape)}")
 
 
 def check_constraint(constraint: str | None) -> None:
@@ -101,10 +110,10 @@ class _Linear(Function):
         x, weight = ctx.saved_tensors
         rows = over_rows_of(grad)
         grad_x = grad_weight = grad_addend = None
+        if ctx.needs_input_grad[1]:  # first, for it needs working memory
+            grad_weight = _product(grad.t(), x, ctx.grad_weight * rows)
         if ctx.needs_input_grad[0]:
             grad_x = _product(grad, weight, ctx.grad_input)
-        if ctx.needs_input_grad[1]:
-            grad_weight = _product(grad.t(), x, ctx.grad_weight * rows)
         if ctx.needs_input_grad[2]:
             # What is added onto takes the gradient as it is: its weight β is put back where the branch split off.
             grad_addend = grad.sum(0) * rows if ctx.bias else grad
@@ -128,16 +137,17 @@ def _product(a: Tensor, b: Tensor, alpha: float, addend: Tensor | None = None, b
     if torch.compiler.is_compiling():  # the compiler fuses the factors itself
         product = torch.mm(a, b) * alpha
         return product if addend is None else product + beta * addend
-    if addend is None and a.device.type == "cpu" and a.dtype != torch.float32 and a.dtype != torch.float64:
-        # Here oneDNN's α costs a pass over the result and a copy of it; the smallest of the three is scaled instead.
-        rows, inner, columns = *a.shape, b.shape[1]
-        longest = max(rows, inner, columns)
-        if inner == longest:
-            return torch.mm(a, b).mul_(alpha)
-        return torch.mm(a * alpha, b) if columns == longest else torch.mm(a, b * alpha)
-    if addend is None:  # with β = 0 it is not read, except under vmap, which multiplies it: hence zeros
-        addend = a.new_zeros(1)
-    return torch.addmm(addend, a, b, beta=beta, alpha=alpha)
+    return torch.addmm(_nothing(a) if addend is None else addend, a, b, beta=beta, alpha=alpha)
+
+
+def _nothing(like: Tensor) -> Tensor:
+    """An addend for β = 0: it is not read, except under vmap, which multiplies it by β, so it must be finite."""
+    if like.device.type == "cpu" and type(like) in (Tensor, torch.nn.Parameter):
+        return _ZEROS[like.dtype]
+    return like.new_zeros(1)
+
+
+_ZEROS = {dtype: torch.zeros(1, dtype=dtype) for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)}
 
 
 def linear(
@@ -167,23 +177,38 @@ def linear(
         TypeError: an integer or complex tensor. ValueError: a dimension of size 0, or shapes that do not match.
     Source: arXiv 2303.11257, table A.2.
     """
-    check_float(x=x, weight=weight)
+    _check_linear(x, weight, bias, onto)
+    if factors is not None and constraint is not None:
+        raise ValueError(f"constraint: {constraint!r} has no say beside factors; give one of the two")
     fan_out, fan_in = weight.shape
-    if x.shape[-1] != fan_in:
-        raise ValueError(f"x: last dimension is {x.shape[-1]}, but the weight reads {fan_in} features")
-    factors = factors or linear_factors(fan_in, fan_out, constraint)
+    output, grad_input, grad_weight = factors or linear_factors(fan_in, fan_out, constraint)
     dtype = _compute_dtype(x)
-    x, weight = x.to(dtype), weight.to(dtype)
+    if x.dtype != dtype:
+        x = x.to(dtype)
+    if weight.dtype != dtype:
+        weight = weight.to(dtype)
     flat = x if x.dim() == 2 else x.reshape(-1, fan_in)
+    addend, beta = None, 0.0
     if onto is not None:
-        onto = onto.to(dtype).reshape(-1, fan_out)
-        y = call(_Linear, flat, weight, onto, keep, share * factors.output, *factors[1:])
-        if bias is not None:
-            y = torch.add(y, scale(bias.to(dtype), 1.0, over_rows(flat.shape[0])), alpha=share)
-    else:
-        addend, beta = (None, 0.0) if bias is None else (bias.to(dtype), 1.0)
-        y = call(_Linear, flat, weight, addend, beta, *factors)
+        addend, beta, output = onto.to(dtype).reshape(-1, fan_out), keep, share * output
+    elif bias is not None:
+        addend, beta = bias.to(dtype), 1.0
+    y = call(_Linear, flat, weight, addend, beta, output, grad_input, grad_weight)
+    if onto is not None and bias is not None:
+        y = y + scale(bias.to(dtype), share, over_rows(flat.shape[0]))
     return y if x.dim() == 2 else y.view(*x.shape[:-1], fan_out)
+
+
+def _check_linear(x: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor | None) -> None:
+    check_float(x=x, weight=weight)
+    if weight.dim() != 2:
+        raise ValueError(f"weight: shape {tuple(weight.shape)}; a linear map has one of (fan_out, fan_in)")
+    if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"x: shape {tuple(x.shape)}, but the weight reads {weight.shape[1]} features last")
+    if bias is not None:
+        check_shape("bias", bias, weight.shape[:1], "the weight")
+    if onto is not None:
+        check_shape("onto", onto, (*x.shape[:-1], weight.shape[0]), "the result")
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
@@ -250,8 +275,14 @@ def _conv(x, weight, bias, stride, padding, dilation, groups, constraint, factor
     """A convolution over the last axes of ``x``, as many as ``weight`` has taps for."""
     check_float(x=x, weight=weight)
     axes = weight.dim() - 2
-    if x.shape[-axes - 1] != weight.shape[1] * groups:
-        raise ValueError(f"x: {x.shape[-axes - 1]} channels, but the weight reads {weight.shape[1] * groups}")
+    if weight.shape[0] % groups:
+        raise ValueError(f"groups: {groups} does not divide the {weight.shape[0]} channels out")
+    if x.dim() not in (axes + 1, axes + 2) or x.shape[-axes - 1] != weight.shape[1] * groups:
+        raise ValueError(f"x: shape {tuple(x.shape)}, but the weight reads {weight.shape[1] * groups} channels")
+    if bias is not None:
+        check_shape("bias", bias, weight.shape[:1], "the weight")
+    if isinstance(padding, str):
+        raise ValueError(f"padding: {padding!r}; give the number of zeros at each end")
     stride, padding, dilation = (
         tuple(value) if isinstance(value, tuple | list) else (value,) * axes for value in (stride, padding, dilation)
     )

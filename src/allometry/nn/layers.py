@@ -171,8 +171,13 @@ class _Conv(Parametrized):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.groups, self.constraint = groups, constraint
         self.kernel_size, self.stride, self.padding, self.dilation = (
-            tuple(value) if isinstance(value, tuple | list) else (value,) * self.axes
-            for value in (kernel_size, stride, padding, dilation)
+            _per_axis(name, value, self.axes, least)
+            for name, value, least in (
+                ("kernel_size", kernel_size, 1),
+                ("stride", stride, 1),
+                ("padding", padding, 0),
+                ("dilation", dilation, 1),
+            )
         )
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -367,10 +372,10 @@ class Softmax(nn.Module):
     def __init__(self, dim: int = -1, *, multiplier: float = 1.0, constraint: str | None = None):
         super().__init__()
         check_constraint(constraint)
-        self.dim, self.multiplier, self.constraint = dim, multiplier, constraint
+        self.dim, self.multiplier, self.constraint = dim, Constants(multiplier), constraint
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.softmax(x, self.dim, multiplier=self.multiplier, constraint=self.constraint)
+        return F.softmax(x, self.dim, multiplier=self.multiplier()[0], constraint=self.constraint)
 
 
 class Dropout(nn.Module):
@@ -380,13 +385,13 @@ class Dropout(nn.Module):
         super().__init__()
         if not 0 <= p < 1:
             raise ValueError(f"p: {p} is no share of entries to drop; give 0 ≤ p < 1")
-        self.p = p
+        self.p = Constants(p)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.p, self.training)
+        return F.dropout(x, *self.p(), self.training)
 
     def extra_repr(self) -> str:
-        return f"p={self.p}"
+        return f"p={self.p.values[0]:g}"
 
 
 class _GLU(nn.Module):
@@ -435,6 +440,13 @@ class MSELoss(nn.Module):
 
     def forward(self, predictions: Tensor, targets: Tensor) -> Tensor:
         return F.mse_loss(predictions, targets, self.reduction)
+
+
+def _per_axis(name: str, value: int | tuple, axes: int, least: int) -> tuple[int, ...]:
+    values = tuple(value) if isinstance(value, tuple | list) else (value,) * axes
+    if len(values) != axes or not all(isinstance(v, int) and v >= least for v in values):
+        raise ValueError(f"{name}: {value!r}; give a whole number from {least} up, or one for each of {axes} axes")
+    return values
 
 
 def _check_sizes(**sizes: int) -> None:

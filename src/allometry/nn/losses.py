@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .gemm import check_float
+from .gemm import check_float, check_shape
 from .scale import scale
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -32,11 +33,18 @@ def cross_entropy(
     classes = logits.shape[-1] if logits.dim() <= 2 else logits.shape[1]
     if classes < 2:
         raise ValueError(f"logits: {classes} class leaves nothing to learn; there must be at least 2")
-    factor = classes / (classes - 1) ** 0.5
-    if reduction == "mean":
-        factor = factor * (targets != ignore_index).sum().float().clamp(min=1)
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing: {label_smoothing} is no share; give 0 ≤ ε < 1")
+    # Smoothing moves the target towards equality, where the gradient is 0.
+    factor = classes / (classes - 1) ** 0.5 / (1 - label_smoothing)
     options = {"ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing}
-    return F.cross_entropy(scale(logits, 1.0, factor), targets, **options)
+    loss = F.cross_entropy(scale(logits, 1.0, factor), targets, **options)
+    if reduction != "mean":
+        return loss
+    if targets.is_floating_point():  # a distribution for each row
+        return scale(loss, 1.0, float(logits.numel() // classes))
+    # Before the mean divides by it, so that nothing underflows on the way.
+    return scale(loss, 1.0, (targets != ignore_index).sum().to(torch.float64).clamp(min=1))
 
 
 def mse_loss(predictions: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
@@ -44,7 +52,8 @@ def mse_loss(predictions: Tensor, targets: Tensor, reduction: str = "mean") -> T
 
     The gradient 2(p − t) has root mean square √8; it carries the inverse, times the number of entries for a mean.
     """
-    check_float(predictions=predictions, targets=targets)
+    check_float(predictions=predictions)
+    check_shape("targets", targets, predictions.shape, "mse_loss")
     _check_reduction(reduction)
     factor = 8**-0.5 * (predictions.numel() if reduction == "mean" else 1)
     return F.mse_loss(scale(predictions, 1.0, factor), scale(targets, 1.0, factor), reduction=reduction)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .autograd import Function, call
-from .gemm import check_float, over_rows
+from .gemm import check_float, check_shape, over_rows
 from .scale import scale
 
 
@@ -36,7 +36,9 @@ class _RMSNorm(Function):
 
     @staticmethod
     @once_differentiable  # ``inverse`` carries no graph, so a second derivative would be wrong without a word
-    def backward(ctx, grad: Tensor, _):
+    def backward(ctx, grad: Tensor | None, _):
+        if grad is None:
+            return None, None
         y, inverse = ctx.saved_tensors
         return _norm_backward(grad, y).mul_(inverse), None
 
@@ -98,6 +100,9 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
 
 def _gain(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     rows = y.numel() // y.shape[-1]
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if parameter is not None:
+            check_shape(name, parameter, y.shape[-1:], "the norm")
     if weight is not None:
         y = y * scale(weight.to(y.dtype), 1.0, over_rows(rows))
     if bias is not None:
@@ -126,6 +131,8 @@ def residual_add(branch: Tensor, skip: Tensor, keep: float, share: float) -> Ten
     Unit scale in, unit scale out if keep² + share² = 1. Backward, both sides receive the gradient as it comes.
     Where a linear map ends the branch, :func:`linear` does this in its GEMM (``onto=``).
     """
+    check_float(branch=branch)
+    check_shape("skip", skip, branch.shape, "the branch")
     return call(_ResidualAdd, branch, skip, keep, share)
 
 

@@ -74,10 +74,13 @@ def scale(x: Tensor, forward: float = 1.0, backward: float | Tensor = 1.0) -> Te
     of the graph, where everything below sees the same constant (arXiv 2303.11257, section 4); where a tensor has
     other uses too, they must agree. ``backward`` may be a tensor without dimensions.
     """
+    if not x.is_floating_point():
+        raise TypeError(f"x: {x.dtype} has no scale; give a real floating-point tensor")
     if isinstance(backward, Tensor):
         y = call(_TensorScale, x, backward / forward)
         return y if forward == 1.0 else y * forward
-    if forward == backward == 1.0:
+    # (A compiled graph must not ask whether a factor that depends on a size is 1.)
+    if not torch.compiler.is_compiling() and forward == backward == 1.0:
         return x
     return call(_Scale, x, forward, backward)
 
@@ -88,19 +91,23 @@ def exact_scale(function: Callable[[Tensor], Tensor], centred: bool = False) -> 
 
     With ``centred`` the forward factor is the inverse standard deviation instead, E[(f(z) − E f(z))²]^-½.
 
-    Computed by the trapezoid rule on [−12, 12] in float64; relative error below 1e-7, kinks at 0 included.
+    Computed by the midpoint rule on [−12, 12] in float64; relative error below 1e-7, kinks at 0 included.
+
+    Raises:
+        ValueError: the function, or its slope, is 0 everywhere (with ``centred``, constant).
     """
     # Midpoints, so that no node falls on a kink at the origin, where the derivative has no value.
     nodes, step = 400_000, 24.0 / 400_000
-    z = (-12.0 + step * (torch.arange(nodes, dtype=torch.float64, device="cpu") + 0.5)).requires_grad_()
-    density = torch.exp(-z.detach().square() / 2) * (step / math.sqrt(2 * math.pi))
+    z = -12.0 + step * (torch.arange(nodes, dtype=torch.float64, device="cpu") + 0.5)
+    density = torch.exp(-z.square() / 2) * (step / math.sqrt(2 * math.pi))
     with torch.enable_grad():
-        y = function(z)
-        (slope,) = torch.autograd.grad(y.sum(), z)
-    y = y.detach()
+        y, pull = torch.func.vjp(function, z)  # unlike requires_grad_, also within a transform of torch.func
+        (slope,) = pull(torch.ones_like(y))
+    y, slope = y.detach(), slope.detach()
     if centred:
         y = y - (density * y).sum()
-    return Scale(
-        forward=float((density * y.square()).sum()) ** -0.5,
-        backward=float((density * slope.square()).sum()) ** -0.5,
-    )
+    squares = float((density * y.square()).sum()), float((density * slope.square()).sum())
+    if not all(square > 0 for square in squares):
+        name = getattr(function, "__name__", function)
+        raise ValueError(f"function: {name} is constant or has no slope anywhere; it has no scale to bring back to 1")
+    return Scale(*(square**-0.5 for square in squares))

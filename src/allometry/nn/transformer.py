@@ -57,6 +57,8 @@ class Attention(nn.Module):
             raise ValueError(f"heads: {width // heads} dimensions a head; rope needs an even number")
         if window is not None and window < 1:
             raise ValueError(f"window: {window} positions; a query sees at least itself")
+        if window is not None and not causal:
+            raise ValueError(f"window: {window} with causal=False; a window looks back, so leave one of the two")
         self.width, self.heads, self.kv_heads, self.head_dim = width, heads, kv_heads, width // heads
         self.causal, self.rope, self.qk_norm, self.window = causal, rope, qk_norm, window
         self.multiplier = Constants(multiplier)
@@ -78,17 +80,22 @@ class Attention(nn.Module):
         share: float = 1.0,
     ) -> Tensor:
         """``rotation`` are tables of :func:`~allometry.nn.functional.rope_tables`, made here if not given."""
+        if x.dim() != 3:
+            raise ValueError(f"x: shape {tuple(x.shape)}; attention reads (batch, length, width)")
         batch, length, width = x.shape
         heads = self.qkv(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
-        split = self.heads + self.kv_heads
-        qk, v = heads[:, :split], heads[:, split:]
-        if self.qk_norm:
-            qk = F.rms_norm(qk)
-        if self.rope:
-            qk = F.rope(qk, *(rotation or self.rotation(length, qk)))
+        if self.qk_norm or self.rope:
+            qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), 1)
+            if self.qk_norm:
+                qk = F.rms_norm(qk, None, 1e-6)
+            if self.rope:
+                qk = F.rope(qk, *(rotation or self.rotation(length, qk)))
+            q, k = qk.split((self.heads, self.kv_heads), 1)
+        else:
+            q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), 1)
         y = F.attention(
-            qk[:, : self.heads],
-            qk[:, self.heads :],
+            q,
+            k,
             v,
             causal=self.causal,
             window=self.window,
@@ -99,7 +106,7 @@ class Attention(nn.Module):
 
     def rotation(self, length: int, like: Tensor) -> Rotation:
         """The rotary tables of ``length`` positions, in the type and place of ``like``."""
-        return F.rope_tables(length, self.head_dim, device=like.device, dtype=like.dtype)
+        return F.rope_tables(length, self.head_dim, first=0, base=10000.0, device=like.device, dtype=like.dtype)
 
 
 class MLP(nn.Module):
@@ -266,6 +273,8 @@ class Decoder(nn.Module):
         return self
 
     def forward(self, tokens: Tensor) -> Tensor:
+        if tokens.dim() != 2:
+            raise ValueError(f"tokens: shape {tuple(tokens.shape)}; a decoder reads (batch, length)")
         x = self.embedding(tokens)
         return self.readout(self.norm(self.stack(x if self.compute is None else x.to(self.compute))))
 
