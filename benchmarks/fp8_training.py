@@ -21,12 +21,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 import torch.nn.functional as TF
-from nn_overhead import PlainBlock, PlainDecoder
 
 from allometry import nn
 from allometry.files import write_json
 from allometry.lm.data import Windows, held_out_windows
 from allometry.runs.corpus import read_corpus
+from nn_overhead import PlainBlock, PlainDecoder
 
 CONTEXT, BATCH, STEPS, VOCAB, WIDTH, LAYERS, HEADS = 64, 8, 500, 256, 128, 4, 4
 SIMULATED, REAL = nn.fp8.Recipe(mode="simulated"), nn.fp8.Recipe(mode="real")

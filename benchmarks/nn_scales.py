@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from allometry import nn
 from allometry.files import write_json
 from allometry.nn import functional as F
 
@@ -66,46 +66,35 @@ def loss_scale(function: Callable) -> dict[str, float]:
     return {"gradient 1": logits.grad.square().mean().sqrt().item()}
 
 
+def beside(
+    ours: Callable, name: str, *shapes: tuple[int, ...], call: Callable | None = None
+) -> tuple[dict, dict | None]:
+    """Scales of ours, and of their function of that name if there is one; ``call(theirs, *arguments)`` adapts it."""
+    theirs = getattr(U, name, None) if U else None
+    if theirs is None:
+        return scales(ours, *shapes), None
+    return scales(ours, *shapes), scales(partial(call, theirs) if call else theirs, *shapes)
+
+
 def table() -> list[tuple[str, dict, dict | None]]:
     """(operation, ours, theirs)."""
-    theirs = lambda name: getattr(U, name, None) if U else None
     shape = (512, 512)
     rows = []
     for name in ("relu", "relu2", "gelu", "silu", "tanh", "sigmoid", "softplus"):
-        peer = theirs(name)
-        rows.append((name, scales(getattr(F, name), shape), scales(peer, shape) if peer else None))
+        rows.append((name, *beside(getattr(F, name), name, shape)))
+    no_bias = lambda linear, x, weight: linear(x, weight, None)
     for fan_out in (512, 2048):
         sizes = ((1024, 512), (fan_out, 512))
-        peer = theirs("linear")
-        rows.append(
-            (
-                f"linear 512 → {fan_out}",
-                scales(F.linear, *sizes),
-                scales(lambda x, w: peer(x, w, None), *sizes) if peer else None,
-            )
-        )
-    peer = theirs("silu_glu")
-    rows.append(("swiglu", scales(F.swiglu, shape, shape), scales(lambda g, u: peer(u, g), shape, shape) if peer else None))
+        rows.append((f"linear 512 → {fan_out}", *beside(F.linear, "linear", *sizes, call=no_bias)))
+    swapped = lambda glu, gate, up: glu(up, gate)
+    rows.append(("swiglu", *beside(F.swiglu, "silu_glu", shape, shape, call=swapped)))
     for n in (16, 256, 4096):
-        peer = theirs("softmax")
-        rows.append(
-            (
-                f"softmax over {n}",
-                scales(F.softmax, (64, n)),
-                scales(lambda x: peer(x, -1), (64, n)) if peer else None,
-            )
-        )
-    peer = theirs("cross_entropy")
-    rows.append(("cross-entropy, 256 classes", loss_scale(F.cross_entropy), loss_scale(peer) if peer else None))
+        over_last = lambda softmax, x: softmax(x, -1)
+        rows.append((f"softmax over {n}", *beside(F.softmax, "softmax", (64 * 4096 // n, n), call=over_last)))
+    rows.append(("cross-entropy, 256 classes", loss_scale(F.cross_entropy), loss_scale(U.cross_entropy) if U else None))
     for length in (16, 256, 2048):
-        peer = theirs("scaled_dot_product_attention")
-        rows.append(
-            (
-                f"causal attention, {length} positions",
-                positions(F.attention, length),
-                positions(lambda q, k, v: peer(q, k, v, is_causal=True), length) if peer else None,
-            )
-        )
+        theirs = positions(partial(U.scaled_dot_product_attention, is_causal=True), length) if U else None
+        rows.append((f"causal attention, {length} positions", positions(F.attention, length), theirs))
     return rows
 
 

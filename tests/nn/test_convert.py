@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from allometry.nn import AdamW, layers, roles
+from allometry.nn import AdamW, layers, roles, stateless
 from allometry.nn.convert import scale_model
 from allometry.nn.counterparts import MeasuredScale
 from allometry.nn.lower import lower
@@ -165,7 +165,7 @@ def root_mean_squares(model, x):
 
         return hook
 
-    kinds = (layers.Parametrized, layers._Activation, layers.Dropout, MeasuredScale)
+    kinds = (layers.Parametrized, stateless._Activation, stateless.Dropout, MeasuredScale)
     for path, module in model.named_modules():
         if isinstance(module, kinds):
             module.register_forward_hook(watch(path))
@@ -219,7 +219,7 @@ def test_names_roles_and_optimiser(name):
 def test_a_sequential_keeps_its_types():
     scaled = scale_model(mlp(), torch.randn(8, 32))
     assert type(scaled) is nn.Sequential
-    assert [type(m) for m in scaled] == [layers.Linear, layers.ReLU, nn.Sequential, layers.Linear]
+    assert [type(m) for m in scaled] == [layers.Linear, stateless.ReLU, nn.Sequential, layers.Linear]
     assert type(scale_model(nn.Linear(4, 3), torch.randn(2, 4))) is layers.Linear
     weight = scaled[0].weight
     assert float(weight.mean()) == pytest.approx(0, abs=0.06)

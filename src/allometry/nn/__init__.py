@@ -15,29 +15,7 @@ from .calibrate import Range, RangeReport, exponent_bits, range_report
 from .convert import scale_model
 from .coordinates import CoordCheck, Coordinate, coord_check
 from .gemm import Factors, accumulation
-from .layers import (
-    GEGLU,
-    GELU,
-    Conv1d,
-    Conv2d,
-    CrossEntropyLoss,
-    Dropout,
-    Embedding,
-    LayerNorm,
-    Linear,
-    MSELoss,
-    Parametrized,
-    Readout,
-    ReLU,
-    ReLU2,
-    RMSNorm,
-    Sigmoid,
-    SiLU,
-    Softmax,
-    Softplus,
-    SwiGLU,
-    Tanh,
-)
+from .layers import Conv1d, Conv2d, Embedding, LayerNorm, Linear, Parametrized, Readout, RMSNorm
 from .measured import ActivationScaling, GradientScaling, WeightScaling
 from .optim import SGD, Adam, AdamW, Lion, Muon, param_groups
 from .parametrization import learning_rate_factors, parametrize, roles
@@ -52,6 +30,21 @@ from .scaled import (
     unscale,
 )
 from .schemes import Base, Role, Scheme, residual_taus
+from .stateless import (
+    GEGLU,
+    GELU,
+    CrossEntropyLoss,
+    Dropout,
+    MSELoss,
+    ReLU,
+    ReLU2,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    SwiGLU,
+    Tanh,
+)
 from .transformer import MLP, Attention, Decoder, ResidualStack, TransformerBlock
 
 __all__ = [

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import layers
+from . import layers, stateless
 from .elementwise import activation_scale
 from .gemm import over_rows
 from .layers import Parametrized
@@ -165,13 +165,13 @@ def _elementwise(plain: nn.Module, constraint: str | None) -> nn.Module:
 
 
 def _dropout(plain: nn.Module, constraint: str | None) -> nn.Module:
-    return layers.Dropout(plain.p)
+    return stateless.Dropout(plain.p)
 
 
 def _cross_entropy(plain: nn.CrossEntropyLoss, constraint: str | None) -> nn.Module:
     if plain.weight is not None:
         raise ValueError("class weights are not supported")
-    return layers.CrossEntropyLoss(plain.ignore_index, plain.reduction, plain.label_smoothing)
+    return stateless.CrossEntropyLoss(plain.ignore_index, plain.reduction, plain.label_smoothing)
 
 
 ELEMENTWISE = (
@@ -186,15 +186,15 @@ COUNTERPARTS: dict[type[nn.Module], Maker] = {
     nn.Embedding: _embedding,
     nn.LayerNorm: _norm(layers.LayerNorm),
     nn.RMSNorm: _norm(layers.RMSNorm),
-    nn.ReLU: _activation(layers.ReLU),
-    nn.GELU: _activation(layers.GELU, lambda plain: plain.approximate == "none"),
-    nn.SiLU: _activation(layers.SiLU),
-    nn.Tanh: _activation(layers.Tanh),
-    nn.Sigmoid: _activation(layers.Sigmoid),
-    nn.Softplus: _activation(layers.Softplus, lambda plain: (plain.beta, plain.threshold) == (1, 20)),
+    nn.ReLU: _activation(stateless.ReLU),
+    nn.GELU: _activation(stateless.GELU, lambda plain: plain.approximate == "none"),
+    nn.SiLU: _activation(stateless.SiLU),
+    nn.Tanh: _activation(stateless.Tanh),
+    nn.Sigmoid: _activation(stateless.Sigmoid),
+    nn.Softplus: _activation(stateless.Softplus, lambda plain: (plain.beta, plain.threshold) == (1, 20)),
     nn.Dropout: _dropout,
     nn.CrossEntropyLoss: _cross_entropy,
-    nn.MSELoss: lambda plain, constraint: layers.MSELoss(plain.reduction),
+    nn.MSELoss: lambda plain, constraint: stateless.MSELoss(plain.reduction),
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(
         (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d),

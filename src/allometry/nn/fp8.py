@@ -231,7 +231,7 @@ def linear(
         onto = onto.to(x.dtype).reshape(-1, fan_out)
         y = _Linear.apply(flat, weight, onto, keep, share * factors[0], *factors[1:], recipe, real)
         if bias is not None:
-            y = torch.add(y, scale(bias.to(x.dtype), 1.0, over_rows(flat.shape[0])), alpha=share)
+            y = y + scale(bias.to(x.dtype), share, over_rows(flat.shape[0]))
     else:
         bias = None if bias is None else bias.to(x.dtype)
         y = _Linear.apply(flat, weight, bias, 1.0, *factors, recipe, real)

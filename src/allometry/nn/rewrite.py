@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from . import functional, layers
+from . import functional, layers, stateless
 from .counterparts import COUNTERPARTS, MEASURED, PASSING, DotProductAttention, MeasuredScale, ratio_of
 from .lower import lower
 from .scale import exact_scale, scale
@@ -268,7 +268,7 @@ class Rewriting(Structure):
     def _dropout(self, node: fx.Node) -> None:
         p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
         name = f"{node.name}_module"
-        self.model.add_module(name, layers.Dropout(p))
+        self.model.add_module(name, stateless.Dropout(p))
         source = self._inputs(node)[0]
         node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
 
