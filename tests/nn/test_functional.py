@@ -624,7 +624,7 @@ def test_ignored_rows_change_neither_the_mean_nor_the_gradient_of_the_rest(reduc
     logits, targets = leaf(12, 7, dtype=f64), torch.randint(7, (12,))
     targets[[0, 5, 6]] = ignore_index
     counted = targets != ignore_index
-    ours = F.cross_entropy(logits, targets, ignore_index, reduction)
+    ours = F.cross_entropy(logits, targets, ignore_index=ignore_index, reduction=reduction)
     assert_same(ours, T.cross_entropy(logits, targets, ignore_index=ignore_index, reduction=reduction))
     (grad,) = torch.autograd.grad(ours.sum(), logits)
     alone = logits.detach()[counted].requires_grad_()
@@ -719,5 +719,5 @@ def test_mse_has_torchs_value_and_a_multiple_of_its_gradients(shape, reduction):
 @given(st.sampled_from(["mean", "sum"]), shapes_of_many)
 def test_mse_gradients_are_at_unit_scale(reduction, shape):
     inputs = leaf(*shape), leaf(*shape)
-    grads = torch.autograd.grad(F.mse_loss(*inputs, reduction), inputs)
+    grads = torch.autograd.grad(F.mse_loss(*inputs, reduction=reduction), inputs)
     assert list(map(rms, grads)) == [UNIT] * 2

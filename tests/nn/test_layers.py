@@ -264,15 +264,16 @@ def test_softmax_dropout_and_losses_hand_on_their_arguments():
     x, targets = torch.randn(6, 5, dtype=f64), torch.tensor([0, 1, 2, 3, 1, 2])
     for options in ({}, {"multiplier": 2.0, "constraint": "output"}):
         assert_same(outcome(nn.Softmax(0, **options), x, []), outcome(lambda x, o=options: F.softmax(x, 0, **o), x, []))
-    for options in ((), (1,), (-100, "none"), (3, "sum", 0.1)):
+    smooth = {"ignore_index": 3, "reduction": "sum", "label_smoothing": 0.1}
+    for options in ({}, {"ignore_index": 1}, {"reduction": "none"}, smooth):
         assert_same(
-            outcome(lambda x, o=options: nn.CrossEntropyLoss(*o)(x, targets), x, []),
-            outcome(lambda x, o=options: F.cross_entropy(x, targets, *o), x, []),
+            outcome(lambda x, o=options: nn.CrossEntropyLoss(**o)(x, targets), x, []),
+            outcome(lambda x, o=options: F.cross_entropy(x, targets, **o), x, []),
         )
-    for options in ((), ("none",), ("sum",)):
+    for options in ({}, {"reduction": "none"}, {"reduction": "sum"}):
         assert_same(
-            outcome(lambda x, o=options: nn.MSELoss(*o)(x, x.detach() + 1), x, []),
-            outcome(lambda x, o=options: F.mse_loss(x, x.detach() + 1, *o), x, []),
+            outcome(lambda x, o=options: nn.MSELoss(**o)(x, x.detach() + 1), x, []),
+            outcome(lambda x, o=options: F.mse_loss(x, x.detach() + 1, **o), x, []),
         )
     dropout = nn.Dropout(0.4)
     torch.manual_seed(1)

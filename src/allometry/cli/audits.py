@@ -62,20 +62,20 @@ def _judged(target: str, check: Callable[[], Any]) -> Any:
         return check()
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = _user_frames(error)
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if frames:
             line = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
             raise UserError(f"{target}: raised {message} ({line})") from error
-        if isinstance(error, SyntaxError | ImportError | RuntimeError):
-            raise UserError(f"{target}: {message}") from error
         if isinstance(error, ValueError | TypeError):  # a refusal of ours, which says what would do
             raise UserError(f"{target}: {error}") from error
+        if isinstance(error, SyntaxError | ImportError | RuntimeError | IndexError | OSError | SystemExit):
+            raise UserError(f"{target}: {message}") from error  # torch at the user's shapes or indices, say
         raise
 
 
-def _user_frames(error: Exception) -> list[traceback.FrameSummary]:
+def _user_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """Where an exception passed through code that is neither ours nor a library's."""
     others = (str(Path(__file__).parents[1]), sys.base_prefix, "<frozen", "site-packages", "dist-packages")
     frames = traceback.extract_tb(error.__traceback__)
@@ -118,8 +118,10 @@ def _module(where: str) -> Any:
     path = Path(where)
     if not path.is_file():
         raise UserError(f"{where}: no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))  # as for a script, so that it finds its neighbours
+    name = f"audited {path.stem}"  # no name of any module that exists
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 

@@ -3,11 +3,13 @@
     from allometry import nn
 
     model = nn.Decoder(vocab_size=256, layers=4, width=256, heads=4)
-    optimizer = nn.AdamW(model, lr=0.5)      # one base rate; each weight's own by its role (u-μP)
+    optimizer = nn.AdamW(model, lr=0.7)      # one base rate; each weight's own by its role (u-μP)
     loss = nn.CrossEntropyLoss()(model(tokens).flatten(0, 1), targets.flatten())
 
 The layers have the names and argument order of ``torch.nn``. Needs torch and nothing else of this package.
 """
+
+from torch.nn import Flatten, Identity, Module, ModuleDict, ModuleList, Parameter, Sequential, Unflatten, init
 
 from . import formats, fp8, functional, schemes
 from .audit import Audit, Row, audit
@@ -67,12 +69,18 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Factors",
+    "Flatten",
     "GradientScaling",
+    "Identity",
     "LayerNorm",
     "Linear",
     "Lion",
     "MSELoss",
+    "Module",
+    "ModuleDict",
+    "ModuleList",
     "Muon",
+    "Parameter",
     "Parametrized",
     "RMSNorm",
     "Range",
@@ -90,6 +98,7 @@ __all__ = [
     "ScaledEmbedding",
     "ScaledLinear",
     "Scheme",
+    "Sequential",
     "SiLU",
     "Sigmoid",
     "Softmax",
@@ -97,6 +106,7 @@ __all__ = [
     "SwiGLU",
     "Tanh",
     "TransformerBlock",
+    "Unflatten",
     "WeightScaling",
     "accumulation",
     "audit",
@@ -107,6 +117,7 @@ __all__ = [
     "formats",
     "fp8",
     "functional",
+    "init",
     "learning_rate_factors",
     "param_groups",
     "parametrize",
@@ -118,3 +129,14 @@ __all__ = [
     "schemes",
     "unscale",
 ]
+
+
+def __getattr__(name: str):
+    """Say what to do where torch.nn has a name that unit scaling has no counterpart for."""
+    import torch
+
+    if hasattr(torch.nn, name):
+        raise AttributeError(
+            f"allometry.nn has no unit-scaled {name}; take torch.nn.{name}, or nn.scale_model on a model of it"
+        )
+    raise AttributeError(f"module 'allometry.nn' has no attribute {name!r}")

@@ -173,8 +173,8 @@ def _parameter(tensor: Measured, found: str) -> str:
         take = f"take allometry's nn.{layer}" if layer else "start from a unit normal, the factor in the forward pass"
         return f"{take}, or convert: nn.scale_model(model, batch)"
     if found == LARGE:
-        return "it grew in training: lower its learning rate, add weight decay, or nn.scale_model(rule='rms')"
-    return "start from a unit normal (reset_parameters), or nn.scale_model(rule='rms') for trained weights"
+        return "it grew in training: lower its learning rate, or add weight decay"
+    return "start from a unit normal: reset_parameters()"
 
 
 def _activation(tensor: Measured, found: str) -> str:

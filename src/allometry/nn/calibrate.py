@@ -181,7 +181,7 @@ def treatable(model: nn.Module, strict: bool) -> tuple[dict[str, nn.Module], dic
             left[name] = type(module).__name__
     if left and strict:
         listed = ", ".join(f"{name} ({kind})" for name, kind in left.items())
-        known = ", ".join(kind.__name__ for kind in SCALED)
+        known = ", ".join(f"torch.nn.{kind.__name__}" for kind in SCALED)
         raise ValueError(
             f"model: cannot scale {listed}; the measured rules treat {known}. strict=False leaves others as they are"
         )

@@ -171,7 +171,9 @@ def _dropout(plain: nn.Module, constraint: str | None) -> nn.Module:
 def _cross_entropy(plain: nn.CrossEntropyLoss, constraint: str | None) -> nn.Module:
     if plain.weight is not None:
         raise ValueError("class weights are not supported")
-    return stateless.CrossEntropyLoss(plain.ignore_index, plain.reduction, plain.label_smoothing)
+    return stateless.CrossEntropyLoss(
+        ignore_index=plain.ignore_index, reduction=plain.reduction, label_smoothing=plain.label_smoothing
+    )
 
 
 ELEMENTWISE = (
@@ -194,7 +196,7 @@ COUNTERPARTS: dict[type[nn.Module], Maker] = {
     nn.Softplus: _activation(stateless.Softplus, lambda plain: (plain.beta, plain.threshold) == (1, 20)),
     nn.Dropout: _dropout,
     nn.CrossEntropyLoss: _cross_entropy,
-    nn.MSELoss: lambda plain, constraint: stateless.MSELoss(plain.reduction),
+    nn.MSELoss: lambda plain, constraint: stateless.MSELoss(reduction=plain.reduction),
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(
         (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d),

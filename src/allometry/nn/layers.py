@@ -263,17 +263,18 @@ class RMSNorm(Parametrized):
     roles: ClassVar[dict[str, str]] = {"weight": "gain"}
 
     def __init__(
-        self, normalized_shape: int, eps: float = 1e-6, elementwise_affine: bool = False, device=None, dtype=None
+        self, normalized_shape: int, eps: float | None = 1e-6, elementwise_affine: bool = False, device=None, dtype=None
     ):
         super().__init__()
-        _check_sizes(normalized_shape=normalized_shape)
-        self.normalized_shape, self.eps = normalized_shape, Constants(eps)
+        normalized_shape = _one_axis(normalized_shape)
+        self.normalized_shape, self.eps = normalized_shape, Constants(1e-6 if eps is None else eps)
         self.weight = (
             nn.Parameter(torch.empty(normalized_shape, device=device, dtype=dtype)) if elementwise_affine else None
         )
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
+        _check_width(x, self.normalized_shape)
         return F.rms_norm(x, self.weight, *self.eps())
 
     def extra_repr(self) -> str:
@@ -295,17 +296,32 @@ class LayerNorm(Parametrized):
         dtype=None,
     ):
         super().__init__()
-        _check_sizes(normalized_shape=normalized_shape)
+        normalized_shape = _one_axis(normalized_shape)
         self.normalized_shape, self.eps = normalized_shape, Constants(eps)
         new = lambda wanted: nn.Parameter(torch.empty(normalized_shape, device=device, dtype=dtype)) if wanted else None
         self.weight, self.bias = new(elementwise_affine), new(elementwise_affine and bias)
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
+        _check_width(x, self.normalized_shape)
         return F.layer_norm(x, self.weight, self.bias, *self.eps())
 
     def extra_repr(self) -> str:
         return f"{self.normalized_shape}, eps={self.eps.values[0]:g}, elementwise_affine={self.weight is not None}"
+
+
+def _one_axis(shape: int | tuple[int]) -> int:
+    """The size of the last dimension, which is all that our norms run over."""
+    sizes = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
+    if len(sizes) != 1:
+        raise ValueError(f"normalized_shape: {shape}; our norms run over the last dimension only, give its size")
+    _check_sizes(normalized_shape=sizes[0])
+    return sizes[0]
+
+
+def _check_width(x: Tensor, width: int) -> None:
+    if x.shape[-1] != width:
+        raise ValueError(f"x: shape {tuple(x.shape)}, but the norm was made for {width} features last")
 
 
 def _per_axis(name: str, value: int | tuple, axes: int, least: int) -> tuple[int, ...]:
@@ -317,5 +333,5 @@ def _per_axis(name: str, value: int | tuple, axes: int, least: int) -> tuple[int
 
 def _check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}: {size} is no size; it must be at least 1")
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name}: {size} is no size; it must be a whole number, at least 1")

@@ -15,6 +15,7 @@ REDUCTIONS = ("mean", "sum", "none")
 def cross_entropy(
     logits: Tensor,
     targets: Tensor,
+    *,
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
@@ -29,12 +30,10 @@ def cross_entropy(
         ValueError: an unknown reduction, or fewer than two classes.
     """
     check_float(logits=logits)
-    _check_reduction(reduction)
+    check_loss(reduction, label_smoothing)
     classes = logits.shape[-1] if logits.dim() <= 2 else logits.shape[1]
     if classes < 2:
         raise ValueError(f"logits: {classes} class leaves nothing to learn; there must be at least 2")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing: {label_smoothing} is no share; give 0 ≤ ε < 1")
     # Smoothing moves the target towards equality, where the gradient is 0.
     factor = classes / (classes - 1) ** 0.5 / (1 - label_smoothing)
     options = {"ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing}
@@ -47,18 +46,21 @@ def cross_entropy(
     return scale(loss, 1.0, (targets != ignore_index).sum().to(torch.float64).clamp(min=1))
 
 
-def mse_loss(predictions: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+def mse_loss(predictions: Tensor, targets: Tensor, *, reduction: str = "mean") -> Tensor:
     """``F.mse_loss``, the gradient at unit scale for unit-normal predictions and targets.
 
     The gradient 2(p − t) has root mean square √8; it carries the inverse, times the number of entries for a mean.
     """
     check_float(predictions=predictions)
     check_shape("targets", targets, predictions.shape, "mse_loss")
-    _check_reduction(reduction)
+    check_loss(reduction)
     factor = 8**-0.5 * (predictions.numel() if reduction == "mean" else 1)
     return F.mse_loss(scale(predictions, 1.0, factor), scale(targets, 1.0, factor), reduction=reduction)
 
 
-def _check_reduction(reduction: str) -> None:
+def check_loss(reduction: str, label_smoothing: float = 0.0) -> None:
+    """Refuse a reduction that does not exist and a smoothing that leaves no target."""
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing: {label_smoothing} is no share; give 0 ≤ ε < 1")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction: {reduction!r} is unknown; there are {', '.join(map(repr, REDUCTIONS))}")

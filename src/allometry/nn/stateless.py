@@ -10,15 +10,18 @@ from . import functional as F
 from .autograd import Constants
 from .elementwise import activation
 from .gemm import check_constraint
+from .losses import check_loss
 
 
 class _Activation(nn.Module):
     function: ClassVar[str]
 
-    def __init__(self, *, constraint: str | None = None):
+    def __init__(self, inplace: bool = False, *, constraint: str | None = None):
         super().__init__()
         check_constraint(constraint)
-        self.constraint = constraint
+        if not isinstance(inplace, bool):
+            raise TypeError(f"inplace: {inplace!r}; {type(self).__name__} takes no parameter of its own")
+        self.constraint = constraint  # ``inplace`` is torch's, and has no effect here
 
     def forward(self, x: Tensor) -> Tensor:
         return activation(self.function, x, self.constraint)
@@ -126,20 +129,23 @@ class GEGLU(_GLU):
 class CrossEntropyLoss(nn.Module):
     """Cross-entropy in nats, each counted row's gradient at unit scale; see functional.cross_entropy."""
 
-    def __init__(self, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0):
+    def __init__(self, *, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0):
         super().__init__()
+        check_loss(reduction, label_smoothing)
         self.ignore_index, self.reduction, self.label_smoothing = ignore_index, reduction, label_smoothing
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(logits, targets, self.ignore_index, self.reduction, self.label_smoothing)
+        options = {"ignore_index": self.ignore_index, "label_smoothing": self.label_smoothing}
+        return F.cross_entropy(logits, targets, reduction=self.reduction, **options)
 
 
 class MSELoss(nn.Module):
     """Mean squared error, its gradient at unit scale."""
 
-    def __init__(self, reduction: str = "mean"):
+    def __init__(self, *, reduction: str = "mean"):
         super().__init__()
+        check_loss(reduction)
         self.reduction = reduction
 
     def forward(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        return F.mse_loss(predictions, targets, self.reduction)
+        return F.mse_loss(predictions, targets, reduction=self.reduction)
