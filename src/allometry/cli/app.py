@@ -241,7 +241,7 @@ def main() -> None:
         )
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        _complain("stopped; what a study has so far is saved, and the same command goes on from there")
+        _complain("stopped; what a study has so far is saved, and the same command goes on from here")
         sys.exit(INTERRUPTED)
     except OSError as error:  # a full disk, a folder that may not be written: no fault of ours to trace
         _complain(f"{error.filename or 'output'}: {error.strerror or error}")
