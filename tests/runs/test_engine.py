@@ -136,7 +136,12 @@ def test_ctrl_c_saves_and_says_how_to_go_on(text, tmp_path):
     toml = tmp_path / "study.toml"
     toml.write_text(STUDY.format(text=text).replace("40_000", "40_000_000"))
     process = subprocess.Popen(
-        command(toml, tmp_path / "s"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command(toml, tmp_path / "s"),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores Ctrl-C
     )
     while not list((tmp_path / "s").glob("runs/*/record.json")):
         time.sleep(0.2)
