@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from allometry.cli import audits
-from allometry.cli.app import main
 
 MODELS = """
 import torch
@@ -57,8 +56,8 @@ def line_of(words):
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys, tmp_path):
-    """Run a command in a folder that has ``models.py``: (status, standard output, standard error)."""
+def cli(cli, monkeypatch, tmp_path):
+    """``allometry audit`` in a folder that has ``models.py``: (status, standard output, standard error)."""
     (tmp_path / "audited_models.py").write_text(MODELS)
     (tmp_path / "audited_import.py").write_text("import nothing_there")
     (tmp_path / "audited_syntax.py").write_text("x = = 1")
@@ -69,14 +68,7 @@ def cli(monkeypatch, capsys, tmp_path):
     def run(*arguments):
         for name in [name for name in sys.modules if name.startswith("audited_")]:
             monkeypatch.delitem(sys.modules, name)
-        monkeypatch.setattr(sys, "argv", ["allometry", "audit", *map(str, arguments)])
-        try:
-            main()
-            status = 0
-        except SystemExit as end:
-            status = end.code or 0
-        out, err = capsys.readouterr()
-        return status, out, err
+        return cli("audit", *arguments)
 
     return run
 

@@ -9,8 +9,6 @@ import sys
 import numpy as np
 import pytest
 
-from allometry.cli.app import main
-
 LADDER = """
 data = "{text}"
 context = 32
@@ -20,23 +18,6 @@ sweep = false
 lr = 0.4
 batch_tokens = 256
 """
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    """Run a command in this process: (status, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["allometry", *map(str, arguments)])
-        try:
-            main()
-            status = 0
-        except SystemExit as end:
-            status = end.code or 0
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
 
 
 @pytest.fixture

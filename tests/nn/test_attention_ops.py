@@ -290,7 +290,7 @@ Q = torch.zeros(1, 4, 3, 8)
         ((Q, Q, Q[:, :, :2]), {}, ValueError, "v: shape"),
         ((Q[0], Q, Q), {}, ValueError, "q: shape"),
         ((Q, Q[:, :, :2], Q[:, :, :2]), {}, ValueError, "q: 3 causal rows but 2 keys"),
-        ((Q, Q[:, :, :0], Q[:, :, :0]), {}, ValueError, "k: shape .* no elements"),
+        ((Q, Q[:, :, :0], Q[:, :, :0]), {}, ValueError, "k: shape .* size 0"),
         ((Q.int(), Q, Q), {}, TypeError, "q: torch.int32"),
         ((Q, Q, Q.to(torch.complex64)), {}, TypeError, "v: torch.complex64"),
         ((Q, [1.0], Q), {}, TypeError, "k: list"),

@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import moments
 from .autograd import Constants
+from .gemm import check_constraint, check_float
 from .scale import scale
 
 
@@ -47,9 +48,8 @@ def softmax(x: Tensor, dim: int = -1, *, multiplier: float = 1.0, constraint: st
         TypeError: ``x`` is not a floating-point tensor.
         ValueError: ``x`` has no elements, ``multiplier`` is beyond ±16, ``constraint`` is not None or "output".
     """
-    _check_floating("x", x)
-    if constraint not in (None, "output"):
-        raise ValueError(f'constraint: {constraint!r} is not known; give None or "output"')
+    check_float(x=x)
+    check_constraint(constraint)
     multiplier = _multiplier(multiplier)
     forward, backward = _softmax_factors(x, dim, multiplier)
     # The factor of the output multiplies the gradient too, where it would not overflow but is not wanted.
@@ -163,17 +163,9 @@ def _multiplier(value: float) -> float:
     return numerator / denominator
 
 
-def _check_floating(name: str, value: Tensor) -> None:
-    if not torch.is_tensor(value) or not value.is_floating_point():
-        got = value.dtype if torch.is_tensor(value) else type(value).__name__
-        raise TypeError(f"{name}: {got} is not a floating-point tensor; convert it, with .float() say")
-    if 0 in value.shape:
-        raise ValueError(f"{name}: shape {tuple(value.shape)} has no elements; every dimension must be at least 1")
-
-
 def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int | None) -> None:
     for name, value in (("q", q), ("k", k), ("v", v)):
-        _check_floating(name, value)
+        check_float(**{name: value})
         if value.dim() != 4:
             raise ValueError(f"{name}: shape {tuple(value.shape)}, not (batch, heads, length, head_dim)")
     (batch, heads, length, head_dim), (_, kv_heads, keys, _) = q.shape, k.shape

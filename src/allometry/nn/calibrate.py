@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .measured import PARTS, ActivationScaling, GradientScaling, Scaling, WeightScaling, check_real
+from .probe import tensors_in
 from .scaled import SCALED, features, scale_module, scaled_modules, unscale
 from .tables import GOOD, Line, Table
 
@@ -51,18 +52,6 @@ def batches_of(example: Any) -> list[Any]:
             if tensor.is_floating_point() or tensor.is_complex():
                 check_real(name, tensor)
     return batches
-
-
-def tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in nested tuples, lists and dictionaries, and where."""
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, tuple | list):
-        for index, item in enumerate(value):
-            yield from tensors_in(item, f"{name}[{index}]")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from tensors_in(item, f"{name}[{key!r}]")
 
 
 def call(model: nn.Module, inputs: Any) -> Any:

@@ -323,9 +323,11 @@ class Objective:
         return F.cross_entropy(logits.float(), targets.flatten())
 
     def _squared_error(self, output: Tensor, targets: Tensor) -> Tensor:
-        mse = getattr(functional, "mse_loss", None) if is_ours(self.model) else None
-        self.description = "squared error, unit-scaled" if mse else "mean squared error"
-        return (mse or F.mse_loss)(output, targets)
+        if is_ours(self.model):
+            self.description = "squared error, unit-scaled"
+            return functional.mse_loss(output, targets)
+        self.description = "mean squared error"
+        return F.mse_loss(output, targets)
 
 
 def _scalar_in(output: Any) -> Tensor | None:

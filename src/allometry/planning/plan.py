@@ -208,14 +208,8 @@ def plan(
     if shape is None:
         model, point, notes = None, optimum, list(optimum.notes)
     else:
-        candidates = every = _candidates(optimum, shape, budget, tokens)
-        if within is not None and seconds is not None:
-            candidates = _in_time(every, seconds, within)
-        model, point, notes = _best(predictor, optimum, candidates, covered)
-        if len(candidates) < len(every):
-            notes.append(
-                f"of the sizes that the budget buys, only those were considered that train in {format_seconds(within)}"
-            )
+        every = _candidates(optimum, shape, budget, tokens)
+        model, point, notes = _best_in_time(predictor, optimum, every, covered, seconds, within)
     flops_exact = None if model is None else float(model.flops_per_token) * point.tokens
     recommendations = rules.recommend(point.num_params, point.tokens, flops_exact)
     batch, lr, told = _batch_and_rate(point, recipe, rule, recommendations)
@@ -257,6 +251,25 @@ def _candidates(
             bought = tokens
         found.append((model, bought))
     return found
+
+
+def _best_in_time(
+    predictor: Predictor,
+    optimum: Optimum,
+    every: list[tuple[Shape, float]],
+    covered: Covered | None,
+    seconds: Callable[[Shape, float], float] | None,
+    within: float | None,
+) -> tuple[Shape, Optimum, list[str]]:
+    """The best of the candidates that train ``within`` seconds, with a word if that left some out."""
+    limited = within is not None and seconds is not None
+    candidates = _in_time(every, seconds, within) if limited else every
+    model, point, notes = _best(predictor, optimum, candidates, covered)
+    if len(candidates) < len(every):
+        notes.append(
+            f"of the sizes that the budget buys, only those were considered that train in {format_seconds(within)}"
+        )
+    return model, point, notes
 
 
 def _in_time(
