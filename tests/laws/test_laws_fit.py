@@ -11,66 +11,59 @@ from scipy.optimize import least_squares
 
 from allometry.errors import UserError
 from allometry.laws import LAWS, Fit, Observations, fit, load, save
+from allometry.laws.fit import make_problem
 
 from .ladders import TRUTHS, ladder, runs, shared
 
-# Ranges from which recoverable truths are drawn: losses of a language model over the ladder.
-RANGES = {
-    "power": {"k": (10, 60), "alpha": (-0.12, -0.03), "beta": (-0.12, -0.03)},
-    "power_floor": {"E": (0.5, 2.0), "k": (60, 400), "alpha": (-0.2, -0.1), "beta": (-0.2, -0.1)},
-    "chinchilla": {"E": (0.5, 2.0), "A": (100, 900), "B": (300, 3000), "alpha": (0.25, 0.45), "beta": (0.25, 0.4)},
-    "skaling": {
-        "E": (0.5, 2),
-        "A": (200, 900),
-        "B": (300, 3000),
-        "alpha": (0.3, 0.4),
-        "beta": (0.3, 0.4),
-        "k": (0.5, 1.6),
-    },
-}
+# Constants move so far from the ladders' own truths: additive ones by a share, exponents by less.
+SPREAD = {"E": 0.3, "alpha": 0.15, "beta": 0.15, "gamma": 0.15, "alpha_N": 0.15, "alpha_D": 0.15, "k": 0.5}
 
 
 def truth(name, seed):
+    """Constants near those of the ladders; farseer's hardly move, as its parts are doubly exponential."""
     generator = np.random.default_rng(seed)
-    return {symbol: float(generator.uniform(*pair)) for symbol, pair in RANGES[name].items()}
+    shifts = {s: (0.02 if name == "farseer" else SPREAD.get(s, 0.6)) * generator.uniform(-1, 1) for s in TRUTHS[name]}
+    return {symbol: value * np.exp(shifts[symbol]) for symbol, value in TRUTHS[name].items()}
 
 
 @pytest.mark.parametrize("name", LAWS)
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_noiseless_truth_is_recovered(name, seed):
     values = truth(name, seed)
     result = fit(name, ladder(name, values, sizes=8, counts=6), bootstrap=0)
     assert result.rms < 1e-9
-    for symbol in LAWS[name].symbols:
-        assert result.values[symbol] == pytest.approx(values[symbol], rel=1e-5), symbol
+    # Nine constants, some of which hardly matter: there the loss is what can be recovered (test_laws_law.py).
+    if name != "farseer":
+        for symbol in LAWS[name].symbols:
+            assert result.values[symbol] == pytest.approx(values[symbol], rel=1e-4), symbol
 
 
 @pytest.mark.parametrize("name", LAWS)
 def test_never_worse_than_a_scipy_multistart(name):
     for seed in range(3):
-        observations = ladder(name, truth(name, 100 + seed), noise=0.01, seed=seed)
+        values = truth(name, 100 + seed)
+        observations = ladder(name, values, noise=0.01, seed=seed)
         result = fit(name, observations, bootstrap=0)
-        assert result.objective <= _multistart(name, observations, seed, starts=12) * (1 + 1e-9)
+        assert result.objective <= _multistart(name, observations, values, seed, starts=10) * (1 + 1e-9)
 
 
-def _multistart(name, observations, seed, starts):
-    """The best ½Σr² of SciPy's bounded least squares from random starts, in the law's coordinates."""
-    form, generator = LAWS[name], np.random.default_rng(seed)
-    n, d, log_loss = (np.log(x) for x in (observations.num_params, observations.tokens, observations.loss))
-    centre = (n.mean(), d.mean())
-    low, high = form.bounds(observations.loss)
+def _multistart(name, observations, values, seed, starts):
+    """The best ½Σr² of SciPy's bounded least squares from the truth and random starts near it, in θ."""
+    generator = np.random.default_rng(seed)
+    problem, centre = make_problem(LAWS[name], observations, "log_squares", 1.0)
+    middle = LAWS[name].theta(np.array(list(values.values())), centre)
     best = np.inf
-    for _ in range(starts):
-        values = np.array([generator.uniform(*pair) for pair in RANGES[name].values()])
+    for index in range(starts):
         found = least_squares(
-            lambda t: form.log_loss(t[None], n - centre[0], d - centre[1])[0][0] - log_loss,
-            np.clip(form.theta(values, centre), low + 1e-6, high - 1e-6),
-            jac=lambda t: form.log_loss(t[None], n - centre[0], d - centre[1])[1][0].T,
-            bounds=(low, high),
+            lambda t: LAWS[name].log_loss(t[None], *problem.inputs)[0][0] - problem.log_loss,
+            np.clip(middle + (index > 0) * generator.normal(0, 0.2, len(middle)), problem.lower, problem.upper),
+            jac=lambda t: LAWS[name].log_loss(t[None], *problem.inputs)[1][0].T,
+            bounds=(problem.lower - 1e-9, problem.upper + 1e-9),
             x_scale="jac",
             xtol=1e-14,
             ftol=1e-14,
             gtol=1e-14,
+            max_nfev=300,
         )
         best = min(best, found.cost)
     return best
@@ -92,7 +85,7 @@ def test_chinchilla_optimum_on_the_published_points(epoch):
     for symbol, value in best.items():
         assert result.values[symbol] == pytest.approx(value, rel=1e-5), symbol
         assert result.values[symbol] == pytest.approx(published[symbol], rel=0.03), symbol
-    assert result.agreement == 1.0
+    assert result.agreed == result.starts > 5
     assert result.active_bounds == ()
 
 
@@ -151,7 +144,8 @@ def test_json_round_trip(name, tmp_path):
     result = fit(name, ladder(name, noise=0.01), bootstrap=30)
     back = Fit.from_json(json.loads(json.dumps(result.to_json())))
     assert back.to_json() == result.to_json()
-    assert back.predict(1e10, 1e12) == result.predict(1e10, 1e12)
+    others = {"batch_tokens": 1e6} if name == "three_term" else {}
+    assert back.predict(1e10, 1e12, **others) == result.predict(1e10, 1e12, **others)
     save(tmp_path / "fit.json", result)
     assert load(tmp_path / "fit.json").to_json() == result.to_json()
 

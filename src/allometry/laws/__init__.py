@@ -8,25 +8,41 @@
 """
 
 from .backtest import Backtest, backtest
+from .catalog import LAWS, law
+from .farseer import Farseer
 from .files import load, save
-from .fit import Fit, fit
+from .fit import fit
 from .forecast import Forecast, forecast
-from .law import LAWS, Chinchilla, Law, Power, PowerFloor, Skaling, law
+from .formula import COEFFICIENT, FLOOR, DataConstrained, Formula
+from .law import Law
 from .observations import Observations
+from .powers import Chinchilla, ChinchillaTied, Power, PowerFloor, SumOfPowers, ThreeTerm
 from .prediction import Prediction
+from .result import Fit
+from .skaling import Kaplan, KaplanFloor, Skaling
 
 __all__ = [
+    "COEFFICIENT",
+    "FLOOR",
     "LAWS",
     "Backtest",
     "Chinchilla",
+    "ChinchillaTied",
+    "DataConstrained",
+    "Farseer",
     "Fit",
     "Forecast",
+    "Formula",
+    "Kaplan",
+    "KaplanFloor",
     "Law",
     "Observations",
     "Power",
     "PowerFloor",
     "Prediction",
     "Skaling",
+    "SumOfPowers",
+    "ThreeTerm",
     "backtest",
     "fit",
     "forecast",

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from .catalog import LAWS, law
 from .fit import make_problem, optimum
-from .law import LAWS, Law, law
+from .law import Law
 from .observations import Observations
 from .uncertainty import covariance
 from .weights import prediction_weights, relevance
@@ -136,7 +137,7 @@ def backtest(
     Raises:
         UserError: an unknown law, or no laws.
     """
-    forms = [law(one) for one in (LAWS if laws is None else laws)]
+    forms = [law(one) for one in (("power", "power_floor", "chinchilla", "skaling") if laws is None else laws)]
     if not forms:
         raise UserError(f"no laws to test; known are {', '.join(LAWS)}")
     order = np.argsort(observations.flops, kind="stable")
@@ -184,11 +185,11 @@ def _test(form: Law, below: Observations, above: Observations, index: int, weigh
     """Fit one law below a cut and predict above it."""
     problem, centre = make_problem(form, below, "log_squares", 1.0)
     weights = prediction_weights(below)
-    theta, _, _ = optimum(problem, weights, steps=40, polish=100)
+    theta = optimum(problem, weights, steps=40, polish=100).theta
     n, d = np.log(above.num_params) - centre[0], np.log(above.tokens) - centre[1]
     predicted, jacobian = form.log_loss(theta[None], n, d)
     spread = np.sqrt(np.einsum("pr,pq,qr->r", jacobian[0], covariance(problem, theta, weights), jacobian[0]).clip(0))
-    residuals = problem.log_loss - form.log_loss(theta[None], problem.n, problem.d)[0][0]
+    residuals = problem.log_loss - form.log_loss(theta[None], *problem.inputs)[0][0]
     sigma = np.sqrt((weights * residuals**2).sum() / max(len(below) - form.count, 1))
     factor = above.flops / below.flops.max()
     errors = predicted[0] - np.log(above.loss)

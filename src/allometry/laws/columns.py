@@ -8,6 +8,8 @@ from ..errors import UserError
 
 # Numeric fields of an observation, in the order of its attributes.
 FIELDS = ("num_params", "tokens", "loss", "flops", "loss_se")
+# Numeric fields that a table may have besides.
+EXTRA = ("batch_tokens", "lr", "steps", "unique_tokens", "seed", "warmup", "weight_decay")
 
 # Normalised names, the most telling first: a table with both a non-embedding and a total count gives the former.
 KNOWN = {
@@ -22,6 +24,13 @@ KNOWN = {
         ("flops", "flops flop trainingflop trainingflops trainflops totalflops compute trainingcompute c"),
         ("loss", "heldoutloss valloss validationloss evalloss testloss finalvalloss finalloss lmloss loss l"),
         ("loss_se", "lossse lossstderr lossstandarderror stderr se"),
+        ("batch_tokens", "batchtokens batchsizetokens bstokens"),
+        ("lr", "lr learningrate peaklr maxlr"),
+        ("steps", "steps numsteps trainsteps"),
+        ("unique_tokens", "uniquetokens numuniquetokens"),
+        ("seed", "seed"),
+        ("warmup", "warmup warmupsteps"),
+        ("weight_decay", "weightdecay wd"),
         ("label", "label name run runid runname id"),
         ("status", "status state"),
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import write_json
-from .fit import Fit
 from .forecast import Forecast
+from .result import Fit
 
 KINDS: dict[str, type[Fit] | type[Forecast]] = {"fit": Fit, "forecast": Forecast}
 

@@ -20,10 +20,12 @@ import numpy as np
 
 from ..errors import UserError
 from .backtest import LATE, LEAST_ERROR, Backtest, Row, backtest
-from .fit import Fit, check_points, fit
-from .law import LAWS, Law, law
+from .catalog import LAWS, law
+from .fit import fit
+from .law import Law
 from .observations import Observations, check_design
-from .prediction import Prediction, around, points
+from .prediction import Prediction, around, check_points, points
+from .result import Fit
 from .weights import prediction_weights
 
 Array = np.ndarray
@@ -179,7 +181,7 @@ def forecast(observations: Observations, laws: Sequence[Law | str] | None = None
     Raises:
         UserError: a design that supports no law (one size, one ratio, too few runs), an unknown law.
     """
-    forms = [law(one) for one in (LAWS.values() if laws is None else laws)]
+    forms = [law(one) for one in (("power", "power_floor", "chinchilla", "skaling") if laws is None else laws)]
     if not forms:
         raise UserError(f"no laws to forecast with; known are {', '.join(LAWS)}")
     smallest = min(forms, key=lambda form: form.count)

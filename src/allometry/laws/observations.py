@@ -11,14 +11,14 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
 from ..quantities import format_count, parse_number
-from .columns import FIELDS, match_columns
+from .columns import EXTRA, FIELDS, match_columns
 
 FINISHED = frozenset({"", "finished", "done", "complete", "completed", "ok", "success", "succeeded"})
 # Below these a column cannot be a count of tokens or parameters of a language model; it is in millions or billions.
@@ -38,6 +38,8 @@ class Observations:
         loss_se: standard error of the loss, nan where unknown.
         labels: one name a run.
         notes: sentences: which columns were taken, what was derived, which rows were left out and why.
+        extra: further numeric columns by name, nan where a row has none: batch_tokens, lr, steps, unique_tokens ...
+        count: which parameters ``num_params`` counts: "non_embedding", "total", "matmul" or "unknown".
     """
 
     num_params: np.ndarray
@@ -47,6 +49,8 @@ class Observations:
     loss_se: np.ndarray
     labels: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    extra: Mapping[str, np.ndarray] = field(default_factory=dict)
+    count: str = "unknown"
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -97,16 +101,32 @@ class Observations:
     def where(self, mask: np.ndarray) -> Observations:
         """The runs where ``mask`` (boolean array or index array, one entry a run) holds."""
         index = np.arange(len(self))[mask]
-        arrays = (getattr(self, name)[index] for name in ("num_params", "tokens", "loss", "flops", "loss_se"))
-        return Observations(*arrays, labels=tuple(self.labels[i] for i in index), notes=self.notes)
+        return replace(
+            self,
+            **{name: getattr(self, name)[index] for name in FIELDS},
+            labels=tuple(self.labels[i] for i in index),
+            extra={name: values[index] for name, values in self.extra.items()},
+        )
+
+    def column(self, name: str) -> np.ndarray:
+        """A numeric column by its name, one of the attributes or of ``extra``.
+
+        Raises:
+            UserError: there is none; those that there are are named.
+        """
+        if name in FIELDS:
+            return getattr(self, name)
+        if name not in self.extra:
+            raise UserError(f"the runs have no column {name}; there are {', '.join((*FIELDS, *self.extra))}")
+        return self.extra[name]
 
     def write_csv(self, path: str | Path) -> None:
-        """Write the columns label, num_params, tokens, flops, loss, loss_se; ``read`` takes them back unchanged."""
+        """Write label, num_params, tokens, flops, loss, loss_se and ``extra``; ``read`` takes them back unchanged."""
+        names = ["num_params", "tokens", "flops", "loss", "loss_se", *self.extra]
         with Path(path).open("w", newline="", encoding="utf-8") as handle:
             writer = csv.writer(handle)
-            writer.writerow(["label", "num_params", "tokens", "flops", "loss", "loss_se"])
-            arrays = (self.num_params, self.tokens, self.flops, self.loss, self.loss_se)
-            for label, *numbers in zip(self.labels, *arrays, strict=True):
+            writer.writerow(["label", *names])
+            for label, *numbers in zip(self.labels, *map(self.column, names), strict=True):
                 writer.writerow([label, *("" if math.isnan(x) else repr(float(x)) for x in numbers)])
 
 
@@ -196,7 +216,7 @@ def _from_records(records: list[dict], notes: list[str], source: str) -> Observa
         if status not in FINISHED:
             left_out.setdefault(f"status {status}", []).append(label)
             continue
-        row = {field: _number(record.get(field), field, where) for field in FIELDS}
+        row = {field: _number(record.get(field), field, where) for field in (*FIELDS, *EXTRA)}
         if not math.isfinite(row["loss"]):
             left_out.setdefault("loss missing or not finite", []).append(label)
             continue
@@ -212,8 +232,10 @@ def _from_records(records: list[dict], notes: list[str], source: str) -> Observa
         notes.append(f"left out {len(labels)} of {len(records)} runs, {reason}: {shown}")
     if not rows:
         raise UserError(f"{source}: no run has a finite loss ({'; '.join(notes[-len(left_out) :])}); nothing to fit")
-    columns = {field: np.array([row[field] for _, row in rows], dtype=np.float64) for field in FIELDS}
-    return Observations(**columns, labels=tuple(label for label, _ in rows), notes=tuple(notes))
+    columns = {field: np.array([row[field] for _, row in rows], dtype=np.float64) for field in (*FIELDS, *EXTRA)}
+    extra = {field: columns.pop(field) for field in EXTRA}
+    extra = {field: values for field, values in extra.items() if not np.isnan(values).all()}
+    return Observations(**columns, labels=tuple(label for label, _ in rows), notes=tuple(notes), extra=extra)
 
 
 def _number(cell: object, field: str, where: str) -> float:
@@ -236,17 +258,17 @@ def _complete(row: dict[str, float], where: str, derived: dict[str, int]) -> Non
     if math.isnan(row["flops"]) and row["tokens"] > 0 and row["num_params"] > 0:
         row["flops"] = 6 * row["num_params"] * row["tokens"]
         derived["flops"] += 1
-    for field in ("num_params", "tokens", "flops", "loss"):
-        if not (row[field] > 0 and math.isfinite(row[field])):
-            shown = "missing" if math.isnan(row[field]) else f"{row[field]:g}"
-            raise UserError(f"{where}: {field} is {shown}; it must be a finite number above zero")
+    for name in ("num_params", "tokens", "flops", "loss"):
+        if not (row[name] > 0 and math.isfinite(row[name])):
+            shown = "missing" if math.isnan(row[name]) else f"{row[name]:g}"
+            raise UserError(f"{where}: {name} is {shown}; it must be a finite number above zero")
 
 
 def _check_units(observations: Observations) -> None:
-    for field, least in (("tokens", LEAST_TOKENS), ("num_params", LEAST_PARAMS)):
-        middle = float(np.median(getattr(observations, field)))
+    for name, least in (("tokens", LEAST_TOKENS), ("num_params", LEAST_PARAMS)):
+        middle = float(np.median(getattr(observations, name)))
         if middle < least:
             raise UserError(
-                f"{field} has a median of {middle:.3g}, too small for a count: is the column in millions or billions? "
+                f"{name} has a median of {middle:.3g}, too small for a count: is the column in millions or billions? "
                 "Write plain counts (20e9, not 20)"
             )

@@ -1,10 +1,13 @@
-"""A predicted loss with its interval."""
+"""A predicted loss with its interval, and the points where one is asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
+from ..errors import UserError
 
 
 @dataclass(frozen=True)
@@ -45,3 +48,41 @@ def around(value: np.ndarray, low: np.ndarray, high: np.ndarray, level: float, s
     triple = (value, np.minimum(low, value), np.maximum(high, value))
     shaped = (float(x[0]) if shape == () else x.reshape(shape) for x in triple)
     return Prediction(*shaped, level=level)
+
+
+def check_points(num_params: object, tokens: object, level: float) -> None:
+    """Raises UserError unless counts are finite and above zero and 0 < level < 1."""
+    check_inputs({"num_params": num_params, "tokens": tokens})
+    check_level(level)
+
+
+def check_level(level: float) -> None:
+    """Raises UserError unless 0 < level < 1."""
+    if not 0 < level < 1:
+        raise UserError(f"level is {level}; it must lie between 0 and 1, such as 0.9")
+
+
+def check_inputs(inputs: Mapping[str, object]) -> None:
+    """Raises UserError unless all inputs are finite and above zero."""
+    for name, value in inputs.items():
+        array = np.asarray(value, dtype=float)
+        if array.size == 0 or not np.all(np.isfinite(array) & (array > 0)):
+            raise UserError(f"{name} must be finite and above zero to predict a loss")
+
+
+def inputs_of(names: tuple[str, ...], given: Mapping[str, object], law: str) -> list[object]:
+    """What a law reads, from what was given: steps follow from tokens and batch, and unique tokens are all of them.
+
+    Raises:
+        UserError: something that the law reads is neither given nor follows.
+    """
+    known = {name: value for name, value in given.items() if value is not None}
+    if "steps" not in known and {"tokens", "batch_tokens"} <= set(known):
+        known["steps"] = np.asarray(known["tokens"], float) / np.asarray(known["batch_tokens"], float)
+    if "tokens" in known:
+        known.setdefault("unique_tokens", known["tokens"])
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise UserError(f"law {law} predicts from {', '.join(names)}: give {', '.join(missing)} too")
+    check_inputs({name: known[name] for name in names})
+    return [known[name] for name in names]

@@ -20,17 +20,16 @@ class Problem:
 
     Attributes:
         law: the form.
-        n, d: ln N and ln D from the centre, shape (runs,).
+        inputs: what the law reads, as logarithms from its centre, each of shape (runs,).
         log_loss: ln of the observed losses, (runs,) or (batch, runs).
         objective: "log_squares" (ρ = r²/2 of ln L), "huber" (the same inside δ, linear outside) or "squares" (r²/2
             of L itself).
         delta: δ of huber.
-        lower, upper: bounds of θ.
+        lower, upper: bounds of θ, (constants,) or (batch, constants).
     """
 
     law: Law
-    n: Array
-    d: Array
+    inputs: tuple[Array, ...]
     log_loss: Array
     objective: str
     delta: float
@@ -43,7 +42,7 @@ class Problem:
         For huber the matrix is that of iterated weights: it bounds ρ from above, so steps go down without damping.
         """
         observed = self.log_loss if self.log_loss.ndim == 1 else self.log_loss[rows]
-        predicted, jacobian = self.law.log_loss(theta, self.n, self.d)
+        predicted, jacobian = self.law.log_loss(theta, *self.inputs)
         if self.objective == "squares":
             value = np.exp(predicted)
             residual, jacobian = value - np.exp(observed), jacobian * value[:, None]
@@ -60,6 +59,10 @@ class Problem:
         matrix = (jacobian * weighted[:, None]) @ jacobian.swapaxes(1, 2)
         return (weights * rho).sum(axis=1), gradient, matrix
 
+    def bounds(self, rows: Array) -> tuple[Array, Array]:
+        """Lower and upper bounds of these rows of a batch."""
+        return (self.lower, self.upper) if self.lower.ndim == 1 else (self.lower[rows], self.upper[rows])
+
 
 def solve(problem: Problem, start: Array, weights: Array, steps: int = 200, tolerance: float = 1e-13):
     """Minimise from every row of ``start`` (batch, P) with the weights of that row (batch, runs).
@@ -70,12 +73,17 @@ def solve(problem: Problem, start: Array, weights: Array, steps: int = 200, tole
         θ (batch, P) and objectives (batch,).
     """
     theta = np.clip(start, problem.lower, problem.upper)
-    objective, gradient, matrix = problem.evaluate(theta, weights)
+    with np.errstate(over="ignore", invalid="ignore"):
+        objective, gradient, matrix = problem.evaluate(theta, weights)
+    objective = np.where(np.isfinite(objective), objective, np.inf)
     damping = np.full(len(theta), 1e-3)
-    active = np.arange(len(theta))
+    active = np.flatnonzero(np.isfinite(objective))
     for _ in range(steps):
-        step, promised = _step(theta[active], gradient[active], matrix[active], damping[active], problem)
-        candidate = np.clip(theta[active] + step, problem.lower, problem.upper)
+        if not len(active):
+            break
+        bounds = problem.bounds(active)
+        step, promised = _step(theta[active], gradient[active], matrix[active], damping[active], bounds)
+        candidate = np.clip(theta[active] + step, *bounds)
         with np.errstate(over="ignore", invalid="ignore"):
             new_objective, new_gradient, new_matrix = problem.evaluate(candidate, weights[active], active)
         better = new_objective < objective[active]
@@ -86,15 +94,14 @@ def solve(problem: Problem, start: Array, weights: Array, steps: int = 200, tole
         np.clip(damping, 1e-14, 1e12, out=damping)
         done = (promised <= tolerance * objective[active] + 1e-300) | (~better & (damping[active] > 1e9))
         active = active[~done]
-        if not len(active):
-            break
     return theta, objective
 
 
-def _step(theta: Array, gradient: Array, matrix: Array, damping: Array, problem: Problem) -> tuple[Array, Array]:
+def _step(theta: Array, gradient: Array, matrix: Array, damping: Array, bounds: tuple[Array, Array]):
     """The damped step with the constants at an active bound held, and the decrease that the model promises."""
-    span = 1e-12 * (problem.upper - problem.lower)
-    held = (theta <= problem.lower + span) & (gradient > 0) | (theta >= problem.upper - span) & (gradient < 0)
+    lower, upper = bounds
+    span = 1e-12 * (upper - lower)
+    held = (theta <= lower + span) & (gradient > 0) | (theta >= upper - span) & (gradient < 0) | (lower == upper)
     free = ~held
     diagonal = np.einsum("bii->bi", matrix)
     scale = np.sqrt(np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300))

@@ -29,7 +29,7 @@ def refits(problem: Problem, theta: Array, weights: Array, draws: int, resample:
         resample: "pairs", "residual", or "auto": pairs from ``ENOUGH_FOR_PAIRS`` runs on.
         seed: of NumPy's PCG64; equal seeds give equal draws.
     """
-    runs = len(problem.n)
+    runs = len(problem.inputs[0])
     generator = np.random.default_rng(seed)
     if resample == "auto":
         resample = "pairs" if runs >= ENOUGH_FOR_PAIRS else "residual"
@@ -37,7 +37,7 @@ def refits(problem: Problem, theta: Array, weights: Array, draws: int, resample:
     if resample == "pairs":
         times = generator.multinomial(runs, np.full(runs, 1 / runs), size=draws)
         return solve(problem, starts, times * weights, steps=60, tolerance=1e-9)[0]
-    fitted = problem.law.log_loss(theta[None], problem.n, problem.d)[0][0]
+    fitted = problem.law.log_loss(theta[None], *problem.inputs)[0][0]
     noise = residual_draws(problem, theta, weights, draws, generator)
     # Noise of a row is inversely proportional to the root of its weight: that is what weights in a fit say.
     resampled = replace(problem, log_loss=fitted + noise)
@@ -46,7 +46,7 @@ def refits(problem: Problem, theta: Array, weights: Array, draws: int, resample:
 
 def residual_draws(problem: Problem, theta: Array, weights: Array, draws: int, generator) -> Array:
     """New noise of the log losses, shape (draws, runs), from the fit's standardised residuals."""
-    fitted = problem.law.log_loss(theta[None], problem.n, problem.d)[0][0]
+    fitted = problem.law.log_loss(theta[None], *problem.inputs)[0][0]
     runs, freedom = len(fitted), max(len(fitted) - len(theta), 1)
     relative = np.sqrt(weights / weights.mean())
     residuals = (problem.log_loss - fitted) * relative
@@ -60,7 +60,7 @@ def covariance(problem: Problem, theta: Array, weights: Array) -> Array:
     squares = replace(problem, objective="log_squares")
     objective, _, matrix = squares.evaluate(theta[None], weights[None])
     free = (theta > problem.lower) & (theta < problem.upper)
-    freedom = max(len(problem.n) - int(free.sum()), 1)
+    freedom = max(len(problem.inputs[0]) - int(free.sum()), 1)
     scale = np.sqrt(np.maximum(np.diag(matrix[0]), 1e-300)) / np.where(free, 1, 0).clip(1e-150)
     inverse = np.linalg.pinv(matrix[0] / scale / scale[:, None], rcond=1e-10, hermitian=True)
     return 2 * float(objective[0]) / freedom * inverse / scale / scale[:, None]
