@@ -115,10 +115,9 @@ def test_fit_recovers_the_truth_from_clean_runs(name):
     """From its own starts and nothing else; 1e-6 of the loss at 10 times the size and the tokens."""
     observations = ladder(name, sizes=7, counts=6)
     problem, centre = make_problem(LAWS[name], observations, "log_squares", 1.0)
-    theta, objective, share = optimum(problem, np.ones(len(observations)))
-    assert objective < 1e-12
-    assert share > 0.05
-    values = dict(zip(LAWS[name].symbols, LAWS[name].values(theta, centre), strict=True))
+    best = optimum(problem, np.ones(len(observations)))
+    assert best.objective < 1e-12
+    values = dict(zip(LAWS[name].symbols, LAWS[name].values(best.theta, centre), strict=True))
     larger = [observations.column(x) * (10 if x in ("num_params", "tokens", "unique_tokens") else 3) for x in
               LAWS[name].inputs]  # fmt: skip
     np.testing.assert_allclose(LAWS[name].loss(values, *larger), LAWS[name].loss(TRUTHS[name], *larger), rtol=1e-5)

@@ -55,14 +55,28 @@ class SumOfPowers(Law):
 
     def log_loss(self, theta, *inputs):
         first, begin = self._split
-        falls = self._powers @ np.stack(inputs)  # (terms, exponents, runs)
-        exponents = self.sign * theta[:, None, None, begin:]
-        terms = np.exp(theta[:, first:begin, None] - (exponents @ falls)[:, :, 0])
-        loss = terms.sum(axis=1) + (theta[:, 0, None] if first else 0)
-        shares = terms / loss[:, None]
-        by_exponent = -self.sign * np.einsum("bjr,jer->ber", shares, falls)
-        by_floor = (1 / loss)[:, None] if first else shares[:, :0]
-        return np.log(loss), np.concatenate([by_floor, shares, by_exponent], axis=1)
+        table = self._falls(inputs)
+        terms = []
+        for j, falls in enumerate(table):
+            log_term = theta[:, first + j, None] - sum(self.sign * theta[:, begin + e, None] * x for e, x in falls)
+            terms.append(np.exp(log_term))
+        loss = sum(terms) + (theta[:, 0, None] if first else 0.0)
+        jacobian = np.zeros((len(theta), self.count, loss.shape[1]))
+        if first:
+            jacobian[:, 0] = 1 / loss
+        for j, (falls, term) in enumerate(zip(table, terms, strict=True)):
+            jacobian[:, first + j] = share = term / loss
+            for e, x in falls:
+                jacobian[:, begin + e] -= self.sign * share * x
+        return np.log(loss), jacobian
+
+    def _falls(self, inputs: tuple[Array, ...]) -> list[list[tuple[int, Array]]]:
+        """For each term the (number of the exponent, input) that it falls with."""
+        begin = self._split[1]
+        return [
+            [(self.symbols.index(e) - begin, inputs[self.inputs.index(name)]) for name, e in powers.items()]
+            for powers in self.terms.values()
+        ]
 
     def values(self, theta, centre):
         first, begin = self._split
