@@ -1,9 +1,12 @@
 """How far off is ``laws.forecast`` beyond the data, and how often does its 90 % interval hold? Prints two tables.
 
 Public tables, in the folder that ALLOMETRY_SHARED (or ../shared beside the repository) names: fit on the lower 80 % of
-the runs by compute and predict the rest; fit on C ≤ C_max/10 and predict the rest. Simulated small ladders, 5 sizes ×
-3 token counts of a tiny byte-level model: a true law of each family with noise, target at 8 to 10 times the largest
-run's compute; "bent" is a power law whose short runs lie above it.
+the runs by compute and predict the rest; fit on C ≤ C_max/10 and predict the rest. Beside the forecast stands one law
+alone, skaling by least squares on log loss with weights C^¼. Variants of a table (other losses of the same runs, an
+IsoFLOP table without its extremes) are reported apart and do not count in "all".
+
+Simulated small ladders, 5 sizes × 3 token counts of a tiny byte-level model: a true law of each family with noise,
+target at 8 to 10 times the largest run's compute; "bent" is a power law whose short runs lie above it.
 
     python benchmarks/forecast_tables.py [--ladders 60] [--only NAME]
 """
@@ -14,8 +17,9 @@ import argparse
 import csv
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,10 +32,28 @@ OWN_LOSS = {
     "rpj": "loss_paloma_redpajama",
     "rw_original": "loss_paloma_falcon-refinedweb",
 }
+# Beginnings of names: the tables that count, and the variants.
+COUNTED = ("chinchilla", "farseer", "gadre", "olmo", "nqs", "porian")
+VARIANTS = ("other loss gadre", "D≥N porian", "within 5 % porian")
+SPLITS = ("80 %", "C/10")
+
+
+class Result(NamedTuple):
+    """Of one split of one table: mean |relative error|, also of one law alone; held-out runs inside; half width."""
+
+    error: float
+    alone: float
+    inside: float
+    half: float
+    runs: int
 
 
 def rows(name: str) -> list[dict[str, str]]:
     """The rows of one of the shared tables."""
+    if name.endswith(".parquet"):
+        import pyarrow.parquet
+
+        return pyarrow.parquet.read_table(SHARED / name).to_pylist()
     with (SHARED / name).open(newline="", encoding="utf-8") as handle:
         return list(csv.DictReader(handle))
 
@@ -45,16 +67,18 @@ def table(source: list[dict], size: str, tokens: str | Callable, loss: str) -> O
 
 
 def public_tables() -> Iterator[tuple[str, Observations]]:
-    """(name, runs) of every shared table that is CSV."""
+    """(name, runs) of every shared table with sizes, tokens and losses."""
     chinchilla = sorted(rows("chinchilla/svg_extracted_data.csv"), key=lambda row: float(row["loss"]))[:240]
     yield (
         "chinchilla",
         table(chinchilla, "Model Size", lambda r: float(r["Training FLOP"]) / 6 / float(r["Model Size"]), "loss"),
     )
+    yield "farseer", table(rows("scalebench/farseer_scaling_law__train.parquet"), "N", "D", "loss")
     gadre = rows("gadre/models.csv")
     for corpus, column in OWN_LOSS.items():
-        for loss in (column, "loss_openlm"):
-            yield f"gadre {corpus} {loss[5:]}", table([r for r in gadre if r["train"] == corpus], "N", "D", loss)
+        chosen = [row for row in gadre if row["train"] == corpus]
+        yield f"gadre {corpus}", table(chosen, "N", "D", column)
+        yield f"other loss gadre {corpus}", table(chosen, "N", "D", "loss_openlm")
     olmo = [
         row
         for row in rows("olmo_ladder/final_losses.csv")
@@ -65,24 +89,37 @@ def public_tables() -> Iterator[tuple[str, Observations]]:
     yield "nqs", table(rows("nqs/dataset.csv"), "N", lambda r: 128 * float(r["B"]) * float(r["K"]), "loss")
     porian = rows("porian/isoflop_points.csv")
     keys = ("dataset", "hparams", "warmup", "decay", "param_count", "val")
-    for name in sorted({tuple(row[key] for key in keys) for row in porian}):
-        chosen = table([r for r in porian if tuple(r[key] for key in keys) == name], "n", "t", "loss")
-        yield "porian " + " ".join(name), chosen
-        yield "porian D≥N " + " ".join(name), chosen.where(chosen.tokens >= chosen.num_params)
+    for experiment in sorted({tuple(row[key] for key in keys) for row in porian}):
+        chosen = table([r for r in porian if tuple(r[key] for key in keys) == experiment], "n", "t", "loss")
+        name = "porian " + " ".join(experiment)
+        yield name, chosen
+        yield f"D≥N {name}", chosen.where(chosen.tokens >= chosen.num_params)
+        yield f"within 5 % {name}", chosen.where(near_best(chosen))
+
+
+def near_best(runs: Observations) -> np.ndarray:
+    """Which runs of an IsoFLOP table lie within 5 % of their budget's best loss."""
+    budgets = [np.abs(runs.flops / flops - 1) < 0.02 for flops in runs.flops]
+    return runs.loss <= 1.05 * np.array([runs.loss[budget].min() for budget in budgets])
 
 
 def splits(runs: Observations) -> Iterator[tuple[str, Observations, Observations]]:
     """(name, fitted, predicted) for both splits."""
-    for name, cut in (("80 %", np.quantile(runs.flops, 0.8)), ("C/10", 1.0001 * runs.flops.max() / 10)):
+    cuts = (np.quantile(runs.flops, 0.8), 1.0001 * runs.flops.max() / 10)
+    for name, cut in zip(SPLITS, cuts, strict=True):
         yield name, runs.where(runs.flops <= cut), runs.where(runs.flops > cut)
 
 
-def measure(fitted: Observations, held_out: Observations) -> tuple[float, float, float]:
-    """Mean |relative error|, share of the held-out runs inside the 90 % interval, mean half width."""
-    prediction = laws.forecast(fitted).predict(held_out.num_params, held_out.tokens, level=0.9)
+def measure(fitted: Observations, held_out: Observations) -> Result:
+    """Forecast the held-out runs, and predict them with one law alone."""
+    points = held_out.num_params, held_out.tokens
+    prediction = laws.forecast(fitted).predict(*points, level=0.9)
+    weights = (fitted.flops / fitted.flops.max()) ** 0.25
+    alone = laws.fit("skaling", fitted, weights=weights, bootstrap=0).predict(*points).value
     inside = (prediction.low <= held_out.loss) & (held_out.loss <= prediction.high)
-    error = np.abs(prediction.value / held_out.loss - 1)
-    return float(error.mean()), float(inside.mean()), float(np.mean(np.log(prediction.high / prediction.low)) / 2)
+    error, other = (float(np.abs(value / held_out.loss - 1).mean()) for value in (prediction.value, alone))
+    half = float(np.mean(np.log(prediction.high / prediction.low)) / 2)
+    return Result(error, other, float(inside.mean()), half, len(held_out))
 
 
 def simulated_ladder(seed: int, kind: str) -> tuple[Observations, Observations]:
@@ -130,14 +167,37 @@ def _true_law(generator: np.random.Generator, kind: str) -> Callable:
             )
 
 
-def report(title: str, results: list[tuple[float, float, float]]) -> None:
-    """One line: geometric mean error, coverage, the least coverage, half width."""
-    errors, inside, half = map(np.array, zip(*results, strict=True))
+def report(title: str, results: Iterable[Result]) -> None:
+    """One line: geometric mean error, of one law alone; coverage of all held-out runs, the least; half width."""
+    error, alone, inside, half, runs = map(np.array, zip(*results, strict=True))
     print(
-        f"{title:24}{len(results):4}   error {np.exp(np.log(errors).mean()):6.2%}   inside 90 %: {inside.mean():4.0%}"
-        f"   least {inside.min():4.0%}   under 75 %: {(inside < 0.75).sum():2}   half width {half.mean():5.1%}",
+        f"{title:27}{len(error):4}   error {_mean(error):6.2%}   one law {_mean(alone):6.2%}"
+        f"   inside 90 %: {np.average(inside, weights=runs):4.0%}   least {inside.min():4.0%}"
+        f"   under 75 %: {(inside < 0.75).sum():2}   half width {_mean(half):5.1%}",
         flush=True,
     )
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.exp(np.log(values).mean()))
+
+
+def report_tables(only: str) -> None:
+    """Every table, then groups of them for each split, then all that count with both splits together."""
+    results: dict[tuple[str, str], Result] = {}
+    for name, runs in public_tables():
+        if not name.startswith(only):
+            continue
+        for split, fitted, held_out in splits(runs):
+            found = results[split, name] = measure(fitted, held_out)
+            numbers = f"{found.error:7.2%} {found.alone:7.2%}  inside {found.inside:4.0%}  half {found.half:5.1%}"
+            print(f"{split:5} {name:62}{len(fitted):4} →{len(held_out):4}  {numbers}", flush=True)
+    for split in (*SPLITS, ""):
+        for group in (*COUNTED, COUNTED, *VARIANTS):
+            chosen = [r for (s, name), r in results.items() if s.startswith(split) and name.startswith(group)]
+            title = "all that count" if group is COUNTED else group
+            if chosen:
+                report(f"{split or 'both':5} {title}", chosen)
 
 
 def main() -> None:
@@ -146,19 +206,8 @@ def main() -> None:
     parser.add_argument("--ladders", type=int, default=60, help="simulated ladders of each kind")
     parser.add_argument("--only", default="", help="only tables whose name begins so")
     arguments = parser.parse_args()
-    start, results = time.perf_counter(), {}
-    for name, runs in public_tables():
-        if not name.startswith(arguments.only):
-            continue
-        for split, fitted, held_out in splits(runs):
-            result = measure(fitted, held_out)
-            results[split, name] = result
-            print(f"{split:5} {name:58}{len(fitted):4} →{len(held_out):3}   " + "  ".join(f"{x:6.1%}" for x in result))
-    for split in ("80 %", "C/10"):
-        for group in ("chinchilla", "gadre", "olmo", "nqs", "porian D≥N", "porian owt2", "porian rw", ""):
-            chosen = [r for (s, name), r in results.items() if s == split and name.startswith(group)]
-            if chosen:
-                report(f"{split} {group or 'all'}", chosen)
+    start = time.perf_counter()
+    report_tables(arguments.only)
     for kind in ("power", "power_floor", "chinchilla", "skaling", "bent") if arguments.ladders else ():
         report(f"ladder {kind}", [measure(*simulated_ladder(seed, kind)) for seed in range(arguments.ladders)])
     print(f"{time.perf_counter() - start:.0f} s")

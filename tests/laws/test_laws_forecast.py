@@ -13,8 +13,20 @@ import pytest
 from allometry.errors import UserError
 from allometry.laws import LAWS, Forecast, Observations, backtest, fit, forecast, load, save
 from allometry.laws.backtest import Backtest, Row
-from allometry.laws.forecast import PRIOR_DRIFT, calibrate, correct, law_weights
-from allometry.laws.weights import prediction_weights, relevance
+from allometry.laws.calibration import (
+    FORECAST,
+    PRIOR_CUTS,
+    PRIOR_DRIFT,
+    PRIOR_SLOPE,
+    Correction,
+    calibrate,
+    correct,
+    law_weights,
+)
+from allometry.laws.fit import make_problem, optimum
+from allometry.laws.origins import DEFAULT_LAWS, by_compute, origins
+from allometry.laws.residuals import LENGTH, RATIOS, Residuals
+from allometry.laws.weights import excess, prediction_weights, relevance
 
 from .ladders import TRUTHS, ladder, runs, shared
 
@@ -85,8 +97,66 @@ def test_relevance_counts_runs_on_the_frontier_fully():
             {"num_params": 1e7, "tokens": 1e8, "loss": 2.5},
         ]
     )
-    np.testing.assert_allclose(relevance(observations), [1, 1.1**-12, 1])
-    np.testing.assert_allclose(prediction_weights(observations), [0.1**0.25, 0.1**0.25 * 1.1**-12, 1])
+    np.testing.assert_allclose(relevance(observations), [1, 1.1**-24, 1])
+    np.testing.assert_allclose(prediction_weights(observations), [0.1**0.25, 0.1**0.25 * 1.1**-24, 1])
+    above = excess(observations, np.array([1e12, 6e14, 1e18, 1e18]), np.log([3.3, 3.3, 3.3, 2.4]))
+    np.testing.assert_allclose(above, [np.log(1.1), np.log(1.1), np.log(3.3 / 2.5), 0], atol=1e-12)
+
+
+def bumpy(noise, seed=0, height=0.03):
+    """Residuals over a grid of (ln N, ln D): a smooth bump and noise."""
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 1e9, 9), np.geomspace(1e9, 1e11, 9)))
+    bump = height * np.exp(-((np.log(n / 1e8) ** 2 + np.log(d / 1e10) ** 2) / 8))
+    return n, d, bump, bump + noise * np.random.default_rng(seed).standard_normal(len(n))
+
+
+def test_residuals_are_those_of_a_gaussian_process_solved_directly():
+    n, d, _, residuals = bumpy(noise=0.003)
+    at_n, at_d = np.array([2e8, 4e9]), np.array([5e9, 4e11])
+    *_, noises, shares = Residuals(n, d, residuals, np.zeros(81), 6.0)._solved
+    points, targets = (np.stack([np.log(x), np.log(y)], axis=1) for x, y in ((n, d), (at_n, at_d)))
+
+    def correlation(one, other):
+        reach = np.sqrt(5) * np.linalg.norm(one[:, None] - other[None], axis=2) / LENGTH
+        return (1 + reach + reach**2 / 3) * np.exp(-reach)
+
+    mean, variance, logs = 0.0, 0.0, []
+    cross = correlation(targets, points)
+    for ratio, share, noise in zip(RATIOS, shares, noises, strict=True):
+        total = np.eye(81) + ratio * correlation(points, points)
+        mean = mean + share * ratio * cross @ np.linalg.solve(total, residuals)
+        gain = np.einsum("pr,rp->p", cross, np.linalg.solve(total, cross.T))
+        variance = variance + share * noise * ratio * (1 - ratio * gain)
+        mass = residuals @ np.linalg.solve(total, residuals) / 81 + 1e-8
+        logs.append(np.log(0.5 if ratio == 0 else 0.5 / 8) - 81 / 2 * np.log(mass) - np.linalg.slogdet(total)[1] / 2)
+        assert noise == pytest.approx(mass * 81 / 75)
+    found = Residuals(n, d, residuals, np.zeros(81), 6.0).at(at_n, at_d, np.zeros(2))
+    np.testing.assert_allclose(shares, np.exp(logs - np.logaddexp.reduce(logs)), atol=1e-8)
+    np.testing.assert_allclose(found.mean, mean, atol=1e-8)
+    np.testing.assert_allclose(found.spread**2, variance, atol=1e-10)
+
+
+def test_residuals_give_back_a_bump_and_ignore_noise():
+    n, d, bump, residuals = bumpy(noise=0.003)
+    left = Residuals(n, d, residuals, np.zeros(81), 0.0)
+    found = left.at(n, d, np.zeros(81))
+    assert np.sqrt(np.mean((found.mean - bump) ** 2)) < 0.0018
+    assert found.noise[0] == pytest.approx(0.003, rel=0.25)
+    far = left.at(np.array([1e13]), np.array([1e15]), np.zeros(1))
+    assert abs(far.mean[0]) < 1e-3
+    assert far.spread[0] > 2 * found.spread.max()
+    for seed in range(5):
+        *_, noise = bumpy(noise=0.003, seed=seed, height=0.0)
+        nothing = Residuals(n, d, noise, np.zeros(81), 0.0).at(n, d, np.zeros(81))
+        assert np.sqrt(np.mean(nothing.mean**2)) < 0.001
+
+
+def test_residuals_grow_off_the_frontier():
+    n, d, _, residuals = bumpy(noise=0.003)
+    left = Residuals(n, d, residuals, np.zeros(81), 0.0)
+    near, off = left.at(n[:1], d[:1], np.zeros(1)), left.at(n[:1], d[:1], np.full(1, 0.1))
+    for one, other in zip(near, off, strict=True):
+        assert other[0] == pytest.approx(np.exp(0.6) * one[0])
 
 
 def test_law_weights_follow_score_and_fit():
@@ -100,28 +170,48 @@ def test_law_weights_follow_score_and_fit():
     assert law_weights(Backtest((), 5), {"power": 0.01}) == {"power": 1.0}
 
 
+def slopes(values, spread=0.0):
+    return Backtest(tuple(row(FORECAST, cut, value, spread=spread) for cut, value in enumerate(values)), 9)
+
+
 def test_correction_needs_errors_that_drift_one_way():
-    def slopes(values):
-        return Backtest(tuple(row("power", cut, value) for cut, value in enumerate(values)), 9)
+    assert correct(slopes([0.02, 0.02, 0.02])) == pytest.approx((0.02, 1.0))
+    assert correct(slopes([-0.02, -0.02, -0.02])).slope == pytest.approx(-0.02)
+    assert abs(correct(slopes([0.02, -0.02, 0.03])).slope) < 0.001
+    assert correct(slopes([0.02])) == (0, 0)
+    assert correct(Backtest((), 5)) == (0, 0)
+    values, prior = np.array([0.01, 0.02, 0.03]), PRIOR_SLOPE**2
+    assert correct(slopes(values)).slope == pytest.approx(0.02 * prior / (prior + values.var(ddof=1)))
+    assert correct(slopes([0.02] * 3, spread=0.004)).slope == pytest.approx(0.01)
+    near = Backtest(tuple(row(FORECAST, cut, 0.02, factor=1.1) for cut in range(3)), 9)
+    assert correct(near) == (0, 0)
 
-    assert correct(slopes([0.02, 0.02, 0.02]), {"power": 1.0}) == pytest.approx(0.01)
-    assert correct(slopes([-0.02, -0.02, -0.02]), {"power": 1.0}) == pytest.approx(-0.01)
-    assert correct(slopes([0.02, -0.02, 0.03]), {"power": 1.0}) == 0
-    assert correct(slopes([0.02]), {"power": 1.0}) == 0
-    values = np.array([0.01, 0.02, 0.03])
-    shrunk = 0.5 * 0.02 * (1 - (2 * values.std(ddof=1) / np.sqrt(3) / 0.02) ** 2)
-    assert correct(slopes(values), {"power": 1.0}) == pytest.approx(shrunk)
+
+def test_correction_goes_no_further_than_the_backtest():
+    np.testing.assert_allclose(Correction(0.01, 2.0).at(np.array([0, 1, 2, 5])), [0, 0.01, 0.02, 0.02])
 
 
-def test_drift_solves_its_equation_and_starts_at_the_prior():
-    assert calibrate(Backtest((), 5), {"power": 1.0})[0] == PRIOR_DRIFT
-    errors = [0.03, -0.02, 0.04, 0.025]
-    drift, freedom = calibrate(Backtest(tuple(row("power", c, e) for c, e in enumerate(errors)), 9), {"power": 1.0})
-    assert freedom == 6
-    total = 2 * (PRIOR_DRIFT / drift) ** 2 + sum(e**2 / (0.001**2 + drift**2) for e in errors)
-    assert total / 6 == pytest.approx(1, rel=1e-9)
-    small, _ = calibrate(Backtest(tuple(row("power", c, 1e-5) for c in range(4)), 9), {"power": 1.0})
-    assert small < PRIOR_DRIFT < drift
+def test_scale_is_the_prior_where_errors_are_as_expected():
+    assert calibrate(Backtest((), 5)) == (1, 2)
+    expected = np.hypot(0.001, PRIOR_DRIFT)
+    scale, freedom = calibrate(slopes([expected, -expected, expected, -expected]))
+    assert (scale, freedom) == (pytest.approx(1), 6)
+    scale, _ = calibrate(slopes([3 * expected] * 4))
+    assert scale == pytest.approx(np.sqrt((PRIOR_CUTS + 4 * 9) / (PRIOR_CUTS + 4)))
+    assert calibrate(slopes([1.0] * 4))[0] == pytest.approx(np.sqrt((PRIOR_CUTS + 4 * 25) / (PRIOR_CUTS + 4)))
+
+
+def test_origins_find_the_optimum_below_every_cut():
+    """The batch from shared starts against the search over all starts, cut by cut."""
+    observations = by_compute(ladder("skaling", noise=0.01))
+    forms = [LAWS[name] for name in DEFAULT_LAWS]
+    for origin in origins(forms, observations):
+        below = origin.below
+        weights = prediction_weights(below)
+        for form in forms:
+            best = optimum(make_problem(form, below, "log_squares", 1.0)[0], weights).objective
+            residuals = origin.log_loss[form.name][: len(below)] - np.log(below.loss)
+            assert (weights * residuals**2).sum() / 2 <= best * 1.001
 
 
 def test_forecast_is_within_its_interval_on_small_ladders_of_every_law():
@@ -189,6 +279,7 @@ def test_few_runs_use_the_laws_that_they_can_carry_and_say_so():
     assert "5 runs are too few for power_floor, chinchilla, skaling: left out" in result.notes
     assert any("too few runs for a backtest" in note for note in result.notes)
     assert result.drift == PRIOR_DRIFT
+    assert "rests on what public tables show" in result.evidence(1e6, 1e7)
     with pytest.raises(UserError, match="3 runs are too few for law power"):
         forecast(observations.where(np.array([0, 1, 2])))
 
@@ -200,20 +291,65 @@ def test_wrong_forecasts_are_refused():
         forecast(one_size)
     with pytest.raises(UserError, match="no law 'cubic'"):
         forecast(observations, laws=["cubic"])
-    with pytest.raises(UserError, match="no laws to forecast with"):
+    with pytest.raises(UserError, match="no laws to test or to forecast with"):
         forecast(observations, laws=[])
-    with pytest.raises(UserError, match="no laws to test"):
+    with pytest.raises(UserError, match="no laws to test or to forecast with"):
         backtest([], observations)
+    with pytest.raises(UserError, match="law three_term reads num_params, batch_tokens, steps"):
+        forecast(observations, laws=["power", "three_term"])
     with pytest.raises(UserError, match="tokens must be finite"):
         forecast(observations, laws=["power"]).predict(1e6, -1)
 
 
-def test_summary_names_weights_and_drift():
-    text = forecast(tiny("power", 0)).summary()
-    for name in LAWS:
+def test_summary_holds_weights_backtest_and_drift():
+    result = forecast(tiny("power", 0))
+    text = result.summary()
+    for name in DEFAULT_LAWS:
         assert name in text
+    assert result.backtest.table() in text
     assert "drift" in text
     assert "15 runs" in text
+
+
+def test_evidence_says_how_far_and_what_the_backtest_found_there():
+    result = forecast(tiny("power", 0))
+    inside, beyond, far = (result.evidence(2e5 * k, 2e6 * k) for k in (0.5, 2, 20))
+    assert inside.startswith("inside the data\nbacktest at 1–2×")
+    assert beyond.startswith("4× the largest compute of the runs\nbacktest at 4–8×")
+    assert far.startswith("400× the largest compute of the runs\n")
+    assert far.endswith("nothing larger than 8–16× could be tested")
+    assert result.evidence(2e6, 2e5).startswith("10× the largest size of the runs\n")
+    errors = result.backtest.errors(FORECAST, 4, 8)
+    assert (
+        f"{np.sqrt(np.mean(errors**2)):.2%} off (rms), {np.mean(errors):+.2%} on average, {len(errors)} pred" in beyond
+    )
+
+
+def test_residuals_mend_what_no_law_can_follow():
+    """A law with a bend at few tokens a parameter: the forecast follows it nearby, its laws alone cannot."""
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e7, 2e9, 10), np.geomspace(1e9, 1e11, 10), indexing="ij"))
+    observed = runs(n, d, "chinchilla", TRUTHS["chinchilla"], noise=0.002)
+    bent = observed.loss * (1 + 0.03 * np.exp(-(np.log(d / n / 100) ** 2) / 2))
+    observations = Observations.from_records(
+        [{"num_params": a, "tokens": b, "loss": c} for a, b, c in zip(n, d, bent, strict=True)]
+    )
+    small = observations.flops <= observations.flops.max() / 4
+    result = forecast(observations.where(small))
+    held = observations.where(~small)
+    mixed = sum(
+        w * np.log(result.fits[name].predict(held.num_params, held.tokens).value) for name, w in result.weights.items()
+    )
+    alone = np.abs(np.exp(mixed) / held.loss - 1).mean()
+    assert np.abs(result.predict(held.num_params, held.tokens).value / held.loss - 1).mean() < 0.8 * alone
+
+
+def test_thousands_of_runs_are_thinned_for_the_residuals_alone():
+    generator = np.random.default_rng(0)
+    n, d = np.exp(generator.uniform(np.log(1e7), np.log(1e9), 1200)), np.exp(generator.uniform(21, 25, 1200))
+    result = forecast(runs(n, d, "chinchilla", TRUTHS["chinchilla"], noise=0.003), laws=["power", "chinchilla"])
+    truth = LAWS["chinchilla"].loss(TRUTHS["chinchilla"], 3e9, 3e11)
+    assert result.n == 1200
+    assert result.predict(3e9, 3e11).value == pytest.approx(truth, rel=0.005)
 
 
 @pytest.mark.parametrize("loss", ["c4_loss", "pile_loss"])

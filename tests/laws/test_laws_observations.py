@@ -7,9 +7,13 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.laws.ladders import shared
 
 from allometry.errors import UserError
-from allometry.laws import Observations, fit
+from allometry.laws import Observations
+from allometry.laws.columns import COUNTED, KNOWN
 
 HEADER = "N,D,loss\n"
 ROWS = "1e6,2e7,3.0\n2e6,2e7,2.8\n2e6,4e7,2.6\n"
@@ -40,6 +44,26 @@ def test_usual_names_are_known(tmp_path, header):
     assert any("flops derived as C = 6·N·D in 3 rows" in note for note in observations.notes)
 
 
+NAMES = [(name, word) for name, words in KNOWN.items() for word in words if name not in ("label", "status", "group")]
+
+
+VALUES = {"lr": [0.1, 0.2], "flops": [1e15, 2e15]}
+
+
+@given(st.sampled_from(NAMES), st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None)
+def test_names_are_known_however_they_are_written(named, random):
+    """Any case, and any punctuation between the letters."""
+    name, word = named
+    written = "".join(random.choice([a.upper(), a]) + random.choice(["", "", "_", " ", "-", "."]) for a in word).strip()
+    others = {"num_params": "how many", "tokens": "how long", "loss": "how good"}
+    others.pop(name, None)
+    values = VALUES.get(name, [3e5, 4e5])
+    observations = Observations.read({other: [1e6, 2e6] for other in others.values()} | {written: values}, others)
+    in_tokens = name == "batch_sequences" and "batch_tokens" in observations.extra
+    assert observations.column("batch_tokens" if in_tokens else name).tolist() == values
+
+
 def test_tokens_are_derived_from_compute_and_it_is_said(tmp_path):
     observations = Observations.read(write(tmp_path, "Model Size,Training FLOP,loss\n1e6,1.2e14,3\n2e6,2.4e14,2.5\n"))
     assert observations.tokens.tolist() == [2e7, 2e7]
@@ -50,6 +74,120 @@ def test_non_embedding_count_goes_before_total_and_both_are_named(tmp_path):
     observations = Observations.read(write(tmp_path, "N,N_noembed,D,loss\n2e6,1e6,2e7,3\n"))
     assert observations.num_params.tolist() == [1e6]
     assert any("'N_noembed'; 'N' not used" in note for note in observations.notes)
+
+
+@pytest.mark.parametrize(
+    ("header", "count", "taken", "counted"),
+    [
+        ("N,N_noembed", None, 3e6, "non_embedding"),
+        ("N,N_noembed", "total", 2e6, "total"),
+        ("params,total_params", None, 2e6, "unknown"),
+        ("params,total_params", "total", 3e6, "total"),
+        ("num_params_total,num_params_matmul", "matmul", 3e6, "matmul"),
+        ("params,size_kb", "non_embedding", 2e6, "non_embedding"),
+    ],
+)
+def test_the_count_chooses_among_columns_of_parameters_and_is_kept(tmp_path, header, count, taken, counted):
+    path = write(tmp_path, f"{header},D,loss\n2e6,3e6,2e7,3\n")
+    observations = Observations.read(path, count=count)
+    assert observations.num_params.tolist() == [taken]
+    assert observations.count == counted
+    assert any("exponents depend on it" in note for note in observations.notes) == (counted == "unknown")
+    assert observations.where([0]).count == counted
+
+
+def test_a_count_that_the_table_does_not_have_is_refused(tmp_path):
+    path = write(tmp_path, "N_noembed,D,loss\n2e6,2e7,3\n")
+    with pytest.raises(UserError, match="'N_noembed' counts non_embedding parameters: give another count"):
+        Observations.read(path, count="total")
+    with pytest.raises(UserError, match="counts non_embedding parameters, not total"):
+        Observations.read(path, columns={"num_params": "N_noembed"}, count="total")
+    with pytest.raises(UserError, match="parameters are counted non_embedding, matmul, total"):
+        Observations.read(path, count="active")
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "columns", "expected", "words"),
+    [
+        ("N,bs_seqs,steps,loss", "1e6,8,100,3", {"sequence_length": 2048}, (16384.0, 1638400.0), "D = batch·steps"),
+        ("N,bsz,seq_len,steps,loss", "1e6,8,64,100,3", {}, (512.0, 51200.0), "sequences · sequence length"),
+        ("N,bsz,D,steps,loss", "1e6,512,51200,100,3", {}, (512.0, 51200.0), "taken to be in tokens"),
+        ("N,batch,D,loss", "1e6,524288,1e9,3", {}, (524288.0, 1e9), "taken to be in tokens"),
+        ("N,bsz,D,loss", "1e6,256,1e9,3", {"batch_tokens": "bsz"}, (256.0, 1e9), "steps derived as D/batch"),
+        ("N,D,steps,loss", "1e6,1e9,1000,3", {}, (1e6, 1e9), "batch_tokens derived as D/steps"),
+    ],
+)
+def test_batches_become_tokens_where_the_table_says_enough(tmp_path, header, row, columns, expected, words):
+    observations = Observations.read(write(tmp_path, f"{header}\n{row}\n"), columns=columns)
+    assert (observations.column("batch_tokens")[0], observations.tokens[0]) == expected
+    assert observations.column("steps")[0] == expected[1] / expected[0]
+    assert any(words in note for note in observations.notes)
+
+
+@pytest.mark.parametrize("name", ["bsz", "bs_seqs"])
+def test_a_batch_in_sequences_of_unknown_length_stays_one(tmp_path, name):
+    observations = Observations.read(write(tmp_path, f"N,D,{name},loss\n1e6,2e9,256,3\n"))
+    assert observations.column("batch_sequences").tolist() == [256.0]
+    assert "batch_tokens" not in observations.extra
+    assert any("columns={'sequence_length': ...}" in note for note in observations.notes)
+    with pytest.raises(UserError, match=r"no column batch_tokens; there are num_params, .*batch_sequences"):
+        observations.column("batch_tokens")
+
+
+def test_sizes_are_derived_from_compute_and_tokens(tmp_path):
+    observations = Observations.read(write(tmp_path, "tokens,flops,loss\n2e7,1.2e14,3\n"))
+    assert observations.num_params.tolist() == [1e6]
+    assert "num_params derived as N = C/(6·D) in 1 rows" in observations.notes
+
+
+def test_compute_in_another_unit_is_not_taken(tmp_path):
+    observations = Observations.read(write(tmp_path, "N,D,C,loss\n1e6,2e7,0.00012,3\n2e6,2e7,0.00024,2.9\n"))
+    assert observations.flops.tolist() == [1.2e14, 2.4e14]
+    assert any("1e-18 of 6·N·D, so not in FLOPs" in note for note in observations.notes)
+
+
+def test_other_numbers_keep_their_names_and_words_do_not_come_along(tmp_path):
+    path = write(tmp_path, "N,D,loss,n_experts,corpus,peak_lr\n1e6,2e7,3,8,c4,0.01\n2e6,2e7,2.9,,c4,0.02\n")
+    observations = Observations.read(path)
+    assert set(observations.extra) == {"n_experts", "lr"}
+    assert np.array_equal(observations.column("n_experts"), [8.0, np.nan], equal_nan=True)
+    assert observations.where([1]).column("lr").tolist() == [0.02]
+
+
+def test_rows_are_chosen_by_their_cells(tmp_path):
+    rows = "".join(f"{n}e6,2e7,{3 - n / 10},{c},{s}\n" for n in (1, 2, 3) for c in ("c4", "rw") for s in (0, 1))
+    path = write(tmp_path, f"N,D,loss,corpus,seed\n{rows}")
+    assert len(Observations.read(path, where={"corpus": "rw", "seed": "1"})) == 3
+    assert len(Observations.read(path, where={"corpus": ["rw", "c4"], "seed": 1.0})) == 6
+    everything = Observations.read(path)
+    assert any("corpus differs between rows (c4, rw); where={'corpus': 'c4'}" in note for note in everything.notes)
+    assert len(set(everything.column("group"))) == 2
+    # Rows of different corpora are no repeats of each other, those of different seeds are.
+    assert {len(labels) for labels in everything.noise.sets} == {2}
+    with pytest.raises(UserError, match="no row has corpus = pile; corpus holds c4, rw"):
+        Observations.read(path, where={"corpus": "pile"})
+    with pytest.raises(UserError, match="no column 'dataset' to select by; found: N, D"):
+        Observations.read(path, where={"dataset": "c4"})
+
+
+def test_words_in_a_column_with_a_usual_name_are_not_taken_for_numbers(tmp_path):
+    observations = Observations.read(write(tmp_path, "param_count,n,t,warmup,loss\nkaplan,1e6,2e7,long,3\n"))
+    assert observations.num_params.tolist() == [1e6]
+    assert "warmup" not in observations.extra
+
+
+def test_a_constant_and_no_column_may_be_said(tmp_path):
+    path = write(tmp_path, "N,D,lr,loss\n1e6,2e7,300,3\n")
+    with pytest.raises(UserError, match=r"lr \(column 'lr'\) has a median of 300, far above any learning rate"):
+        Observations.read(path)
+    observations = Observations.read(path, columns={"lr": None, "batch_tokens": "512", "seed": 3})
+    assert set(observations.extra) == {"batch_tokens", "seed", "steps"}
+    assert observations.column("batch_tokens").tolist() == [512.0]
+
+
+def test_bits_are_named_in_the_notes(tmp_path):
+    observations = Observations.read(write(tmp_path, "N,D,bits_per_byte\n1e6,2e7,1.1\n"))
+    assert any("in bits by its name: so are predictions" in note for note in observations.notes)
 
 
 def test_json_lines_array_and_semicolons_read_alike(tmp_path):
@@ -76,20 +214,35 @@ def test_diverged_and_lossless_runs_are_left_out_with_a_note():
     assert "left out 2 of 4 runs, loss missing or not finite: c, d" in observations.notes
 
 
-def test_csv_round_trip_is_exact(tmp_path):
-    generator = np.random.default_rng(0)
-    rows = [
-        {"num_params": n, "tokens": d, "loss": loss, "loss_se": 0.01, "label": f"run {i}"}
-        for i, (n, d, loss) in enumerate(
-            zip(*10 ** generator.uniform(6, 9, (2, 5)), generator.uniform(2, 4, 5), strict=True)
-        )
-    ]
-    before = Observations.from_records(rows)
-    before.write_csv(tmp_path / "runs.csv")
-    after = Observations.read(tmp_path / "runs.csv")
-    for name in ("num_params", "tokens", "loss", "flops", "loss_se"):
-        assert np.array_equal(getattr(before, name), getattr(after, name))
+number = st.floats(min_value=1e-12, max_value=1e25)
+words = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=12).filter(
+    lambda text: text.strip() == text
+)
+
+
+@given(
+    st.lists(st.tuples(number, number, number, number, words, st.floats(allow_nan=True)), min_size=1, max_size=6),
+    st.sampled_from([*COUNTED, "unknown"]),
+    st.sampled_from(["lr", "n_experts", "val_loss", "params", "Loss", "D"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_csv_round_trip_is_exact(tmp_path_factory, rows, count, other):
+    """Whatever the other columns are called: in a file that ``write_csv`` wrote, names are fields."""
+    names = ("num_params", "tokens", "loss", "loss_se", "label", other)
+    records = [dict(zip(names, row, strict=True)) for row in rows]
+    for record in records:
+        record["num_params"] += 100
+        record["tokens"] += 1000
+        record[other] = min(abs(record[other]), 1.0) + 1e-9
+    before = Observations.from_records(records, count=count)
+    path = tmp_path_factory.mktemp("trip") / "runs.csv"
+    before.write_csv(path)
+    after = Observations.read(path)
+    for name in ("num_params", "tokens", "loss", "flops", "loss_se", *before.extra):
+        assert np.array_equal(before.column(name), after.column(name), equal_nan=True), name
+    assert set(after.extra) == set(before.extra)
     assert after.labels == before.labels
+    assert after.count == count
 
 
 def test_counts_may_be_written_with_suffixes(tmp_path):
@@ -152,6 +305,17 @@ def test_where_keeps_rows_together():
         (HEADER + "1e6,,3\n", ["row 1", "tokens is missing"]),
         (HEADER + "1e6,2e7,nan\n2e6,2e7,inf\n", ["no run has a finite loss", "row 1, row 2", "nothing to fit"]),
         (HEADER + "1e9,20,3\n2e9,40,2.9\n", ["tokens has a median of 30", "billions"]),
+        ("N,C,loss\n1e9,12,3\n", ["tokens worked out from column 'C'", "is that column in FLOPs"]),
+        ("N,D,Loss,loss\n1e6,2e7,3,4\n", ["columns 'Loss', 'loss' could all be loss", "say which"]),
+        ("N,D,loss,loss\n1e6,2e7,3,4\n", ["more than one column is named 'loss'", "rename or remove one"]),
+        ("N,D,ppl\n1e6,2e7,30\n", ["no column for loss", "natural logarithm of a perplexity"]),
+        ("N,bsz,steps,loss\n1e6,256,1000,3\n", ["no column for tokens", "columns={'sequence_length': 2048}"]),
+        ("N,D,steps,loss\n1e6,2e7,-5,3\n", ["row 1: steps is -5", "above zero"]),
+        ("N,D,lr,loss\n1e6,2e7,0,3\n", ["row 1: lr is 0", "above zero"]),
+        ("N,D,lr,loss\n1e6,2e7,0.1,3\n1e6,2e7,auto,3\n", ["row 2: lr is 'auto', not a number"]),
+        ("name,N,D,loss\na,1e6,2e7,3\nb,1e6,many,3\nc,1e6,few,3\n", ["row 2: tokens is 'many'", "(and 1 rows more)"]),
+        ("name,N,D,loss\na,1e6,2e7,3\nb,inf,2e7,3\n", ["row 2 (b): num_params is inf", "finite number above zero"]),
+        (HEADER + "1e6,2e7\n", ["line 2: 2 cells where the header has 3", "mend the line"]),
         (HEADER + "0.1,2e9,3\n", ["num_params has a median of 0.1", "millions"]),
     ],
 )
@@ -189,27 +353,43 @@ def test_columns_chooses_among_several_losses(tmp_path):
     assert Observations.read(path, columns={"loss": "loss_b"}).loss.tolist() == [4.0]
 
 
-@pytest.mark.parametrize(
-    ("sizes", "tokens", "words"),
-    [
-        (
-            [1e6] * 6,
-            [1e7, 2e7, 4e7, 8e7, 1.6e8, 3.2e8],
-            ["all 6 runs have one size (1M parameters)", "add a run at 4M"],
-        ),
-        ([1e6, 2e6, 4e6, 8e6], [2e7] * 4, ["all 4 runs have one token count (20M)", "80M tokens"]),
-        ([1e6, 2e6, 4e6, 8e6], [2e7, 4e7, 8e7, 1.6e8], ["one ratio of 20 tokens a parameter", "add a run at"]),
-        ([1e6, 1e6, 4e6], [1e7, 2e7, 1e7], ["3 runs are too few for law power with 3 constants", "up to 4"]),
-    ],
-)
-def test_designs_that_support_no_law_are_refused_with_the_run_to_add(sizes, tokens, words):
-    observations = Observations.from_records(
-        [
-            {"num_params": n, "tokens": d, "loss": 3 - 0.01 * i}
-            for i, (n, d) in enumerate(zip(sizes, tokens, strict=True))
-        ]
+def test_public_tables_are_read_by_their_paths():
+    chinchilla = Observations.read(shared("chinchilla/svg_extracted_data.csv"))
+    assert len(chinchilla) == 245
+    assert "tokens derived as D = C/(6·N) in 245 rows" in chinchilla.notes
+    gadre = Observations.read(shared("gadre/models.csv"), columns={"loss": "loss_c4_val"}, where={"train": "rpj"})
+    assert (len(gadre), gadre.count, gadre.num_params[0]) == (35, "non_embedding", 359973888.0)
+    assert {"lr", "seed", "warmup", "weight_decay", "batch_sequences", "mult"} <= set(gadre.extra)
+    total = Observations.read(shared("gadre/models.csv"), columns={"loss": "loss_c4_val"}, count="total")
+    assert total.num_params[0] == 411616256.0
+    where = {"dataset": "rw", "hparams": "base", "warmup": "long", "decay": "kaplan"}
+    porian = Observations.read(shared("porian/isoflop_points.csv"), where=where)
+    assert porian.num_params[0] == 331776.0
+    assert porian.tokens[0] == 6279337062.757201
+    nqs = Observations.read(
+        shared("nqs/dataset.csv"), columns={"batch_sequences": "B", "steps": "K", "sequence_length": 128}
     )
-    with pytest.raises(UserError) as caught:
-        fit("power", observations)
-    for word in words:
-        assert word in str(caught.value)
+    assert nqs.tokens[0] == 134 * 564 * 128
+    # The table's own compute is in units of 1e9 and rounded.
+    assert nqs.flops[0] == pytest.approx(14700000e9, rel=0.02)
+
+
+def test_published_parquet_files_are_read_by_their_paths():
+    grids = Observations.read(shared("scalebench/lr_bsz_scaling_law__train.parquet"), columns={"sequence_length": 2048})
+    assert (len(grids), grids.count) == (2702, "non_embedding")
+    assert grids.column("batch_tokens")[0] == 736 * 2048
+    farseer = Observations.read(shared("scalebench/farseer_scaling_law__train.parquet"))
+    assert (len(farseer), farseer.count) == (404, "unknown")
+    repeated = Observations.read(shared("scalebench/data_constrained_scaling_law__train.parquet"))
+    assert (len(repeated), repeated.column("unique_tokens")[0]) == (161, 4e9)
+
+
+def test_the_summary_says_what_was_read_found_and_left_out(tmp_path):
+    path = write(tmp_path, "name,N,D,loss,seed\na,1e6,2e7,3,0\nb,1e6,2e7,3.03,1\nc,2e6,4e7,2.6,0\nd,2e6,4e7,nan,1\n")
+    lines = Observations.read(path, count="total").summary().splitlines()
+    assert lines[0].startswith("3 runs, parameters counted: total; N 1M to 2M, D 20M to 40M, C 1.20e+14 to 4.80e+14")
+    # Two runs whose logarithms differ by x scatter by x/√2.
+    assert (
+        lines[1] == f"noise floor {math.log(1.01) / math.sqrt(2):.3%} of the loss, from 2 runs that repeat each other"
+    )
+    assert "note: left out 1 of 4 runs, loss missing or not finite: d" in lines

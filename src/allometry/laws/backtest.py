@@ -6,25 +6,21 @@ second, by the factor of compute that a prediction reached over its own largest 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
-from .catalog import LAWS, law
-from .fit import make_problem, optimum
 from .law import Law
 from .observations import Observations
-from .uncertainty import covariance
-from .weights import prediction_weights, relevance
+from .origins import MOST_CUTS, Origin, by_compute, origins, predictive
 
 Array = np.ndarray
-MOST_CUTS = 10
 LATE = 0.5
 LEAST_ERROR = 1e-4
+EDGES = (1.0, 2.0, 4.0, 8.0, 16.0, np.inf)
 
 
 @dataclass(frozen=True)
@@ -32,13 +28,14 @@ class Row:
     """One prediction of one held-out run.
 
     Attributes:
-        law: name.
+        law: name, or "forecast" for the laws together.
         cut: index of the cut, from the smallest compute.
         runs: runs below the cut.
         label: the run predicted.
         factor: its C over the largest C of the runs fitted.
         error: ln(predicted/observed), so that +0.01 is 1 % too high.
-        spread: standard deviation of the prediction that noise leaves in the constants, of ln L.
+        spread: standard deviation of the prediction that noise leaves in the constants, of ln L; of a forecast, with
+            the distance between the laws.
         sigma: noise of ln L of that fit, for a run on the frontier at the cut.
         weight: the run's ``relevance`` in the whole table, which is what its error counts.
     """
@@ -96,18 +93,19 @@ class Backtest:
         """(law, score), the best first."""
         return sorted(((name, self.score(name)) for name in self.laws), key=lambda pair: pair[1])
 
+    def errors(self, name: str, low: float, high: float) -> Array:
+        """ln(predicted/observed) of a law where the factor of compute was in [low, high)."""
+        return np.array([row.error for row in self.rows if row.law == name and low <= row.factor < high])
+
     def table(self) -> str:
         """Score of each law, overall and by the factor of compute between fit and prediction."""
         if not self.rows:
             return "backtest: too few runs for any cut"
-        edges = (1, 2, 4, 8, 16, np.inf)
-        names = [f"{low:g}–{high:g}×" if high < np.inf else f"over {low:g}×" for low, high in pairwise(edges)]
-        lines = [f"{'law':14}{'score':>8}" + "".join(f"{name:>11}" for name in names)]
+        bins = list(pairwise(EDGES))
+        lines = [f"{'law':14}{'score':>8}" + "".join(f"{factors(*each):>11}" for each in bins)]
         for name, score in self.ranking():
-            cells = []
-            for low, high in pairwise(edges):
-                errors = [row.error for row in self.rows if row.law == name and low <= row.factor < high]
-                cells.append(f"{np.sqrt(np.mean(np.square(errors))):11.2%}" if errors else f"{'–':>11}")
+            found = [self.errors(name, *each) for each in bins]
+            cells = [f"{np.sqrt(np.mean(errors**2)):11.2%}" if len(errors) else f"{'–':>11}" for errors in found]
             lines.append(f"{name:14}{score:8.2%}" + "".join(cells))
         return "\n".join(lines)
 
@@ -130,70 +128,38 @@ def backtest(
     """Predict the larger runs of a table from its smaller ones, at several cuts, with each law.
 
     Args:
-        laws: laws or names; all known ones if None.
+        laws: laws or names, of N and D alone; those of a forecast if None.
         observations: the runs.
         most_cuts: at most so many cuts, spread over the ranks of compute.
 
     Raises:
-        UserError: an unknown law, or no laws.
+        UserError: an unknown law, a law that reads more than N and D, or no laws.
     """
-    forms = [law(one) for one in (("power", "power_floor", "chinchilla", "skaling") if laws is None else laws)]
-    if not forms:
-        raise UserError(f"no laws to test; known are {', '.join(LAWS)}")
-    order = np.argsort(observations.flops, kind="stable")
-    ordered = observations.where(order)
-    weight = relevance(ordered)
-    rows: list[Row] = []
-    for index, size in enumerate(cuts(ordered, max(form.count for form in forms) + 2, most_cuts)):
-        below, above = ordered.where(np.arange(size)), ordered.where(np.arange(size, len(ordered)))
-        for form in forms:
-            rows.extend(_test(form, below, above, index, weight[size:]))
-    return Backtest(tuple(rows), len(observations))
+    forms = predictive(laws)
+    return Backtest(tuple(law_rows(origins(forms, by_compute(observations), most_cuts))), len(observations))
 
 
-def cuts(ordered: Observations, least: int, most: int) -> list[int]:
-    """Numbers of runs to fit, for runs in the order of compute.
-
-    A cut never splits runs of one compute, leaves at least ``least`` runs, three sizes and two token counts below,
-    and sizes and tokens that are not tied to each other.
-    """
-    compute = ordered.flops
-    possible = []
-    for size in range(least, len(ordered)):
-        if compute[size] > 1.02 * compute[size - 1] and _supports(ordered, size):
-            possible.append(size)
-    if len(possible) <= most:
-        return possible
-    picks = np.unique(np.linspace(0, len(possible) - 1, most).round().astype(int))
-    return [possible[pick] for pick in picks]
+def law_rows(origins: Iterable[Origin]) -> list[Row]:
+    """The rows of every law at every cut."""
+    found = []
+    for each in origins:
+        for name, log_loss in each.log_loss.items():
+            noise = np.full(len(each.above), each.sigma[name])
+            found += rows(each, name, log_loss[len(each.below) :], each.spread[name], noise)
+    return found
 
 
-def _supports(ordered: Observations, size: int) -> bool:
-    log_n, log_d = np.log(ordered.num_params[:size]), np.log(ordered.tokens[:size])
-    if _levels(log_n) < 3 or _levels(log_d) < 2:
-        return False
-    slope, offset = np.polyfit(log_n, log_d, 1)
-    return bool(np.std(log_d - slope * log_n - offset) >= 0.1)
-
-
-def _levels(logarithms: np.ndarray) -> int:
-    """How many values there are that differ by more than 5 %."""
-    return 1 + int((np.diff(np.sort(logarithms)) > 0.05).sum())
-
-
-def _test(form: Law, below: Observations, above: Observations, index: int, weight: Array) -> list[Row]:
-    """Fit one law below a cut and predict above it."""
-    problem, centre = make_problem(form, below, "log_squares", 1.0)
-    weights = prediction_weights(below)
-    theta = optimum(problem, weights, steps=40, polish=100).theta
-    n, d = np.log(above.num_params) - centre[0], np.log(above.tokens) - centre[1]
-    predicted, jacobian = form.log_loss(theta[None], n, d)
-    spread = np.sqrt(np.einsum("pr,pq,qr->r", jacobian[0], covariance(problem, theta, weights), jacobian[0]).clip(0))
-    residuals = problem.log_loss - form.log_loss(theta[None], *problem.inputs)[0][0]
-    sigma = np.sqrt((weights * residuals**2).sum() / max(len(below) - form.count, 1))
-    factor = above.flops / below.flops.max()
-    errors = predicted[0] - np.log(above.loss)
+def rows(origin: Origin, name: str, log_loss: Array, spread: Array, sigma: Array) -> list[Row]:
+    """A row for each run above the cut: predicted ln L, its spread and noise, (runs above,) each."""
+    factor = origin.above.flops / origin.below.flops.max()
+    error = log_loss - np.log(origin.above.loss)
+    columns = zip(factor, error, spread, sigma, origin.relevance, strict=True)
     return [
-        Row(form.name, index, len(below), label, *map(float, (f, e, s)), sigma=float(sigma), weight=float(w))
-        for label, f, e, s, w in zip(above.labels, factor, errors, spread, weight, strict=True)
+        Row(name, origin.index, len(origin.below), label, *map(float, numbers))
+        for label, numbers in zip(origin.above.labels, columns, strict=True)
     ]
+
+
+def factors(low: float, high: float) -> str:
+    """A range of factors of compute, for people."""
+    return f"{low:g}–{high:g}×" if high < np.inf else f"over {low:g}×"

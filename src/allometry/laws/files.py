@@ -1,4 +1,4 @@
-"""Fits and forecasts as JSON files."""
+"""Fits, forecasts and what else this room makes, as JSON files: field "kind" says which."""
 
 from __future__ import annotations
 
@@ -7,22 +7,33 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import write_json
+from .curve_fit import CurveFit
 from .forecast import Forecast
+from .isoflop import IsoFlop
+from .law import Law
+from .metrics import MetricFit
 from .result import Fit
 
-KINDS: dict[str, type[Fit] | type[Forecast]] = {"fit": Fit, "forecast": Forecast}
+Result = Fit | Forecast | IsoFlop | CurveFit | MetricFit
+KINDS: dict[str, type[Result]] = {
+    "fit": Fit,
+    "forecast": Forecast,
+    "isoflop": IsoFlop,
+    "curve_fit": CurveFit,
+    "metric_fit": MetricFit,
+}
 
 
-def save(path: str | Path, result: Fit | Forecast) -> None:
-    """Write a fit or a forecast so that ``load`` gives it back; an existing file is replaced in one step."""
+def save(path: str | Path, result: Result) -> None:
+    """Write a result so that ``load`` gives it back; an existing file is replaced in one step."""
     write_json(Path(path), result.to_json())
 
 
-def load(path: str | Path) -> Fit | Forecast:
-    """Read what ``save`` wrote: field "kind" says whether it is a fit or a forecast.
+def load(path: str | Path, form: Law | None = None) -> Result:
+    """Read what ``save`` wrote; ``form`` is the law of a fit where it is none of ours.
 
     Raises:
-        UserError: no such file, not JSON, or neither a fit nor a forecast.
+        UserError: no such file, not JSON, or not something that ``save`` writes.
     """
     path = Path(path)
     if not path.is_file():
@@ -33,5 +44,5 @@ def load(path: str | Path) -> Fit | Forecast:
         raise UserError(f"{path} is not JSON; write it with allometry fit -o {path.name}") from None
     kind = data.get("kind") if isinstance(data, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        raise UserError(f"{path} is neither a fit nor a forecast (kind {kind!r}); write it with allometry fit")
-    return KINDS[kind].from_json(data)
+        raise UserError(f"{path} is no fit or forecast (kind {kind!r}); write it with allometry fit")
+    return Fit.from_json(data, form) if kind == "fit" else KINDS[kind].from_json(data)

@@ -76,7 +76,7 @@ def fit(
         weights=weights,
         range=data_range(observations, form.inputs),
         draws=draws,
-        active_bounds=_active_bounds(problem, best.theta),
+        active_bounds=active_bounds(problem, best.theta),
         starts=best.starts,
         agreed=best.agreed,
         condition=_condition(problem, best.theta, weights),
@@ -133,6 +133,18 @@ def data_range(
     return {name: (float(array.min()), float(array.max())) for name, array in arrays.items()}
 
 
+def active_bounds(problem: Problem, theta: Array) -> tuple[str, ...]:
+    """Which coordinates of θ ended at a bound, in words."""
+    span = 1e-9 * (problem.upper - problem.lower)
+    lines = []
+    for symbol, value, low, high in zip(
+        problem.law.symbols, theta, problem.lower + span, problem.upper - span, strict=True
+    ):
+        if value <= low or value >= high:
+            lines.append(f"{GREEK.get(symbol, symbol)} ended at its {'lower' if value <= low else 'upper'} bound")
+    return tuple(lines)
+
+
 def _column(form: Law, observations: Observations, name: str) -> Array:
     """A column that a law reads, complete and positive; all tokens are unique where the table says nothing."""
     if name == "unique_tokens" and name not in observations.extra:
@@ -176,15 +188,3 @@ def _condition(problem: Problem, theta: Array, weights: Array) -> float:
     seen = diagonal > 1e-20 * diagonal.max()
     scale = np.sqrt(diagonal[seen])
     return float(np.linalg.cond(matrix[np.ix_(seen, seen)] / np.outer(scale, scale)))
-
-
-def _active_bounds(problem: Problem, theta: Array) -> tuple[str, ...]:
-    """Which coordinates of θ ended at a bound, in words."""
-    span = 1e-9 * (problem.upper - problem.lower)
-    lines = []
-    for symbol, value, low, high in zip(
-        problem.law.symbols, theta, problem.lower + span, problem.upper - span, strict=True
-    ):
-        if value <= low or value >= high:
-            lines.append(f"{GREEK.get(symbol, symbol)} ended at its {'lower' if value <= low else 'upper'} bound")
-    return tuple(lines)

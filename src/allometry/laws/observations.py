@@ -1,45 +1,52 @@
 """A table of finished runs: parameters, tokens, compute and loss, from a file, a study or plain records.
 
 Everything that was left out, derived or chosen on the way in stands in ``Observations.notes``, so that no row
-goes missing in silence.
+goes missing in silence; what looks wrong with the runs that are left stands in ``Observations.findings``.
 """
 
 from __future__ import annotations
 
 import csv
-import io
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
-from ..quantities import format_count, parse_number
-from .columns import EXTRA, FIELDS, match_columns
+from ..quantities import format_count, format_flops
+from .columns import COUNTED, COUNTS, EXTRA, FIELDS, KNOWN, Match, convert, match_columns
+from .curves import Curves
+from .design import Finding, Noise, diagnose, noise
+from .design import check_design as check_design
+from .reading import read_table
+from .table import Table, from_records
+from .units import check_units, complete
 
 FINISHED = frozenset({"", "finished", "done", "complete", "completed", "ok", "success", "succeeded"})
-# Below these a column cannot be a count of tokens or parameters of a language model; it is in millions or billions.
-LEAST_TOKENS = 1e3
-LEAST_PARAMS = 1e2
+MOST_GROUPS = 12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Observations:
     """Finished runs as parallel arrays, one entry a run.
 
     Attributes:
-        num_params: N, parameters (non-embedding unless the source's column said otherwise), float64.
+        num_params: N, parameters, float64; ``count`` says which.
         tokens: D, training tokens, float64.
         loss: final loss in the source's unit (nats a token, nats a byte, ...), float64, positive.
         flops: C, training FLOPs; 6·N·D where the source has none.
         loss_se: standard error of the loss, nan where unknown.
         labels: one name a run.
         notes: sentences: which columns were taken, what was derived, which rows were left out and why.
-        extra: further numeric columns by name, nan where a row has none: batch_tokens, lr, steps, unique_tokens ...
+        extra: further numeric columns by name, nan where a row has none. Known ones have one name whatever the source
+            called them: batch_tokens, batch_sequences, sequence_length, steps, lr (the peak), unique_tokens, warmup,
+            weight_decay, seed, group (rows of unlike text columns); others keep theirs.
         count: which parameters ``num_params`` counts: "non_embedding", "total", "matmul" or "unknown".
+        curves: the loss along the runs, where the source has it.
     """
 
     num_params: np.ndarray
@@ -51,52 +58,66 @@ class Observations:
     notes: tuple[str, ...] = ()
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)
     count: str = "unknown"
+    curves: Curves | None = None
 
     def __len__(self) -> int:
         return len(self.loss)
 
     @classmethod
-    def read(cls, path: str | Path, columns: Mapping[str, str] | None = None) -> Observations:
-        """Read a CSV, a JSONL file or the folder of a study.
+    def read(
+        cls,
+        source: Any,
+        columns: Mapping[str, str | float | None] | None = None,
+        count: str | None = None,
+        where: Mapping[str, Any] | None = None,
+        curves: Any = None,
+    ) -> Observations:
+        """Read the folder of a study, a CSV, TSV, JSONL, JSON or Parquet file (gzip too), or a frame.
 
         Args:
-            path: ``.csv``/``.tsv`` or ``.jsonl``/``.json`` file, or a study folder. Columns are found by their usual
-                names (``N``, ``params``, ``Model Size``, ``D``, ``tokens``, ``Training FLOP``, ``val_loss`` ...).
-            columns: which column holds a field where the names do not say, e.g. ``{"loss": "loss_c4_val"}``; fields
-                are num_params, tokens, flops, loss, loss_se, label and status.
+            source: a path, or a pandas or polars frame, an Arrow table, a mapping of columns. Columns are found by
+                their usual names (``N``, ``params``, ``Model Size``, ``D``, ``tokens``, ``Training FLOP``,
+                ``val_loss``, ``lr``, ``bsz`` ...).
+            columns: which column holds a field where the names do not say, e.g. ``{"loss": "loss_c4_val"}``; a number
+                holds in every row (``{"sequence_length": 2048}``), None takes no column.
+            count: "non_embedding", "total" or "matmul": which parameters to take, or what the only column counts.
+            where: the rows to take, column → value or list of values, e.g. ``{"dataset": "c4"}``.
+            curves: the loss along the runs: ``Curves``, or what ``Curves.read`` takes (the folder of a study too).
 
         Raises:
-            UserError: no such file, empty, columns missing or ambiguous, text among numbers, counts not above zero.
+            UserError: no such file, empty, unreadable, columns missing or ambiguous, text among numbers, counts not
+                above zero, units that are clearly off.
         """
-        path = Path(path)
-        if path.is_dir():
-            from ..runs.store import Study
-
-            return cls.from_records(Study.open(path).rows())
-        rows = _read_rows(path)
-        taken, notes = match_columns(list(rows[0]), dict(columns or {}), str(path))
-        records = [{field: row.get(column) for field, column in taken.items()} for row in rows]
-        observations = _from_records(records, notes, source=path.name)
-        _check_units(observations)
-        return observations
+        if curves is not None and not isinstance(curves, Curves):
+            curves = Curves.read(curves)
+        if isinstance(source, str | Path) and Path(source).is_dir():
+            return replace(_read_study(Path(source), columns, count, where), curves=curves)
+        table = read_table(source).select(where or {})
+        match = match_columns(table, columns, count)
+        observations = _assemble(table, match)
+        check_units(observations, match)
+        return replace(observations, curves=curves)
 
     @classmethod
-    def from_records(cls, rows: Iterable[Mapping]) -> Observations:
+    def from_records(cls, rows: Iterable[Mapping], count: str = "unknown") -> Observations:
         """Build from dicts with the keys num_params, tokens, loss and, where known, flops, loss_se, label, status.
+
+        Keys of ``extra`` and other numbers are kept under their own names.
 
         Raises:
             UserError: no rows, a key missing, text among numbers, counts not above zero, no finite loss.
         """
-        records = [dict(row) for row in rows]
-        if not records:
+        table = from_records(rows)
+        if not len(table):
             raise UserError("no runs to read: the table is empty; give at least one row with num_params, tokens, loss")
-        found = {key for record in records for key in record}
-        missing = [f for f in ("num_params", "loss") if f not in found]
-        if "tokens" not in found and "flops" not in found:
+        if count not in (*COUNTED, "unknown"):
+            raise UserError(f"count is {count!r}; parameters are counted {', '.join(COUNTED)}")
+        missing = [name for name in ("num_params", "loss") if name not in table.columns]
+        if not {"tokens", "flops"} & set(table.columns):
             missing.append("tokens")
         if missing:
-            raise UserError(f"records lack {', '.join(missing)}; found: {', '.join(sorted(map(str, found)))}")
-        return _from_records(records, [], source="records")
+            raise UserError(f"records lack {', '.join(missing)}; found: {', '.join(sorted(table.columns))}")
+        return _assemble(table, Match({name: name for name in KNOWN if name in table.columns}, count))
 
     def where(self, mask: np.ndarray) -> Observations:
         """The runs where ``mask`` (boolean array or index array, one entry a run) holds."""
@@ -120,155 +141,157 @@ class Observations:
             raise UserError(f"the runs have no column {name}; there are {', '.join((*FIELDS, *self.extra))}")
         return self.extra[name]
 
+    @cached_property
+    def noise(self) -> Noise | None:
+        """The scatter of ln L between repeated runs (equal but for the seed); None without any."""
+        return noise(self)
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """What looks wrong, or stands in the way of a law: each with its rows and what to do. Advice: nothing is
+        left out for it."""
+        return diagnose(self)
+
+    def summary(self) -> str:
+        """How many runs over which range, the noise floor, the findings and the notes, for people."""
+        spans = [
+            f"{letter} {form(float(values.min()))} to {form(float(values.max()))}"
+            for letter, values, form in (
+                ("N", self.num_params, format_count),
+                ("D", self.tokens, format_count),
+                ("C", self.flops, format_flops),
+                ("loss", self.loss, "{:.4g}".format),
+            )
+        ]
+        lines = [f"{len(self)} runs, parameters counted: {self.count}; {', '.join(spans)}"]
+        if self.noise:
+            runs = sum(map(len, self.noise.sets))
+            lines.append(f"noise floor {self.noise.sigma:.3%} of the loss, from {runs} runs that repeat each other")
+        lines += [f"{one.kind}: {one.text}" for one in self.findings]
+        return "\n".join([*lines, *(f"note: {text}" for text in self.notes)])
+
     def write_csv(self, path: str | Path) -> None:
-        """Write label, num_params, tokens, flops, loss, loss_se and ``extra``; ``read`` takes them back unchanged."""
+        """Write label, columns and ``extra``, which ``read`` takes back unchanged; notes and curves are not in it."""
         names = ["num_params", "tokens", "flops", "loss", "loss_se", *self.extra]
-        with Path(path).open("w", newline="", encoding="utf-8") as handle:
+        header = [f"num_params_{self.count}" if self.count in COUNTED else "num_params", *names[1:]]
+        with Path(path).open("w", newline="", encoding="utf-8", errors="backslashreplace") as handle:
             writer = csv.writer(handle)
-            writer.writerow(["label", *names])
+            writer.writerow(["label", *header])
             for label, *numbers in zip(self.labels, *map(self.column, names), strict=True):
                 writer.writerow([label, *("" if math.isnan(x) else repr(float(x)) for x in numbers)])
 
 
-def check_design(observations: Observations, name: str, count: int) -> None:
-    """Refuse a table that cannot tell the constants of a law in N and D apart, and say which run would help.
+def _read_study(path: Path, columns: Any, count: str | None, where: Any) -> Observations:
+    """The ladder of a study."""
+    from ..runs.store import Study
 
-    Raises:
-        UserError: fewer runs than ``count`` + 1, one size, one token count, or N and D tied to each other.
-    """
-    log_n, log_d = np.log(observations.num_params), np.log(observations.tokens)
-    size, tokens = float(np.exp(np.median(log_n))), float(np.exp(np.median(log_d)))
-    if np.ptp(log_n) < 0.05:
-        raise UserError(
-            f"all {len(observations)} runs have one size ({format_count(size)} parameters): a law in N needs at least "
-            f"two; add a run at {format_count(4 * size)} parameters and {format_count(tokens)} tokens"
-        )
-    if np.ptp(log_d) < 0.05:
-        raise UserError(
-            f"all {len(observations)} runs have one token count ({format_count(tokens)}): a law in D needs at least "
-            f"two; add a run at {format_count(size)} parameters and {format_count(4 * tokens)} tokens"
-        )
-    slope, offset = np.polyfit(log_n, log_d, 1)
-    if np.std(log_d - slope * log_n - offset) < 0.03:
-        ratio = (
-            f"one ratio of {tokens / size:.3g} tokens a parameter" if abs(slope - 1) < 0.05 else "one line in (N, D)"
-        )
-        raise UserError(
-            f"all {len(observations)} runs lie on {ratio}, so what N does cannot be told from what D does; "
-            f"add a run at {format_count(size)} parameters and {format_count(4 * tokens)} tokens"
-        )
-    if len(observations) < count + 1:
-        raise UserError(
-            f"{len(observations)} runs are too few for law {name} with {count} constants; "
-            f"add runs up to {count + 1}, or fit a smaller law such as power"
-        )
+    study = Study.open(path)
+    if columns:
+        raise UserError(f"{path} is a study, whose columns have their names: leave columns out")
+    table = from_records(study.rows(), "records")
+    if not len(table):
+        raise UserError(f"{path}: no finished runs in this study yet; run `allometry ladder` on it")
+    taken: dict[str, str | float] = {name: name for name in KNOWN if name in table.columns}
+    count = count or "non_embedding"
+    if f"num_params_{count}" in table.columns:
+        taken["num_params"] = f"num_params_{count}"
+    return _assemble(table.select(where or {}), Match(taken, count))
 
 
-def _read_rows(path: Path) -> list[dict]:
-    """The rows of a CSV or JSONL file as dicts, every row with the same keys."""
-    if not path.exists():
-        raise UserError(f"no such file: {path}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not text: give a CSV or JSONL file") from None
-    if not text.strip():
-        raise UserError(f"{path} is empty: it needs a header and at least one run")
-    if path.suffix.lower() in (".json", ".jsonl", ".ndjson"):
-        rows = _parse_json(text, path)
-    else:
-        try:
-            rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(text)))
-        except csv.Error as error:
-            raise UserError(f"{path} is not a CSV table ({error}); give a header and one run a line") from None
-    if not rows:
-        raise UserError(f"{path} has a header but no runs below it")
-    return rows
-
-
-def _delimiter(text: str) -> str:
-    header = text.lstrip().splitlines()[0]
-    return max(",\t;", key=header.count)
-
-
-def _parse_json(text: str, path: Path) -> list[dict]:
-    """A JSON array of objects, or one object a line."""
-    try:
-        if text.lstrip().startswith("["):
-            rows = json.loads(text)
-        else:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); give one object a line") from None
-    if not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path}: every line must be an object such as {{'N': 1e6, 'D': 2e7, 'loss': 3.1}}")
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    return [{key: row.get(key) for key in keys} for row in rows]
-
-
-def _from_records(records: list[dict], notes: list[str], source: str) -> Observations:
+def _assemble(table: Table, match: Match) -> Observations:
     """Check every cell, leave out what did not finish, derive what is missing."""
-    rows, left_out, derived = [], {}, {"tokens": 0, "flops": 0}
-    for position, record in enumerate(records, start=1):
-        label = str(record.get("label") or f"row {position}")
-        where = f"{source}, row {position}" + (f" ({label})" if record.get("label") else "")
-        status = str(record.get("status") or "").strip().lower()
-        if status not in FINISHED:
-            left_out.setdefault(f"status {status}", []).append(label)
+    labels = _labels(table, match)
+    table, labels, dropped = _finished(table, match, labels)
+    columns = {name: convert(table, name, match.taken[name]) for name in (*FIELDS, *EXTRA) if name in match.taken}
+    own = _own_columns(table, match)
+    derived = complete(columns, match.bare_batch)
+    group, mixed = _groups(table, match, columns["num_params"])
+    if group is not None:
+        own["group"] = group
+    _check_counts(table, columns, labels)
+    for name in FIELDS:
+        columns.setdefault(name, np.full(len(table), np.nan))
+    fields = {name: columns.pop(name) for name in FIELDS}
+    extra = {name: values for name, values in (columns | own).items() if not np.isnan(values).all()}
+    notes = (*table.notes, *match.notes, *mixed, *derived, *dropped)
+    return Observations(**fields, labels=tuple(labels), notes=notes, extra=extra, count=match.count)
+
+
+def _labels(table: Table, match: Match) -> list[str]:
+    texts = table.texts(match.taken["label"]) if "label" in match.taken else [""] * len(table)
+    return [text or table.place(row) for row, text in enumerate(texts)]
+
+
+def _finished(table: Table, match: Match, labels: list[str]) -> tuple[Table, list[str], list[str]]:
+    """The rows that ended with a finite loss, their labels, and notes on the others."""
+    reasons = np.zeros(len(table), dtype=object)
+    if "status" in match.taken:
+        status = np.array([text.lower() for text in table.texts(match.taken["status"])], dtype=object)
+        unfinished = ~np.isin(status, list(FINISHED))
+        reasons[unfinished] = "status " + status[unfinished]
+    ended = np.flatnonzero(reasons == 0)
+    finite = np.isfinite(convert(table.where(ended), "loss", match.taken["loss"]))
+    reasons[ended[~finite]] = "loss missing or not finite"
+    notes = []
+    for reason in dict.fromkeys(reasons[reasons != 0]):
+        rows = np.flatnonzero(reasons == reason)
+        shown = ", ".join(labels[row] for row in rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+        notes.append(f"left out {len(rows)} of {len(table)} runs, {reason}: {shown}")
+    kept = ended[finite]
+    if not len(kept):
+        raise UserError(f"{table.name}: no run has a finite loss ({'; '.join(notes)}); nothing to fit")
+    return table.where(kept), [labels[row] for row in kept], notes
+
+
+def _own_columns(table: Table, match: Match) -> dict[str, np.ndarray]:
+    """Columns of numbers that are no known field, under their own names."""
+    own = {}
+    for name, column in table.columns.items():
+        if name in match.taken.values() or name in KNOWN or name.startswith("Unnamed:") or column.is_text:
             continue
-        row = {field: _number(record.get(field), field, where) for field in (*FIELDS, *EXTRA)}
-        if not math.isfinite(row["loss"]):
-            left_out.setdefault("loss missing or not finite", []).append(label)
+        values, odd = table.numbers(name)
+        if not odd.any():
+            own[name] = values
+    return own
+
+
+def _groups(table: Table, match: Match, sizes: np.ndarray) -> tuple[np.ndarray | None, list[str]]:
+    """One number for each combination of words in the columns of words that tell few kinds of rows apart."""
+    total, notes = np.zeros(len(table), np.int64), []
+    for name, column in table.columns.items():
+        if name in match.taken.values() or not column.is_text:
             continue
-        _complete(row, where, derived)
-        rows.append((label, row))
-    notes = list(notes)
-    if derived["tokens"]:
-        notes.append(f"tokens derived as D = C/(6·N) in {derived['tokens']} rows")
-    if derived["flops"]:
-        notes.append(f"flops derived as C = 6·N·D in {derived['flops']} rows")
-    for reason, labels in left_out.items():
-        shown = ", ".join(labels[:8]) + (f" and {len(labels) - 8} more" if len(labels) > 8 else "")
-        notes.append(f"left out {len(labels)} of {len(records)} runs, {reason}: {shown}")
-    if not rows:
-        raise UserError(f"{source}: no run has a finite loss ({'; '.join(notes[-len(left_out) :])}); nothing to fit")
-    columns = {field: np.array([row[field] for _, row in rows], dtype=np.float64) for field in (*FIELDS, *EXTRA)}
-    extra = {field: columns.pop(field) for field in EXTRA}
-    extra = {field: values for field, values in extra.items() if not np.isnan(values).all()}
-    return Observations(**columns, labels=tuple(label for label, _ in rows), notes=tuple(notes), extra=extra)
+        words, codes = np.unique(column.codes[0][table.index], return_inverse=True)
+        if not 1 < len(words) <= min(MOST_GROUPS, len(table) // 2) or _follows(codes, sizes):
+            continue
+        shown = ", ".join(column.codes[1][word] or "blank" for word in words)
+        first = column.codes[1][words[0]] or column.codes[1][words[1]]
+        notes.append(f"{name} differs between rows ({shown}); where={{{name!r}: {first!r}}} takes one kind")
+        total = np.unique(total * len(words) + codes, return_inverse=True)[1]
+    return (total.astype(np.float64) if notes and "group" not in match.taken else None), notes
 
 
-def _number(cell: object, field: str, where: str) -> float:
-    """A cell as a float; an empty cell is nan; counts may be written 1.5B or 200M."""
-    if cell is None or (isinstance(cell, str) and not cell.strip()):
-        return math.nan
-    try:
-        return float(cell)
-    except (TypeError, ValueError):
-        if isinstance(cell, str) and field in ("num_params", "tokens", "flops") and cell.strip()[0].isdigit():
-            return parse_number(cell, f"{where}: {field}")
-        raise UserError(f"{where}: {field} is {cell!r}, not a number; mend the cell or remove the row") from None
+def _follows(codes: np.ndarray, sizes: np.ndarray) -> bool:
+    """Whether the words only name the sizes: one for each."""
+    if len(np.unique(sizes[:1000])) > codes.max() + 1:
+        return False
+    levels, size = np.unique(sizes, return_inverse=True)
+    pairs = np.unique(size * (codes.max() + 1) + codes)
+    return len(pairs) == len(levels) == codes.max() + 1
 
 
-def _complete(row: dict[str, float], where: str, derived: dict[str, int]) -> None:
-    """Fill tokens or flops from the other, and refuse counts that are not above zero."""
-    if math.isnan(row["tokens"]) and row["flops"] > 0 and row["num_params"] > 0:
-        row["tokens"] = row["flops"] / (6 * row["num_params"])
-        derived["tokens"] += 1
-    if math.isnan(row["flops"]) and row["tokens"] > 0 and row["num_params"] > 0:
-        row["flops"] = 6 * row["num_params"] * row["tokens"]
-        derived["flops"] += 1
-    for name in ("num_params", "tokens", "flops", "loss"):
-        if not (row[name] > 0 and math.isfinite(row[name])):
-            shown = "missing" if math.isnan(row[name]) else f"{row[name]:g}"
-            raise UserError(f"{where}: {name} is {shown}; it must be a finite number above zero")
-
-
-def _check_units(observations: Observations) -> None:
-    for name, least in (("tokens", LEAST_TOKENS), ("num_params", LEAST_PARAMS)):
-        middle = float(np.median(getattr(observations, name)))
-        if middle < least:
-            raise UserError(
-                f"{name} has a median of {middle:.3g}, too small for a count: is the column in millions or billions? "
-                "Write plain counts (20e9, not 20)"
-            )
+def _check_counts(table: Table, columns: dict[str, np.ndarray], labels: list[str]) -> None:
+    """Refuse sizes, tokens, compute and losses that are not above zero, and hyperparameters that cannot be."""
+    required = ("num_params", "tokens", "flops", "loss")
+    for name in (*required, *(n for n in columns if n in COUNTS or n in ("lr", "sequence_length"))):
+        values = columns.get(name, np.full(len(table), np.nan))
+        good = np.isfinite(values) & (values > 0)
+        if name not in required:
+            good |= np.isnan(values)
+        if good.all():
+            continue
+        row = int(np.argmin(good))
+        place = table.place(row)
+        where = place if labels[row] == place else f"{place} ({labels[row]})"
+        shown = "missing" if math.isnan(values[row]) else f"{values[row]:g}"
+        raise UserError(f"{table.name}, {where}: {name} is {shown}; it must be a finite number above zero")

@@ -146,10 +146,11 @@ class Fit:
         scale = np.sqrt(self.n / max(self.n - self.law.count, 1))
         return np.random.default_rng(self.seed + 1).choice(standardised, size=count) * scale
 
-    def summary(self) -> str:
+    def summary(self, level: float = 0.9) -> str:
         """A table of the constants with standard errors and intervals, and how good the fit is."""
-        lines = [f"{self.law.name}: {self.law.formula}", f"{'':8}{'value':>12}{'std. error':>12}   90 % interval"]
-        intervals = self.intervals
+        head = f"{'':8}{'value':>12}{'std. error':>12}   {100 * level:g} % interval"
+        lines = [f"{self.law.name}: {self.law.formula}", head]
+        intervals = self.intervals_at(level)
         for symbol, value in self.values.items():
             low, high = intervals[symbol]
             name = GREEK.get(symbol, symbol)
