@@ -131,6 +131,8 @@ def test_two_steps_are_one(first, second, name):
         ("minicpm", {"loss": 2.0}, 16_008_500, 0.01),
         # Kaplan at 1 M: 0.003239 − 0.0001395·13.81551; B_crit at loss 3: 2e8·e^(-1.098612/0.21)
         ("kaplan", {"num_params": 1e6, "loss": 3.0}, 1_069_000, 1.31174e-3),
+        # Power Lines at 10 B tokens: 2048·0.0306·10^3.83
+        ("power_lines", {"tokens": 1e10}, 423_690, None),
         # Three-term at 10 B tokens: 0.667·10^5.66
         ("three_term", {"tokens": 1e10}, 304_900, None),
     ],
@@ -143,12 +145,36 @@ def test_published_constants(name, given, batch, lr):
 
 def test_side_by_side_and_warned_outside_the_range():
     answers = planning.recommend(1e9, 20e9, loss=2.5)
-    assert set(answers) == {"kaplan", "deepseek", "step_law", "moonlight", "porian", "minicpm", "three_term"}
+    assert set(answers) == {
+        *("kaplan", "deepseek", "step_law", "moonlight", "porian", "minicpm", "power_lines", "three_term")
+    }
     assert (answers["step_law"].in_range, answers["step_law"].warning) == (True, "")
     assert answers["deepseek"].warning == "outside the measured range: 1.2e+20 FLOPs, measured at 1e+17 to 2e+19"
     assert answers["deepseek"].in_range is False
     assert answers["porian"].in_range is None
     json.dumps({name: answer.to_json() for name, answer in answers.items()}, allow_nan=False)
+
+
+def test_comparison_leaves_no_rule_out_and_says_why_one_is_silent():
+    table = rules.compare(1e9, 20e9)
+    rows = {row.rule: row for row in table.rows}
+    assert list(rows) == list(rules.RULES)
+    assert all(row.formula and row.units and row.source and row.measured for row in table.rows)
+    assert (rows["step_law"].batch_tokens, rows["step_law"].lr) == tuple(planning.recommend(1e9, 20e9)["step_law"])
+    assert rows["minicpm"].why == ""
+    assert rows["sqrt"].why.startswith("relative only")
+    assert "planning.gradient_noise" in rows["gradient_noise"].why
+    assert rows["deepseek"].why == "outside the measured range: 1.2e+20 FLOPs, measured at 1e+17 to 2e+19"
+    assert rules.compare(2e10, 1e11, names=["kaplan"]).rows[0].why == "needs the expected loss, in nats a token"
+    assert json.loads(json.dumps(table.to_json(), allow_nan=False))["rules"]["porian"]["in_range"] is None
+
+
+def test_comparison_prints_a_line_for_every_rule():
+    lines = str(rules.compare(1e9, 20e9, loss=2.5)).splitlines()
+    assert lines[0] == "at 1B parameters, 20B tokens, 1.20e+20 FLOPs"
+    assert [line.split()[0] for line in lines[2 : 2 + len(rules.RULES)]] == list(rules.RULES)
+    assert next(line for line in lines if line.startswith("step_law")).split()[1:4] == ["442k", "0.000996", "inside"]
+    assert any(line.startswith("kaplan: outside") for line in str(rules.compare(2e9, 1e11, loss=2.0)).splitlines())
 
 
 def test_kaplan_has_no_rate_for_large_models():
@@ -174,7 +200,9 @@ def test_kaplan_has_no_rate_for_large_models():
         (lambda: rules.scale(100, 200, 0.01, 2, optimizer="sgd", names=["mup"]), "not for sgd"),
         (lambda: rules.scale(100, 200, 0.01, 2, names=["gradient_noise"]), "must be measured"),
         (lambda: rules.scale(100, 200, 0.01, 2, losses=(0.0, 1.0)), "loss must be"),
-        (lambda: planning.recommend(1e9, 2e10, names=["power_lines"]), "gives no absolute value here"),
+        (lambda: planning.recommend(1e9, 2e10, names=["sqrt"]), "gives no absolute value here"),
+        (lambda: rules.compare(1e9, 2e10, names=["folklore"]), "unknown rule 'folklore'"),
+        (lambda: rules.compare(-1e9, 2e10), "num params must be"),
         (lambda: planning.recommend(1e9, 0), "tokens must be"),
         (lambda: rules.rule("minicpm").recommend(loss=-1.0), "loss must be"),
     ],
@@ -184,29 +212,6 @@ def test_wrong_input(call, message):
         call()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_gradient_noise_recovers_what_was_put_in():
-    # |g_B|² = G² + S/B, with G² = 0.5 and S = 2000: B_noise = 4000
-    norm = lambda batch: 0.5 + 2000.0 / batch
-    found = planning.gradient_noise(512, norm(512), 8192, norm(8192))
-    assert found.gradient_squared == pytest.approx(0.5)
-    assert found.noise == pytest.approx(2000.0)
-    assert found.batch == pytest.approx(4000.0)
-
-
-@pytest.mark.parametrize(
-    ("numbers", "message"),
-    [
-        ((512, 1.0, 512, 0.5), "must be smaller"),
-        ((512, 1.0, 1024, 1.1), "no noise scale"),
-        ((512, 1.0, 1024, 0.4), "no noise scale"),
-        ((0, 1.0, 1024, 0.4), "small batch must be"),
-    ],
-)
-def test_gradient_noise_refuses(numbers, message):
-    with pytest.raises(UserError, match=message):
-        planning.gradient_noise(*numbers)
 
 
 def test_carry_from_one_measured_model():

@@ -76,11 +76,54 @@ def ladder(
 
 
 @app.command()
+def data(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A file or folder of text, JSONL or Parquet (also .gz, .bz2, .zst), stdlib, or a Hugging Face name."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the corpus; studies take it as their data.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="bytes; bpe:8192, trained on this text; gpt2; or the path of a tokenizer.json.")
+    ] = "bytes",
+    text_field: Annotated[str, typer.Option(help="Field or column of the text, in JSONL and Parquet.")] = "text",
+    config: Annotated[str | None, typer.Option(help="Configuration of a Hugging Face data set.")] = None,
+    split: Annotated[str | None, typer.Option(help="Its split; train by default.")] = None,
+    json: Json = False,
+) -> None:
+    """Text to packed tokens, split into training and held-out text. The same command again goes on where it stopped."""
+    from .data import data as run
+
+    run(source, out=out, tokenizer=tokenizer, text_field=text_field, config=config, split=split, as_json=json)
+
+
+@app.command()
 def fit(
-    source: Annotated[Path, typer.Argument(help="A study, or a CSV or JSONL of runs: parameters, tokens, loss.")],
+    source: Annotated[
+        Path, typer.Argument(help="A study, or a table of runs (CSV, TSV, JSONL, Parquet): parameters, tokens, loss.")
+    ],
     law: Annotated[
-        list[str] | None, typer.Option(help="power, power_floor, chinchilla, skaling; default: all.")
+        list[str] | None,
+        typer.Option(help="chinchilla, skaling, power, kaplan, farseer, …; default: several, weighted by a backtest."),
     ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Which column holds a field: loss=c4_loss; a number fills it: lr=0.01.")
+    ] = None,
+    where: Annotated[list[str] | None, typer.Option(help="Only these rows: dataset=c4.")] = None,
+    count: Annotated[
+        str | None, typer.Option(help="Which parameters to take: non_embedding, total or matmul.")
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="For a single law: log_squares, huber or squares.", rich_help_panel="One law")
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Where huber turns linear; 0.001 by default.", rich_help_panel="One law")
+    ] = None,
+    isoflop: Annotated[
+        bool, typer.Option("--isoflop", help="The best size for each budget, from the minima of the budgets run.")
+    ] = False,
+    level: Level = 0.9,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Where to write the fit; a study's: fit.json.")
     ] = None,
@@ -89,14 +132,17 @@ def fit(
     """Fit scaling laws to a table of runs, test them on its largest runs, and weigh them."""
     from .laws import fit as run
 
-    run(source, names=law, output=output, as_json=json)
+    table = {"columns": column, "where": where, "count": count}
+    run(source, table, names=law, loss=loss, delta=delta, isoflop=isoflop, level=level, output=output, as_json=json)
 
 
 @app.command()
 def predict(
     source: Annotated[Path | None, typer.Argument(help="fit.json, or a study that has one.")] = None,
-    params: Annotated[str | None, typer.Option(help="Non-embedding parameters: 1e9, 1.5B, 200M.")] = None,
+    params: Annotated[str | None, typer.Option(help="Parameters, counted as the fit counts them: 1e9, 1.5B.")] = None,
     tokens: Annotated[str | None, typer.Option(help="Training tokens: 20e9, 20B.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Tokens of a batch, for a law that reads it.")] = None,
+    unique: Annotated[str | None, typer.Option(help="Unique tokens, for a law of repeated data.")] = None,
     level: Level = 0.9,
     metric: Annotated[float | None, typer.Option(help="A measured value to carry over by a power law.")] = None,
     from_params: Annotated[str | None, typer.Option(help="Parameters of the measured model.")] = None,
@@ -110,33 +156,62 @@ def predict(
     """The loss of a model that is not trained yet: by a fit, or from one measured model by a power law."""
     from .laws import predict as run
 
+    point = {"num_params": params, "tokens": tokens, "batch_tokens": batch, "unique_tokens": unique}
     carry = {"metric": metric, "from_params": from_params, "from_tokens": from_tokens, "alpha": alpha, "beta": beta}
-    run(source, params=params, tokens=tokens, level=level, carry=carry, as_json=json)
+    run(source, point, level=level, carry=carry, as_json=json)
 
 
 @app.command()
 def plan(
-    source: Annotated[Path, typer.Argument(help="fit.json, or a study that has one.")],
+    source: Annotated[Path | None, typer.Argument(help="fit.json, or a study that has one.")] = None,
     flops: Annotated[str | None, typer.Option(help="Budget in FLOPs: 1e21.")] = None,
-    device: Annotated[str | None, typer.Option(help="Or by device: h100, a100, …")] = None,
+    hours: Annotated[
+        float | None, typer.Option(help="Or by hours on a device; without one, at the study's speed.")
+    ] = None,
+    cost: Annotated[str | None, typer.Option(help="Or by money, with --price.")] = None,
+    loss: Annotated[float | None, typer.Option(help="Or the loss to reach: what does it take?")] = None,
+    params: Annotated[str | None, typer.Option(help="Fix the size; with --tokens: what does it take?")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Fix the tokens.")] = None,
+    device: Annotated[str | None, typer.Option(help="h100, a100, …")] = None,
     count: Annotated[int | None, typer.Option(help="How many devices; 1 by default.")] = None,
-    hours: Annotated[float | None, typer.Option(help="For how many hours.")] = None,
     mfu: Annotated[
         float | None, typer.Option(help="Share of the device's peak that is reached; 0.4 by default.")
     ] = None,
-    params: Annotated[str | None, typer.Option(help="Fix the size.")] = None,
-    tokens: Annotated[str | None, typer.Option(help="Fix the tokens.")] = None,
+    flops_per_second: Annotated[str | None, typer.Option(help="Instead of a device: a measured rate.")] = None,
+    price: Annotated[float | None, typer.Option(help="Price of one device for an hour.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Bytes of a device, if not the table's: 80G.")] = None,
+    tokens_available: Annotated[str | None, typer.Option(help="Different tokens there are; more are repeated.")] = None,
+    inference_tokens: Annotated[
+        str | None, typer.Option(help="Tokens to serve afterwards; the budget pays for them too.")
+    ] = None,
+    vocab: Annotated[str | None, typer.Option(help="Size of the vocabulary; 50304 by default.")] = None,
+    context: Annotated[str | None, typer.Option(help="Context in tokens; 2048 by default.")] = None,
+    rule: Annotated[str | None, typer.Option(help="Published rule for batch and rate; step_law by default.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="A study with runs to go on with; the budget is then what is left.")
+    ] = None,
     level: Level = 0.9,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Where to write the plan; a study's: plan.json.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Size, tokens, batch and learning rate for a budget, with the loss to expect."""
+    """Size, tokens, shape, batch, rate and schedule for a budget or a goal, with the loss to expect."""
     from .plans import plan as run
 
-    budget = {"flops": flops, "device": device, "count": count, "hours": hours, "mfu": mfu}
-    run(source, budget=budget, params=params, tokens=tokens, level=level, output=output, as_json=json)
+    amounts = {"flops": flops, "hours": hours, "cost": cost, "loss": loss, "num_params": params, "tokens": tokens}
+    machine = {"device": device, "count": count, "mfu": mfu, "flops_per_second": flops_per_second}
+    machine |= {"price_per_hour": price, "memory": memory}
+    data = {"tokens_available": tokens_available, "inference_tokens": inference_tokens}
+    run(
+        source,
+        budget=amounts | machine | data,
+        how={"rule": rule, "vocab": vocab, "context": context},
+        level=level,
+        resume=resume,
+        output=output,
+        as_json=json,
+    )
 
 
 @app.command()

@@ -2,48 +2,67 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import laws, planning
-from ..config import DataConfig, RunConfig, StudyConfig
+from ..config import DataConfig, ModelConfig, RunConfig, StudyConfig
 from ..errors import UserError
 from ..files import write_json
-from ..quantities import format_count, parse_number
+from ..planning.budget import throughput
+from ..planning.resume import Alternative, Checkpoint, Continuation
+from ..planning.resume import resume as continuation
+from ..planning.shapes import Shapes
+from ..quantities import format_count, format_flops, parse_number
 from ..runs.outcome import planned_run
 from ..runs.recipe import Recipe, shape_near
+from ..runs.record import RunRecord
 from ..runs.store import Study
 from .laws import load_fit
 from .output import answer, answer_json, note
 
+# The options that are numbers a person may write with a suffix, and their names in a budget.
+COUNTS = {
+    "flops": "--flops",
+    "flops_per_second": "--flops-per-second",
+    "cost": "--cost",
+    "memory": "--memory",
+    "tokens_available": "--tokens-available",
+    "inference_tokens": "--inference-tokens",
+    "num_params": "--params",
+    "tokens": "--tokens",
+}
+
 
 def plan(
-    source: Path,
+    source: Path | None,
     *,
     budget: dict[str, Any],
-    params: str | None,
-    tokens: str | None,
+    how: dict[str, Any],
     level: float,
+    resume: Path | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """A plan for a budget; a study's plan is ready to train by the study's own recipe."""
-    predictor = load_fit(source)
+    """A plan for a budget; a study's plan is ready to train by the study's own recipe.
+
+    ``budget`` holds the fields of a Budget as they were typed, ``how`` "rule", "vocab" and "context"; None: not given.
+    """
+    if source is None and resume is None:
+        raise UserError("give a fit.json or a study, or --resume STUDY")
+    predictor = load_fit(source or resume)
+    given = {name: value for name, value in budget.items() if value is not None}
+    given |= {name: parse_number(given[name], option) for name, option in COUNTS.items() if name in given}
+    if resume is not None:
+        _resume(predictor, given, Study.open(resume), _how(how, studied=True) | {"level": level}, output, as_json)
+        return
     folder = source if source.is_dir() else source.parent
     study = Study(folder) if Study(folder).settings_path.is_file() else None
-    given = {name: value for name, value in budget.items() if value is not None}
-    if "flops" in given:
-        given["flops"] = parse_number(given["flops"], "--flops")
-    made_budget = planning.Budget(**given) if given else None
-    made = study_plan(
-        predictor,
-        made_budget,
-        study,
-        level=level,
-        num_params=None if params is None else parse_number(params, "--params"),
-        tokens=None if tokens is None else parse_number(tokens, "--tokens"),
-    )
+    options = _how(how, studied=study is not None) | {"level": level}
+    made = study_plan(predictor, _budget(given, study), study, **options)
     path = output or (study.path / "plan.json" if study else None)
     if study is not None and path == study.path / "plan.json":
         _spare_trained(study)
@@ -51,6 +70,30 @@ def plan(
         write_json(path, made.to_json())
         note(f"written to {path}")
     answer_json(made.to_json()) if as_json else answer(made.summary())
+
+
+def _how(how: dict[str, Any], *, studied: bool) -> dict[str, Any]:
+    """The options of ``planning.plan`` that say how a model is shaped and trained."""
+    given = {name: value for name, value in how.items() if value is not None}
+    if studied:
+        if given:
+            options = ", ".join(f"--{name}" for name in given)
+            raise UserError(f"a study has shapes and a recipe of its own: leave out {options}")
+        return {}
+    sizes = {"vocab": "vocab_size", "context": "context"}
+    shapes = {name: parse_number(given[key], f"--{key}") for key, name in sizes.items() if key in given}
+    options = {"shape": Shapes(**shapes)}
+    return options | {"rule": given["rule"]} if "rule" in given else options
+
+
+def _budget(given: dict[str, Any], study: Study | None) -> planning.Budget:
+    """The budget; hours or money without a machine are spent at the rate that the study's own runs reached."""
+    machine = {"device", "flops_per_second"} & set(given)
+    if study is not None and not machine and {"hours", "cost"} & set(given):
+        rate = throughput(laws.Observations.from_records(study.rows("ladder", "target")))
+        note(f"{format_flops(rate)} FLOP/s, as the largest runs of {study.path} reached")
+        given = given | {"flops_per_second": rate}
+    return planning.Budget(**given)
 
 
 def _spare_trained(study: Study) -> None:
@@ -62,7 +105,7 @@ def _spare_trained(study: Study) -> None:
 
 def study_plan(
     predictor: laws.Fit | laws.Forecast,
-    budget: planning.Budget | None,
+    budget: planning.Budget,
     study: Study | None,
     *,
     seconds: Callable[[RunConfig], float] | None = None,
@@ -71,25 +114,119 @@ def study_plan(
     """A plan; with a study, in its shapes, by its recipe, with the run that carries it out and its ``seconds``."""
     if study is None:
         return planning.plan(predictor, budget, **options)
-    settings = study.settings()
-    config = StudyConfig.parse(settings["study"], "study.json")
-    stored = study.read("recipe.json") or {}
-    recipe = Recipe(**{key: value for key, value in stored.items() if key != "evidence"})
-    shape = lambda num_params: shape_near(num_params, config.context)
-    data = DataConfig(source=config.data, fingerprint=settings["fingerprint"])
-    run = lambda model, tokens: recipe.run(model, data, round(tokens), config.seed)
+    practice = _Practice(study)
     if seconds is not None:
-        options["seconds"] = lambda model, tokens: seconds(run(model, tokens))
-    made = planning.plan(
-        predictor, budget, shape=shape, recipe=lambda n, d: recipe.at(d), covered=_covered(study), **options
-    )
-    return made.with_run(run(shape(made.num_params), made.tokens).to_dict())
+        options["seconds"] = lambda model, tokens: seconds(practice.run(model, tokens))
+    made = planning.plan(predictor, budget, **practice.options(), **options)
+    return made.with_run(practice.run(practice.shape(made.num_params), made.tokens).to_dict())
 
 
-def _covered(study: Study) -> planning.Covered:
-    """The sizes, tokens and ratios that the ladder really visited."""
-    rungs = [record for record in study.records("ladder") if record.status == "finished"]
-    return planning.Covered.of([rung.config.num_params for rung in rungs], [rung.config.tokens for rung in rungs])
+class _Practice:
+    """How a study shapes and trains a model, and what its ladder covered."""
+
+    def __init__(self, study: Study) -> None:
+        settings = study.settings()
+        self.config = StudyConfig.parse(settings["study"], "study.json")
+        stored = study.read("recipe.json") or {}
+        self.recipe = Recipe(**{key: value for key, value in stored.items() if key != "evidence"})
+        self.data = DataConfig(source=self.config.data, fingerprint=settings["fingerprint"])
+        self.rungs = [record.config for record in study.records("ladder") if record.status == "finished"]
+
+    def shape(self, num_params: float):
+        return shape_near(num_params, self.config.context)
+
+    def run(self, model, tokens: float) -> RunConfig:
+        return self.recipe.run(model, self.data, round(tokens), self.config.seed)
+
+    def options(self) -> dict[str, Any]:
+        """The options of ``planning.plan`` that a study decides on."""
+        covered = planning.Covered.of([rung.num_params for rung in self.rungs], [rung.tokens for rung in self.rungs])
+        return {"shape": self.shape, "recipe": lambda _, tokens: self.recipe.at(tokens), "covered": covered}
+
+
+def _resume(
+    predictor: laws.Fit | laws.Forecast,
+    given: dict[str, Any],
+    study: Study,
+    options: dict[str, Any],
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """What is left, spent on a checkpoint of the study or on another model."""
+    practice = _Practice(study)
+    under_way = _under_way(study)
+    checkpoints = [*(checkpoint for checkpoint, _ in under_way), *_finished(study)]
+    if not checkpoints:
+        raise UserError(f"{study.path}: no run with weights to go on with; `allometry plan {study.path}` plans anew")
+    found = continuation(predictor, _budget(given, study), checkpoints, **practice.options(), **options)
+    runs = {checkpoint.name: config for checkpoint, config in under_way}
+    found = replace(found, alternatives=tuple(_with_run(each, practice, runs) for each in found.alternatives))
+    _write_best(found, output)
+    answer_json(found.to_json()) if as_json else answer(found.summary())
+
+
+def _under_way(study: Study) -> list[tuple[Checkpoint, RunConfig]]:
+    """Trainings that were interrupted before their rate fell: with the optimizer's state, so nothing is lost."""
+    from ..runs.ladder import Design
+
+    planned, design = study.read("plan.json"), study.read("ladder.json")
+    configs = [planned_run(planned)] if planned and planned.get("run") else []
+    if design:
+        made = Design.from_json(design)
+        configs += [*made.rungs, *made.sweep]
+    found = {}
+    for config in configs:
+        path = study.trunk_path(config.trunk)
+        if config.trunk not in found and path.is_file():
+            tokens = config.schedule.tokens_before(_step(path))
+            if tokens > 0:
+                name = f"the training under way ({config.trunk})"
+                found[config.trunk] = (Checkpoint(config.num_params, tokens, config.model, name), config)
+    return list(found.values())
+
+
+def _step(path: Path) -> int:
+    """The step at which a training's state was saved, without loading it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return int(json.loads(file.metadata()["meta"])["step"])
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: no state of a training ({error}); delete it and train again") from None
+
+
+def _finished(study: Study) -> list[Checkpoint]:
+    """Runs that ended and left their weights, the longest of each model."""
+    longest: dict[ModelConfig, RunRecord] = {}
+    for record in study.records():
+        if record.status == "finished" and study.weights_path(record.id).is_file():
+            longest[record.config.model] = record  # by FLOPs: a longer one comes later
+    return [
+        Checkpoint(model.num_params, record.config.tokens, model, f"run {record.id}", decayed=True)
+        for model, record in longest.items()
+    ]
+
+
+def _with_run(each: Alternative, practice: _Practice, under_way: dict[str, RunConfig]) -> Alternative:
+    """With the run that carries it out, where this trainer can: it goes on with a training, not with bare weights."""
+    made = each.plan
+    if not each.goes_on:
+        return replace(each, plan=made.with_run(practice.run(practice.shape(made.num_params), made.tokens).to_dict()))
+    config = under_way.get(each.checkpoint)
+    if config is None:
+        told = f"allometry train begins anew and cannot go on with bare weights: export {each.checkpoint} for that"
+        return replace(each, plan=replace(made, notes=(*made.notes, told)))
+    longer = config.model_copy(update={"train": config.train.model_copy(update={"tokens": round(made.tokens)})})
+    return replace(each, plan=made.with_run(longer.to_dict()))
+
+
+def _write_best(found: Continuation, output: Path | None) -> None:
+    """The plan of the best alternative that ``allometry train`` can carry out."""
+    best = next((each for each in found.alternatives if each.plan.run), None)
+    if output is not None and best is not None:
+        write_json(output, best.plan.to_json())
+        note(f"{best.name}: written to {output}, for allometry train")
 
 
 def scale(

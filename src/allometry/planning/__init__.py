@@ -12,10 +12,11 @@ NumPy only. Parameters are non-embedding, batches are tokens, FLOPs are 6·N·D 
 from . import rules
 from .budget import DEVICES, Budget, Device, device
 from .formula import Baseline, Recommendation, Rule, Scaled
-from .noise import GradientNoise, gradient_noise
+from .noise import BatchCost, GradientNoise, batch_cost, gradient_noise
 from .optimal import Basin, Covered, Optimum, Predictor, at, optimal
 from .plan import Plan, Shape, plan
-from .rules import RULES, recommend, rule, scale, scale_baseline
+from .rules import RULES, Comparison, compare, recommend, rule, scale, scale_baseline
+from .surface import Setting, Surface, surface
 from .transfer import carry
 
 __all__ = [
@@ -23,7 +24,9 @@ __all__ = [
     "RULES",
     "Baseline",
     "Basin",
+    "BatchCost",
     "Budget",
+    "Comparison",
     "Covered",
     "Device",
     "GradientNoise",
@@ -33,9 +36,13 @@ __all__ = [
     "Recommendation",
     "Rule",
     "Scaled",
+    "Setting",
     "Shape",
+    "Surface",
     "at",
+    "batch_cost",
     "carry",
+    "compare",
     "device",
     "gradient_noise",
     "optimal",
@@ -45,4 +52,5 @@ __all__ = [
     "rules",
     "scale",
     "scale_baseline",
+    "surface",
 ]

@@ -1,12 +1,18 @@
-"""A budget in one of three ways (FLOPs, devices and hours, measured throughput and hours) turned into FLOPs."""
+"""What a plan may spend and is held to: FLOPs, hours, money or a goal; the machine; the data; the use afterwards."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ..errors import UserError
-from ..quantities import format_flops
+from ..quantities import format_count, format_flops
 from .formula import require_positive
+
+if TYPE_CHECKING:
+    from ..laws import Observations
 
 DEFAULT_MFU = 0.4
 
@@ -64,16 +70,27 @@ def device(name: str) -> Device:
 
 @dataclass(frozen=True)
 class Budget:
-    """Training FLOPs, given in exactly one way; ``flops`` is always filled.
+    """What may be spent, on what, and what else a plan is held to.
 
-    - ``Budget(flops=1e21)``;
-    - ``Budget(device="h100", count=8, hours=72, mfu=0.4)``: dense BF16 peak × count × time × utilisation (MFU);
-    - ``Budget(flops_per_second=2e12, hours=10)``: a measured throughput, utilisation included.
+    How much, exactly one of:
 
-    ``count`` defaults to 1 and ``mfu`` to 0.4.
+    - ``flops``: training FLOPs (with ``inference_tokens``: of training and serving together);
+    - ``hours`` on a machine, or ``cost`` at its ``price_per_hour`` (of one device; any currency);
+    - a goal, and the plan says what it costs: ``loss`` to reach, or both ``num_params`` and ``tokens``.
+
+    On what: ``device`` with ``count`` (1) and ``mfu`` (0.4; the share of the dense BF16 peak that is reached), or
+    ``flops_per_second`` as measured, of all devices together (see ``throughput``). FLOPs and goals need no machine;
+    with one they come with hours, and with money if there is a price.
+
+    Held to: ``num_params`` or ``tokens`` fixes that one. ``tokens_available`` different tokens are repeated when more
+    are trained on. ``inference_tokens`` will be read or written by the model once it is trained. ``memory`` (bytes of a
+    device) is by default the table's.
+
+    ``flops`` is filled in for hours and cost; it stays None for a goal.
 
     Raises:
-        UserError: no way or more than one, a part missing, a number not above zero, an MFU above 1, unknown device.
+        UserError: no amount or more than one, a part missing or without use, a number not above zero, an MFU above 1,
+            an unknown device.
     """
 
     flops: float | None = None
@@ -82,61 +99,83 @@ class Budget:
     hours: float | None = None
     mfu: float | None = None
     flops_per_second: float | None = None
+    cost: float | None = None
+    price_per_hour: float | None = None
+    memory: float | None = None
+    tokens_available: float | None = None
+    inference_tokens: float | None = None
+    num_params: float | None = None
+    tokens: float | None = None
+    loss: float | None = None
 
     def __post_init__(self) -> None:
-        require_positive(
-            flops=self.flops, hours=self.hours, mfu=self.mfu, count=self.count, flops_per_second=self.flops_per_second
-        )
-        ways = [name for name in ("flops", "device", "flops_per_second") if getattr(self, name) is not None]
-        if len(ways) != 1:
-            given = f"not {' and '.join(ways)} together" if ways else "none was given"
-            raise UserError(
-                f"a budget is flops, or device and hours, or flops_per_second and hours: exactly one; {given}"
-            )
-        self._refuse_stray(ways[0])
-        if ways[0] != "flops" and self.hours is None:
-            raise UserError(f"a budget by {ways[0]} needs hours")
-        if ways[0] == "device":
+        require_positive(**{each.name: getattr(self, each.name) for each in fields(self) if each.name != "device"})
+        self._check_machine()
+        if self.device is not None:
             self._fill_device()
-        if ways[0] != "flops":
-            object.__setattr__(self, "flops", self.rate * self.hours * 3600.0)
+        self._check_amount()
+        if self.cost is not None:
+            object.__setattr__(self, "flops", self.rate * 3600.0 * self.cost / self.price_per_hour / (self.count or 1))
+        if self.hours is not None:
+            object.__setattr__(self, "flops", self.rate * 3600.0 * self.hours)
 
-    def _refuse_stray(self, way: str) -> None:
-        belongs = {"flops": (), "device": ("count", "hours", "mfu"), "flops_per_second": ("hours",)}[way]
-        stray = [x for x in ("count", "hours", "mfu") if x not in belongs and getattr(self, x) is not None]
-        if stray:
-            raise UserError(f"a budget by {way} does not take {' or '.join(stray)}: leave it out")
+    @classmethod
+    def of(cls, budget: Budget | float) -> Budget:
+        """A budget; a number is FLOPs."""
+        return budget if isinstance(budget, Budget) else cls(flops=budget)
 
-    def _fill_device(self) -> None:
-        count = 1 if self.count is None else self.count
-        mfu = DEFAULT_MFU if self.mfu is None else self.mfu
-        if mfu > 1:
-            raise UserError(f"mfu is a share of the peak, above 0 and at most 1, not {mfu:g}")
-        if count != int(count):
-            raise UserError(f"count must be a whole number of devices, not {count!r}")
-        for name, value in (("device", device(self.device).name), ("count", int(count)), ("mfu", mfu)):
-            object.__setattr__(self, name, value)
+    @property
+    def is_goal(self) -> bool:
+        """Whether a loss, or size and tokens, are asked for instead of an amount."""
+        return self.loss is not None or None not in (self.num_params, self.tokens)
 
     @property
     def rate(self) -> float | None:
-        """FLOPs a second that the budget stands for; None where only FLOPs were given."""
+        """FLOPs a second of the machine; None where there is none."""
         if self.device is not None:
             return device(self.device).peak_flops * self.count * self.mfu
         return self.flops_per_second
 
+    @property
+    def memory_per_device(self) -> float | None:
+        """Bytes that a device holds; None where that is not known."""
+        if self.memory is None and self.device is not None:
+            return device(self.device).memory
+        return self.memory
+
+    def seconds(self, flops: float) -> float | None:
+        """How long so many FLOPs take; None without a machine."""
+        return None if self.rate is None else flops / self.rate
+
+    def money(self, seconds: float | None) -> float | None:
+        """What so long costs; None without a price."""
+        if self.price_per_hour is None or seconds is None:
+            return None
+        return self.price_per_hour * (self.count or 1) * seconds / 3600.0
+
     def describe(self) -> str:
         """One line: ``1.54e+21 FLOPs (8 × h100, 72 h, 40 % of peak)``."""
-        total = f"{format_flops(self.flops)} FLOPs"
-        if self.device is not None:
-            return f"{total} ({self.count} × {self.device}, {self.hours:g} h, {100 * self.mfu:g} % of peak)"
-        if self.flops_per_second is not None:
-            return f"{total} ({format_flops(self.flops_per_second)} FLOP/s measured, {self.hours:g} h)"
-        return total
+        amount = [] if self.flops is None else [f"{format_flops(self.flops)} FLOPs"]
+        if self.loss is not None:
+            amount.append(f"a loss of {self.loss:g}")
+        amount += [
+            f"{format_count(value)} {word}"
+            for value, word in ((self.num_params, "parameters"), (self.tokens, "tokens"))
+            if value is not None
+        ]
+        details = self._machine_words()
+        if self.cost is not None:
+            details.append(f"{self.cost:g} at {self.price_per_hour:g} a device hour")
+        if self.inference_tokens is not None:
+            amount.append(f"{format_count(self.inference_tokens)} tokens served")
+        if self.tokens_available is not None:
+            amount.append(f"{format_count(self.tokens_available)} different tokens")
+        return ", ".join(amount) + (f" ({', '.join(details)})" if details else "")
 
     def to_json(self) -> dict:
         """What was given, and the FLOPs that it makes."""
-        given = {name: getattr(self, name) for name in ("device", "count", "hours", "mfu", "flops_per_second")}
-        return {"flops": self.flops} | {name: value for name, value in given.items() if value is not None}
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in given.items() if value is not None}
 
     @classmethod
     def from_json(cls, record: dict) -> Budget:
@@ -148,5 +187,68 @@ class Budget:
         unknown = set(record) - set(cls.__dataclass_fields__)
         if unknown:
             raise UserError(f"a budget has no field {', '.join(sorted(unknown))}")
-        derived = record.get("device") is not None or record.get("flops_per_second") is not None
+        derived = record.get("hours") is not None or record.get("cost") is not None
         return cls(**{name: value for name, value in record.items() if not (derived and name == "flops")})
+
+    def _check_amount(self) -> None:
+        given = [name for name in ("flops", "hours", "cost", "loss") if getattr(self, name) is not None]
+        if None not in (self.num_params, self.tokens):
+            given.append("num_params and tokens together")
+        if len(given) != 1:
+            told = f"not {' and '.join(given)}" if given else "none was given"
+            raise UserError(
+                f"a budget is one of flops, hours, cost, a loss to reach, or num_params and tokens together: {told}"
+            )
+        if given[0] in ("hours", "cost") and self.rate is None:
+            raise UserError(f"a budget by {given[0]} needs a device, or flops_per_second as measured")
+        if self.cost is not None and self.price_per_hour is None:
+            raise UserError("a budget by cost needs price_per_hour, the price of one device for an hour")
+
+    def _check_machine(self) -> None:
+        if self.device is not None and self.flops_per_second is not None:
+            raise UserError("give a device or flops_per_second, not both")
+        useless = [name for name in ("count", "mfu") if getattr(self, name) is not None and self.device is None]
+        if self.price_per_hour is not None and self.device is None and self.flops_per_second is None:
+            useless.append("price_per_hour")
+        if useless:
+            raise UserError(f"{' and '.join(useless)} say nothing without a device: add one, or leave them out")
+
+    def _fill_device(self) -> None:
+        count = 1 if self.count is None else self.count
+        mfu = DEFAULT_MFU if self.mfu is None else self.mfu
+        if mfu > 1:
+            raise UserError(f"mfu is a share of the peak, above 0 and at most 1, not {mfu:g}")
+        if count != int(count):
+            raise UserError(f"count must be a whole number of devices, not {count!r}")
+        for name, value in (("device", device(self.device).name), ("count", int(count)), ("mfu", mfu)):
+            object.__setattr__(self, name, value)
+
+    def _machine_words(self) -> list[str]:
+        words = []
+        if self.device is not None:
+            words.append(f"{self.count} × {self.device}")
+        if self.flops_per_second is not None:
+            words.append(f"{format_flops(self.flops_per_second)} FLOP/s measured")
+        if self.hours is not None:
+            words.append(f"{self.hours:g} h")
+        if self.device is not None:
+            words.append(f"{100 * self.mfu:g} % of peak")
+        return words
+
+
+def throughput(observations: Observations) -> float:
+    """FLOPs a second that the largest runs of a table reached: their tokens a second times their FLOPs a token.
+
+    The median over the third of the runs with the most FLOPs, for ``Budget(flops_per_second=…)``. Holds for the machine
+    that trained them, and for models of about their size: larger ones use a machine better.
+
+    Raises:
+        UserError: the table has no tokens_per_second.
+    """
+    speed = np.asarray(observations.column("tokens_per_second"), float)
+    known = np.isfinite(speed) & (speed > 0)
+    if not known.any():
+        raise UserError("no run says how many tokens_per_second it reached: give flops_per_second or a device")
+    flops, tokens = observations.flops[known], observations.tokens[known]
+    largest = np.argsort(flops, kind="stable")[2 * len(flops) // 3 :]
+    return float(np.median((speed[known] * flops / tokens)[largest]))

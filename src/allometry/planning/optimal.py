@@ -1,119 +1,35 @@
-"""Where a FLOP budget buys the lowest predicted loss: a search over model size along C = 6·N·D, and its flat basin.
-
-The search asks nothing of the predictor but ``predict(num_params, tokens, level)``, so it works for every law and for
-mixtures, and it does not assume that an interior optimum exists: a pure power law has none.
-"""
+"""What a budget buys by the law: the size and tokens of the lowest loss, or the least compute for a loss asked for."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Protocol
-
-import numpy as np
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from ..errors import UserError
-from ..quantities import format_count, format_flops
+from .budget import Budget
+from .covered import Covered
 from .formula import require_positive
+from .predictor import FLOPS_PER_PARAM_TOKEN, Prediction, Predictor
+from .repeat import Repeated
+from .search import SERVED_SHARE, Basin, Line, Lowest, lowest
 
-FLOPS_PER_PARAM_TOKEN = 6.0
 DEFAULT_TOKENS_PER_PARAM = (1.0, 1000.0)
-_GRID = 401
-_ZOOM = 41
-_FLAT = 1e-9
-
-
-class Prediction(Protocol):
-    """A predicted loss with its interval; floats or arrays."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Predictor(Protocol):
-    """Anything that predicts a loss from non-embedding parameters and tokens: a Fit, a Forecast, your own.
-
-    A predictor may also say what it was fitted on, as a mapping ``range``: see ``Covered.by``.
-    """
-
-    def predict(self, num_params, tokens, level: float = 0.9) -> Prediction: ...
-
-
-@dataclass(frozen=True)
-class Covered:
-    """What the fitted runs covered, as (least, most): beyond it a prediction extrapolates."""
-
-    num_params: tuple[float, float]
-    tokens: tuple[float, float]
-    flops: tuple[float, float]
-    tokens_per_param: tuple[float, float]
-
-    @classmethod
-    def of(cls, num_params: Sequence[float], tokens: Sequence[float]) -> Covered:
-        """From the runs' parameters and tokens; FLOPs by 6·N·D.
-
-        Raises:
-            UserError: no runs, unequal lengths, or counts that are not above zero.
-        """
-        n, d = np.asarray(num_params, dtype=float), np.asarray(tokens, dtype=float)
-        if n.size == 0 or n.shape != d.shape or not (np.all(np.isfinite(n * d)) and np.all(n > 0) and np.all(d > 0)):
-            raise UserError("covered runs need as many parameters as tokens, all finite and above zero")
-        spans = (n, d, FLOPS_PER_PARAM_TOKEN * n * d, d / n)
-        return cls(*((float(span.min()), float(span.max())) for span in spans))
-
-    @classmethod
-    def by(cls, predictor: Predictor) -> Covered | None:
-        """From ``predictor.range``: "num_params", "tokens", perhaps "flops" and "tokens_per_param" → (least, most).
-
-        None where the predictor has no such mapping. What is missing in it is bounded by the corners of the rest.
-        """
-        spans = getattr(predictor, "range", None)
-        if not (isinstance(spans, Mapping) and {"num_params", "tokens"} <= set(spans)):
-            return None
-        corners = cls.of(*zip(*((n, d) for n in spans["num_params"] for d in spans["tokens"]), strict=True))
-        names = ("num_params", "tokens", "flops", "tokens_per_param")
-        return cls(*(tuple(map(float, spans.get(name, getattr(corners, name)))) for name in names))
-
-    def notes(self, num_params: float, tokens: float) -> list[str]:
-        """One sentence for each way in which a target lies beyond the runs."""
-        flops = FLOPS_PER_PARAM_TOKEN * num_params * tokens
-        found = []
-        if flops > self.flops[1]:
-            found.append(f"extrapolates to {flops / self.flops[1]:.3g}× the compute of the largest fitted run")
-        for word, value, (low, high) in (
-            ("parameters", num_params, self.num_params),
-            ("tokens", tokens, self.tokens),
-            ("tokens per parameter", tokens / num_params, self.tokens_per_param),
-        ):
-            # A bound that the search itself was held to is met up to rounding.
-            if not low * (1 - 1e-6) <= value <= high * (1 + 1e-6):
-                side, edge = ("above the most", high) if value > high else ("below the fewest", low)
-                found.append(f"{format_count(value)} {word}: {side} that was fitted ({format_count(edge)})")
-        return found
-
-
-@dataclass(frozen=True)
-class Basin:
-    """How flat the optimum is.
-
-    Sizes within 0.1 % and 0.5 % of the best loss, clipped to the range searched; and the relative loss that half or
-    twice the size costs at the same FLOPs (None where the law gives none).
-    """
-
-    within_0_1_percent: tuple[float, float]
-    within_0_5_percent: tuple[float, float]
-    cost_of_half_size: float | None
-    cost_of_double_size: float | None
+_MOST_FLOPS = 1e45
+# While the compute for a loss is sought, the best size need not be known as well as at the end.
+_ROUGH = {"points": 81, "precision": 1e-5}
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """The size and tokens with the lowest predicted loss for a budget; 6·N·D = ``flops``.
+    """The size and tokens with the lowest predicted loss for a budget.
 
-    ``searched`` is the range of sizes looked at; ``at_edge`` is True where the best size is the end of it, so that it
-    is no optimum of the law. ``basin`` and ``searched`` are None where size or tokens were fixed.
+    ``flops`` is what training takes, 6·N·D; ``inference_flops`` what serving takes afterwards, 2·N a token.
+    ``intervals`` holds, at ``level``, where other refits of the law would put "num_params" and "tokens", and for a loss
+    to reach the "flops" between which it will be (None: not assured at any). ``searched`` is the range of sizes looked
+    at; ``at_edge`` is True where the best size is the end of it, so that it is no optimum of the law. ``basin`` and
+    ``searched`` are None where size or tokens were fixed.
     """
 
     num_params: float
@@ -127,6 +43,8 @@ class Optimum:
     searched: tuple[float, float] | None = None
     basin: Basin | None = None
     notes: tuple[str, ...] = ()
+    inference_flops: float = 0.0
+    intervals: Mapping[str, tuple[float, float | None]] = field(default_factory=dict)
 
     @property
     def tokens_per_param(self) -> float:
@@ -134,69 +52,64 @@ class Optimum:
         return self.tokens / self.num_params
 
     def to_json(self) -> dict:
-        """A plain dictionary, ready for ``json.dumps``."""
-        return asdict(self)
+        """A plain dictionary, as JSON gives it back."""
+        return _lists(asdict(self))
 
     @classmethod
-    def from_json(cls, record: dict) -> Optimum:
+    def from_json(cls, record: Mapping[str, Any]) -> Optimum:
         """The optimum that ``to_json`` wrote."""
         record = dict(record)
         if record.get("basin") is not None:
-            record["basin"] = Basin(
-                **{name: tuple(x) if isinstance(x, list | tuple) else x for name, x in record["basin"].items()}
-            )
-        if record.get("searched") is not None:
-            record["searched"] = tuple(record["searched"])
-        return cls(**record | {"notes": tuple(record.get("notes", ()))})
+            record["basin"] = Basin(**_tuples(record["basin"]))
+        record["intervals"] = _tuples(record.get("intervals") or {})
+        return cls(**_tuples(record) | {"notes": tuple(record.get("notes", ()))})
 
 
 def optimal(
     predictor: Predictor,
-    flops: float | None = None,
+    budget: Budget | float,
     *,
-    num_params: float | None = None,
-    tokens: float | None = None,
     tokens_per_param_range: tuple[float, float] | None = None,
     covered: Covered | None = None,
     level: float = 0.9,
 ) -> Optimum:
-    """The size and tokens that minimise the predicted loss at C = 6·N·D.
+    """The size and tokens that minimise the predicted loss for a budget, training FLOPs counted as 6·N·D.
 
-    Give ``flops`` to search; ``flops`` and one of ``num_params`` and ``tokens`` to fix that one and spend the rest on
-    the other; both without ``flops`` to predict there.
+    With ``budget.inference_tokens`` T the budget pays 6·N·D + 2·N·T (arXiv 2401.00448); with ``tokens_available``
+    repeated tokens count as ``Repeated`` says; with ``num_params`` or ``tokens`` the rest is spent on the other. For a
+    ``loss`` to reach: the cheapest size and tokens whose predicted loss that is.
 
     Args:
         predictor: has ``predict(num_params, tokens, level)``, with arrays too; its counts are this function's counts.
-        flops: training FLOPs, counted as 6·N·D.
-        num_params: fixed non-embedding parameters.
-        tokens: fixed tokens.
+        budget: a ``Budget``, or FLOPs.
         tokens_per_param_range: D/N to search; by default what ``covered`` covered, else 1 to 1000.
         covered: what the fitted runs covered, by default what the predictor says of itself (``Covered.by``);
             extrapolation beyond it is noted.
-        level: of the interval of the predicted loss.
+        level: of the intervals.
 
     Raises:
-        UserError: too few or too many of the three are given, a number is not above zero, the level is no probability,
-            the budget does not pay for one parameter and one token, or the predictor gives no finite loss.
+        UserError: the level is no probability, the budget does not pay for one parameter and one token, the predictor
+            gives no finite loss, or never the loss asked for.
     """
-    require_positive(flops=flops, num_params=num_params, tokens=tokens)
+    budget = Budget.of(budget)
     if not 0 < level < 1:
         raise UserError(f"level is a probability between 0 and 1, such as 0.9, not {level!r}")
-    if (flops, num_params, tokens).count(None) > 1 and flops is None:
-        raise UserError("give flops, or flops with num_params or tokens, or num_params and tokens")
-    if None not in (flops, num_params, tokens):
-        raise UserError("flops, num_params and tokens together are one too many: flops = 6·num_params·tokens")
+    if budget.tokens_available is not None and not isinstance(predictor, Repeated):
+        predictor = Repeated(predictor, budget.tokens_available)
     covered = covered or Covered.by(predictor)
-    if num_params is None and tokens is None:
-        return _search(predictor, flops, tokens_per_param_range, covered, level)
-    if flops is not None:
-        product = flops / FLOPS_PER_PARAM_TOKEN
-        num_params, tokens = (num_params, product / num_params) if tokens is None else (product / tokens, tokens)
-    return at(predictor, num_params, tokens, covered=covered, level=level)
+    ratios = tokens_per_param_range or (covered.tokens_per_param if covered else DEFAULT_TOKENS_PER_PARAM)
+    ask = _Question(predictor, budget, ratios, covered, level)
+    return ask.cheapest() if budget.loss is not None else ask.best(budget.flops)
 
 
 def at(
-    predictor: Predictor, num_params: float, tokens: float, *, covered: Covered | None = None, level: float = 0.9
+    predictor: Predictor,
+    num_params: float,
+    tokens: float,
+    *,
+    served: float = 0.0,
+    covered: Covered | None = None,
+    level: float = 0.9,
 ) -> Optimum:
     """The prediction at one size and number of tokens, in the form of an optimum without a basin.
 
@@ -212,81 +125,163 @@ def at(
         raise UserError(f"the law gives no finite loss at {num_params:g} parameters and {tokens:g} tokens")
     notes = tuple(covered.notes(num_params, tokens)) if covered else ()
     low, high = _finite(prediction.low), _finite(prediction.high)
-    return Optimum(float(num_params), float(tokens), flops, loss, low, high, level, notes=notes)
+    cost = SERVED_SHARE * FLOPS_PER_PARAM_TOKEN * num_params * served
+    return Optimum(float(num_params), float(tokens), flops, loss, low, high, level, notes=notes, inference_flops=cost)
 
 
-def _search(
-    predictor: Predictor,
-    flops: float,
-    ratios: tuple[float, float] | None,
-    covered: Covered | None,
-    level: float,
-) -> Optimum:
-    ratios = ratios or (covered.tokens_per_param if covered else DEFAULT_TOKENS_PER_PARAM)
-    lower, upper = _size_range(flops, ratios)
-    line = _IsoFlop(predictor, flops, level)
-    start, end = math.log(lower), math.log(upper)
-    grid = np.linspace(start, end, _GRID if end - start > 1e-9 else 1)
-    losses = line(grid)
-    if not np.any(np.isfinite(losses)):
-        span = f"{ratios[0]:g} to {ratios[1]:g} tokens per parameter"
-        raise UserError(f"the law gives no finite loss for {format_flops(flops)} FLOPs at {span}")
-    notes, at_edge = [], False
-    if np.nanmax(losses) - np.nanmin(losses) <= _FLAT * abs(np.nanmin(losses)):
-        best = float(grid[grid.size // 2])
-        if grid.size > 1:
-            notes.append("the law gives every split of the budget the same loss: the middle of the range was taken")
-    else:
-        best = line.refine(grid, losses)
-        at_edge = bool(min(best - grid[0], grid[-1] - best) < 1e-6)
-    size = math.exp(best)
-    point = at(predictor, size, flops / (FLOPS_PER_PARAM_TOKEN * size), covered=covered, level=level)
-    if at_edge:
-        notes.append(_edge_note(point, ratios))
-    basin = _basin(line, best, point.loss, grid, losses)
-    extra = {"at_edge": at_edge, "searched": (lower, upper), "basin": basin, "notes": (*notes, *point.notes)}
-    return Optimum(**{name: getattr(point, name) for name in point.__dataclass_fields__} | extra)
+@dataclass(frozen=True)
+class _Question:
+    """Everything about an optimum but the FLOPs, so that it can be asked for many budgets."""
 
+    predictor: Predictor
+    budget: Budget
+    ratios: tuple[float, float]
+    covered: Covered | None
+    level: float
 
-class _IsoFlop:
-    """The predicted loss along one budget, as a function of ln N; not finite becomes NaN."""
+    @property
+    def served(self) -> float:
+        return self.budget.inference_tokens or 0.0
 
-    def __init__(self, predictor: Predictor, flops: float, level: float) -> None:
-        self.predictor, self.flops, self.level = predictor, flops, level
-
-    def __call__(self, log_size: np.ndarray) -> np.ndarray:
-        sizes = np.exp(log_size)
-        tokens = self.flops / (FLOPS_PER_PARAM_TOKEN * sizes)
-        values = np.asarray(self.predictor.predict(sizes, tokens, level=self.level).value, dtype=float)
-        values = np.broadcast_to(values, sizes.shape)
-        return np.where(np.isfinite(values), values, np.nan)
-
-    def refine(self, grid: np.ndarray, losses: np.ndarray) -> float:
-        """Zoom in around the lowest point of a grid until its step no longer matters (1e-8 of the size)."""
-        while True:
-            index = int(np.nanargmin(losses))
-            low, high = grid[max(index - 1, 0)], grid[min(index + 1, grid.size - 1)]
-            if high - low < 1e-8:
-                return float(grid[index])
-            grid = np.linspace(low, high, _ZOOM)
-            losses = self(grid)
-
-
-def _size_range(flops: float, ratios: tuple[float, float]) -> tuple[float, float]:
-    fewest, most = ratios
-    require_positive(tokens_per_param=fewest)
-    require_positive(tokens_per_param=most)
-    if fewest > most:
-        raise UserError(f"the range of tokens per parameter is empty: {fewest:g} to {most:g}")
-    product = flops / FLOPS_PER_PARAM_TOKEN
-    # At least one parameter and one token, whatever the ratio.
-    lower, upper = max(math.sqrt(product / most), 1.0), min(math.sqrt(product / fewest), product)
-    if upper < lower * (1 - 1e-12):
-        least = FLOPS_PER_PARAM_TOKEN * max(1.0, fewest, 1 / most)
-        raise UserError(
-            f"a budget of {flops:g} FLOPs does not pay for one parameter and its tokens ({least:.3g} FLOPs)"
+    def best(self, flops: float | None) -> Optimum:
+        """The optimum for so many FLOPs; None where size and tokens are fixed."""
+        if not self._searches:
+            return self._at(*self._fixed(flops))
+        found = lowest(self._line(flops), self.ratios)
+        size = found.num_params
+        point = self._at(size, found.line.tokens(size))
+        return replace(
+            point,
+            at_edge=found.at_edge,
+            searched=(math.exp(found.grid[0]), math.exp(found.grid[-1])),
+            basin=found.basin(point.loss),
+            notes=(*self._search_notes(found, point), *point.notes),
+            intervals=self._intervals(found),
         )
-    return lower, max(lower, upper)
+
+    def cheapest(self) -> Optimum:
+        """The optimum at the least FLOPs whose predicted loss is the one asked for."""
+        goal, start = self.budget.loss, self.covered.flops[1] if self.covered else 1e18
+        flops = self._compute_for("value", start)
+        if flops is None:
+            least = float(self._rough(_MOST_FLOPS).value)
+            raise UserError(f"no compute reaches a loss of {goal:g}: by this law it never falls below {least:.4g}")
+        # Where the interval's lower end passes the goal, that loss is barely possible; where the upper does, sure.
+        early, late = (self._compute_for(end, flops) for end in ("low", "high"))
+        least, most = (None if each is None else self.best(each) for each in (early, late))
+        intervals = {"flops": (least.flops, most.flops if most else None)} if least else {}
+        if least and most:
+            for name in ("num_params", "tokens"):
+                if getattr(self.budget, name) is None:
+                    intervals[name] = tuple(sorted((getattr(least, name), getattr(most, name))))
+        return replace(self.best(flops), intervals=intervals)
+
+    def _compute_for(self, end: str, start: float) -> float | None:
+        """The FLOPs at which the predicted loss, or an end of its interval, is the goal."""
+        return _crossing_of(lambda flops: float(getattr(self._rough(flops), end)), self.budget.loss, start)
+
+    @property
+    def _searches(self) -> bool:
+        return self.budget.num_params is None and self.budget.tokens is None
+
+    def _line(self, flops: float) -> Line:
+        return Line(self.predictor, flops, self.served, self.level)
+
+    def _at(self, num_params: float, tokens: float) -> Optimum:
+        return at(self.predictor, num_params, tokens, served=self.served, covered=self.covered, level=self.level)
+
+    def _fixed(self, flops: float | None) -> tuple[float, float]:
+        """Size and tokens where at least one of them is given."""
+        size, tokens = self.budget.num_params, self.budget.tokens
+        if tokens is None:
+            tokens = self._line(flops).tokens(size)
+            if tokens <= 0:
+                raise UserError(
+                    f"serving {self.served:g} tokens with {size:g} parameters takes more than {flops:.3g} FLOPs and "
+                    "leaves none to train with: give a larger budget, a smaller model or fewer tokens to serve"
+                )
+            _require_whole(flops, size, tokens)
+        elif size is None:
+            size = self._line(flops).num_params(tokens)
+            _require_whole(flops, size, tokens)
+        return size, tokens
+
+    def _rough(self, flops: float) -> Prediction:
+        """The prediction at about the best size for so many FLOPs."""
+        if self._searches:
+            line = self._line(flops)
+            size = lowest(line, self.ratios, **_ROUGH).num_params
+            return self.predictor.predict(size, float(line.tokens(size)), level=self.level)
+        return self.predictor.predict(*map(float, self._fixed(flops)), level=self.level)
+
+    def _intervals(self, found: Lowest) -> dict[str, tuple[float, float]]:
+        sizes = found.interval(self.level)
+        if sizes is None:
+            return {}
+        few, many = (float(found.line.tokens(size)) for size in reversed(sizes))
+        return {"num_params": sizes, "tokens": (few, many)}
+
+    def _search_notes(self, found: Lowest, point: Optimum) -> list[str]:
+        fewest, most = self.ratios
+        if found.is_flat and found.grid.size > 1:
+            return ["the law gives every split of the budget the same loss: the middle of the range was taken"]
+        if not found.at_edge or found.grid.size == 1:
+            return []
+        return [
+            f"no optimum inside the range searched ({fewest:.3g} to {most:.3g} tokens per parameter): the loss "
+            f"still falls at its edge, and {point.tokens_per_param:.3g} was taken only because the range ends there"
+        ]
+
+
+def _crossing_of(curve: Callable[[float], float], goal: float, start: float) -> float | None:
+    """The FLOPs at which a falling ``curve`` passes ``goal``; None where it does not before 1e45.
+
+    Brackets by factors of ten from ``start``, then false position in the logarithms (the Illinois variant).
+
+    Raises:
+        UserError: the curve is below the goal down to the smallest budget.
+    """
+    excess = lambda log_flops: math.log(curve(math.exp(log_flops)) / goal)
+    here, value = _first(excess, math.log(start))
+    step = math.copysign(math.log(10.0), value)
+    while abs(step) > 1e-9:
+        there = here + step
+        if there > math.log(_MOST_FLOPS):
+            return None
+        try:
+            ahead = excess(there)
+        except UserError:  # too small a budget: it must pay for a token, and for serving
+            step /= 2
+            continue
+        if not value * ahead > 0:
+            return math.exp(_root(excess, (here, value), (there, ahead)))
+        here, value = there, ahead
+    raise UserError(f"a loss of {goal:g} is above what the law gives even for the smallest run")
+
+
+def _first(excess: Callable[[float], float], here: float) -> tuple[float, float]:
+    """The first point from ``here`` on, in steps of ten, whose budget pays for a token and for serving."""
+    while True:
+        try:
+            return here, excess(here)
+        except UserError:
+            here += math.log(10.0)
+            if here > math.log(_MOST_FLOPS):
+                raise
+
+
+def _root(function: Callable[[float], float], start: tuple[float, float], end: tuple[float, float]) -> float:
+    """A root between two points (x, value) of opposite signs."""
+    (x, y), (a, b) = start, end
+    for _ in range(100):
+        if abs(b) < 1e-13 or abs(a - x) < 1e-12:
+            break
+        middle = a - b * (a - x) / (b - y)
+        value = function(middle)
+        # The end that stays is trusted half as much, so that both ends move.
+        (x, y) = (a, b) if value * b < 0 else (x, y / 2)
+        a, b = middle, value
+    return a
 
 
 def _require_whole(flops: float, num_params: float, tokens: float) -> None:
@@ -298,35 +293,18 @@ def _require_whole(flops: float, num_params: float, tokens: float) -> None:
         )
 
 
-def _basin(line: _IsoFlop, best: float, loss: float, grid: np.ndarray, losses: np.ndarray) -> Basin:
-    half, double = line(np.array([best - math.log(2), best + math.log(2)])) / loss - 1.0
-    spans = []
-    for tolerance in (0.001, 0.005):
-        left = _crossing(grid[grid < best][::-1], losses[grid < best][::-1], best, loss, tolerance)
-        right = _crossing(grid[grid > best], losses[grid > best], best, loss, tolerance)
-        spans.append((math.exp(left), math.exp(right)))
-    return Basin(spans[0], spans[1], _finite(half), _finite(double))
-
-
-def _crossing(path: np.ndarray, losses: np.ndarray, best: float, loss: float, tolerance: float) -> float:
-    """Where the loss first passes (1 + tolerance)·best on the way out, by linear interpolation; else the last point."""
-    limit = loss + tolerance * abs(loss)
-    here, value = best, loss
-    for there, next_value in zip(path, losses, strict=True):
-        if not next_value <= limit:
-            share = (limit - value) / (next_value - value) if math.isfinite(next_value) else 0.0
-            return here + share * (there - here)
-        here, value = float(there), float(next_value)
-    return here
-
-
-def _edge_note(point: Optimum, ratios: tuple[float, float]) -> str:
-    return (
-        f"no optimum inside the range searched ({ratios[0]:.3g} to {ratios[1]:.3g} tokens per parameter): the loss "
-        f"still falls at its edge, and {point.tokens_per_param:.3g} was taken only because the range ends there"
-    )
-
-
 def _finite(value: float) -> float | None:
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+def _lists(value: Any) -> Any:
+    """Tuples become the lists that JSON makes of them."""
+    if isinstance(value, Mapping):
+        return {name: _lists(each) for name, each in value.items()}
+    return [_lists(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists become the tuples that they were."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}

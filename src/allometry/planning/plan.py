@@ -12,55 +12,63 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from ..errors import UserError
 from ..files import write_json
-from ..quantities import format_count, format_flops, format_seconds
+from ..quantities import format_count
 from . import rules
 from .budget import Budget
-from .formula import Recommendation, require_positive
-from .optimal import Covered, Optimum, Predictor, at, optimal
-
-DEFAULT_RULE = "step_law"
-_FAR_FROM_ASKED = 1.5
-_SHAPES = 400  # sizes tried between the ends of the range searched
-
-
-class Shape(Protocol):
-    """A model configuration, as far as a plan reads it: its true non-embedding count, its exact FLOPs a token."""
-
-    num_params: int
-    flops_per_token: float
+from .covered import Covered
+from .formula import Recommendation
+from .memory import Memory, memory
+from .optimal import Optimum, optimal
+from .predictor import Predictor, count_of
+from .realize import Realizer
+from .repeat import Repeated
+from .settings import DEFAULT_RULE, Interval, Recipe, Settings, Surface, choose
+from .shapes import Shape, Shapes
 
 
 @dataclass(frozen=True)
 class Plan:
     """What to train, and what to expect of it.
 
-    ``num_params`` and ``tokens`` are what will be trained (the true count of the rounded shape), ``optimum`` what the
-    law asked for. ``batch`` is in tokens. ``flops`` is 6·N·D, ``flops_exact`` counts the shapes (None without one).
-    ``loss`` with ``low`` and ``high`` at ``level`` is predicted at ``num_params`` and ``tokens``.
+    ``num_params`` and ``tokens`` are what will be trained, ``optimum`` what the law asked for; parameters are counted
+    as the law counts them (``count``). ``flops`` is 6·N·D; ``flops_exact`` counts the shapes, and ``counts`` holds
+    "num_params" (non-embedding), "num_params_matmul" (with the head), "num_params_total" (with embedding and head) and
+    "flops_per_token" (None, empty: no shape). ``batch`` and
+    ``warmup_tokens`` are in tokens, ``decay`` is the share of the tokens over which the rate falls at the end; these
+    and ``weight_decay`` are None where the recipe decides. ``loss`` with ``low`` and ``high`` at ``level`` is predicted
+    at ``num_params`` and ``tokens``; ``intervals`` are those of the other choices, by name. ``seconds`` and ``cost``
+    are of the training, ``inference_flops`` of serving afterwards.
     """
 
     created: str
-    budget: Budget | None
+    budget: Budget
     optimum: Optimum
     num_params: float
     tokens: float
     flops: float
     flops_exact: float | None
+    count: str
+    counts: dict[str, float]
     batch: float
     lr: float
+    warmup_tokens: float | None
+    decay: float | None
+    weight_decay: float | None
     rule: str
     recommendations: dict[str, Recommendation]
     loss: float
     low: float | None
     high: float | None
     level: float
+    intervals: dict[str, Interval]
     seconds: float | None
+    cost: float | None
+    memory: Memory | None
+    inference_flops: float
     model: dict | None
     run: dict | None
     notes: tuple[str, ...]
@@ -82,16 +90,15 @@ class Plan:
     def to_json(self) -> dict:
         """A plain dictionary, ready for ``json.dumps``; its ``kind`` is ``plan``."""
         record = {field.name: getattr(self, field.name) for field in fields(self)}
-        return (
-            {"kind": "plan"}
-            | record
-            | {
-                "budget": self.budget.to_json() if self.budget else None,
-                "optimum": self.optimum.to_json(),
-                "recommendations": {name: each.to_json() for name, each in self.recommendations.items()},
-                "notes": list(self.notes),
-            }
-        )
+        nested = {
+            "budget": self.budget.to_json(),
+            "optimum": self.optimum.to_json(),
+            "recommendations": {name: each.to_json() for name, each in self.recommendations.items()},
+            "intervals": {name: each.to_json() for name, each in self.intervals.items()},
+            "memory": self.memory.to_json() if self.memory else None,
+            "notes": list(self.notes),
+        }
+        return {"kind": "plan"} | record | nested
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Plan:
@@ -108,17 +115,15 @@ class Plan:
             wrong = ", ".join(sorted(wanted ^ set(values)))
             raise UserError(f"not a plan of this version: missing or unknown fields {wrong}; plan again")
         try:
-            return cls(
-                **values
-                | {
-                    "budget": Budget.from_json(values["budget"]) if values["budget"] else None,
-                    "optimum": Optimum.from_json(values["optimum"]),
-                    "recommendations": {
-                        name: Recommendation(**each) for name, each in values["recommendations"].items()
-                    },
-                    "notes": tuple(values["notes"]),
-                }
-            )
+            nested = {
+                "budget": Budget.from_json(values["budget"]),
+                "optimum": Optimum.from_json(values["optimum"]),
+                "recommendations": {name: Recommendation(**x) for name, x in values["recommendations"].items()},
+                "intervals": {name: Interval(**x) for name, x in values["intervals"].items()},
+                "memory": Memory(**values["memory"]) if values["memory"] else None,
+                "notes": tuple(values["notes"]),
+            }
+            return cls(**values | nested)
         except (TypeError, AttributeError) as error:
             raise UserError(f"not a plan of this version: {error}; plan again") from None
 
@@ -147,196 +152,143 @@ class Plan:
             raise UserError(f"{path}: {error}") from None
 
     def summary(self) -> str:
-        """The plan as a person reads it, a few lines without a trailing newline."""
-        return "\n".join(_lines(self))
+        """The plan as a person reads it, a table without a trailing newline."""
+        from .describe import describe
+
+        return describe(self)
 
 
 def plan(
     predictor: Predictor,
-    budget: Budget | None = None,
+    budget: Budget | float,
     *,
-    shape: Callable[[float], Shape] | None = None,
-    recipe: Callable[[float, float], tuple[float, float]] | None = None,
+    shape: Callable[[float], Shape] | None = Shapes(),  # noqa: B008 (frozen)
+    recipe: Recipe | Surface | None = None,
     rule: str = DEFAULT_RULE,
-    num_params: float | None = None,
-    tokens: float | None = None,
+    seconds: Callable[[Shape, float], float] | None = None,
+    within: float | None = None,
     tokens_per_param_range: tuple[float, float] | None = None,
     covered: Covered | None = None,
     level: float = 0.9,
-    tokens_per_second: float | None = None,
-    seconds: Callable[[Shape, float], float] | None = None,
-    within: float | None = None,
     created: str | None = None,
 ) -> Plan:
-    """Plan the training that a budget buys: size, tokens, batch, learning rate, predicted loss.
+    """Plan a training: size, tokens and shape; batch, rate and schedule; predicted loss, time, memory and money.
 
     Args:
-        predictor: a Fit or Forecast; its parameters are counted as non-embedding, like everything here.
-        budget: how much; None only when ``num_params`` and ``tokens`` are both fixed.
-        shape: from a number of parameters to a real configuration. The plan is then the best of those that exist,
-            each with the tokens that the budget buys at its exact FLOPs a token.
-        recipe: from (num_params, tokens) to (batch in tokens, learning rate); takes precedence over published rules.
+        predictor: a Fit or Forecast; its ``count`` says which parameters it counts, non-embedding if it does not.
+        budget: what may be spent, or the goal, and what the plan is held to; a number is FLOPs.
+        shape: from a number of parameters to a real configuration. The plan is the best of those that exist, each with
+            the tokens that the budget buys at its exact FLOPs a token. None: the law's own size, counted as 6·N·D.
+        recipe: a ``surface`` of your own runs, or anything from (num_params, tokens) to (batch in tokens, learning
+            rate); takes precedence over published rules.
         rule: the published rule for batch and rate without a recipe; all of them stand in ``recommendations``.
-        num_params: fix the size and spend the budget on tokens.
-        tokens: fix the tokens and spend the budget on size.
-        tokens_per_param_range: D/N to search; by default what ``covered`` covered, else 1 to 1000.
-        covered: what the fitted runs covered, by default what the predictor says (``Covered.by``): to tell where the
-            plan extrapolates.
-        level: of the interval of the predicted loss.
-        tokens_per_second: measured at about this size, for the expected seconds; else the budget's own rate, if any.
-        seconds: expected seconds of training a configuration on so many tokens; takes precedence over both.
-        within: with ``shape`` and ``seconds``, only configurations that take at most so long.
+        seconds: expected seconds of training a shape on so many tokens; by default from the budget's machine.
+        within: with ``seconds``, only shapes that take at most so long.
+        tokens_per_param_range, covered, level: as for ``optimal``.
         created: time of writing, ISO 8601; now (UTC) by default.
 
     Raises:
-        UserError: no budget, a budget too small, a rule that gives no batch or no rate here, a recipe or shape that
-            returns something else than numbers above zero.
+        UserError: a budget too small or a goal out of reach, a rule that gives no batch or no rate here, a recipe or
+            shape that returns something else than numbers above zero.
     """
-    if rule not in rules.RULES:
-        rules.rule(rule)
-    require_positive(tokens_per_second=tokens_per_second)
-    covered = covered or Covered.by(predictor)
-    optimum = optimal(
-        predictor,
-        budget.flops if budget else None,
-        num_params=num_params,
-        tokens=tokens,
-        tokens_per_param_range=tokens_per_param_range,
-        covered=covered,
-        level=level,
-    )
-    if shape is None:
-        model, point, notes = None, optimum, list(optimum.notes)
-    else:
-        every = _candidates(optimum, shape, budget, tokens)
-        model, point, notes = _best_in_time(predictor, optimum, every, covered, seconds, within)
-    flops_exact = None if model is None else float(model.flops_per_token) * point.tokens
-    recommendations = rules.recommend(point.num_params, point.tokens, flops_exact)
-    batch, lr, told = _batch_and_rate(point, recipe, rule, recommendations)
+    budget = Budget.of(budget)
+    rules.rule(rule)
+    covered, count = covered or Covered.by(predictor), count_of(predictor)
+    if budget.tokens_available is not None and not isinstance(predictor, Repeated):
+        predictor = Repeated(predictor, budget.tokens_available)
+    optimum = optimal(predictor, budget, tokens_per_param_range=tokens_per_param_range, covered=covered, level=level)
+    model, point, notes = None, optimum, list(optimum.notes)
+    if shape is not None:
+        model, point, notes = Realizer(predictor, budget, shape, covered, count, seconds, within).best(optimum)
+    exact = None if model is None else float(model.flops_per_token) * point.tokens
+    size, least = getattr(model, "num_params", point.num_params), float(getattr(model, "context", 1))
+    settings = choose(size, point.tokens, exact, recipe=recipe, rule=rule, least_batch=least, level=level)
+    duration = seconds(model, point.tokens) if seconds and model else budget.seconds(exact or point.flops)
+    needed = None if model is None else memory(model, budget.count or 1, budget.memory_per_device)
+    notes += [*settings.notes, *_data_notes(predictor, point, settings), *_machine_notes(needed, settings, model)]
     return Plan(
         created=created or datetime.now(UTC).isoformat(timespec="seconds"),
         budget=budget,
         optimum=optimum,
-        num_params=point.num_params,
-        tokens=point.tokens,
-        flops=point.flops,
-        flops_exact=flops_exact,
-        batch=batch,
-        lr=lr,
-        rule="recipe" if recipe else rule,
-        recommendations=recommendations,
-        loss=point.loss,
-        low=point.low,
-        high=point.high,
-        level=level,
-        seconds=seconds(model, point.tokens) if seconds and model else _seconds(point, budget, tokens_per_second),
+        **{name: getattr(point, name) for name in ("num_params", "tokens", "flops", "loss", "low", "high", "level")},
+        **{name: getattr(settings, name) for name in _OF_SETTINGS},
+        intervals=_law_intervals(optimum, point) | settings.intervals,
+        flops_exact=exact,
+        count=count,
+        counts=_counts(model),
+        seconds=duration,
+        cost=budget.money(duration),
+        memory=needed,
+        inference_flops=_serving(budget, point, model),
         model=None if model is None else _record(model),
         run=None,
-        notes=(*notes, *told),
+        notes=tuple(notes),
     )
 
 
-def _candidates(
-    optimum: Optimum, shape: Callable[[float], Shape], budget: Budget | None, tokens: float | None
-) -> list[tuple[Shape, float]]:
-    """Real configurations in the range that was searched, with the tokens that the budget buys for each."""
-    sizes = np.geomspace(*optimum.searched, _SHAPES) if optimum.searched else [optimum.num_params]
-    models = {model.num_params: model for model in (shape(float(size)) for size in sizes)}
-    found = []
-    for model in models.values():
-        require_positive(parameters_of_the_shape=model.num_params, flops_per_token_of_the_shape=model.flops_per_token)
-        if tokens is None:
-            bought = budget.flops / model.flops_per_token if budget else optimum.tokens
-        else:
-            bought = tokens
-        found.append((model, bought))
+_OF_SETTINGS = ("batch", "lr", "warmup_tokens", "decay", "weight_decay", "rule", "recommendations")
+
+
+def _law_intervals(optimum: Optimum, point: Optimum) -> dict[str, Interval]:
+    """Those of the law's optimum; of size and tokens moved by the factor between it and the shape."""
+    source = f"{100 * optimum.level:g} % over refits of the law"
+    if "flops" in optimum.intervals:
+        source = f"where the {100 * optimum.level:g} % interval of the loss meets the goal"
+    found = {}
+    for name, (low, high) in optimum.intervals.items():
+        factor = 1.0 if name == "flops" else getattr(point, name) / getattr(optimum, name)
+        found[name] = Interval(low * factor, None if high is None else high * factor, source)
     return found
 
 
-def _best_in_time(
-    predictor: Predictor,
-    optimum: Optimum,
-    every: list[tuple[Shape, float]],
-    covered: Covered | None,
-    seconds: Callable[[Shape, float], float] | None,
-    within: float | None,
-) -> tuple[Shape, Optimum, list[str]]:
-    """The best of the candidates that train ``within`` seconds, with a word if that left some out."""
-    limited = within is not None and seconds is not None
-    candidates = _in_time(every, seconds, within) if limited else every
-    model, point, notes = _best(predictor, optimum, candidates, covered)
-    if len(candidates) < len(every):
-        notes.append(
-            f"of the sizes that the budget buys, only those were considered that train in {format_seconds(within)}"
-        )
-    return model, point, notes
+def _counts(model: Shape | None) -> dict[str, float]:
+    """The counts of a shape, as far as it has them."""
+    names = ("num_params", "num_params_matmul", "num_params_total", "flops_per_token")
+    return {name: getattr(model, name) for name in names if hasattr(model, name)}
 
 
-def _in_time(
-    candidates: list[tuple[Shape, float]], seconds: Callable[[Shape, float], float], within: float
-) -> list[tuple[Shape, float]]:
-    """Those that take at most ``within`` seconds; the fastest alone where none does."""
-    durations = [seconds(*candidate) for candidate in candidates]
-    kept = [one for one, duration in zip(candidates, durations, strict=True) if duration <= within]
-    return kept or [candidates[int(np.argmin(durations))]]
+def _serving(budget: Budget, point: Optimum, model: Shape | None) -> float:
+    """FLOPs of serving: a forward pass, a third of training, for each token."""
+    if model is None or budget.inference_tokens is None:
+        return point.inference_flops
+    return budget.inference_tokens * model.flops_per_token / 3
 
 
-def _best(
-    predictor: Predictor, optimum: Optimum, candidates: list[tuple[Shape, float]], covered: Covered | None
-) -> tuple[Shape, Optimum, list[str]]:
-    """The candidate of lowest predicted loss, and the prediction at its true size and tokens."""
-    sizes, tokens = (
-        np.array(column, float) for column in zip(*((m.num_params, d) for m, d in candidates), strict=True)
-    )
-    losses = np.asarray(predictor.predict(sizes, tokens, level=optimum.level).value, float)
-    model, bought = candidates[int(np.nanargmin(losses))]
-    point = at(predictor, model.num_params, bought, covered=covered, level=optimum.level)
-    # What the optimum says of extrapolation is said again for the real size. What it says of the edge of its search
-    # holds only if the best shape is at the edge too: by exact FLOPs the best size is another than by 6ND.
-    said = [] if covered is None else covered.notes(*_size(optimum))
-    if optimum.at_edge and model.num_params not in (sizes.min(), sizes.max()):
-        said.append(optimum.notes[0])
-    notes = [note for note in optimum.notes if note not in said]
-    ratio = model.num_params / optimum.num_params
-    if max(ratio, 1 / ratio) > _FAR_FROM_ASKED:
-        notes.append(f"the shape that will be trained has {ratio:.2g}× the parameters of the optimum by 6ND")
-    return model, point, [*notes, *point.notes]
+def _data_notes(predictor: Predictor, point: Optimum, settings: Settings) -> list[str]:
+    """What repeating the data does to the plan.
 
-
-def _size(optimum: Optimum) -> tuple[float, float]:
-    return optimum.num_params, optimum.tokens
-
-
-def _batch_and_rate(
-    point: Optimum,
-    recipe: Callable[[float, float], tuple[float, float]] | None,
-    rule: str,
-    recommendations: dict[str, Recommendation],
-) -> tuple[float, float, list[str]]:
-    if recipe is not None:
-        batch, lr = recipe(point.num_params, point.tokens)
-        require_positive(batch_of_the_recipe=batch, learning_rate_of_the_recipe=lr)
-        notes = []
-    else:
-        chosen = recommendations.get(rule)
-        if chosen is None or chosen.batch_tokens is None or chosen.lr is None:
-            able = [name for name, each in recommendations.items() if None not in tuple(each)]
-            raise UserError(f"rule {rule!r} gives no batch and learning rate here; these do: {', '.join(able)}")
-        batch, lr = chosen
-        notes = [f"batch and learning rate by {rule} ({chosen.source}), not by your own runs"]
-        notes += [f"{rule}: {chosen.warning}"] if chosen.warning else []
-    if batch > point.tokens:
+    Raises:
+        UserError: there are fewer tokens than one batch.
+    """
+    if not isinstance(predictor, Repeated):
+        return []
+    unique = predictor.unique_tokens
+    if unique < settings.batch:
         raise UserError(
-            f"the budget buys {format_count(point.tokens)} tokens, less than one batch of {format_count(batch)}: "
-            "give a larger budget or a smaller batch"
+            f"{format_count(unique)} tokens available are less than one batch of {format_count(settings.batch)}: "
+            "give more, or a rule or recipe with a smaller batch"
         )
-    return float(batch), float(lr), notes
+    if point.tokens <= unique:
+        return []
+    told = f"reads the data {point.tokens / unique:.3g} times"
+    if predictor.measured:
+        return [told]
+    worth = float(predictor.effective(point.num_params, point.tokens)[1])
+    return [f"{told}, worth {format_count(worth)} fresh tokens by arXiv 2305.16264, not by your own runs"]
 
 
-def _seconds(point: Optimum, budget: Budget | None, tokens_per_second: float | None) -> float | None:
-    if tokens_per_second is not None:
-        return point.tokens / tokens_per_second
-    return None if budget is None or budget.rate is None else budget.flops / budget.rate
+def _machine_notes(needed: Memory | None, settings: Settings, model: Shape | None) -> list[str]:
+    """Whether model and batch suit the devices."""
+    if needed is None:
+        return []
+    notes = [needed.note()] if needed.note() else []
+    sequences = settings.batch / model.context
+    if needed.count > sequences:
+        notes.append(
+            f"a batch is {sequences:.3g} sequences, fewer than the {needed.count} devices: data parallelism alone "
+            "leaves some of them idle"
+        )
+    return notes
 
 
 def _record(model: Shape) -> dict:
@@ -347,38 +299,3 @@ def _record(model: Shape) -> dict:
     if is_dataclass(model):
         return asdict(model)
     raise UserError("the shape must return a configuration with to_json, or a dataclass")
-
-
-def _interval(plan: Plan) -> str:
-    if plan.low is None or plan.high is None:
-        return f"{plan.loss:.4g}"
-    return f"{plan.loss:.4g} [{plan.low:.4g}, {plan.high:.4g}] at {100 * plan.level:g} %"
-
-
-def _lines(plan: Plan) -> list[str]:
-    rows = [("budget", plan.budget.describe() if plan.budget else "size and tokens fixed")]
-    size = f"{format_count(plan.num_params)} non-embedding parameters"
-    if plan.num_params != plan.optimum.num_params:
-        size += f" (the law asked for {format_count(plan.optimum.num_params)})"
-    flops = f"{format_flops(plan.flops)} by 6ND"
-    if plan.flops_exact is not None:
-        flops += f", {format_flops(plan.flops_exact)} counted from the shapes"
-    rows += [
-        ("model", size),
-        ("tokens", f"{format_count(plan.tokens)} ({plan.tokens_per_param:.3g} per parameter)"),
-        ("FLOPs", flops),
-        ("batch", f"{format_count(plan.batch)} tokens, {format_count(plan.steps)} steps"),
-        ("learning rate", f"{plan.lr:.3g} (by {plan.rule})"),
-        ("predicted loss", _interval(plan)),
-    ]
-    basin = plan.optimum.basin
-    if basin is not None:
-        low, high = (format_count(size) for size in basin.within_0_5_percent)
-        rows.append(("within 0.5 %", f"{low} to {high} parameters"))
-        costs = [(basin.cost_of_half_size, "half"), (basin.cost_of_double_size, "twice")]
-        told = [f"{word} the size costs {100 * cost:+.2g} %" for cost, word in costs if cost is not None]
-        rows += [("wrong by 2×", ", ".join(told))] if told else []
-    if plan.seconds is not None:
-        rows.append(("time", format_seconds(plan.seconds)))
-    rows.append(("written", plan.created))
-    return [f"{name:<15} {text}" for name, text in rows] + [f"note: {note}" for note in plan.notes]

@@ -1,17 +1,20 @@
 """Every published batch-size and learning-rate rule side by side: formula, source, range, and what speaks against it.
 
 ``rules.scale(100, 200, 0.01, factor=2)`` carries a baseline to another size by each rule;
-``rules.recommend(num_params, tokens)`` asks each rule for its published batch and rate.
+``rules.recommend(num_params, tokens)`` asks each rule for its published batch and rate, and
+``rules.compare(num_params, tokens)`` sets all of them side by side, those without an answer too.
 
 "Regret" below is the loss above the best of the grid, averaged over the 17 grids of (learning rate, batch) that
-accompany the Step Law (arXiv 2503.04715), in thousandths of the best loss.
+accompany the Step Law (arXiv 2503.04715), in thousandths of the best loss: ``benchmarks/step_law.py`` measures it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 
 from ..errors import UserError
+from ..quantities import format_count, format_flops
 from .formula import OPTIMIZERS, Baseline, LogLinear, Point, PowerLaw, Range, Recommendation, Rule, Scaled
 
 _UNCHANGED = PowerLaw()
@@ -104,7 +107,7 @@ _TRANSFER = (
         formula="B_noise = S/G²: the batch at which the noise of the gradient equals its size; σ ∝ 1/√B",
         source="arXiv 1812.06162",
         applies="any optimizer; measured on the run itself",
-        note="must be measured: squared gradient norms at two batch sizes give it (planning.gradient_noise)",
+        note="must be measured: squared gradient norms at two batch sizes or more give it (planning.gradient_noise)",
         optimizers=OPTIMIZERS,
     ),
 )
@@ -118,6 +121,7 @@ _PUBLISHED = (
         note="The batch needs the loss. The rate has no value above about 1.2e10 parameters.",
         batch=PowerLaw(2e8, loss=-1 / 0.21),
         lr=LogLinear(0.003239, -0.0001395),
+        measured=Range(num_params=(768, 1.5e9)),
     ),
     Rule(
         name="deepseek",
@@ -125,7 +129,7 @@ _PUBLISHED = (
         source="arXiv 2401.02954",
         applies="AdamW, multi-step schedule, compute-optimal runs",
         note="C = M·D with M = 72·layers·d² + 12·layers·d·sequence: give flops where attention counts; else C = 6·N·D.",
-        evidence="Regret 6.3 ‰.",
+        evidence="Regret 8.3 ‰ with C = 6·N·D.",
         batch=PowerLaw(0.2920, flops=0.3271),
         lr=PowerLaw(0.3118, flops=-0.125),
         measured=Range(flops=(1e17, 2e19)),
@@ -136,7 +140,7 @@ _PUBLISHED = (
         source="arXiv 2503.04715",
         applies="AdamW, standard parametrisation, cosine to a fixed small final rate",
         note="Batch from tokens alone; the rate falls with the size and rises with the tokens.",
-        evidence="Regret 1.26 ‰, on the grids to which it was fitted.",
+        evidence="Regret 1.2 ‰, on the grids to which it was fitted.",
         batch=PowerLaw(0.58, tokens=0.571),
         lr=PowerLaw(1.79, num_params=-0.713, tokens=0.307),
         measured=Range(num_params=(0.2e9, 1.1e9), tokens=(4e9, 100e9)),
@@ -147,7 +151,7 @@ _PUBLISHED = (
         source="arXiv 2502.16982",
         applies="AdamW and Muon with matched update size",
         note="C = 6·N·D.",
-        evidence="Regret 8.0 ‰: worse than one fixed rate of 1e-3 and batch of 0.5 M (7.0 ‰).",
+        evidence="Regret 10.4 ‰: worse than one fixed rate of 1e-3 and batch of 0.5 M (7.0 ‰).",
         batch=PowerLaw(0.0065, flops=0.4138),
         lr=PowerLaw(0.0127, flops=-0.057),
     ),
@@ -157,7 +161,7 @@ _PUBLISHED = (
         source="arXiv 2406.19146",
         applies="AdamW, compute-optimal runs",
         note="β2 0.99 for small batches. Tokens are bound to the size there: at other ratios it says nothing.",
-        evidence="Regret 6.7 ‰.",
+        evidence="Regret 6.5 ‰.",
         batch=PowerLaw(2048 * 160, num_params=2 / 3, reference=108e6),
         lr=PowerLaw(0.0047, num_params=-1 / 3, reference=108e6),
     ),
@@ -173,16 +177,17 @@ _PUBLISHED = (
     ),
     Rule(
         name="power_lines",
-        formula="B_opt ∝ D^0.383, B_crit ∝ D^0.462, τ = B/(η·λ·D) = 1.084·(D/N)^-0.527",
+        formula="B_opt = 2048·0.0306·D^0.383, B_crit ∝ D^0.462, τ = B/(η·λ·D) = 1.084·(D/N)^-0.527",
         source="arXiv 2505.13738",
         applies="AdamW with weight decay λ",
         note=(
-            "lr follows from τ at unchanged weight decay: η ∝ B·D^-1·(D/N)^0.527. The paper rather keeps μP's rate and "
-            "sets λ by τ. Relative only: no constant of B_opt on record here."
+            "No rate of its own: the paper keeps μP's and sets λ by τ. Carried from a baseline at unchanged weight "
+            "decay, τ gives η ∝ B·D^-1·(D/N)^0.527."
         ),
         evidence="Its batch with Step Law's rate: regret 1.93 ‰.",
-        batch=PowerLaw(tokens=0.383),
+        batch=PowerLaw(2048 * 0.0306, tokens=0.383),
         lr=PowerLaw(num_params=-0.527, tokens=0.383 - 1 + 0.527),
+        measured=Range(num_params=(111e6, 3.3e9)),
     ),
     Rule(
         name="three_term",
@@ -266,3 +271,90 @@ def recommend(
     point = Point(num_params, tokens, flops, loss)
     answers = (each.answer(point) for each in RULES.values())
     return {answer.rule: answer for answer in answers if answer is not None}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One rule at one point: what it says there, or ``why`` it says nothing."""
+
+    rule: str
+    batch_tokens: float | None
+    lr: float | None
+    in_range: bool | None
+    why: str
+    formula: str
+    units: str
+    source: str
+    measured: str
+    note: str
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rules side by side at one size and number of tokens; ``print`` shows a table."""
+
+    point: Point
+    rows: tuple[Compared, ...]
+
+    def to_json(self) -> dict:
+        """A plain dictionary, ready for ``json.dumps``."""
+        return {"point": asdict(self.point), "rules": {row.rule: asdict(row) for row in self.rows}}
+
+    def __str__(self) -> str:
+        say = lambda value, form: "–" if value is None else form(value)
+        inside = {True: "inside", False: "outside", None: "–"}
+        lines = [
+            f"at {format_count(self.point.num_params)} parameters, {format_count(self.point.tokens)} tokens, "
+            f"{format_flops(self.point.flops)} FLOPs",
+            f"{'rule':15}{'batch':>8}{'rate':>10}  {'range':9}formula [source]",
+        ]
+        for row in self.rows:
+            batch, lr = say(row.batch_tokens, format_count), say(row.lr, lambda x: f"{x:.3g}")
+            lines.append(f"{row.rule:15}{batch:>8}{lr:>10}  {inside[row.in_range]:9}{row.formula} [{row.source}]")
+        return "\n".join([*lines, *(f"{row.rule}: {row.why}" for row in self.rows if row.why)])
+
+
+def compare(
+    num_params: float,
+    tokens: float,
+    flops: float | None = None,
+    loss: float | None = None,
+    names: Iterable[str] | None = None,
+) -> Comparison:
+    """Every rule at one size and number of tokens, with formula, units, source and range: a table.
+
+    As ``recommend``, but no rule is left out: one without an answer, or asked outside its range, says why.
+
+    Raises:
+        UserError: a number is not above zero, or a named rule is unknown.
+    """
+    point = Point(num_params, tokens, flops, loss)
+    chosen = RULES.values() if names is None else [rule(name) for name in names]
+    return Comparison(point, tuple(_compared(each, point) for each in chosen))
+
+
+def _compared(each: Rule, point: Point) -> Compared:
+    answer = each.answer(point)
+    return Compared(
+        rule=each.name,
+        batch_tokens=answer.batch_tokens if answer else None,
+        lr=answer.lr if answer else None,
+        in_range=answer.in_range if answer else None,
+        why=answer.warning if answer else _silence(each, point),
+        formula=each.formula,
+        units=each.units,
+        source=each.source,
+        measured=each.measured.describe(),
+        note=each.note,
+        evidence=each.evidence,
+    )
+
+
+def _silence(each: Rule, point: Point) -> str:
+    """Why a rule has no value at a point."""
+    if each.is_measurement:
+        return each.note
+    if point.loss is None and any(isinstance(law, PowerLaw) and law.loss for law in (each.batch, each.lr)):
+        return "needs the expected loss, in nats a token"
+    return "relative only: it carries a baseline that works (rules.scale)"

@@ -1,0 +1,85 @@
+"""What a training takes of each device's memory: an estimate whose formula can be checked by hand.
+
+- States: 16 bytes a parameter for AdamW in mixed precision (weights and gradients in BF16, weights and two moments in
+  FP32: 2 + 2 + 4 + 4 + 4; arXiv 1910.02054), all of it divided over the devices, as fully sharded training does.
+- Activations of one sequence a device, attention fused: 18·width + 8·hidden bytes a token and layer (a block keeps in
+  BF16 its two inputs and their norms, q, k, v, the mixed values and the projection's input, four hidden vectors of the
+  gated MLP), and 8·vocabulary bytes a token for FP32 logits and their gradient.
+- Recomputed: 2·width bytes a token and layer, and one layer whole, at about a third more FLOPs (arXiv 2205.05198).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+BYTES_PER_PARAM = 16.0
+_NEEDED = ("num_params_total", "layers", "width", "hidden", "vocab_size", "context")
+# What the runtime, its buffers and fragmentation take is not in the formula.
+USABLE = 0.9
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each of ``count`` devices; ``limit`` is what a device has (None: not known).
+
+    ``activations`` is one sequence's; ``recomputed`` the same when each layer is computed again for its backward pass.
+    """
+
+    states: float
+    activations: float
+    recomputed: float
+    count: int
+    limit: float | None
+
+    @property
+    def total(self) -> float:
+        """States and the activations of one sequence."""
+        return self.states + self.activations
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the total is within 90 % of the device; None where the limit is not known."""
+        return None if self.limit is None else self.total <= USABLE * self.limit
+
+    @property
+    def fits_recomputed(self) -> bool | None:
+        """The same with activations recomputed."""
+        return None if self.limit is None else self.states + self.recomputed <= USABLE * self.limit
+
+    def note(self) -> str | None:
+        """What to do where it does not fit."""
+        if self.fits is not False:
+            return None
+        if self.fits_recomputed:
+            return "a sequence fits into a device's memory only with activations recomputed: about a third more FLOPs"
+        room = USABLE * self.limit - self.recomputed
+        if room <= 0:
+            return "the activations of one sequence do not fit into a device's memory: shorten the context"
+        least = -(-self.states * self.count // room)
+        return f"does not fit into a device's memory: sharded over {least:.0f} devices or more it would"
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary, ready for ``json.dumps``."""
+        return asdict(self)
+
+
+def memory(model: Any, count: int = 1, limit: float | None = None) -> Memory | None:
+    """The estimate for a configuration; None for one without the fields of ``ModelConfig``.
+
+    Args:
+        model: the configuration.
+        count: devices that share the states.
+        limit: bytes of a device.
+    """
+    if any(not hasattr(model, name) for name in _NEEDED):
+        return None
+    layer = 18 * model.width + 8 * model.hidden
+    ends = 8 * model.vocab_size
+    return Memory(
+        states=BYTES_PER_PARAM * model.num_params_total / count,
+        activations=float(model.context * (model.layers * layer + ends)),
+        recomputed=float(model.context * (2 * model.width * model.layers + layer + ends)),
+        count=count,
+        limit=limit,
+    )

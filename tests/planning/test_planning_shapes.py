@@ -1,0 +1,116 @@
+"""Real configurations, counted against published models and by hand, and the memory that they take."""
+
+import math
+
+import numpy as np
+import pytest
+
+from allometry.errors import UserError
+from allometry.planning.memory import memory
+from allometry.planning.shapes import Shapes, size_of
+
+# Published totals with tied or untied ends as there; a norm's gains, which our models lack, are taken off.
+LLAMA = {
+    # name: (width, layers, total parameters)
+    "7B": (4096, 32, 6_738_415_616),
+    "13B": (5120, 40, 13_015_864_320),
+    "65B": (8192, 80, 65_285_660_672),
+}
+
+
+@pytest.mark.parametrize("name", LLAMA)
+def test_counts_of_published_models(name):
+    width, layers, total = LLAMA[name]
+    model = Shapes(vocab_size=32_000).of(width, layers)
+    assert model.num_params_total == total - (2 * layers + 1) * width
+    assert model.num_params_matmul == model.num_params_total - 32_000 * width
+    assert model.head_dim == 128
+
+
+def test_the_nearest_shape_to_a_published_size_is_its_own():
+    shapes = Shapes(vocab_size=32_000)
+    for name in ("7B", "13B"):
+        width, layers, _ = LLAMA[name]
+        assert shapes(shapes.of(width, layers).num_params) == shapes.of(width, layers)
+    assert (shapes(85e6).width, shapes(85e6).layers) == (768, 12)  # GPT-2's smallest
+
+
+def test_counts_against_the_matrices_themselves():
+    """Every matrix of a block written out: q, k, v, o, gate, up, down; embedding and head apart."""
+    model = Shapes(vocab_size=1000, context=64).of(256, 6)
+    w, h = model.width, model.hidden
+    block = [(w, w)] * 4 + [(w, h), (w, h), (h, w)]
+    body = model.layers * sum(math.prod(shape) for shape in block)
+    assert model.num_params == body
+    assert model.num_params_total == body + 2 * 1000 * w
+    # Six FLOPs a weight forward and backward; scores and mixing: 2·2·3 FLOPs a pair of positions and width.
+    attention = sum(12 * w * (position + 1) for position in range(64)) / 64
+    assert model.flops_per_token == pytest.approx(6 * (body + 1000 * w) + model.layers * attention)
+
+
+@pytest.mark.parametrize("size", np.geomspace(2e5, 1e13, 40))
+def test_shapes_train_well(size):
+    model = Shapes()(size)
+    assert abs(math.log(model.num_params / size)) < (0.45 if size < 1e8 else 0.04)
+    assert model.width % (128 if size > 2e9 else 64 if size > 1e8 else 16) == 0
+    assert model.head_dim in (16, 32, 64, 128)
+    assert model.hidden % 16 == 0
+    assert 2.6 < model.hidden / model.width < 3.1
+    if size > 1e8:
+        assert 40 <= model.width / model.layers <= 160
+        assert model.head_dim in (64, 128)
+
+
+def test_larger_sizes_never_get_smaller_shapes():
+    sizes = [Shapes()(size).num_params for size in np.geomspace(1e5, 1e12, 400)]
+    assert sizes == sorted(sizes)
+
+
+def test_the_count_that_a_law_uses():
+    model = Shapes(vocab_size=50_000)(1e9)
+    assert size_of(model, "unknown") == size_of(model, "non_embedding") == model.num_params
+    assert size_of(model, "total") - size_of(model, "matmul") == 50_000 * model.width
+
+
+def test_memory_by_hand():
+    """7B in BF16 with FP32 AdamW on 8 devices of 80 GB: 16 bytes a parameter, one sequence of 2048."""
+    model = Shapes(vocab_size=32_000, context=2048).of(4096, 32)
+    needed = memory(model, 8, 80e9)
+    assert needed.states == pytest.approx(16 * 6_738_149_376 / 8)
+    # q, k, v, the mixed values, the projection's output, two inputs and two norms: 9 × 2 bytes a width.
+    per_token = 32 * (9 * 2 * 4096 + 4 * 2 * 11008) + 8 * 32_000
+    assert needed.activations == 2048 * per_token
+    assert needed.fits is True
+    assert needed.note() is None
+    # arXiv 2205.05198 counts 34 bytes a width, token and layer for its block without attention scores.
+    assert per_token / 32 / 4096 == pytest.approx(34, rel=0.25)
+
+
+def test_memory_that_does_not_suffice_says_what_would():
+    model = Shapes(vocab_size=32_000, context=2048).of(4096, 32)
+    alone = memory(model, 1, 80e9)
+    assert alone.fits is False
+    assert "sharded over 2 devices" in alone.note()
+    assert memory(model, 2, 80e9).fits
+    assert "recomputed" in memory(model, 8, 24e9).note()
+    assert memory(model, 8, 24e9).fits_recomputed
+    long = Shapes(vocab_size=128_000, context=131_072).of(4096, 32)
+    assert "shorten the context" in memory(long, 64, 80e9).note()
+    assert memory(model, 1, None).fits is None
+    assert memory(object()) is None
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Shapes(vocab_size=0), "vocab size must be"),
+        (lambda: Shapes(vocab_size=100.5), "vocab size must be a whole number"),
+        (lambda: Shapes(context=-1), "context must be"),
+        (lambda: Shapes()(0), "num params must be"),
+        (lambda: Shapes()(1e15), "beyond the shapes known here"),
+        (lambda: size_of(object(), "total"), "no num_params_total"),
+    ],
+)
+def test_wrong_input(call, message):
+    with pytest.raises(UserError, match=message):
+        call()
