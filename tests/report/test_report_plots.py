@@ -6,7 +6,7 @@ from dataclasses import replace
 import matplotlib
 import pytest
 
-from allometry.report import curves, plots
+from allometry.report import canvas, curves, plots
 
 PICTURES = ("loss_by_compute", "size_curves", "training_curves", "sweep", "backtest", "isoflop")
 
@@ -38,13 +38,13 @@ def test_one_run_is_enough_to_draw(found, kept):
 
 
 def test_sizes_have_colours_of_their_own():
-    colours = plots.size_colours([1e5, 2e5, 1e6, 3e6, 1e7])
+    colours = canvas.size_colours([1e5, 2e5, 1e6, 3e6, 1e7])
     assert len(set(colours.values())) == 5
-    assert plots.size_colours([]) == {}
+    assert canvas.size_colours([]) == {}
 
 
 def test_labels_move_apart_and_keep_their_order():
-    moved = plots._apart([10.0, 11.0, 10.5, 50.0], gap=10)
+    moved = canvas.apart([10.0, 11.0, 10.5, 50.0], gap=10)
     assert moved[0] < moved[2] < moved[1] < moved[3]
     assert min(b - a for a, b in zip(sorted(moved), sorted(moved)[1:], strict=False)) == pytest.approx(10, abs=1e-3)
     assert moved[3] == 50.0

@@ -364,7 +364,7 @@ def _frontier(found: Findings, runs: Sequence[Run], aim: Target | None) -> Line:
     grid = np.linspace(*ends, SIZES, axis=1)  # ln N: (budgets, sizes)
     sizes = np.exp(grid)
     loss = predictor.predict(sizes, budgets[:, None] / count(sizes), level=found.level).value
-    best = np.exp(_lowest(grid, loss))
+    best = np.exp(lowest(grid, loss))
     return _line(found, best, budgets / count(best))
 
 
@@ -379,7 +379,7 @@ def _around(sizes: Array, loss: Array, rise: float, searched: tuple[float, float
     return float(sizes[first]), float(sizes[last])
 
 
-def _lowest(x: Array, y: Array) -> Array:
+def lowest(x: Array, y: Array) -> Array:
     """Where each row is lowest: the bottom of the parabola through the least point and its neighbours, or an end."""
     rows, index = np.arange(len(y)), np.argmin(y, axis=1)
     inner = np.clip(index, 1, y.shape[1] - 2)

@@ -137,7 +137,8 @@ def _law_notes(found: Findings) -> list[str]:
     if isinstance(predictor, laws.Forecast):
         notes.append(
             "For each e-fold of compute beyond the largest run the interval widens by a drift (one standard deviation) "
-            f"of {predictor.drift:.2%} of the loss, and {predictor.correction:.2%} is taken off the prediction."
+            f"of {predictor.drift:.2%} of the loss, and {predictor.correction:.2%} is taken off the prediction, as far "
+            "as the backtest reached."
         )
     notes += [f"{name}: {note}" for name, fit in found.fits.items() for note in fit.active_bounds]
     return [*notes, *predictor.notes]

@@ -5,53 +5,33 @@ Text is drawn as paths, so a picture looks the same wherever it is opened; no te
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ..quantities import format_count, format_flops
+from .canvas import (
+    BAND,
+    FAINT,
+    HALO,
+    INK,
+    LAWS,
+    SOFT,
+    TARGET,
+    cycle,
+    end_labels,
+    finite,
+    limit,
+    log_x,
+    log_y,
+    power_of_ten,
+    size_colours,
+    svg,
+)
 from .curves import IsoFlop, LawErrors, Line, LossByCompute, Run, SizeCurves, Sweep, SweepLine, Target, TrainingCurves
-
-INK, SOFT, FAINT, BAND = "#222222", "#6b6b6b", "#b9b9b9", "#e4e4e4"
-TARGET = "#D55E00"
-# Okabe and Ito's colours, which people of every colour vision tell apart; the target keeps vermilion for itself.
-LAWS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": SOFT,
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.7,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9,
-    "font.family": "DejaVu Sans",
-    "font.size": 8.5,
-    "grid.color": "#ececec",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "lines.linewidth": 1.2,
-    "lines.solid_capstyle": "round",
-    "svg.fonttype": "path",
-    "svg.hashsalt": "allometry",
-    "text.color": INK,
-    "xtick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.color": SOFT,
-    "ytick.labelcolor": INK,
-}
-WIDTH = 8.2  # inches; the page shows it at about 110 pixels an inch
-HALO = [withStroke(linewidth=2.5, foreground="white")]
-NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 def loss_by_compute(data: LossByCompute) -> str:
@@ -77,13 +57,13 @@ def loss_by_compute(data: LossByCompute) -> str:
             _target(axes, data.target.flops, data.target)
             _say_target(axes, data.target.flops, data.target)
         losses = [run.loss for run in (*data.rungs, *data.others)] + _target_losses(data.target)
-        losses += [] if data.frontier is None else [*_finite(data.frontier.low), *data.frontier.loss]
-        _limit(axes, losses or [run.loss for run in data.sweep])
-        _log_x(axes, "training compute (FLOPs, counted exactly)", _power_of_ten)
-        _log_y(axes, f"held-out loss ({data.unit})")
+        losses += [] if data.frontier is None else [*finite(data.frontier.low), *data.frontier.loss]
+        limit(axes, losses or [run.loss for run in data.sweep])
+        log_x(axes, "training compute (FLOPs, counted exactly)", power_of_ten)
+        log_y(axes, f"held-out loss ({data.unit})")
         axes.legend(loc="lower left", fontsize=8, handlelength=1.4, labelspacing=0.35)
 
-    return _svg(draw, 4.9)
+    return svg(draw, 4.9)
 
 
 def size_curves(data: SizeCurves) -> str:
@@ -108,12 +88,12 @@ def size_curves(data: SizeCurves) -> str:
             axes.plot(
                 [], [], color=TARGET, linestyle=(0, (4, 2)), label=f"{format_count(data.target.num_params)}, target"
             )
-        _limit(axes, losses)
-        _log_x(axes, "training tokens", format_count)
-        _log_y(axes, f"held-out loss ({data.unit})")
+        limit(axes, losses)
+        log_x(axes, "training tokens", format_count)
+        log_y(axes, f"held-out loss ({data.unit})")
         axes.legend(loc="upper right", fontsize=8, handlelength=1.6, labelspacing=0.35)
 
-    return _svg(draw, 4.2)
+    return svg(draw, 4.2)
 
 
 def training_curves(data: TrainingCurves) -> str:
@@ -137,14 +117,14 @@ def training_curves(data: TrainingCurves) -> str:
                 losses.append(curve.held_out)
             # The first steps fall from ln(vocabulary) and would take half of the picture.
             losses += [*curve.mean_loss[curve.mean_tokens >= curve.tokens[-1] / 10]]
-        _limit(axes, losses)
+        limit(axes, losses)
         ends = [curve.tokens[-1] for curve in data.curves]
         axes.set_xlim(min(ends) / 20, max(ends) * 1.2)
-        _log_x(axes, "tokens seen", format_count)
-        _log_y(axes, f"loss ({data.unit})")
+        log_x(axes, "tokens seen", format_count)
+        log_y(axes, f"loss ({data.unit})")
         axes.legend(loc="lower left", fontsize=8, handlelength=1.6, labelspacing=0.35)
 
-    return _svg(draw, 4.0)
+    return svg(draw, 4.0)
 
 
 def sweep(data: Sweep) -> str:
@@ -172,7 +152,7 @@ def sweep(data: Sweep) -> str:
         left.set_ylim(bottom=0)
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=8)
 
-    return _svg(draw, 2.9)
+    return svg(draw, 2.9)
 
 
 def backtest(data: Sequence[LawErrors]) -> str:
@@ -181,7 +161,7 @@ def backtest(data: Sequence[LawErrors]) -> str:
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, len(data), sharex=True, sharey=True, squeeze=False)[0]
         worst = 100 * max(np.abs(law.error).max() for law in data)
-        for axes, law, colour in zip(panels, data, _cycle(LAWS, len(data)), strict=True):
+        for axes, law, colour in zip(panels, data, cycle(LAWS, len(data)), strict=True):
             # Runs that tell little about a well-trained one count little, and are drawn so.
             alpha = np.clip(law.relevance, 0.12, 1.0)
             axes.axhline(0, color=SOFT, linewidth=0.8)
@@ -198,7 +178,7 @@ def backtest(data: Sequence[LawErrors]) -> str:
         panels[0].set_ylabel("predicted against actual (%)")
         figure.supxlabel("compute of the predicted run over the largest fitted", fontsize=8.5)
 
-    return _svg(draw, 2.8)
+    return svg(draw, 2.8)
 
 
 def isoflop(data: IsoFlop) -> str:
@@ -214,7 +194,7 @@ def isoflop(data: IsoFlop) -> str:
             axes.axvspan(low, high, color="#f1f1f1", linewidth=0, label="not searched")
         ends = [(sizes[-1], line.loss[-1], "prediction", INK)]
         if len(data.weights) > 1:
-            for name, colour in zip(data.weights, _cycle(LAWS, len(data.weights)), strict=True):
+            for name, colour in zip(data.weights, cycle(LAWS, len(data.weights)), strict=True):
                 axes.plot(sizes, data.laws[name], color=colour, linewidth=0.9)
                 ends.append((sizes[-1], data.laws[name][-1], f"{name} ({data.weights[name]:.2f})", colour))
         axes.plot(sizes, line.loss, color=INK, linewidth=1.8)
@@ -224,34 +204,15 @@ def isoflop(data: IsoFlop) -> str:
         text, side = f"planned: {format_count(data.chosen[0])} parameters", "left" if place < 0.5 else "right"
         shift = {"xytext": (0, 13), "textcoords": "offset points", "ha": side}
         axes.annotate(text, data.chosen, color=TARGET, path_effects=HALO, **shift)
-        _limit(axes, [*line.loss, *(value for values in data.laws.values() for value in values)])
+        limit(axes, [*line.loss, *(value for values in data.laws.values() for value in values)])
         axes.set_xlim(sizes[0], sizes[-1])
-        _log_x(axes, f"model size (non-embedding parameters), at {format_flops(data.flops)} FLOPs", format_count)
-        _log_y(axes, f"predicted loss ({data.unit})")
+        log_x(axes, f"model size (non-embedding parameters), at {format_flops(data.flops)} FLOPs", format_count)
+        log_y(axes, f"predicted loss ({data.unit})")
         shown = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         figure.legend(shown.values(), shown.keys(), loc="outside upper left", ncols=3, fontsize=8)
-        _end_labels(figure, axes, ends)
+        end_labels(figure, axes, ends)
 
-    return _svg(draw, 3.9)
-
-
-def size_colours(sizes: Sequence[float]) -> dict[float, str]:
-    """A colour for each size, dark to light as sizes grow; the palest end, lost on white, is left out."""
-    ordered = sorted(set(sizes))
-    places = np.linspace(0.0, 0.8, len(ordered)) if len(ordered) != 1 else [0.4]
-    return {size: to_hex(matplotlib.colormaps["viridis"](place)) for size, place in zip(ordered, places, strict=True)}
-
-
-def _svg(draw: Callable[[Figure], None], height: float) -> str:
-    """Draw into a new figure under this module's style alone, whatever a user's own settings are."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        draw(figure)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata=NO_METADATA)
-    return buffer.getvalue().decode("utf-8")
+    return svg(draw, 3.9)
 
 
 def _band(axes: Axes, x: np.ndarray, line: Line) -> None:
@@ -305,97 +266,9 @@ def _target_losses(target: Target | None) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _finite(values: np.ndarray) -> np.ndarray:
-    return values[np.isfinite(values)]
-
-
-def _limit(axes: Axes, losses: Sequence[float]) -> None:
-    """Room around these losses on a logarithmic axis."""
-    if losses:
-        low, high = min(losses), max(losses)
-        room = max((high / low) ** 0.06, 1.005)
-        axes.set_ylim(low / room, high * room)
-
-
-def _log_x(axes: Axes, label: str, form: Callable[[float], str]) -> None:
-    """A logarithmic axis whose ticks are few: decades, or 1-2-5 where there are not two of them."""
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    decades = np.log10(high / low)
-    subs = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.6 else (1.0, 2.0, 5.0)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: form(x)))
-    axes.xaxis.set_minor_locator(LogLocator(subs=range(1, 10), numticks=99))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(label)
-
-
-def _log_y(axes: Axes, label: str) -> None:
-    """A logarithmic axis with round losses as ticks: a range of losses hardly spans one decade."""
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    ticks = MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    axes.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.6g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_ylabel(label)
-
-
-def _power_of_ten(value: float) -> str:
-    exponent = int(np.floor(np.log10(value) + 1e-9))
-    mantissa = round(value / 10**exponent)
-    return f"$10^{{{exponent}}}$" if mantissa == 1 else rf"${mantissa}\times10^{{{exponent}}}$"
-
-
 def _arms(axes: Axes, lines: Sequence[SweepLine]) -> None:
-    for line, colour in zip(lines, _cycle(LAWS, len(lines)), strict=True):
+    for line, colour in zip(lines, cycle(LAWS, len(lines)), strict=True):
         label = f"{format_count(line.num_params)} parameters, {format_count(line.tokens)} tokens"
         axes.plot(
             line.setting, 100 * line.excess, "o-", color=colour, markersize=5, markeredgecolor="white", label=label
         )
-
-
-def _end_labels(figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names at the ends of lines, moved apart upwards and downwards where they would overlap.
-
-    Args:
-        figure: its layout is settled here, since where labels collide depends on it.
-        axes: with its final limits and scales.
-        ends: (x, y, text, colour) of each line's end.
-    """
-    figure.draw_without_rendering()
-    points = 72 / figure.dpi
-    places = [axes.transData.transform((x, y)) * points for x, y, _, _ in ends]
-    heights = _apart([place[1] for place in places], gap=10.5)
-    for (x, y, text, colour), place, height in zip(ends, places, heights, strict=True):
-        axes.annotate(
-            text,
-            (x, y),
-            xytext=(6, height - place[1]),
-            textcoords="offset points",
-            va="center",
-            color=colour,
-            fontsize=8,
-            path_effects=HALO,
-            annotation_clip=False,
-            parse_math=False,
-        )
-
-
-def _apart(values: Sequence[float], gap: float) -> list[float]:
-    """The values moved as little as is needed, in their order, until neighbours are ``gap`` apart."""
-    order = np.argsort(values, kind="stable")
-    moved = np.array(values, float)[order]
-    for _ in range(200):
-        for low, high in pairwise(range(len(moved))):
-            lack = gap - (moved[high] - moved[low])
-            if lack > 1e-6:
-                moved[low] -= lack / 2
-                moved[high] += lack / 2
-    placed = np.empty_like(moved)
-    placed[order] = moved
-    return placed.tolist()
-
-
-def _cycle(colours: Sequence[str], count: int) -> list[str]:
-    return [colours[index % len(colours)] for index in range(count)]

@@ -1,0 +1,102 @@
+"""Draw the pictures of laws.md and plans.md from public tables of runs, into docs/pictures.
+
+The tables lie in the folder that ALLOMETRY_SHARED (or ../shared beside the repository) names. About a minute:
+
+    python docs/draw.py [NAME ...]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from allometry import laws, planning
+from allometry.report import law_curves, law_plots
+
+HERE = Path(__file__).resolve().parent
+DATA = Path(os.environ.get("ALLOMETRY_SHARED", HERE.parents[1] / "shared")) / "data"
+
+
+def chinchilla() -> laws.Observations:
+    """The 240 points that Besiroglu et al. fitted: all but the five highest losses."""
+    runs = laws.Observations.read(DATA / "chinchilla/svg_extracted_data.csv")
+    return runs.where(np.sort(np.argsort(runs.loss)[:240]))
+
+
+def porian() -> laws.Observations:
+    """RefinedWeb, tuned hyperparameters, the fourth step of Porian et al."""
+    where = {"dataset": "rw", "hparams": "tuned", "param_count": "standard"}
+    columns = {"num_params": "n", "tokens": "t", "flops": "flops", "loss": "loss"}
+    return laws.Observations.read(DATA / "porian/isoflop_points.csv", columns=columns, where=where)
+
+
+def step_law() -> laws.Observations:
+    """The Step Law grids: learning rate and batch (sequences of 2048 tokens) at 17 sizes and token counts."""
+    columns = {"sequence_length": 2048}
+    return laws.Observations.read(DATA / "scalebench/lr_bsz_scaling_law__train.parquet", columns=columns)
+
+
+def fit() -> str:
+    runs = chinchilla()
+    return law_plots.frontier(law_curves.frontier(laws.forecast(runs), runs))
+
+
+def residuals() -> str:
+    runs = chinchilla()
+    return law_plots.residuals(law_curves.residuals(laws.fit("chinchilla", runs, loss="huber"), runs))
+
+
+def isoflop() -> str:
+    return law_plots.isoflop(laws.isoflop(porian()))
+
+
+def basin() -> str:
+    return law_plots.basin(law_curves.basin(laws.forecast(chinchilla()), 1e23))
+
+
+def surface() -> str:
+    """Fitted on the six cheapest grids; shown at the largest, which it did not see."""
+    runs = step_law()
+    budgets = np.unique(np.round(6 * runs.num_params * runs.tokens, -12))
+    cheap = runs.where(6 * runs.num_params * runs.tokens <= 1.001 * budgets[5])
+    largest = int(np.argmax(runs.num_params * runs.tokens))
+    found = planning.surface(cheap)
+    return law_plots.surface(
+        law_curves.surface_slice(found, runs, float(runs.num_params[largest]), float(runs.tokens[largest]))
+    )
+
+
+def calibration() -> str:
+    """Every public table, fitted on the lower 80 % by compute."""
+    sys.path.insert(0, str(HERE.parent / "benchmarks"))
+    from forecast_tables import public_tables, splits
+
+    def tested() -> Iterator[tuple[str, laws.Forecast, laws.Observations]]:
+        for name, runs in public_tables():
+            for split, fitted, held_out in splits(runs):
+                if split == "80 %" and len(held_out):
+                    yield name, laws.forecast(fitted), held_out
+
+    return law_plots.calibration(law_curves.calibration(tested()))
+
+
+PICTURES: dict[str, Callable[[], str]] = {
+    each.__name__: each for each in (fit, residuals, isoflop, basin, surface, calibration)
+}
+
+
+def main() -> None:
+    """Draw all, or those named."""
+    for name in sys.argv[1:] or PICTURES:
+        path = HERE / "pictures" / f"{name}.svg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(PICTURES[name](), encoding="utf-8")
+        print(path.relative_to(HERE.parent), f"{path.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""The ground that every picture is drawn on: colours, style, axes with few and round ticks, labels that do not collide.
+
+Text is drawn as paths, so a picture looks the same wherever it is opened, and the same data give the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+INK, SOFT, FAINT, BAND = "#222222", "#6b6b6b", "#b9b9b9", "#e4e4e4"
+TARGET = "#D55E00"
+# Okabe and Ito's colours, which people of every colour vision tell apart; the target keeps vermilion for itself.
+LAWS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": SOFT,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9,
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "grid.color": "#ececec",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "lines.solid_capstyle": "round",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "allometry",
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.color": SOFT,
+    "ytick.labelcolor": INK,
+}
+WIDTH = 8.2  # inches; the page shows it at about 110 pixels an inch
+HALO = [withStroke(linewidth=2.5, foreground="white")]
+NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
+
+def size_colours(sizes: Sequence[float]) -> dict[float, str]:
+    """A colour for each size, dark to light as sizes grow; the palest end, lost on white, is left out."""
+    ordered = sorted(set(sizes))
+    places = np.linspace(0.0, 0.8, len(ordered)) if len(ordered) != 1 else [0.4]
+    return {size: to_hex(matplotlib.colormaps["viridis"](place)) for size, place in zip(ordered, places, strict=True)}
+
+
+def svg(draw: Callable[[Figure], None], height: float) -> str:
+    """Draw into a new figure under this module's style alone, whatever a user's own settings are."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        draw(figure)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata=NO_METADATA)
+    return buffer.getvalue().decode("utf-8")
+
+
+def finite(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
+
+
+def limit(axes: Axes, losses: Sequence[float]) -> None:
+    """Room around these losses on a logarithmic axis."""
+    if losses:
+        low, high = min(losses), max(losses)
+        room = max((high / low) ** 0.06, 1.005)
+        axes.set_ylim(low / room, high * room)
+
+
+def log_x(axes: Axes, label: str, form: Callable[[float], str]) -> None:
+    """A logarithmic axis whose ticks are few: decades, or 1-2-5 where there are not two of them."""
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    decades = np.log10(high / low)
+    subs = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.6 else (1.0, 2.0, 5.0)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: form(x)))
+    axes.xaxis.set_minor_locator(LogLocator(subs=range(1, 10), numticks=99))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(label)
+
+
+def log_y(axes: Axes, label: str) -> None:
+    """A logarithmic axis with round losses as ticks: a range of losses hardly spans one decade."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    ticks = MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    axes.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.6g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylabel(label)
+
+
+def power_of_ten(value: float) -> str:
+    exponent = int(np.floor(np.log10(value) + 1e-9))
+    mantissa = round(value / 10**exponent)
+    return f"$10^{{{exponent}}}$" if mantissa == 1 else rf"${mantissa}\times10^{{{exponent}}}$"
+
+
+def end_labels(figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Names at the ends of lines, moved apart upwards and downwards where they would overlap.
+
+    Args:
+        figure: its layout is settled here, since where labels collide depends on it.
+        axes: with its final limits and scales.
+        ends: (x, y, text, colour) of each line's end.
+    """
+    figure.draw_without_rendering()
+    points = 72 / figure.dpi
+    places = [axes.transData.transform((x, y)) * points for x, y, _, _ in ends]
+    heights = apart([place[1] for place in places], gap=10.5)
+    for (x, y, text, colour), place, height in zip(ends, places, heights, strict=True):
+        axes.annotate(
+            text,
+            (x, y),
+            xytext=(6, height - place[1]),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=8,
+            path_effects=HALO,
+            annotation_clip=False,
+            parse_math=False,
+        )
+
+
+def apart(values: Sequence[float], gap: float) -> list[float]:
+    """The values moved as little as is needed, in their order, until neighbours are ``gap`` apart."""
+    order = np.argsort(values, kind="stable")
+    moved = np.array(values, float)[order]
+    for _ in range(200):
+        for low, high in pairwise(range(len(moved))):
+            lack = gap - (moved[high] - moved[low])
+            if lack > 1e-6:
+                moved[low] -= lack / 2
+                moved[high] += lack / 2
+    placed = np.empty_like(moved)
+    placed[order] = moved
+    return placed.tolist()
+
+
+def cycle(colours: Sequence[str], count: int) -> list[str]:
+    return [colours[index % len(colours)] for index in range(count)]
