@@ -28,8 +28,8 @@ def chinchilla() -> laws.Observations:
 
 
 def porian() -> laws.Observations:
-    """RefinedWeb, tuned hyperparameters, the fourth step of Porian et al."""
-    where = {"dataset": "rw", "hparams": "tuned", "param_count": "standard"}
+    """RefinedWeb with tuned hyperparameters, the last step of Porian et al."""
+    where = {"dataset": "rw", "hparams": "tuned", "warmup": "short", "decay": "const", "param_count": "standard"}
     columns = {"num_params": "n", "tokens": "t", "flops": "flops", "loss": "loss"}
     return laws.Observations.read(DATA / "porian/isoflop_points.csv", columns=columns, where=where)
 

@@ -68,7 +68,7 @@ def test_the_noise_floor_of_olmo_is_the_published_one():
 def test_runs_that_follow_a_law_raise_no_alarm(law):
     for seed in range(25):
         assert not GRAVE & set(found(ladder(law, noise=0.003, seed=seed)))
-        assert not GRAVE & set(found(ladder(law, noise=0.02, seed=seed, sizes=9, counts=7)))
+        assert not GRAVE & set(found(ladder(law, noise=0.06, seed=seed, sizes=9, counts=7)))
 
 
 @pytest.mark.parametrize("law", ["power", "chinchilla", "skaling"])
@@ -160,6 +160,8 @@ def test_a_best_rate_at_the_end_of_its_sweep_is_named():
         loss = 3 * np.exp(0.005 * np.log(rates / best) ** 2)
         kinds = found(table(num_params=1e8, tokens=2e9, loss=loss, lr=rates))
         assert kinds.get("edge") == ({edge} if edge else None)
+    # Three rates, one of them twice, are too few to speak of a sweep.
+    assert "edge" not in found(table(num_params=1e8, tokens=2e9, loss=[3, 3.1, 3.2, 3.3], lr=rates[[0, 1, 2, 2]]))
 
 
 def test_the_frontier_is_the_best_loss_at_no_more_compute():

@@ -93,22 +93,22 @@ def test_budgets_need_not_be_exact():
 def test_flops_that_are_not_six_n_d():
     observations = sweep(CHINCHILLA, half=6)
     n, d = observations.num_params, observations.tokens
-    count = lambda n, d: 6 * n * d * (1 + (3e7 / n) ** 0.5)
+    count = lambda n, d: 6 * n * d * (1 + (3e6 / n) ** 0.5)
     # Each run gets the tokens that its budget leaves it under this count.
-    d = d / (1 + (3e7 / n) ** 0.5)
+    d = d / (1 + (3e6 / n) ** 0.5)
     loss = runs(n, d, "chinchilla", CHINCHILLA).loss
     rows = zip(n, d, count(n, d), loss, strict=True)
     table = [dict(zip(("num_params", "tokens", "flops", "loss"), map(float, row), strict=True)) for row in rows]
     for one in isoflop(Observations.from_records(table), bootstrap=100).accepted:
         sizes = one.num_params * np.geomspace(0.5, 2, 2001)
-        tokens = one.flops / 6 / sizes / (1 + (3e7 / sizes) ** 0.5)
+        tokens = one.flops / 6 / sizes / (1 + (3e6 / sizes) ** 0.5)
         truth = sizes[runs(sizes, tokens, "chinchilla", CHINCHILLA).loss.argmin()]
         assert one.num_params == pytest.approx(truth, rel=0.02)
         assert count(one.num_params, one.tokens) == pytest.approx(one.flops, rel=0.01)
 
 
 def test_intervals_cover():
-    repeats, levels, far = 160, (0.8, 0.9, 0.95), 1e22
+    repeats, levels, far = 126, (0.8, 0.9, 0.95), 1e22
     hits = dict.fromkeys([(level, what) for level in levels for what in ("a", "b", "N", "D")], 0)
     minima = []
     for seed in range(repeats):
@@ -134,7 +134,7 @@ def test_slices_are_less_noisy_than_the_other_methods():
     errors = {
         method: [
             isoflop(sweep(CHINCHILLA, noise=0.003, seed=seed), method, bootstrap=100).exponents["num_params"]
-            for seed in range(30)
+            for seed in range(20)
         ]
         for method in ("slices", "parabola", "interpolation")
     }
@@ -320,6 +320,8 @@ def test_wrong_input():
         isoflop(sweep(CHINCHILLA, budgets=BUDGETS[:2]))
     with pytest.raises(UserError, match="3 are needed"):
         isoflop(sweep(CHINCHILLA, sizes=3))
+    with pytest.raises(UserError, match="give one row a run"):
+        isoflop(observations.where(np.zeros(4000, dtype=int)))
     found = isoflop(observations, bootstrap=100)
     with pytest.raises(UserError, match="flops must be finite and above zero"):
         found.num_params(0)
@@ -377,10 +379,16 @@ def test_interpolation_gives_porians_exponents(porian):
         assert found.coefficients["num_params"] == pytest.approx(float(fit["n_coef"]), rel=0.2), name
 
 
-def test_slices_agree_with_porians_exponents(porian):
+@pytest.fixture(scope="module")
+def porian_slices(porian):
+    """Experiment → what the default method gives."""
+    return {name: isoflop(observations, bootstrap=400) for name, (_, observations) in porian.items()}
+
+
+def test_slices_agree_with_porians_exponents(porian, porian_slices):
     apart, differences = [], []
-    for name, (fit, observations) in porian.items():
-        found = isoflop(observations)
+    for name, (fit, _) in porian.items():
+        found = porian_slices[name]
         low, high = found.intervals_at(0.95)["num_params"]
         if high < float(fit["boot_n_lo"]) or low > float(fit["boot_n_hi"]):
             apart.append(name)
@@ -392,7 +400,7 @@ def test_slices_agree_with_porians_exponents(porian):
     assert apart == ["rw tuned long const kaplan train"]
 
 
-def test_the_stages_that_resolve_the_discrepancy_come_out_in_order(porian):
+def test_the_stages_that_resolve_the_discrepancy_come_out_in_order(porian_slices):
     stages = (
         "base long kaplan kaplan train",
         "base long kaplan standard val",
@@ -404,7 +412,7 @@ def test_the_stages_that_resolve_the_discrepancy_come_out_in_order(porian):
         ("rw", (0.834, 0.701, 0.604, 0.571, 0.497)),
         ("owt2", (0.870, 0.700, 0.602, 0.569, 0.518)),
     ):
-        found = [isoflop(porian[f"{corpus} {stage}"][1], bootstrap=100).exponents["num_params"] for stage in stages]
+        found = [porian_slices[f"{corpus} {stage}"].exponents["num_params"] for stage in stages]
         assert found == sorted(found, reverse=True)
         assert found == pytest.approx(published, abs=0.035)
 

@@ -112,6 +112,7 @@ def test_a_count_that_the_table_does_not_have_is_refused(tmp_path):
         ("N,bs_seqs,steps,loss", "1e6,8,100,3", {"sequence_length": 2048}, (16384.0, 1638400.0), "D = batch·steps"),
         ("N,bsz,seq_len,steps,loss", "1e6,8,64,100,3", {}, (512.0, 51200.0), "sequences · sequence length"),
         ("N,bsz,D,steps,loss", "1e6,512,51200,100,3", {}, (512.0, 51200.0), "taken to be in tokens"),
+        ("N,bsz,D,steps,loss", "1e6,8,51200,100,3", {}, (512.0, 51200.0), "taken to be in sequences"),
         ("N,batch,D,loss", "1e6,524288,1e9,3", {}, (524288.0, 1e9), "taken to be in tokens"),
         ("N,bsz,D,loss", "1e6,256,1e9,3", {"batch_tokens": "bsz"}, (256.0, 1e9), "steps derived as D/batch"),
         ("N,D,steps,loss", "1e6,1e9,1000,3", {}, (1e6, 1e9), "batch_tokens derived as D/steps"),
@@ -155,7 +156,8 @@ def test_other_numbers_keep_their_names_and_words_do_not_come_along(tmp_path):
 
 
 def test_rows_are_chosen_by_their_cells(tmp_path):
-    rows = "".join(f"{n}e6,2e7,{3 - n / 10},{c},{s}\n" for n in (1, 2, 3) for c in ("c4", "rw") for s in (0, 1))
+    kinds = [(n, c, s) for n in (1, 2, 3) for c in ("c4", "rw") for s in (0, 1)]
+    rows = "".join(f"{n}e6,2e7,{3 - n / 10 + (c == 'rw') + s / 100},{c},{s}\n" for n, c, s in kinds)
     path = write(tmp_path, f"N,D,loss,corpus,seed\n{rows}")
     assert len(Observations.read(path, where={"corpus": "rw", "seed": "1"})) == 3
     assert len(Observations.read(path, where={"corpus": ["rw", "c4"], "seed": 1.0})) == 6
@@ -168,6 +170,14 @@ def test_rows_are_chosen_by_their_cells(tmp_path):
         Observations.read(path, where={"corpus": "pile"})
     with pytest.raises(UserError, match="no column 'dataset' to select by; found: N, D"):
         Observations.read(path, where={"dataset": "c4"})
+
+
+def test_words_that_name_the_sizes_tell_no_kinds_of_rows_apart(tmp_path):
+    rows = "".join(f"{n}e6,{d}e7,3,size {n},{'early' if d == 2 else 'late'}\n" for n in (1, 2, 3) for d in (2, 3, 4))
+    notes = Observations.read(write(tmp_path, f"N,D,loss,model,when\n{rows}")).notes
+    assert [note for note in notes if "differs" in note] == [
+        "when differs between rows (early, late); where={'when': 'early'} takes one kind"
+    ]
 
 
 def test_words_in_a_column_with_a_usual_name_are_not_taken_for_numbers(tmp_path):

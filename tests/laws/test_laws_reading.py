@@ -18,6 +18,7 @@ import pytest
 from allometry.errors import UserError
 from allometry.laws import Observations
 from allometry.laws import reading as rooms
+from allometry.laws.table import from_arrow
 
 COLUMNS = {"N": [1e6, 2e6], "D": [2e7, 4e7], "loss": [3.0, 2.8], "name": ["a", "b"]}
 TEXT = "N,D,loss,name\n1e6,2e7,3,a\n2e6,4e7,2.8,b\n"
@@ -41,10 +42,12 @@ def same(observations):
         ("e.csv", TEXT.replace("\n", "\r\n").encode()),
         ("f.csv", ("\n\n" + TEXT.replace("\n", "\n\n")).encode()),
         ("g.csv", b",N,D,loss,name,,\n0,1e6,2e7,3,a,,\n1,2e6,4e7,2.8,b,,\n"),
+        ("g.tsv", b"\tN\tD\tloss\tname\n0\t1e6\t2e7\t3\ta\n1\t2e6\t4e7\t2.8\tb\n"),
         ("h.csv.gz", gzip.compress(TEXT.encode())),
         ("i.csv", gzip.compress(TEXT.encode())),
         ("j.jsonl", "\n".join(map(json.dumps, ROWS)).encode()),
         ("k.jsonl.gz", gzip.compress("\n".join(map(json.dumps, ROWS)).encode())),
+        ("k.jsonl", "\n".join(json.dumps(r | {"x": "\u2028"}, ensure_ascii=False) for r in ROWS).encode()),
         ("l.json", json.dumps(ROWS, indent=1).encode()),
         ("m.csv", b'N,D,loss,name\n"1,000,000",20M,"3.0",a\n2M, 4e7 ,2.8,"b"\n'),
     ],
@@ -72,6 +75,16 @@ def test_parquet_reads_like_text_whatever_its_types(tmp_path):
         observations = Observations.read(tmp_path / name)
         same(observations)
         assert "columns not read, for they hold neither numbers nor text: curve, config" in observations.notes
+
+
+def test_blanks_in_parquet_are_blanks(tmp_path):
+    table = pa.table({"N": [1e6, 2e6, 3e6], "D": [None, 2e7, 3e7], "loss": [3, None, 2], "name": ["a", "b", None]})
+    table = table.append_column("flops", pa.array([1.2e14, 2.4e14, None]))
+    pq.write_table(table, tmp_path / "runs.parquet")
+    observations = Observations.read(tmp_path / "runs.parquet")
+    assert observations.labels == ("a", "row 3")
+    assert observations.tokens.tolist() == [2e7, 3e7]
+    assert observations.flops.tolist() == [1.2e14, 5.4e14]
 
 
 def test_frames_read_like_files():
@@ -180,11 +193,28 @@ def test_a_table_too_large_is_refused_before_it_is_in_memory(tmp_path, monkeypat
 
 
 def test_long_words_repeated_are_held_once(tmp_path):
-    """As plain strings this would be 20 GB."""
-    words = pa.DictionaryArray.from_arrays(pa.array(np.zeros(200_000, np.int32)), pa.array(["x" * 100_000]))
-    numbers = {name: np.full(200_000, value) for name, value in (("N", 1e6), ("D", 2e7), ("loss", 3.0))}
-    pq.write_table(pa.table({**numbers, "note": words}), tmp_path / "runs.parquet")
-    assert len(Observations.read(tmp_path / "runs.parquet")) == 200_000
+    """As plain strings this would be 2 GB."""
+    words = pa.DictionaryArray.from_arrays(pa.array(np.zeros(20_000, np.int32)), pa.array(["x" * 100_000]))
+    numbers = {name: np.full(20_000, value) for name, value in (("N", 1e6), ("D", 2e7), ("loss", 3.0))}
+    pq.write_table(pa.table({**numbers, "note": words}), tmp_path / "runs.parquet", store_schema=False)
+    pool = pa.default_memory_pool()
+    before = pool.max_memory()
+    assert len(Observations.read(tmp_path / "runs.parquet")) == 20_000
+    assert pool.max_memory() < max(before, 200_000_000)
+
+
+def test_numbers_come_out_of_arrow_whatever_lies_before_and_between_them():
+    array = pa.array([1.0, None, 3.0, 4.0, None])
+    assert np.array_equal(from_arrow(array[1:4], np.nan), [np.nan, 3, 4], equal_nan=True)
+    assert from_arrow(pa.array([7, 8, 9], pa.int32())[1:], -1).tolist() == [8, 9]
+    assert from_arrow(pa.array([None, None], pa.int32()), -1).tolist() == [-1, -1]
+
+
+def test_cells_may_hold_line_ends_wherever_the_blocks_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(rooms, "BLOCK", 64)
+    rows = "".join(f'{n}e6,2e7,3,"a\n\n{n}"\n' for n in range(1, 40))
+    (tmp_path / "runs.csv").write_text(f"N,D,loss,name\n{rows}")
+    assert Observations.read(tmp_path / "runs.csv").labels == tuple(f"a\n\n{n}" for n in range(1, 40))
 
 
 def test_extension_types_run_no_code(tmp_path):

@@ -41,8 +41,9 @@ def fit(
         made = laws.fit(names[0], observations, **objective)
     else:
         made = laws.forecast(observations, names)
-    for text in (*observations.notes, *(finding.text for finding in observations.findings)):
-        note(f"note: {text}")
+    # What was taken, derived and left out stands in the summary; a machine's answer has it under "notes".
+    for finding in observations.findings:
+        note(f"note: {finding.text}")
     is_study = Study(source).settings_path.is_file()
     path = output or (source / "fit.json" if is_study and not isoflop else None)
     if path is not None:

@@ -23,7 +23,7 @@ Array = np.ndarray
 
 # Normalised names, the likeliest first.
 NAMES = {
-    "run": [*KNOWN["label"], "series", "curve", "schedule", "experiment"],
+    "run": ["run", "runid", "runname", "label", "name", "series", "curve", "schedule", "experiment", "id"],
     "step": [*KNOWN["steps"], "globalstep", "trainerglobalstep", "trainstep", "iteration", "iter"],
     "loss": ["loss", "trainloss", "trainingloss", "lmloss", "lmlosstrain", "celoss", *KNOWN["loss"]],
     "lr": [*KNOWN["lr"], "lr0", "trainlr", "trainlearningrate", "currentlr"],
@@ -212,14 +212,15 @@ def _stems(paths: list[Path]) -> list[str]:
 
 def _read(source: Any, name: str, columns: Mapping[str, str] | None) -> Curves:
     """The curves of one table."""
-    taken: dict[str, str] = {}
-
-    def wanted(names: list[str]) -> list[str]:
-        taken.update(_match(names, columns or {}, str(source) if isinstance(source, str | Path) else "frame"))
-        return list(taken.values())
-
-    table = read_table(source, wanted)
-    codes, names = table.columns[taken["run"]].codes if "run" in taken else (np.zeros(len(table), np.int64), [name])
+    where = str(source) if isinstance(source, str | Path) else "frame"
+    table = read_table(source, lambda names: list(_match(names, columns or {}, where).values()))
+    taken = _match(list(table.columns), columns or {}, where)
+    codes, names = np.zeros(len(table), np.int64), [name]
+    if "run" in taken:
+        codes, names = table.columns[taken["run"]].codes
+        if len(names) == len(table) > 1 and "run" not in (columns or {}):  # a number for each row
+            codes, names = np.zeros(len(table), np.int64), [name]
+            del taken["run"]
     values = {
         key: convert(table, key, taken[key]) if key in taken else np.full(len(table), np.nan)
         for key in ("step", "loss", "lr", "tokens", "num_params")

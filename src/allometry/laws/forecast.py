@@ -108,7 +108,8 @@ class Forecast:
         chunks = [slice(start, start + POINTS_AT_ONCE) for start in range(0, len(n), POINTS_AT_ONCE)]
         centre, scale = np.concatenate([self._moments(n[chunk], d[chunk]) for chunk in chunks], axis=1)
         half = float(stdtrit(self.freedom, (1 + level) / 2)) * scale
-        return around(np.exp(centre), np.exp(centre - half), np.exp(centre + half), level, shape)
+        with np.errstate(over="ignore"):  # absurdly far from the runs the upper end is no number that a float holds
+            return around(np.exp(centre), np.exp(centre - half), np.exp(centre + half), level, shape)
 
     def _moments(self, n: Array, d: Array) -> tuple[Array, Array]:
         """Centre and scale of ln L at the points."""

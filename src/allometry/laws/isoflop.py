@@ -24,6 +24,7 @@ from .valleys import METHODS
 Array = np.ndarray
 LEAST_BUDGETS = 3
 LEAST_DRAWS = 100
+MOST_RUNS = 3000
 QUANTITIES = {"num_params": "N*", "tokens": "D*"}
 
 
@@ -197,8 +198,9 @@ def isoflop(
 
     Args:
         observations: the runs; budgets need not be exact.
-        method: "slices" (one shape shared by all budgets, the unbiased one), "parabola" (Approach 2) or
-            "interpolation" (Akima's spline), the last two with every budget of equal weight.
+        method: "slices" (curves that share their exponents; a bias is left only where the shape of the valleys changes
+            with compute, as with short runs that are mostly warmup), "interpolation" (Akima's spline: no assumption
+            and several times the noise, a check on the first) or "parabola" (Approach 2, biased, for comparison).
         budgets: FLOPs of the budgets; found from the runs if None.
         tolerance: a run belongs to a budget if its FLOPs are within this share of it.
         bootstrap: number of resamples behind the intervals, at least 100.
@@ -209,6 +211,10 @@ def isoflop(
             noise from shape.
     """
     _check_options(method, budgets, tolerance, bootstrap)
+    if len(observations) > MOST_RUNS:
+        raise UserError(
+            f"{len(observations)} runs are more than the {MOST_RUNS} that isoflop takes: give one row a run"
+        )
     groups, notes = group(observations, budgets, tolerance)
     slices = [bare(observations, members) for members in groups]
     while True:

@@ -23,6 +23,8 @@ REACHES = (np.inf, 1 / 3, 0.1, 1 / 30, 0.01, 1 / 300)
 EVIDENCE = 1.92
 STARTS = 5
 LEAST_SIGMA = 1e-6
+# Runs this far above their budget's best count half in what a parameter and token cost at the floor.
+NEAR = 0.02
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,16 @@ class Sweep:
         log_n, log_d, log_c = (np.log(getattr(observations, name)[index]) for name in ("num_params", "tokens", "flops"))
         runs = mask.sum(axis=1)
         centre_n, log_flops = (np.where(mask, array, 0).sum(axis=1) / runs for array in (log_n, log_c))
-        n = np.where(mask, log_n - centre_n[:, None], 0.0)
-        # FLOPs a parameter and token, a line in ln N: level where 6·N·D is the count.
-        cost = np.where(mask, log_c - log_n - log_d, 0.0)
-        level, tilt = cost.sum(axis=1) / runs, (cost * n).sum(axis=1) / np.maximum((n**2).sum(axis=1), 1e-300)
+        n, loss = np.where(mask, log_n - centre_n[:, None], 0.0), np.where(mask, observations.loss[index], np.inf)
+        near = 1 / (1 + ((loss / loss.min(axis=1, keepdims=True) - 1) / NEAR) ** 2)
+        # FLOPs a parameter and token near the floor, a line in ln N: level where 6·N·D is the count.
+        level, tilt = _line(n, log_c - log_n - log_d, near)
         centre_d = log_flops - centre_n - level
         return cls(
             log_flops=log_flops,
             n=n,
             d=np.where(mask, log_d - centre_d[:, None], 0.0),
-            loss=np.where(mask, observations.loss[index], 1.0),
+            loss=np.where(mask, loss, 1.0),
             noise=np.where(mask, (observations.loss_se / observations.loss)[index], 0.0),
             mask=mask,
             centre_n=centre_n,
@@ -176,6 +178,15 @@ def fit_shape(sweep: Sweep) -> SharedShape:
     fits = [_fit(sweep, reach) for reach in REACHES]
     highest = max(fit.likelihood for fit in fits)
     return next(fit for fit in fits if fit.likelihood > highest - EVIDENCE)
+
+
+def _line(x: Array, y: Array, weights: Array) -> tuple[Array, Array]:
+    """The value at 0 and the slope of weighted lines through the rows of y."""
+    total = weights.sum(axis=1)
+    middle, height = (weights * x).sum(axis=1) / total, (weights * y).sum(axis=1) / total
+    apart = x - middle[:, None]
+    slope = (weights * apart * y).sum(axis=1) / np.maximum((weights * apart**2).sum(axis=1), 1e-300)
+    return height - slope * middle, slope
 
 
 def basis(shape: Array, n: Array, d: Array) -> Array:
