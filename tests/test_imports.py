@@ -38,7 +38,7 @@ LIBRARIES = {
     "laws": {"numpy", "scipy", "pyarrow"},  # pyarrow within functions, to read files
     "planning": {"numpy", "scipy"},  # scipy within functions
     "config": {"pydantic", "tomli_w"},
-    "runs": {"numpy", "scipy", "pyarrow", "tokenizers", "datasets"},  # the last three within functions
+    "runs": {"numpy", "scipy", "pyarrow", "tokenizers", "datasets", "huggingface_hub"},  # most within functions
 }
 TORCH_ROOMS = {"nn", "lm"}
 

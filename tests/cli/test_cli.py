@@ -165,7 +165,7 @@ def test_fit_and_predict_on_anybodys_table(cli, runs_csv, tmp_path):
     assert status == 0
     best = json.loads(out)
     n = (0.34 * 400 / (0.3 * 1000)) ** (1 / 0.64) * (1e20 / 6) ** (0.3 / 0.64)
-    assert best["num_params"] == pytest.approx(n, rel=0.01)
+    assert best["optimum"]["num_params"] == pytest.approx(n, rel=0.01)
     status, out, _ = cli("plan", fit, "--device", "h100", "--count", "8", "--hours", "1")
     assert status == 0
     assert "predicted loss" in out

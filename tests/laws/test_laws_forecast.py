@@ -23,10 +23,11 @@ from allometry.laws.calibration import (
     correct,
     law_weights,
 )
+from allometry.laws.design import excess
 from allometry.laws.fit import make_problem, optimum
 from allometry.laws.origins import DEFAULT_LAWS, by_compute, origins
 from allometry.laws.residuals import LENGTH, RATIOS, Residuals
-from allometry.laws.weights import excess, prediction_weights, relevance
+from allometry.laws.weights import prediction_weights, relevance
 
 from .ladders import TRUTHS, ladder, runs, shared
 

@@ -12,10 +12,7 @@ from .. import laws, planning
 from ..config import DataConfig, ModelConfig, RunConfig, StudyConfig
 from ..errors import UserError
 from ..files import write_json
-from ..planning.budget import throughput
-from ..planning.resume import Alternative, Checkpoint, Continuation
-from ..planning.resume import resume as continuation
-from ..planning.shapes import Shapes
+from ..planning import Alternative, Checkpoint, Continuation, Shapes, throughput
 from ..quantities import format_count, format_flops, parse_number
 from ..runs.outcome import planned_run
 from ..runs.recipe import Recipe, shape_near
@@ -158,7 +155,7 @@ def _resume(
     checkpoints = [*(checkpoint for checkpoint, _ in under_way), *_finished(study)]
     if not checkpoints:
         raise UserError(f"{study.path}: no run with weights to go on with; `allometry plan {study.path}` plans anew")
-    found = continuation(predictor, _budget(given, study), checkpoints, **practice.options(), **options)
+    found = planning.resume(predictor, _budget(given, study), checkpoints, **practice.options(), **options)
     runs = {checkpoint.name: config for checkpoint, config in under_way}
     found = replace(found, alternatives=tuple(_with_run(each, practice, runs) for each in found.alternatives))
     _write_best(found, output)

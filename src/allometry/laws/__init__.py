@@ -17,7 +17,7 @@ from .backtest import Backtest, backtest
 from .catalog import LAWS, law
 from .curve_fit import CurveFit, fit_curves
 from .curves import Curves
-from .design import Finding
+from .design import Finding, Noise
 from .farseer import Farseer
 from .files import load, save
 from .fit import fit
@@ -32,6 +32,7 @@ from .powers import Chinchilla, ChinchillaTied, Power, PowerFloor, SumOfPowers, 
 from .prediction import Prediction
 from .result import Fit
 from .skaling import Kaplan, KaplanFloor, Skaling
+from .slices import Slice
 
 __all__ = [
     "COEFFICIENT",
@@ -54,11 +55,13 @@ __all__ = [
     "Law",
     "MetricFit",
     "MultiPower",
+    "Noise",
     "Observations",
     "Power",
     "PowerFloor",
     "Prediction",
     "Skaling",
+    "Slice",
     "SumOfPowers",
     "ThreeTerm",
     "backtest",

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .backtest import LATE, LEAST_ERROR, Backtest, Row, rows
+from .design import excess
 from .origins import Origin
 from .residuals import Residuals
-from .weights import excess
 
 Array = np.ndarray
 FORECAST = "forecast"
@@ -96,7 +96,7 @@ def combined(origins: Sequence[Origin], weights: Mapping[str, float], constants:
             below.num_params,
             below.tokens,
             observed - share @ every[:, : len(below)],
-            excess(below, below.flops, observed),
+            excess(below),
             constants,
         ).at(above.num_params, above.tokens, excess(below, above.flops, centre))
         unsure = np.sqrt(ignorance(variance, left.spread**2))

@@ -102,13 +102,18 @@ def diagnose(observations: Observations) -> tuple[Finding, ...]:
     return tuple(finding for search in searches for finding in search(observations))
 
 
-def excess(observations: Observations) -> Array:
-    """How far each run lies above the best loss of the table at no more compute: 0 on the frontier, 0.1 for 10 %."""
+def excess(observations: Observations, flops: Array | None = None, log_loss: Array | None = None) -> Array:
+    """How far ln L lies above the best loss of the table at no more compute, at least 0; 0.1 is about 10 %.
+
+    Of the runs themselves, or of points with these FLOPs and ln L; the smallest run's loss is the best below all runs.
+    """
+    flops = observations.flops if flops is None else flops
+    log_loss = np.log(observations.loss) if log_loss is None else log_loss
     order = np.argsort(observations.flops, kind="stable")
-    compute, best = observations.flops[order], np.minimum.accumulate(observations.loss[order])
+    best = np.minimum.accumulate(np.log(observations.loss[order]))
     # Runs of one budget differ in compute by rounding of sizes and steps; they share a frontier.
-    last = np.searchsorted(compute, 1.01 * observations.flops, side="right") - 1
-    return observations.loss / best[last] - 1
+    last = np.searchsorted(observations.flops[order], 1.01 * flops, side="right") - 1
+    return np.maximum(log_loss - best[np.maximum(last, 0)], 0.0)
 
 
 def _tied(observations: Observations) -> str:
@@ -285,7 +290,7 @@ def _design_findings(observations: Observations) -> Iterator[Finding]:
 def _short(observations: Observations) -> Iterator[Finding]:
     """Runs that a law for long training need not hold for."""
     ratio = observations.tokens / observations.num_params
-    few = (ratio < np.median(ratio) / 8) & (excess(observations) > 0.1)
+    few = (ratio < np.median(ratio) / 8) & (excess(observations) > FAR)
     if few.any():
         yield _finding(
             "pre-asymptotic",

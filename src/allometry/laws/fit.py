@@ -9,8 +9,9 @@ import numpy as np
 
 from ..errors import UserError
 from .catalog import law
+from .design import check_design
 from .law import Law
-from .observations import Observations, check_design
+from .observations import Observations
 from .result import GREEK, Fit
 from .solver import Problem, solve
 from .uncertainty import refits

@@ -25,14 +25,15 @@ import numpy as np
 from ..errors import UserError
 from .backtest import EDGES, Backtest, factors, law_rows
 from .calibration import FORECAST, PRIOR_DRIFT, Correction, calibrate, combined, correct, ignorance, law_weights, mix
+from .design import check_design, excess
 from .fit import fit
 from .law import Law
-from .observations import Observations, check_design
+from .observations import Observations
 from .origins import by_compute, origins, predictive
 from .prediction import Prediction, around, check_points, points
 from .residuals import Residuals
 from .result import Fit
-from .weights import excess, prediction_weights
+from .weights import prediction_weights
 
 Array = np.ndarray
 DRAWS = 300
@@ -139,8 +140,7 @@ class Forecast:
         fits = [self.fits[name] for name in self.weights]
         fitted = np.stack([np.log(one.law.loss(one.values, runs.num_params, runs.tokens)) for one in fits])
         left = observed - np.array(list(self.weights.values())) @ fitted
-        above = excess(runs, runs.flops, observed)
-        return Residuals(runs.num_params, runs.tokens, left, above, constants(self.fits, self.weights))
+        return Residuals(runs.num_params, runs.tokens, left, excess(runs), constants(self.fits, self.weights))
 
     def evidence(self, num_params: float, tokens: float) -> str:
         """How far a prediction goes beyond the data, and how far off the backtest was that far out; a line or two."""

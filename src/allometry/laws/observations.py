@@ -21,7 +21,6 @@ from ..quantities import format_count, format_flops
 from .columns import COUNTED, COUNTS, EXTRA, FIELDS, KNOWN, Match, convert, match_columns
 from .curves import Curves
 from .design import Finding, Noise, diagnose, noise
-from .design import check_design as check_design
 from .reading import read_table
 from .table import Table, from_records
 from .units import check_units, complete

@@ -10,25 +10,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from .design import excess
 from .observations import Observations
 
 COMPUTE_POWER = 0.25
 EXCESS_POWER = 24.0
 
 
-def excess(observations: Observations, flops: np.ndarray, log_loss: np.ndarray) -> np.ndarray:
-    """How far ln L lies above the best loss that was observed at no more compute, at least 0; the smallest run's best
-    below all runs."""
-    order = np.argsort(observations.flops, kind="stable")
-    best = np.minimum.accumulate(np.log(observations.loss[order]))
-    # Runs of one budget differ in compute by rounding of sizes and steps; they share a frontier.
-    last = np.searchsorted(observations.flops[order], 1.01 * flops, side="right") - 1
-    return np.maximum(log_loss - best[np.maximum(last, 0)], 0.0)
-
-
 def relevance(observations: Observations) -> np.ndarray:
     """(best loss at no more compute / loss)^24 of each run, in (0, 1]: 1 for runs on the frontier of the table."""
-    return np.exp(-EXCESS_POWER * excess(observations, observations.flops, np.log(observations.loss)))
+    return np.exp(-EXCESS_POWER * excess(observations))
 
 
 def prediction_weights(observations: Observations) -> np.ndarray:

@@ -202,7 +202,7 @@ class Budget:
         if given[0] in ("hours", "cost") and self.rate is None:
             raise UserError(f"a budget by {given[0]} needs a device, or flops_per_second as measured")
         if self.cost is not None and self.price_per_hour is None:
-            raise UserError("a budget by cost needs price_per_hour, the price of one device for an hour")
+            raise UserError("a budget by cost needs price_per_hour (--price), the price of one device for an hour")
 
     def _check_machine(self) -> None:
         if self.device is not None and self.flops_per_second is not None:
