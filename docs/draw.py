@@ -71,15 +71,14 @@ def surface() -> str:
 
 
 def calibration() -> str:
-    """Every public table, fitted on the lower 80 % by compute."""
+    """Every public table that counts, at both splits of the benchmark."""
     sys.path.insert(0, str(HERE.parent / "benchmarks"))
-    from forecast_tables import public_tables, splits
+    from forecast_tables import COUNTED, public_tables, splits
 
     def tested() -> Iterator[tuple[str, laws.Forecast, laws.Observations]]:
         for name, runs in public_tables():
-            for split, fitted, held_out in splits(runs):
-                if split == "80 %" and len(held_out):
-                    yield name, laws.forecast(fitted), held_out
+            for split, fitted, held_out in splits(runs) if name.startswith(COUNTED) else ():
+                yield f"{name}, {split}", laws.forecast(fitted), held_out
 
     return law_plots.calibration(law_curves.calibration(tested()))
 
