@@ -18,8 +18,8 @@ from .predictor import FLOPS_PER_PARAM_TOKEN
 Array = np.ndarray
 # Standard deviation of ln L of one run around its law, from seeds, evaluation and settings, on ladders run with care.
 NOISE = 0.003
-# Standard deviation of the drift of ln L over one e-fold of N or of D. With it, the errors of forecasts of the clean
-# public tables (OLMo, Chinchilla, Gadre) at 30 to 160 times the compute have the size that is expected here.
+# Standard deviation of the drift of ln L over one e-fold of N or of D. With it, forecasts of the cleaner public tables
+# (OLMo, Chinchilla, Gadre) err as expected in the median: half of that at 30 times the compute, twice that at 100.
 DRIFT = 0.005
 OPTIMAL_RATIO = 20.0  # tokens a parameter, arXiv 2203.15556
 # What chinchilla and skaling fit to public tables (Chinchilla, Gadre, OLMo, Porian) at 20 tokens a parameter and the
