@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from .law import Array, Law, grid
+from .solver import Problem, solve
 
 CURVATURE = 1.5  # most |q|, |b|, |a|
 STRAIGHT = 1e-6
@@ -69,7 +70,7 @@ class Farseer(Law):
             np.array([0.3, 0.5, 0.65, 0.8, 0.9, 0.97]), np.array([0, 0.02, 0.05, 0.1]), np.geomspace(0.05, 1.2, 10)
         )
         design = np.stack([np.ones_like(n), n], axis=1)
-        found, sums = [], []
+        found = []
         for share, slope, exponent in cells:
             first = np.exp(-slope * n)
             first *= share * (loss / first).min()
@@ -78,12 +79,13 @@ class Farseer(Law):
             (value, tilt), *_ = np.linalg.lstsq(
                 design * root[:, None], root * (np.log(rest) + exponent * d), rcond=None
             )
-            fitted = first + np.exp(value + tilt * n - exponent * d)
             # Not quite straight, so that the first step knows which way a curve bends.
             middle = np.log(first).mean() + slope * n.mean()
             found.append([middle, -slope, -0.1, value, tilt, -0.1, np.log(exponent), 0.0, 0.1])
-            sums.append(float((weights * (fitted / loss - 1) ** 2).sum()))
-        return np.array(found), np.array(sums)
+        # How good a cell is says little about the optimum below it; sixty steps from every one say enough.
+        problem = Problem(self, (n, d), np.log(loss), "log_squares", 1.0, *self.bounds(loss))
+        theta, objective = solve(problem, np.array(found), np.tile(weights, (len(found), 1)), steps=60)
+        return theta, 2 * objective
 
 
 def _curve(theta: Array, n: Array) -> tuple[Array, Array]:

@@ -97,7 +97,7 @@ class Fit:
         check_level(level)
         if len(self.draws) < 2:
             return dict.fromkeys(self.law.symbols, (np.nan, np.nan))
-        low, high = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        low, high = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2], axis=0, method="weibull")
         return {s: (float(a), float(b)) for s, a, b in zip(self.law.symbols, low, high, strict=True)}
 
     def predict(
@@ -124,7 +124,7 @@ class Fit:
         if len(self.draws) < 2:
             return around(np.exp(value), np.full_like(value, np.nan), np.full_like(value, np.nan), level, shape)
         samples = self.log_samples(*flat) + self.noise(len(self.draws))[:, None]
-        low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0, method="weibull")
         return around(np.exp(value), np.exp(low), np.exp(high), level, shape)
 
     def log_samples(self, *inputs: Array) -> Array:
@@ -141,10 +141,14 @@ class Fit:
         return float(np.sqrt((relative * self.residuals**2).sum() / max(self.n - self.law.count, 1)))
 
     def noise(self, count: int) -> Array:
-        """``count`` draws of a new run's residual of ln L, from the standardised residuals; the same on every call."""
+        """``count`` draws of a new run's residual of ln L, the same on every call.
+
+        Standardised residuals times √(n/χ²_ν), ν runs minus constants: how large the noise is, few runs do not tell.
+        """
         standardised = self.residuals * np.sqrt(self.weights / self.weights.max())
-        scale = np.sqrt(self.n / max(self.n - self.law.count, 1))
-        return np.random.default_rng(self.seed + 1).choice(standardised, size=count) * scale
+        freedom = max(self.n - self.law.count, 1)
+        generator = np.random.default_rng(self.seed + 1)
+        return generator.choice(standardised, size=count) * np.sqrt(self.n / generator.chisquare(freedom, size=count))
 
     def summary(self, level: float = 0.9) -> str:
         """A table of the constants with standard errors and intervals, and how good the fit is."""

@@ -16,6 +16,7 @@ from .solver import Problem, solve
 
 Array = np.ndarray
 ENOUGH_FOR_PAIRS = 60
+STEPS, TOLERANCE = 300, 1e-10
 
 
 def refits(problem: Problem, theta: Array, weights: Array, draws: int, resample: str, seed: int) -> Array:
@@ -36,12 +37,12 @@ def refits(problem: Problem, theta: Array, weights: Array, draws: int, resample:
     starts = np.tile(theta, (draws, 1))
     if resample == "pairs":
         times = generator.multinomial(runs, np.full(runs, 1 / runs), size=draws)
-        return solve(problem, starts, times * weights, steps=60, tolerance=1e-9)[0]
+        return solve(problem, starts, times * weights, STEPS, TOLERANCE)[0]
     fitted = problem.law.log_loss(theta[None], *problem.inputs)[0][0]
     noise = residual_draws(problem, theta, weights, draws, generator)
     # Noise of a row is inversely proportional to the root of its weight: that is what weights in a fit say.
     resampled = replace(problem, log_loss=fitted + noise)
-    return solve(resampled, starts, np.tile(weights, (draws, 1)), steps=60, tolerance=1e-9)[0]
+    return solve(resampled, starts, np.tile(weights, (draws, 1)), STEPS, TOLERANCE)[0]
 
 
 def residual_draws(problem: Problem, theta: Array, weights: Array, draws: int, generator) -> Array:
