@@ -111,9 +111,7 @@ def fit(
         list[str] | None, typer.Option(help="Which column holds a field: loss=c4_loss; a number fills it: lr=0.01.")
     ] = None,
     where: Annotated[list[str] | None, typer.Option(help="Only these rows: dataset=c4.")] = None,
-    count: Annotated[
-        str | None, typer.Option(help="Which parameters to take: non_embedding, total or matmul.")
-    ] = None,
+    count: Annotated[str | None, typer.Option(help="Which parameters to take: non_embedding, total or matmul.")] = None,
     loss: Annotated[
         str | None, typer.Option(help="For a single law: log_squares, huber or squares.", rich_help_panel="One law")
     ] = None,
@@ -172,23 +170,47 @@ def plan(
     loss: Annotated[float | None, typer.Option(help="Or the loss to reach: what does it take?")] = None,
     params: Annotated[str | None, typer.Option(help="Fix the size; with --tokens: what does it take?")] = None,
     tokens: Annotated[str | None, typer.Option(help="Fix the tokens.")] = None,
-    device: Annotated[str | None, typer.Option(help="h100, a100, …")] = None,
-    count: Annotated[int | None, typer.Option(help="How many devices; 1 by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="h100, a100, …", rich_help_panel="Machine")] = None,
+    count: Annotated[
+        int | None, typer.Option(help="How many devices; 1 by default.", rich_help_panel="Machine")
+    ] = None,
     mfu: Annotated[
-        float | None, typer.Option(help="Share of the device's peak that is reached; 0.4 by default.")
+        float | None,
+        typer.Option(help="Share of the device's peak that is reached; 0.4 by default.", rich_help_panel="Machine"),
     ] = None,
-    flops_per_second: Annotated[str | None, typer.Option(help="Instead of a device: a measured rate.")] = None,
-    price: Annotated[float | None, typer.Option(help="Price of one device for an hour.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Bytes of a device, if not the table's: 80G.")] = None,
-    tokens_available: Annotated[str | None, typer.Option(help="Different tokens there are; more are repeated.")] = None,
+    flops_per_second: Annotated[
+        str | None, typer.Option(help="Instead of a device: a measured rate.", rich_help_panel="Machine")
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(help="Price of one device for an hour.", rich_help_panel="Machine")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Bytes of a device, if not the table's: 80G.", rich_help_panel="Machine")
+    ] = None,
+    tokens_available: Annotated[
+        str | None, typer.Option(help="Different tokens there are; more are repeated.", rich_help_panel="Data and use")
+    ] = None,
     inference_tokens: Annotated[
-        str | None, typer.Option(help="Tokens to serve afterwards; the budget pays for them too.")
+        str | None,
+        typer.Option(help="Tokens to serve afterwards; the budget pays for them too.", rich_help_panel="Data and use"),
     ] = None,
-    vocab: Annotated[str | None, typer.Option(help="Size of the vocabulary; 50304 by default.")] = None,
-    context: Annotated[str | None, typer.Option(help="Context in tokens; 2048 by default.")] = None,
-    rule: Annotated[str | None, typer.Option(help="Published rule for batch and rate; step_law by default.")] = None,
+    vocab: Annotated[
+        str | None, typer.Option(help="Size of the vocabulary; 50304 by default.", rich_help_panel="Model and training")
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option(help="Context in tokens; 2048 by default.", rich_help_panel="Model and training")
+    ] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            help="Published rule for batch and rate; step_law by default.", rich_help_panel="Model and training"
+        ),
+    ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="A study with runs to go on with; the budget is then what is left.")
+        Path | None,
+        typer.Option(
+            help="A study with runs to go on with; the budget is then what is left.", rich_help_panel="Data and use"
+        ),
     ] = None,
     level: Level = 0.9,
     output: Annotated[

@@ -1,180 +1,203 @@
-"""Text to tokens: a corpus of bytes, split once into training and held-out documents.
+"""A corpus: tokens to train on and tokens held out, made from text once and the same ever after.
 
-The split is by document and by content: documents are ranked by the hash of their bytes and the first sixteenth is
-held out; exact duplicates are dropped, so that no held-out document stands in the training text too.
+Small text is read whole, as bytes (:func:`read_corpus`); any text can be prepared on disk, in bounded memory and by
+any tokenizer (:mod:`allometry.runs.packing`). Both split by :mod:`allometry.runs.split`, so the same text as bytes
+has the same fingerprint, whichever way it came.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import os
-import re
-import sysconfig
-from collections.abc import Iterator
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
 from ..files import replace_file
+from .documents import MANIFEST, PIECE, STDLIB, is_corpus, open_source
+from .near_duplicates import near_duplicates
+from .reading import Reading, no_text, repeated, too_little
+from .shards import BYTES, Shards, fingerprint, open_shards, read_manifest, seal, shard_of
+from .split import FEW, HELD_OUT, SEPARATOR, cut, keys_of, piece_size, split
+from .tokenizer import FILE, Bytes, Subwords, Tokenizer
 
-STDLIB = "stdlib"
-HELD_OUT = 16  # one document in so many is held out
-PIECE = 16 * 1024  # a corpus of few documents is cut, at line ends, into pieces of about so many bytes
-SEPARATOR = b"\n\n\n"
-_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", ".git", ".venv", "node_modules"})
+__all__ = [
+    "HELD_OUT",
+    "PIECE",
+    "SEPARATOR",
+    "STDLIB",
+    "Corpus",
+    "load_corpus",
+    "load_tokenizer",
+    "read_corpus",
+    "save_corpus",
+]
+
+MEMORY = 1 << 29  # bytes of text beyond which it is to be prepared on disk
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token arrays (uint8) of training and held-out text, and what they were made of."""
+    """Token arrays of training and held-out text, and what they were made of.
 
-    train: np.ndarray
-    held_out: np.ndarray
+    ``bytes_per_token`` is that of the held-out text: it turns a loss in nats a token into bits a byte. ``notes`` say
+    what was done to the text; ``folder`` is where the shards lie, None for a corpus in memory.
+    """
+
+    train: np.ndarray | Shards
+    held_out: np.ndarray | Shards
     source: str
     fingerprint: str
     documents: int
     duplicates: int
     skipped: int
+    tokenizer: str = "bytes"
+    vocab_size: int = 256
+    bytes_per_token: float = 1.0
+    notes: tuple[str, ...] = ()
+    folder: Path | None = None
 
     def describe(self) -> str:
         """One line for the user."""
+        unit, of = "MB", ""
+        if self.tokenizer != "bytes":
+            unit, of = "M tokens", f" ({self.tokenizer}: {self.bytes_per_token:.2f} bytes a token)"
         extra = [f"{self.duplicates} duplicates dropped"] if self.duplicates else []
         extra += [f"{self.skipped} files that are no text left out"] if self.skipped else []
         return (
-            f"{self.documents} documents, {len(self.train) / 1e6:.2f} MB to train on, "
-            f"{len(self.held_out) / 1e6:.2f} MB held out" + "".join(f"; {part}" for part in extra)
+            f"{self.documents} documents, {len(self.train) / 1e6:.2f} {unit} to train on, "
+            f"{len(self.held_out) / 1e6:.2f} {unit} held out{of}" + "".join(f"; {part}" for part in extra)
         )
 
 
 def read_corpus(source: str) -> Corpus:
-    """Read ``stdlib``, a text file or a folder of text files.
-
-    ``stdlib`` is the source code of the running Python's standard library, without site-packages.
+    """The corpus in a folder that ``allometry data`` wrote; of any other source, its text as bytes, in memory.
 
     Raises:
-        UserError: nothing there, nothing readable as text, or too little of it to split.
+        UserError: nothing there, nothing readable as text, too little of it to split, or too much for the memory.
     """
-    documents: dict[bytes, bytes] = {}  # content hash → content, in the order of sorted paths
-    duplicates = skipped = 0
-    for raw in _documents(source):
-        text = _clean(raw)
-        if text is None:
-            skipped += 1
-        elif text:
-            key = hashlib.sha256(text).digest()
-            duplicates += key in documents
-            documents.setdefault(key, text)
-    if not documents:
-        raise UserError(f"{source}: no text in it; give a UTF-8 text file or a folder of them")
-    if len(documents) < 4 * HELD_OUT:
-        size = min(PIECE, max(1, sum(map(len, documents.values())) // (4 * HELD_OUT)))
-        pieces = {hashlib.sha256(p).digest(): p for text in documents.values() for p in _pieces(text, size)}
-    else:
-        pieces = documents
-    # Rank by hash rather than by a threshold, so that a small corpus also gets its share of held-out text.
-    ranked = sorted(pieces)
-    held = set(ranked[: max(1, len(ranked) // HELD_OUT)])
-    if len(ranked) < 2:
-        raise UserError(
-            f"{source}: {sum(map(len, pieces.values()))} bytes of text are too few to split; give 100 kB or more"
-        )
-    train = SEPARATOR.join(text for key, text in pieces.items() if key not in held)
-    held_out = SEPARATOR.join(text for key, text in pieces.items() if key in held)
-    digest = hashlib.sha256(train + b"\0held out\0" + held_out).hexdigest()[:16]
-    arrays = (np.frombuffer(part, dtype=np.uint8) for part in (train, held_out))
-    return Corpus(*arrays, source, digest, len(documents), duplicates, skipped)
+    if Path(source).is_dir() and is_corpus(os.listdir(source)):
+        return load_corpus(Path(source))
+    texts, reading = _read(source)
+    whole = split(keys_of(texts))
+    texts = [text for text, kept in zip(texts, whole.kept, strict=True) if kept]
+    size = sum(map(len, texts))
+    if len(texts) < FEW:
+        texts = cut(texts, piece_size(size))
+    chosen = split(keys_of(texts))
+    if chosen.kept.sum() < 2:
+        raise too_little(source, size)
+    train, held_out = ([texts[i] for i in np.flatnonzero(side)] for side in (chosen.train, chosen.held_out))
+    leaks = near_duplicates(lambda: held_out, train)
+    arrays = [Bytes().pack(part, begun=False)[0] for part in (train, held_out)]
+    return Corpus(
+        *arrays,
+        source=source,
+        fingerprint=fingerprint(arrays[:1], arrays[1:], ""),
+        documents=int(whole.kept.sum()),
+        duplicates=whole.copies,
+        skipped=reading.skipped,
+        notes=(*reading.notes(), *repeated(chosen.copies), leaks.describe()),
+    )
 
 
 def save_corpus(corpus: Corpus, folder: Path) -> None:
-    """Write ``train.bin``, ``heldout.bin`` and, last, the manifest that vouches for them."""
+    """Put a corpus into a folder, the manifest last. Shards that lie on the same disk are linked, not copied."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, tokens in (("train.bin", corpus.train), ("heldout.bin", corpus.held_out)):
+    if corpus.folder is not None:
+        value = read_manifest(corpus.folder)
+        names = [shard["name"] for part in ("train", "held_out") for shard in value[part]]
+        for name in names + [FILE] * bool(value["tokenizer"]["sha256"]):
+            _link(corpus.folder / name, folder / name)
+        replace_file(folder / MANIFEST, (corpus.folder / MANIFEST).read_bytes())
+        return
+    shards = {}
+    for part, name, tokens in (("train", "train.bin", corpus.train), ("held_out", "heldout.bin", corpus.held_out)):
         replace_file(folder / name, tokens.tobytes())
-    manifest = {
-        "source": corpus.source,
-        "fingerprint": corpus.fingerprint,
-        "tokenizer": "bytes",
-        "train_tokens": len(corpus.train),
-        "heldout_tokens": len(corpus.held_out),
-        "documents": corpus.documents,
-        "duplicates": corpus.duplicates,
-        "skipped": corpus.skipped,
-    }
-    replace_file(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+        shards[part] = [shard_of(name, tokens, 0, len(tokens)).to_json()]
+    names = ("source", "fingerprint", "documents", "duplicates", "skipped", "notes")
+    seal(folder, {name: getattr(corpus, name) for name in names} | {"tokenizer": BYTES, "dtype": "uint8"} | shards)
 
 
-def load_corpus(folder: Path) -> Corpus:
-    """Read back what :func:`save_corpus` wrote, and check it against its fingerprint.
+def load_corpus(folder: Path, *, verify: bool = True) -> Corpus:
+    """The corpus in a folder, its tokens mapped; with ``verify``, every byte is checked first.
 
     Raises:
-        UserError: there is none, or its bytes are not those that were written.
+        UserError: there is none, its bytes are not those that were written, or its tokenizer is another.
     """
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        names = ("source", "fingerprint", "documents", "duplicates", "skipped")
-        source, fingerprint, *counts = (manifest[name] for name in names)
-        train, held_out = ((folder / name).read_bytes() for name in ("train.bin", "heldout.bin"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: no corpus that can be read here ({error}); start the study anew") from None
-    if hashlib.sha256(train + b"\0held out\0" + held_out).hexdigest()[:16] != fingerprint:
-        raise UserError(f"{folder}: the text changed since it was split; start the study anew")
-    arrays = (np.frombuffer(part, dtype=np.uint8) for part in (train, held_out))
-    return Corpus(*arrays, source, fingerprint, *counts)
+    value = read_manifest(folder)
+    tokenizer = value["tokenizer"]
+    _tokenizer_file(folder, tokenizer)
+    train, held_out = (
+        open_shards(folder, value[part], value["dtype"], verify=verify) for part in ("train", "held_out")
+    )
+    if max(shard["largest"] for part in ("train", "held_out") for shard in value[part]) >= tokenizer["vocab_size"]:
+        raise UserError(f"{folder}: the shards hold tokens that {tokenizer['name']} does not know; prepare it anew")
+    names = ("source", "fingerprint", "documents", "duplicates", "skipped")
+    return Corpus(
+        train,
+        held_out,
+        **{name: value[name] for name in names},
+        tokenizer=tokenizer["name"],
+        vocab_size=tokenizer["vocab_size"],
+        bytes_per_token=sum(s["bytes"] for s in value["held_out"]) / len(held_out),
+        notes=tuple(value["notes"]),
+        folder=folder,
+    )
 
 
-def _documents(source: str) -> Iterator[bytes | None]:
-    """The raw files of a source, in sorted order; None for one that cannot be read.
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of the corpus in a folder.
 
-    Hidden files are left out, and so are folders of studies, which would feed a report back into its own corpus.
+    Raises:
+        UserError: there is no corpus, or its tokenizer is not the one that it was packed with.
     """
-    root = Path(sysconfig.get_path("stdlib") if source == STDLIB else source)
-    if root.is_file():
-        try:
-            yield root.read_bytes()
-        except OSError as error:
-            raise UserError(f"{source}: {error.strerror}") from None
-        return
-    if not root.is_dir():
-        raise UserError(f"{source}: no such file or folder")
-    for folder, children, names in os.walk(root):
-        if "study.json" in names:
-            children.clear()
-            continue
-        children[:] = sorted(name for name in children if name not in _SKIPPED and not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and (source != STDLIB or name.endswith(".py")):
-                yield _read(Path(folder, name))
+    tokenizer = read_manifest(folder)["tokenizer"]
+    content = _tokenizer_file(folder, tokenizer)
+    return Subwords(tokenizer["name"], content) if content else Bytes()
 
 
-def _read(path: Path) -> bytes | None:
-    """A file's bytes, or None if it cannot be read or begins like no text (so that large binaries are not loaded)."""
+def _tokenizer_file(folder: Path, tokenizer: dict[str, Any]) -> bytes:
+    """The content of ``tokenizer.json``; empty where the tokens are bytes."""
+    if not tokenizer["sha256"]:
+        return b""
+    content = b""
+    with contextlib.suppress(OSError):
+        content = (folder / FILE).read_bytes()
+    if hashlib.sha256(content).hexdigest() != tokenizer["sha256"]:
+        raise UserError(
+            f"{folder / FILE}: not the tokenizer that the shards were packed with ({tokenizer['name']}); put the "
+            "original back, or prepare the text anew"
+        )
+    return content
+
+
+def _read(source: str) -> tuple[list[bytes], Reading]:
+    """All documents of a source."""
+    reading, texts, size = Reading(), [], 0
+    for item in open_source(source).items(0, 0):
+        if reading.take(item):
+            texts.append(item.text)
+            size += len(item.text)
+        if size > MEMORY:
+            raise UserError(
+                f"{source}: more than {MEMORY >> 20} MB of text; prepare it with `allometry data {source} --out DIR`, "
+                "and give DIR"
+            )
+    if not texts:
+        raise no_text(source, reading)
+    return texts, reading
+
+
+def _link(origin: Path, target: Path) -> None:
+    """The same file at another place: by a second name where the disk allows it, else by a copy."""
+    target.unlink(missing_ok=True)
     try:
-        with path.open("rb") as file:
-            head = file.read(8192)
-            return None if b"\0" in head else head + file.read()
+        os.link(origin, target)
     except OSError:
-        return None
-
-
-def _clean(raw: bytes | None) -> bytes | None:
-    """UTF-8 text with line ends unified, or None for what is no text."""
-    if raw is None or b"\0" in raw:
-        return None
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-    return raw.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").strip(b"\n")
-
-
-def _pieces(text: bytes, size: int) -> Iterator[bytes]:
-    """Cut a document at line ends (a line that is endless, anywhere) into pieces of about ``size`` bytes."""
-    start = 0
-    while start < len(text):
-        line_end = re.compile(rb"\n").search(text, start + size, start + 2 * size)
-        end = line_end.end() if line_end else start + size
-        yield text[start:end]
-        start = end
+        shutil.copyfile(origin, target)

@@ -1,0 +1,196 @@
+"""Text to tokens and back: raw bytes, or a byte-level BPE by the ``tokenizers`` library.
+
+A tokenizer is named as on the command line: ``bytes``; ``bpe:8192``, trained on the corpus itself; ``gpt2``; or the
+path of a ``tokenizer.json``. What a corpus was packed with is kept beside its shards, and known by its SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from ..errors import UserError
+from .split import SEPARATOR
+
+if TYPE_CHECKING:
+    import tokenizers
+
+FILE = "tokenizer.json"
+END = "<|endoftext|>"
+_ENDS = (END, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")  # as published tokenizers call it
+_BATCH_BYTES = 1 << 20  # the library keeps a hundred bytes a token of what it is at
+_GPT2 = ("openai-community/gpt2", 50257)
+
+
+class Tokenizer(Protocol):
+    """What a corpus needs of one. ``content``, its file, and ``sha256`` of that are empty where the name says all."""
+
+    name: str
+    vocab_size: int
+    sha256: str
+    content: bytes
+    dtype: np.dtype
+
+    def pack(self, texts: Sequence[bytes], begun: bool) -> tuple[np.ndarray, int]:
+        """Tokens of documents one after another, and the bytes of text that they stand for.
+
+        A separator that is text counts; a token that means the end of a document stands for none.
+        ``begun``: other documents come before these.
+        """
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a prompt."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens; what is no UTF-8 becomes the replacement character."""
+
+
+class Bytes:
+    """Every byte a token; documents are separated by empty lines."""
+
+    name, vocab_size, sha256, content, dtype = "bytes", 256, "", b"", np.dtype(np.uint8)
+
+    def pack(self, texts: Sequence[bytes], begun: bool) -> tuple[np.ndarray, int]:
+        joined = SEPARATOR.join([b"", *texts] if begun else texts)
+        return np.frombuffer(joined, np.uint8), len(joined)
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode(errors="surrogateescape"))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return bytes(tokens).decode("utf-8", errors="replace")
+
+
+class Subwords:
+    """A ``tokenizer.json``. Its end-of-document token, or three line ends where it has none, follows each document."""
+
+    def __init__(self, name: str, content: bytes):
+        """Raises:
+        UserError: the content is no tokenizer.
+        """
+        import tokenizers
+
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+        except Exception as error:  # the library knows no other
+            raise UserError(f"{name}: no tokenizer.json of the tokenizers library ({error})") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        # The text's own "<|endoftext|>" is text; only we end documents.
+        self._tokenizer.encode_special_tokens = True
+        self.name, self.content, self.sha256 = name, content, hashlib.sha256(content).hexdigest()
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        if self.vocab_size < 2:
+            raise UserError(f"{name}: a tokenizer without a vocabulary")
+        self.dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
+        self.end = next((i for name in _ENDS if (i := self._tokenizer.token_to_id(name)) is not None), None)
+        self._separator = self.encode(SEPARATOR.decode()) if self.end is None else [self.end]
+
+    def pack(self, texts: Sequence[bytes], begun: bool) -> tuple[np.ndarray, int]:
+        # Two at once: while one hands its tokens over to Python, the library works on the other with all cores.
+        with ThreadPoolExecutor(2) as pool:
+            parts = list(pool.map(self._pack, _batches(texts)))
+        between = 0 if self.end is not None else len(SEPARATOR)
+        return np.concatenate([np.empty(0, self.dtype), *parts]), sum(map(len, texts)) + between * len(texts)
+
+    def _pack(self, texts: list[str]) -> np.ndarray:
+        found: list[int] = []
+        for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+            found += encoding.ids
+            found += self._separator
+        return np.fromiter(found, self.dtype, len(found))
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(tokens), skip_special_tokens=False)
+
+
+def named(name: str) -> Tokenizer:
+    """The tokenizer of a name, other than one that is to be trained.
+
+    Raises:
+        UserError: there is none of that name, or its file cannot be had.
+    """
+    if name == "bytes":
+        return Bytes()
+    if name == "gpt2":
+        return _gpt2()
+    if not Path(name).is_file():
+        raise UserError(f"--tokenizer {name}: give bytes, bpe:8192, gpt2, or the path of a tokenizer.json")
+    try:
+        return Subwords(Path(name).name, Path(name).read_bytes())
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror or error}") from None
+
+
+def vocabulary_of(name: str) -> int:
+    """The size that ``bpe:8192`` asks for; 0 for another name.
+
+    Raises:
+        UserError: it is too small to hold all bytes, or beyond reason.
+    """
+    found = re.fullmatch(r"bpe:(\d{1,9})", name)
+    if found is None:
+        return 0
+    size = int(found[1])
+    if not 257 <= size <= 1 << 20:
+        raise UserError(f"--tokenizer {name}: from 257 (all bytes, and the end of a document) to {1 << 20}")
+    return size
+
+
+def train(name: str, size: int, texts: Iterable[str]) -> Subwords:
+    """A byte-level BPE of at most ``size`` entries with GPT-2's pre-tokenizer; equal text, equal tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    made: tokenizers.Tokenizer = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.post_processor = processors.ByteLevel(trim_offsets=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
+    made.train_from_iterator(texts, trainer)
+    return Subwords(name, made.to_str(pretty=True).encode())
+
+
+def _batches(texts: Sequence[bytes]) -> Iterable[list[str]]:
+    batch: list[str] = []
+    length = 0
+    for text in texts:
+        batch.append(text.decode("utf-8"))
+        length += len(text)
+        if length >= _BATCH_BYTES:
+            yield batch
+            batch, length = [], 0
+    if batch:
+        yield batch
+
+
+def _gpt2() -> Subwords:
+    """GPT-2's tokenizer from the local cache of Hugging Face, or fetched into it."""
+    import huggingface_hub
+
+    repository, size = _GPT2
+    reason = ""
+    for local in (True, False):
+        try:
+            path = huggingface_hub.hf_hub_download(repository, FILE, local_files_only=local, etag_timeout=5)
+            break
+        except Exception as error:  # it raises whatever the layers below it raise
+            reason = str(error).strip().splitlines()[0].rstrip(".")
+    else:
+        raise UserError(
+            f"gpt2: its {FILE} is not in the local cache and cannot be fetched ({reason}); where there is a "
+            f"network, `hf download {repository} {FILE} --local-dir gpt2`, bring the file here, and give its path"
+        )
+    found = Subwords("gpt2", Path(path).read_bytes())
+    if found.vocab_size != size:
+        raise UserError(f"{path}: {found.vocab_size} entries, but GPT-2 has {size}; delete it")
+    return found
