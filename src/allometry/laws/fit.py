@@ -19,16 +19,18 @@ from .uncertainty import refits
 Array = np.ndarray
 OBJECTIVES = ("log_squares", "huber", "squares")
 STARTS = 20
+RIVALS = 4
 MOST_ROWS_FOR_STARTS = 1000
 
 
 class Optimum(NamedTuple):
-    """The best θ, its objective, and how many of how many starts came to it."""
+    """The best θ, its objective, how many of how many starts came to it, and θ of local optima that nearly match it."""
 
     theta: Array
     objective: float
     agreed: int
     starts: int
+    rivals: Array
 
 
 def fit(
@@ -64,7 +66,7 @@ def fit(
     best = optimum(problem, weights)
     draws = np.empty((0, form.count))
     if bootstrap:
-        draws = form.values(refits(problem, best.theta, weights, bootstrap, resample, seed), centre)
+        draws = form.values(refits(problem, best.theta, weights, bootstrap, resample, seed, best.rivals), centre)
     fitted = form.log_loss(best.theta[None], *problem.inputs)[0][0]
     return Fit(
         law=form,
@@ -122,7 +124,8 @@ def optimum(problem: Problem, weights: Array, steps: int = 200, polish: int = 50
     agreed = int(np.sum(objective <= objective[best] * (1 + 1e-6) + 1e-18))
     # Long flat valleys (a large k, few runs) take many more steps than the starts are given.
     polished, least = solve(problem, theta[best : best + 1], weights[None], steps=polish)
-    return Optimum(polished[0], float(least[0]), agreed, len(objective))
+    rivals = _rivals(theta, objective, len(problem.log_loss))
+    return Optimum(polished[0], float(least[0]), agreed, len(objective), rivals)
 
 
 def data_range(
@@ -156,6 +159,18 @@ def _column(form: Law, observations: Observations, name: str) -> Array:
         labels = ", ".join(np.array(observations.labels, dtype=object)[wrong][:5])
         raise UserError(f"law {form.name}: {name} is missing or not above zero in {wrong.sum()} runs ({labels})")
     return values
+
+
+def _rivals(theta: Array, objective: Array, runs: int) -> Array:
+    """At most ``RIVALS`` local optima that the data hardly tell from the best: an F test at 95 % does not part them."""
+    from scipy.special import fdtri
+
+    count, freedom = theta.shape[1], max(runs - theta.shape[1], 1)
+    order = np.argsort(objective, kind="stable")
+    near = order[objective[order] <= objective[order[0]] * (1 + count / freedom * fdtri(count, freedom, 0.95))]
+    # One of each: starts that came to the same optimum differ by less than this.
+    apart = np.diff(objective[near], prepend=objective[near[0]]) > 1e-3 * objective[near[0]]
+    return theta[near[apart]][:RIVALS]
 
 
 def _spread(ordered: Array) -> Array:

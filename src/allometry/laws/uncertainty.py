@@ -8,6 +8,7 @@ the fit: residuals are blown up for the freedom that the fit took from them, and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,8 +20,10 @@ ENOUGH_FOR_PAIRS = 60
 STEPS, TOLERANCE = 300, 1e-10
 
 
-def refits(problem: Problem, theta: Array, weights: Array, draws: int, resample: str, seed: int) -> Array:
-    """θ of ``draws`` refits, shape (draws, constants), each started at the optimum ``theta``.
+def refits(
+    problem: Problem, theta: Array, weights: Array, draws: int, resample: str, seed: int, rivals: Sequence[Array] = ()
+) -> Array:
+    """θ of ``draws`` refits, shape (draws, constants), each the best from the optimum ``theta`` and its ``rivals``.
 
     Args:
         problem: the fit's own problem, with log losses of shape (runs,).
@@ -29,20 +32,31 @@ def refits(problem: Problem, theta: Array, weights: Array, draws: int, resample:
         draws: number of refits.
         resample: "pairs", "residual", or "auto": pairs from ``ENOUGH_FOR_PAIRS`` runs on.
         seed: of NumPy's PCG64; equal seeds give equal draws.
+        rivals: θ of local optima that another draw of the data could have made the best.
     """
     runs = len(problem.inputs[0])
     generator = np.random.default_rng(seed)
     if resample == "auto":
         resample = "pairs" if runs >= ENOUGH_FOR_PAIRS else "residual"
-    starts = np.tile(theta, (draws, 1))
+    starts = [theta, *rivals]
     if resample == "pairs":
         times = generator.multinomial(runs, np.full(runs, 1 / runs), size=draws)
-        return solve(problem, starts, times * weights, STEPS, TOLERANCE)[0]
+        return _best(problem, starts, times * weights)
     fitted = problem.law.log_loss(theta[None], *problem.inputs)[0][0]
     noise = residual_draws(problem, theta, weights, draws, generator)
     # Noise of a row is inversely proportional to the root of its weight: that is what weights in a fit say.
     resampled = replace(problem, log_loss=fitted + noise)
-    return solve(resampled, starts, np.tile(weights, (draws, 1)), STEPS, TOLERANCE)[0]
+    return _best(resampled, starts, np.tile(weights, (draws, 1)))
+
+
+def _best(problem: Problem, starts: list[Array], weights: Array) -> Array:
+    """For each row of weights the best of the solutions from every start."""
+    best, least = None, np.inf
+    for start in starts:
+        theta, objective = solve(problem, np.tile(start, (len(weights), 1)), weights, STEPS, TOLERANCE)
+        best = theta if best is None else np.where((objective < least)[:, None], theta, best)
+        least = np.minimum(least, objective)
+    return best
 
 
 def residual_draws(problem: Problem, theta: Array, weights: Array, draws: int, generator) -> Array:
