@@ -25,6 +25,11 @@ TEXT = "N,D,loss,name\n1e6,2e7,3,a\n2e6,4e7,2.8,b\n"
 ROWS = [dict(zip(COLUMNS, row, strict=True)) for row in zip(*COLUMNS.values(), strict=True)]
 
 
+def by_name(value):
+    """Names and words in a test's id, and of content its kind alone: compressed, it holds the time of day."""
+    return None if isinstance(value, str) else "content"
+
+
 def same(observations):
     assert observations.num_params.tolist() == COLUMNS["N"]
     assert observations.tokens.tolist() == COLUMNS["D"]
@@ -51,6 +56,7 @@ def same(observations):
         ("l.json", json.dumps(ROWS, indent=1).encode()),
         ("m.csv", b'N,D,loss,name\n"1,000,000",20M,"3.0",a\n2M, 4e7 ,2.8,"b"\n'),
     ],
+    ids=by_name,
 )
 def test_text_in_its_usual_forms_reads_alike(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
@@ -152,6 +158,7 @@ class Bomb:
         ("runs.parquet", TEXT.encode(), "cannot be read"),
         ("runs.parquet", b"", "cannot be read"),
     ],
+    ids=by_name,
 )
 def test_what_is_no_table_is_refused_in_one_line(tmp_path, capsys, name, content, words):
     (tmp_path / name).write_bytes(content)

@@ -107,6 +107,16 @@ def test_short_documents_are_not_judged_and_nothing_is_too_little():
     assert near_duplicates(lambda: [text(200, 0)], []).near == 0
 
 
+def test_a_short_copy_is_no_near_copy(monkeypatch):
+    """Five shingles, all of them found, are fewer than it takes to judge."""
+    shingles = module._shingles
+    monkeypatch.setattr(module, "_shingles", lambda text, rate: shingles(text, 1))
+    raw = text(200, 0)
+    for length, near in ((LENGTH + 4, 0), (LENGTH + module.LEAST, 1)):
+        found = near_duplicates(lambda length=length: [raw[:length]], [raw])
+        assert (found.near, found.judged, found.share) == (near, near, 1.0)
+
+
 def test_sampling_thins_out_with_the_text_and_is_fair(monkeypatch):
     """About one in ``rate``, whatever the rate; a hash chosen at a high rate is chosen at every lower one."""
     raw = text(20_000, 0)

@@ -75,7 +75,10 @@ def made_folder(root, sizes) -> Path:
     [[3] * 80, [3] * 63, [2000], [1, 900, 2], [1 + n % 9 for n in range(130)]],
     ids=["whole", "few", "one", "uneven", "many"],
 )
-def test_bytes_on_disk_are_the_corpus_in_memory(tmp_path, small_chunks, sizes):
+@pytest.mark.parametrize("chunk", [1, 4000])
+def test_bytes_on_disk_are_the_corpus_in_memory(tmp_path, monkeypatch, sizes, chunk):
+    """Also where every document is a chunk, and the first ones have nothing for one of the sides."""
+    monkeypatch.setattr(spool, "CHUNK", chunk)
     root = made_folder(tmp_path / "t", sizes)
     (root / "copy.txt").write_text((root / "0" / "000.txt").read_text())
     (root / "crlf.txt").write_bytes(text(3, "crlf").replace("\n", "\r\n").encode())
