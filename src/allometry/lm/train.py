@@ -14,30 +14,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from .. import nn
 from ..config import RunConfig
 from ..errors import UserError
 from ..runs.corpus import Corpus
 from ..runs.record import RunRecord, environment, now
 from ..runs.store import Study
 from . import checkpoint
-from .data import Windows, held_out_windows
-from .model import LanguageModel, build
+from .data import held_out_windows
+from .model import LanguageModel
+from .trunk import Diverged, Trunk, evaluate
 
 HELD_OUT_WINDOWS = 512
-CURVE_POINTS = 200
-EVAL_BATCH = 32
-SMOOTHING = 0.05  # the training loss is shown as an average over about 1/SMOOTHING steps
 
 
 class Interrupted(Exception):
     """Training was asked to stop; everything so far is saved."""
-
-
-class Diverged(Exception):
-    """The training loss is no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -48,63 +40,6 @@ class Progress:
     tokens: int
     loss: float
     tokens_per_second: float
-
-
-class Trunk:
-    """A training under way: model, optimiser, place in the text, and what it cost so far."""
-
-    def __init__(self, config: RunConfig, corpus: Corpus):
-        train = config.train
-        self.config = config
-        self.model = build(config.model, train.seed, train.precision)
-        self.optimizer = nn.AdamW(
-            self.model, train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay
-        )
-        self.windows = Windows(corpus.train, config.model.context, train.seed)
-        self.curve_every = max(1, config.schedule.steps // CURVE_POINTS)
-        self.step = 0
-        self.smooth: float | None = None
-        self.curve: list[list[float]] = []
-        self.seconds = 0.0
-
-    def advance(self, config: RunConfig, until: int, after_step: Callable[[], None]) -> None:
-        """Train on to step ``until`` along the schedule of ``config``.
-
-        Raises:
-            Diverged: the loss is not finite.
-        """
-        schedule = config.schedule
-        while self.step < until:
-            begin = time.perf_counter()
-            self.optimizer.set_schedule(schedule.rate_at(self.step))
-            loss = self.model.loss(*self.windows.batch(*schedule.batch_at(self.step)))
-            loss.backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            value = loss.item()
-            self.step += 1
-            self.smooth = value if self.smooth is None else self.smooth + SMOOTHING * (value - self.smooth)
-            self.seconds += time.perf_counter() - begin
-            if not math.isfinite(value):
-                raise Diverged
-            if self.step % self.curve_every == 0 or self.step == until:
-                self.curve.append([schedule.tokens_before(self.step), round(self.smooth, 5)])
-            after_step()
-
-    def capture(self) -> tuple[dict[str, Tensor], dict]:
-        """A copy of all that the next step depends on: tensors by name, and a JSON value."""
-        meta = {"step": self.step, "smooth": self.smooth, "curve": [*self.curve], "seconds": self.seconds}
-        return checkpoint.capture(self.model, self.optimizer), meta
-
-    def restore(self, tensors: dict[str, Tensor], meta: dict) -> None:
-        """Go back to a captured state."""
-        checkpoint.restore(self.model, self.optimizer, tensors)
-        self.step, self.smooth, self.curve, self.seconds = (
-            meta["step"],
-            meta["smooth"],
-            [*meta["curve"]],
-            meta["seconds"],
-        )
 
 
 def train_trunk(
@@ -199,18 +134,6 @@ class _Watch:
     def save(self) -> None:
         checkpoint.write(self.path, *self.trunk.capture())
         self.saved = time.monotonic()
-
-
-def evaluate(model: LanguageModel, windows: tuple[Tensor, Tensor]) -> tuple[float, float]:
-    """Mean loss over held-out windows, in nats a token, and its standard error over windows."""
-    losses = []
-    with torch.no_grad():
-        for inputs, targets in zip(windows[0].split(EVAL_BATCH), windows[1].split(EVAL_BATCH), strict=True):
-            logits = model(inputs).flatten(0, 1)
-            each = torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="none")
-            losses.append(each.view(targets.shape).mean(1))
-    per_window = torch.cat(losses).double()
-    return per_window.mean().item(), per_window.std(correction=0).item() / math.sqrt(len(per_window))
 
 
 def save_weights(path, model: LanguageModel, config: RunConfig) -> None:

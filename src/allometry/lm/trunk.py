@@ -1,0 +1,97 @@
+"""A training under way, step by step: the one place where weights move.
+
+Everything the next step depends on can be captured and put back, so a trunk can be left for a branch and gone on with.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .. import nn
+from ..config import RunConfig
+from ..runs.corpus import Corpus
+from . import checkpoint
+from .data import Windows
+from .model import LanguageModel, build
+
+CURVE_POINTS = 200
+EVAL_BATCH = 32
+SMOOTHING = 0.05  # the training loss is shown as an average over about 1/SMOOTHING steps
+
+
+class Diverged(Exception):
+    """The training loss is no longer finite."""
+
+
+class Trunk:
+    """A training under way: model, optimiser, place in the text, and what it cost so far."""
+
+    def __init__(self, config: RunConfig, corpus: Corpus):
+        train = config.train
+        self.config = config
+        self.model = build(config.model, train.seed, train.precision)
+        self.optimizer = nn.AdamW(
+            self.model, train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay
+        )
+        self.windows = Windows(corpus.train, config.model.context, train.seed)
+        self.curve_every = max(1, config.schedule.steps // CURVE_POINTS)
+        self.step = 0
+        self.smooth: float | None = None
+        self.curve: list[list[float]] = []
+        self.seconds = 0.0
+
+    def advance(self, config: RunConfig, until: int, after_step: Callable[[], None]) -> None:
+        """Train on to step ``until`` along the schedule of ``config``.
+
+        Raises:
+            Diverged: the loss is not finite.
+        """
+        schedule = config.schedule
+        while self.step < until:
+            begin = time.perf_counter()
+            self.optimizer.set_schedule(schedule.rate_at(self.step))
+            loss = self.model.loss(*self.windows.batch(*schedule.batch_at(self.step)))
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            value = loss.item()
+            self.step += 1
+            self.smooth = value if self.smooth is None else self.smooth + SMOOTHING * (value - self.smooth)
+            self.seconds += time.perf_counter() - begin
+            if not math.isfinite(value):
+                raise Diverged
+            if self.step % self.curve_every == 0 or self.step == until:
+                self.curve.append([schedule.tokens_before(self.step), round(self.smooth, 5)])
+            after_step()
+
+    def capture(self) -> tuple[dict[str, Tensor], dict]:
+        """A copy of all that the next step depends on: tensors by name, and a JSON value."""
+        meta = {"step": self.step, "smooth": self.smooth, "curve": [*self.curve], "seconds": self.seconds}
+        return checkpoint.capture(self.model, self.optimizer), meta
+
+    def restore(self, tensors: dict[str, Tensor], meta: dict) -> None:
+        """Go back to a captured state."""
+        checkpoint.restore(self.model, self.optimizer, tensors)
+        self.step, self.smooth, self.curve, self.seconds = (
+            meta["step"],
+            meta["smooth"],
+            [*meta["curve"]],
+            meta["seconds"],
+        )
+
+
+def evaluate(model: LanguageModel, windows: tuple[Tensor, Tensor]) -> tuple[float, float]:
+    """Mean loss over held-out windows, in nats a token, and its standard error over windows."""
+    losses = []
+    with torch.no_grad():
+        for inputs, targets in zip(windows[0].split(EVAL_BATCH), windows[1].split(EVAL_BATCH), strict=True):
+            logits = model(inputs).flatten(0, 1)
+            each = torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="none")
+            losses.append(each.view(targets.shape).mean(1))
+    per_window = torch.cat(losses).double()
+    return per_window.mean().item(), per_window.std(correction=0).item() / math.sqrt(len(per_window))
