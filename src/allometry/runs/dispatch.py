@@ -50,9 +50,9 @@ class Turn:
 class Dispatch:
     """Hands out jobs, the longest first, until all their runs are recorded, by this engine's workers or by others.
 
-    An engine calls :meth:`take` whenever it has a free worker, and :meth:`done`, :meth:`taken` or :meth:`died` when
-    that worker is through; while :attr:`open` it asks again, at least twice a second if it got nothing.
-    ``listener`` hears of runs that others record, and notes.
+    An engine calls :meth:`take` whenever it has a free worker, :meth:`hear` for what the worker tells, and
+    :meth:`done`, :meth:`taken` or :meth:`died` when it is through; while :attr:`open` it asks again, at least twice a
+    second if it got nothing. ``listener`` hears all of it, runs that others record, and notes.
     """
 
     def __init__(self, study: Study, jobs: Sequence[Job], listener: Listener = lambda event: None):
@@ -67,11 +67,6 @@ class Dispatch:
     def open(self) -> bool:
         """Whether anything is still to do, or being done."""
         return bool(self._waiting or self._out)
-
-    @property
-    def waiting(self) -> bool:
-        """Whether a job waits for a worker, or for somebody else's."""
-        return bool(self._waiting)
 
     def take(self) -> Turn | None:
         """A job that may be trained now; None where there is none, or others are at those that are left."""
@@ -90,9 +85,16 @@ class Dispatch:
                 self._note(job, f"another process is at trunk {job.trunk}; the work is shared")
         return None
 
+    def hear(self, event: dict[str, Any]) -> None:
+        """An event of a worker, for the listener."""
+        if event["event"] == "recorded":
+            self._told.add(event["id"])
+        self.listener(event)
+
     def done(self, turn: Turn) -> None:
         """The worker has trained it."""
         self._out.remove(turn)
+        self._recorded(turn.job)
 
     def taken(self, turn: Turn) -> None:
         """Another process was quicker, or has taken it over: it comes again unless that one records it."""
