@@ -168,3 +168,39 @@ def test_two_processes_on_one_study_share_the_work_and_do_nothing_twice(tmp_path
     assert len(where.records()) == 8
     for record in where.records():
         assert [event["event"] for event in where.attempts(record.id)] == ["started", "finished"]
+
+
+LADDER = """
+data = "{text}"
+context = 32
+widths = [16, 24, 32]
+tokens = [20_000, 40_000]
+sweep = true
+batch_tokens = 256
+"""
+
+
+@pytest.mark.skipif(not trials.LONG, reason="make faults")
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_ladders_at_once_end_with_one_complete_study(tmp_path, killed):
+    """Both prepare, sweep and climb; one may be killed in the middle, with all its processes."""
+    text, toml = tmp_path / "text.txt", tmp_path / "study.toml"
+    text.write_text("\n".join(f"{a} and {b}" for a in range(2000) for b in "abcdefghij"))
+    toml.write_text(LADDER.format(text=text))
+    command = [sys.executable, "-m", "allometry.cli.app", "ladder", toml, "--out", tmp_path / "s", "--yes", "--json"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    pair = [subprocess.Popen([*map(str, command)], **pipes) for _ in range(2)]
+    if killed:
+        until(lambda: len(list(tmp_path.glob("s/runs/*/record.json"))) >= 3, 300)
+        os.killpg(pair[0].pid, signal.SIGKILL)
+    outputs = [process.communicate(timeout=390) for process in pair]
+    assert [process.returncode for process in pair] == [-signal.SIGKILL if killed else 0, 0], outputs
+    rows = [json.loads(out) for out, _ in outputs[killed:]]
+    assert len(rows[0]) >= 10 + 6 - 2  # a run of the sweep may be a rung as well
+    assert rows[-1] == rows[0]
+    assert any("the work is shared" in err for _, err in outputs)
+    where = trials.Study.open(tmp_path / "s")
+    for record in where.records():
+        events = [event["event"] for event in where.attempts(record.id)]
+        assert events.count("finished") == 1
+        assert events.count("started") == 1 or killed

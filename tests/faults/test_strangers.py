@@ -36,7 +36,7 @@ def test_pickles_in_the_place_of_any_file_are_not_opened(tmp_path):
         for name in ("state.safetensors", "state.json", ".metadata", "state.pt", "state.pkl", "state.npy"):
             (folder / name).write_bytes(pickle.dumps(Payload(trap)))
     assert sealed.newest(trunk) is not None
-    with pytest.raises(Exception):  # noqa: B017 (whatever it is, it is not the payload)
+    with pytest.raises(UserError, match="no state of a training"):
         trials.go_on(where, 24_000)
     assert not trap.exists()
     for path in [*where.path.rglob("*.safetensors"), *where.path.rglob("*.json*"), *where.path.rglob("*.bin")]:

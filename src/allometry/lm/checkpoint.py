@@ -68,6 +68,9 @@ def load_state(
     """The newest good state under ``parent`` after step ``beyond`` and up to step ``upto``, or None.
 
     ``say`` hears of damaged ones; they are deleted under ``allowed``.
+
+    Raises:
+        UserError: it is as it was sealed, but no state of a training.
     """
     if not any(beyond < step <= upto for step in steps(parent)):
         return None
@@ -76,7 +79,10 @@ def load_state(
         sealed.drop(parent, folder.name if folder else "", name_of(upto))
     if folder is None or folder.name <= name_of(beyond):
         return None
-    return load((folder / STATE).read_bytes()), json.loads((folder / META).read_text())
+    try:
+        return load((folder / STATE).read_bytes()), json.loads((folder / META).read_bytes())
+    except (SafetensorError, ValueError, OSError) as error:
+        raise UserError(f"{folder}: no state of a training ({error}); delete it and run the command again") from None
 
 
 def steps(parent: Path) -> list[int]:
