@@ -8,7 +8,7 @@ import trials
 
 
 @pytest.mark.parametrize(
-    ("inside", "count"), [(False, 70 if trials.LONG else 3), (True, 30 if trials.LONG else 4)], ids=["any", "inside"]
+    ("inside", "count"), [(False, 70 if trials.LONG else 2), (True, 30 if trials.LONG else 3)], ids=["any", "inside"]
 )
 def test_killed_again_and_again_the_weights_are_those_of_an_undisturbed_training(tmp_path, inside, count):
     begin = time.monotonic()
