@@ -52,7 +52,7 @@ def _train_plan(path: Path, out: Path | None, as_json: bool) -> None:
 
 def _train_alone(study: Study, config: RunConfig, kind: str) -> RunRecord:
     """Train one run in a process of its own that has all cores."""
-    with study.lock(), LocalEngine(workers=1, threads=cores()) as engine:
+    with LocalEngine(workers=1, threads=cores()) as engine:
         return train_one(study, config, kind, engine)
 
 
@@ -105,7 +105,8 @@ def _begin(file: RunFile, out: Path) -> tuple[Study, RunConfig]:
     data = {"source": file.data, "fingerprint": corpus.fingerprint}
     config = RunConfig.parse({"model": file.model, "data": data, "train": file.train})
     study = Study.create(out, settings)
-    if not (study.corpus_path / "manifest.json").exists():
-        corpora.save_corpus(corpus, study.corpus_path)
+    with study.lock(note):
+        if not (study.corpus_path / "manifest.json").exists():
+            corpora.save_corpus(corpus, study.corpus_path)
     note(corpus.describe())
     return study, config
