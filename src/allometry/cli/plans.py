@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import laws, planning
-from ..config import DataConfig, ModelConfig, RunConfig, StudyConfig
+from ..config import ModelConfig, RunConfig, StudyConfig
 from ..errors import UserError
 from ..files import write_json
 from ..planning import Alternative, Checkpoint, Continuation, Shapes, throughput
@@ -122,15 +122,16 @@ class _Practice:
     """How a study shapes and trains a model, and what its ladder covered."""
 
     def __init__(self, study: Study) -> None:
-        settings = study.settings()
-        self.config = StudyConfig.parse(settings["study"], "study.json")
+        self.config = StudyConfig.parse(study.settings()["study"], "study.json")
         stored = study.read("recipe.json") or {}
         self.recipe = Recipe(**{key: value for key, value in stored.items() if key != "evidence"})
-        self.data = DataConfig(source=self.config.data, fingerprint=settings["fingerprint"])
         self.rungs = [record.config for record in study.records("ladder") if record.status == "finished"]
+        if not self.rungs:
+            raise UserError(f"{study.path}: no finished run of a ladder to plan by; run `allometry ladder` on it")
+        self.data = self.rungs[0].data
 
     def shape(self, num_params: float):
-        return shape_near(num_params, self.config.context)
+        return shape_near(num_params, self.config.context, self.data.vocab_size)
 
     def run(self, model, tokens: float) -> RunConfig:
         return self.recipe.run(model, self.data, round(tokens), self.config.seed)

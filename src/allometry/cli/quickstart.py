@@ -92,7 +92,7 @@ def _open(config: StudyConfig, out: Path) -> Iterator[_Session]:
     with study.lock(), LocalEngine() as ladder, LocalEngine(workers=1, threads=cores()) as target:
         if study.read("calibration.json") is None:
             note("measuring this machine's speed …")
-        speed = speed_of(study, ladder, target, config.context)
+        speed = speed_of(study, ladder, target, config.context, corpus.vocab_size)
         yield _Session(study, config, design_of(study, config, corpus, speed), speed, ladder, target)
 
 
@@ -198,8 +198,8 @@ def _plan(session: _Session, say: Callable[[str], None]) -> dict[str, Any]:
 def _sample(study: Study) -> None:
     """What the best model writes, kept for the report."""
     if study.read("sample.json") is None:
-        from ..lm.generate import load_model, write_text
+        from ..lm.generate import generate
 
         record = best_run(study)
-        text = write_text(load_model(study, record), PROMPT, tokens=600, temperature=0.6, seed=0)
+        text = generate(study, record, PROMPT, tokens=600, temperature=0.6, seed=0)
         study.write("sample.json", {"run": record.id, "prompt": PROMPT, "text": text})
