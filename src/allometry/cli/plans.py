@@ -13,6 +13,7 @@ from ..config import ModelConfig, RunConfig, StudyConfig
 from ..errors import UserError
 from ..files import write_json
 from ..planning import Alternative, Checkpoint, Continuation, Shapes, throughput
+from ..planning import repeat as repetition
 from ..quantities import format_count, format_flops, parse_number
 from ..runs.outcome import planned_run
 from ..runs.recipe import Recipe, shape_near
@@ -115,7 +116,10 @@ def study_plan(
     if seconds is not None:
         options["seconds"] = lambda model, tokens: seconds(practice.run(model, tokens))
     made = planning.plan(predictor, budget, **practice.options(), **options)
-    return made.with_run(practice.run(practice.shape(made.num_params), made.tokens).to_dict())
+    run = practice.run(practice.shape(made.num_params), made.tokens)
+    repeats = repetition.told(run.epochs) if budget.tokens_available is None else ""
+    notes = (*made.notes, f"the run {repeats}") if repeats else made.notes
+    return replace(made, notes=notes).with_run(run.to_dict())
 
 
 class _Practice:

@@ -15,6 +15,7 @@ import typer
 from .. import laws, planning
 from ..config import StudyConfig
 from ..errors import UserError
+from ..planning import repeat as repetition
 from ..quantities import format_count, format_flops, format_seconds
 from ..report import outcome_lines, write_report
 from ..runs.engine import LocalEngine, cores
@@ -106,7 +107,7 @@ def _confirm(session: _Session, *, dry_run: bool, yes: bool, as_json: bool) -> b
         for run in runs
     ]
     if dry_run and as_json:
-        names = ("num_params", "tokens", "flops")
+        names = ("num_params", "tokens", "flops", "epochs")
         answer_json(
             {
                 "runs": [
@@ -127,16 +128,18 @@ def _confirm(session: _Session, *, dry_run: bool, yes: bool, as_json: bool) -> b
     else:
         notes.print(cost_table(rows))
     note(describe_cost(made))
+    longest = max(made.rungs, key=lambda run: run.tokens)
+    if repeats := repetition.told(longest.epochs):
+        note(f"the longest run {repeats}")
     if session.config.minutes is not None:
         note(
             f"then the plan: {format_flops(made.target_flops)} FLOPs, {TARGET_RATIO:g}× the largest rung, "
             f"{format_seconds(made.target_seconds)}"
         )
-        longest = max(rung.train.tokens for rung in made.rungs)
-        if longest < SHORT_TOKENS:
+        if longest.train.tokens < SHORT_TOKENS:
             note(
-                f"these runs are short, at most {format_count(longest)} tokens: a law bends there, and its interval "
-                "cannot know; give more --minutes, or a machine with nothing else to do"
+                f"these runs are short, at most {format_count(longest.train.tokens)} tokens: a law bends there, and its "
+                "interval cannot know; give more --minutes, or a machine with nothing else to do"
             )
     if dry_run:
         return False
