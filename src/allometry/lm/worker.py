@@ -90,12 +90,10 @@ def _serve(job: dict[str, Any], corpora: dict[str, Corpus], send, stop) -> None:
 
 def _check(configs: list[RunConfig], corpus: Corpus, study: Study) -> None:
     """Refuse to train on another text than the configurations were made for."""
-    largest = int(max(corpus.train.max(), corpus.held_out.max()))
     for config in configs:
         if config.data.fingerprint != corpus.fingerprint:
             raise UserError(f"{study.path}: run {config.id} was planned for other text than this study holds")
-        if config.model.vocab_size <= largest:
-            raise UserError(f"vocab_size {config.model.vocab_size}: the text has tokens up to {largest}; give 256")
+        corpus.check(config.model.context, config.model.vocab_size)
 
 
 if __name__ == "__main__":

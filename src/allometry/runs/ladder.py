@@ -99,14 +99,14 @@ class Speed:
         return cls(*parts, value["workers"], value["precision"])
 
 
-def measure_speed(ladder: LocalEngine, target: LocalEngine, context: int) -> Speed:
+def measure_speed(ladder: LocalEngine, target: LocalEngine, context: int, vocab_size: int = 256) -> Speed:
     """A few seconds of training steps at the shapes that may be trained, in the precision that is faster here."""
     data = DataConfig(source="", fingerprint="")
 
     def at(precision: str, *shapes: tuple[int, int]) -> list[RunConfig]:
         recipes_ = [Recipe(batch_tokens=n * context, batch_exponent=0.0, precision=precision) for _, n in shapes]
         return [
-            recipe.run(shape(width, context), data, recipe.batch_tokens, 0)
+            recipe.run(shape(width, context, vocab_size), data, recipe.batch_tokens, 0)
             for recipe, (width, _) in zip(recipes_, shapes, strict=True)
         ]
 
@@ -133,7 +133,7 @@ def design(config: StudyConfig, data: DataConfig, train_tokens: int, speed: Spee
     recipe = Recipe(lr=config.lr, batch_tokens=config.batch_tokens, precision=precision)
     if config.minutes is None:
         rungs = [
-            recipe.run(shape(width, config.context), data, tokens, config.seed)
+            recipe.run(shape(width, config.context, data.vocab_size), data, tokens, config.seed)
             for width in sorted(set(config.widths))
             for tokens in sorted(set(config.tokens))
         ]
@@ -157,8 +157,8 @@ def design(config: StudyConfig, data: DataConfig, train_tokens: int, speed: Spee
     needed = max(rung.tokens for rung in best.rungs) / 8
     if train_tokens < needed:
         raise UserError(
-            f"{data.source}: {train_tokens} bytes of training text are too few for this ladder; "
-            f"give {needed / 1e6:.1f} MB or more, or fewer --minutes"
+            f"{data.source}: {train_tokens} tokens of training text are too few for this ladder; "
+            f"give {needed * data.bytes_per_token / 1e6:.1f} MB or more, or fewer --minutes"
         )
     return best
 
@@ -266,7 +266,7 @@ def _ladder(config: StudyConfig, data: DataConfig, recipe: Recipe, top: int, flo
     """
     configs = []
     for width in WIDTHS[top - SIZES + 1 : top + 1]:
-        model = shape(width, config.context)
+        model = shape(width, config.context, data.vocab_size)
         longest = max(flops / model.flops_per_token, LEAST_TOKENS / LENGTHS[0])
         configs += [recipe.run(model, data, _round(length * longest), config.seed) for length in LENGTHS]
     return Design(_sweep(config, recipe, data, configs), tuple(configs), recipe)
