@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.live import Live
@@ -11,17 +12,34 @@ from rich.table import Table
 
 from ..config import RunConfig
 from ..quantities import format_count, format_flops, format_seconds
+from ..runs.mirrors import Mirrors
+from ..runs.record import RunRecord
 from ..runs.store import Study
+from .early import Early
 from .output import note, notes
 
 QUIET_SECONDS = 20  # without a terminal, a line at least so often
 
 
 class Board:
-    """Hears the engine's events and shows them. ``seconds``: what each run is expected to take, by id."""
+    """Hears the engine's events and shows them.
 
-    def __init__(self, study: Study, title: str, seconds: dict[str, float] | None = None, workers: int = 1):
+    ``seconds``: what each run is expected to take, by id. ``early`` judges where the losses lie; what it says, and
+    what the trainer notes, is shown and written into the run's record. ``mirrors`` hear of everything too.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        title: str,
+        seconds: dict[str, float] | None = None,
+        workers: int = 1,
+        *,
+        early: Early | None = None,
+        mirrors: Mirrors | None = None,
+    ):
         self.study, self.title, self.seconds, self.workers = study, title, seconds or {}, workers
+        self.early, self.mirrors = early, mirrors
         self.configs: dict[str, RunConfig] = {}
         self.state: dict[str, dict[str, Any]] = {}
         self.spoke = time.monotonic()
@@ -33,6 +51,8 @@ class Board:
             self.configs[config.id] = config
             record = self.study.record(config.id)
             self.state[config.id] = {} if record is None else {"record": record}
+            if record is not None and self.mirrors:
+                self.mirrors.catch_up(record)
         return self
 
     def __enter__(self) -> Board:
@@ -53,14 +73,41 @@ class Board:
         state = self.state.get(event["id"])
         if state is None:
             return
-        if event["event"] == "progress":
+        run, config = event["id"], self.configs[event["id"]]
+        if event["event"] == "note":
+            self._remark(run, event["text"])
+        elif event["event"] == "progress":
             state.update(event)
+            if self.mirrors:
+                self.mirrors.progress(config, event)
+            if self.early and (said := self.early.reading(config, event["tokens"], event["loss"])):
+                self._remark(run, said)
             if self.live is None and time.monotonic() - self.spoke > QUIET_SECONDS:
                 self._progress_line(event)
         elif event["event"] == "recorded":
-            state["record"] = self.study.record(event["id"])
+            state["record"] = self._ended(run)
+            if self.mirrors:
+                self.mirrors.ended(state["record"])
             if self.live is None:
                 self._line(event["id"])
+
+    def _remark(self, run: str, text: str) -> None:
+        """A line about a run, for its record too."""
+        self.state[run].setdefault("remarks", []).append(text)
+        note(f"run {run}: {text}")
+
+    def _ended(self, run: str) -> RunRecord:
+        """The record of a run, with the remarks made on the way."""
+        record, remarks = self.study.record(run), self.state[run].get("remarks", [])
+        if self.early and record.status == "finished":
+            said = self.early.ended(self.configs[run])
+            if said and said not in remarks:
+                self._remark(run, said)
+                remarks = self.state[run]["remarks"]
+        if remarks:
+            record = replace(record, note="; ".join(filter(None, (record.note, *remarks))))
+            self.study.save(record, self.study.curve(run))
+        return record
 
     def _progress_line(self, event: dict[str, Any]) -> None:
         self.spoke = time.monotonic()

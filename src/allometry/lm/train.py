@@ -22,6 +22,7 @@ from ..runs.record import RunRecord, environment, now
 from ..runs.store import Study
 from . import checkpoint
 from .data import held_out_windows
+from .health import scale_warning
 from .model import LanguageModel
 from .trunk import Diverged, Trunk, evaluate
 
@@ -50,6 +51,7 @@ def train_trunk(
     kind: str,
     report: Callable[[Progress], None] = lambda progress: None,
     recorded: Callable[[RunRecord], None] = lambda record: None,
+    say: Callable[[str, str], None] = lambda run, text: None,
     stop: Callable[[], bool] = lambda: False,
     checkpoint_seconds: float = 10.0,
 ) -> None:
@@ -57,6 +59,7 @@ def train_trunk(
 
     Goes on from the trunk's checkpoint where there is one. A run whose loss stops being finite, or ends no better
     than guessing, is recorded as diverged; so are the longer ones when it was their common trunk that diverged.
+    ``say`` hears a run's id and a note on it.
 
     Raises:
         Interrupted: ``stop()`` became true; the trunk is saved.
@@ -74,6 +77,8 @@ def train_trunk(
         # A trunk that a longer run left may be past the point where this one branches off; then it is of no use here.
         if meta["step"] <= todo[0].schedule.decay_start:
             trunk.restore(tensors, meta)
+    if trunk.step == 0 and kind != "sweep" and (warning := scale_warning(trunk.model, trunk.windows.batch(0, 4))):
+        say(todo[-1].id, warning)
     evaluation = held_out_windows(corpus.held_out, todo[0].model.context, HELD_OUT_WINDOWS)
     watch = _Watch(trunk, path, report, stop, checkpoint_seconds)
     for position, config in enumerate(todo):

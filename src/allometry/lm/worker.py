@@ -68,6 +68,7 @@ def _serve(job: dict[str, Any], corpora: dict[str, Corpus], send, stop) -> None:
         kind=job["kind"],
         report=lambda progress: send("progress", **asdict(progress)),
         recorded=lambda record: send("recorded", id=record.id),
+        say=lambda run, text: send("note", id=run, text=text),
         stop=stop,
     )
     send("done", result=None)
