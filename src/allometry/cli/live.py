@@ -18,6 +18,8 @@ from ..runs.store import Study
 from .early import Early
 from .output import note, notes
 
+COLUMNS = ("run", "params", "tokens", "batch", "lr", "progress", "loss", "tokens/s", "FLOPs", "time")
+WIDE = 92  # columns of a terminal from which all of them fit
 QUIET_SECONDS = 20  # without a terminal, a line at least so often
 
 
@@ -152,7 +154,8 @@ class Board:
     def _table(self) -> Table:
         title = "  ".join((self.title, f"{self._done()}/{len(self.configs)}", self._spent(), self._left()))
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-        for name in ("run", "params", "tokens", "batch", "lr", "progress", "loss", "tokens/s", "FLOPs", "time"):
+        shown = [name for name in COLUMNS if notes.width >= WIDE or name not in ("batch", "lr")]
+        for name in shown:
             table.add_column(name, justify="left" if name in ("run", "progress") else "right", no_wrap=True)
         for run, state in self.state.items():
             config, record = self.configs[run], state.get("record")
@@ -165,18 +168,19 @@ class Board:
                 seconds = f"[dim]~{format_seconds(self.seconds[run])}[/]" if run in self.seconds else ""
             done = "diverged" if record is not None and record.status == "diverged" else _bar(share)
             held_out = record is not None and loss is not None
-            table.add_row(
-                run,
-                format_count(config.num_params),
-                format_count(config.tokens),
-                format_count(config.train.batch_tokens),
-                f"{config.train.lr:.3g}",
-                done,
-                "" if loss is None else (f"[bold]{loss:.4f}[/]" if held_out else f"[dim]{loss:.3f}[/]"),
-                "" if not rate else format_count(rate),
-                flops,
-                seconds,
-            )
+            cells = {
+                "run": run,
+                "params": format_count(config.num_params),
+                "tokens": format_count(config.tokens),
+                "batch": format_count(config.train.batch_tokens),
+                "lr": f"{config.train.lr:.3g}",
+                "progress": done,
+                "loss": "" if loss is None else (f"[bold]{loss:.4f}[/]" if held_out else f"[dim]{loss:.3f}[/]"),
+                "tokens/s": "" if not rate else format_count(rate),
+                "FLOPs": flops,
+                "time": seconds,
+            }
+            table.add_row(*(cells[name] for name in shown))
         return table
 
 

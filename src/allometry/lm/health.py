@@ -13,7 +13,7 @@ SEQUENCES = 4  # enough to judge scales by, and cheap beside a training
 def scale_warning(model: LanguageModel, batch: tuple[Tensor, Tensor]) -> str | None:
     """A line on the tensors whose scale is not healthy, by one step's forward and backward; None if all are.
 
-    The model is left as it was. Sources: :func:`allometry.nn.audit`.
+    The model is left as it was. See :func:`allometry.nn.audit`.
     """
     tokens, targets = (part[:SEQUENCES] for part in batch)
     found = nn.audit(model, (tokens, targets))

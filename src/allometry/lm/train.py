@@ -22,11 +22,12 @@ from ..runs.record import RunRecord, environment, now
 from ..runs.store import Study
 from . import checkpoint
 from .data import held_out_windows
-from .health import scale_warning
+from .health import SEQUENCES, scale_warning
 from .model import LanguageModel
 from .trunk import Diverged, Trunk, evaluate
 
 HELD_OUT_WINDOWS = 512
+AUDITED_STEPS = 300  # an audit of scales costs as much as twenty steps of a small model: none for shorter trunks
 
 
 class Interrupted(Exception):
@@ -77,7 +78,8 @@ def train_trunk(
         # A trunk that a longer run left may be past the point where this one branches off; then it is of no use here.
         if meta["step"] <= todo[0].schedule.decay_start:
             trunk.restore(tensors, meta)
-    if trunk.step == 0 and kind != "sweep" and (warning := scale_warning(trunk.model, trunk.windows.batch(0, 4))):
+    audited = trunk.step == 0 and kind != "sweep" and todo[-1].schedule.steps >= AUDITED_STEPS
+    if audited and (warning := scale_warning(trunk.model, trunk.windows.batch(0, SEQUENCES))):
         say(todo[-1].id, warning)
     evaluation = held_out_windows(corpus.held_out, todo[0].model.context, HELD_OUT_WINDOWS)
     watch = _Watch(trunk, path, report, stop, checkpoint_seconds)
