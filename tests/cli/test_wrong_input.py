@@ -191,6 +191,6 @@ def test_a_study_of_another_version(refused, corpora, tmp_path, monkeypatch):
     study.save(record(run_config()), [])
     for module in ("config", "runs.prepare", "cli.models"):
         monkeypatch.setattr(f"allometry.{module}.TRAINER_VERSION", 99)
-    assert "trainer = " in refused("ladder", toml, "--out", tmp_path / "s", "--yes")
+    assert "of the trainer, and this is 99" in refused("ladder", toml, "--out", tmp_path / "s", "--yes")
     assert "an older version trained it" in refused("generate", tmp_path / "s")
     assert "an older version trained it" in refused("report", tmp_path / "s")

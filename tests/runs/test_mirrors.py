@@ -129,7 +129,7 @@ def _from_tensorboard(study):
 
 
 def _from_wandb(study):
-    """Its offline files are for `wandb sync` alone; that they hold the readings, in history and summary, can be seen."""
+    """Its offline files are for `wandb sync` alone; that they hold the readings can be seen: in history and summary."""
     found = {}
     for folder in (study.path / "mirrors" / "wandb" / "wandb").glob("offline-run-*"):
         content = next(folder.glob("*.wandb")).read_bytes()

@@ -13,6 +13,7 @@ from ..runs import corpus as corpora
 from ..runs.engine import Job, LocalEngine, cores
 from ..runs.mirrors import Mirrors, modules
 from ..runs.outcome import planned_run, settle
+from ..runs.prepare import check_version
 from ..runs.record import RunRecord
 from ..runs.store import Study
 from .early import Early, law_of
@@ -115,6 +116,7 @@ def find_run(path: Path) -> tuple[Study, RunRecord]:
 
 def _begin(file: RunFile, out: Path) -> tuple[Study, RunConfig]:
     corpus = corpora.read_corpus(file.data)
+    check_version(out)
     settings = {"data": file.data, "fingerprint": corpus.fingerprint, "trainer": TRAINER_VERSION}
     model = file.model
     if "vocab_size" not in model.model_fields_set:

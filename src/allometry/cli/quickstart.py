@@ -96,6 +96,8 @@ def _open(config: StudyConfig, out: Path, mirror: list[str]) -> Iterator[_Sessio
     modules(mirror)  # before anything is written
     study, corpus = begin(config, out)
     note(f"{config.data}: {corpus.describe()}")
+    for line in corpus.notes:
+        note(f"note: {line}")
     with study.lock(), LocalEngine() as ladder, LocalEngine(workers=1, threads=cores()) as target:
         if study.read("calibration.json") is None:
             note("measuring this machine's speed …")
