@@ -84,13 +84,10 @@ def test_without_enough_runs_nothing_is_said(planned, tmp_path):
     assert early.reading(target.config, 1e5, 1e9) == ""
 
 
-def test_what_the_trainer_notes_stands_in_the_record(planned, capsys):
-    study, target, curve = planned
-    board = board_of(study, target)
-    board({"event": "note", "id": target.id, "text": "audit of scales: a weight too small"})
-    train(board, study, target, curve, 1.0)
-    assert study.record(target.id).note == "audit of scales: a weight too small"
-    assert "audit of scales" in capsys.readouterr().err
+def test_what_the_trainer_notes_is_shown_once(planned, capsys):
+    study, target, _ = planned
+    board_of(study, target)({"event": "note", "id": target.id, "text": "audit of scales: a weight too small"})
+    assert capsys.readouterr().err == f"run {target.id}: audit of scales: a weight too small\n"
 
 
 def test_the_board_shows_progress_and_cost(planned):

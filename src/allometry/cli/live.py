@@ -26,8 +26,8 @@ QUIET_SECONDS = 20  # without a terminal, a line at least so often
 class Board:
     """Hears the engine's events and shows them.
 
-    ``seconds``: what each run is expected to take, by id. ``early`` judges where the losses lie; what it says, and
-    what the trainer notes, is shown and written into the run's record. ``mirrors`` hear of everything too.
+    ``seconds``: what each run is expected to take, by id. ``early`` judges where the losses lie; what it says is shown
+    and written into the run's record. ``mirrors`` hear of everything too.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class Board:
 
     def __call__(self, event: dict[str, Any]) -> None:
         """One event of the engine."""
+        if event["event"] == "note":  # the trainer has put it into the run's record itself
+            note(f"run {event['id']}: {event['text']}")
         state = self.state.get(event["id"])
         if state is None:
             return
         run, config = event["id"], self.configs[event["id"]]
-        if event["event"] == "note":
-            self._remark(run, event["text"])
-        elif event["event"] == "progress":
+        if event["event"] == "progress":
             state.update(event)
             if self.mirrors:
                 self.mirrors.progress(config, event)

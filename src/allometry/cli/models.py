@@ -56,11 +56,7 @@ def _train_plan(path: Path, out: Path | None, mirror: list[str], as_json: bool) 
 
 def _train_alone(study: Study, config: RunConfig, kind: str, mirror: list[str]) -> RunRecord:
     """Train one run in a process of its own that has all cores."""
-    with (
-        study.lock(),
-        LocalEngine(workers=1, threads=cores()) as engine,
-        Mirrors(study, mirror, note) as mirrors,
-    ):
+    with LocalEngine(workers=1, threads=cores()) as engine, Mirrors(study, mirror, note) as mirrors:
         return train_one(study, config, kind, engine, mirrors=mirrors)
 
 
@@ -124,7 +120,8 @@ def _begin(file: RunFile, out: Path) -> tuple[Study, RunConfig]:
     corpus.check(model.context, model.vocab_size)
     config = RunConfig(model=model, data=corpus.data(file.data), train=file.train)
     study = Study.create(out, settings)
-    if not (study.corpus_path / "manifest.json").exists():
-        corpora.save_corpus(corpus, study.corpus_path)
+    with study.lock(note):
+        if not (study.corpus_path / "manifest.json").exists():
+            corpora.save_corpus(corpus, study.corpus_path)
     note(corpus.describe())
     return study, config

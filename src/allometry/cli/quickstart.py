@@ -62,7 +62,8 @@ def quickstart(
         study = session.study
         _climb(session)
         say = note if as_json else answer
-        plan = _plan(session, say)
+        with study.lock(note):
+            plan = _plan(session, say)
         record = train_one(study, planned_run(plan), "target", session.target, plan["seconds"], session.mirrors)
     _sample(study)
     if record.status == "finished":
@@ -92,17 +93,18 @@ def ladder(path: Path, *, out: Path, dry_run: bool, yes: bool, mirror: list[str]
 
 @contextmanager
 def _open(config: StudyConfig, out: Path, mirror: list[str]) -> Iterator[_Session]:
-    """The study, held by this process, with its engines up and its design made."""
+    """The study with its engines up and its design made, by this process or by another at work on it."""
     modules(mirror)  # before anything is written
-    study, corpus = begin(config, out)
+    study, corpus = begin(config, out, note)
     note(f"{config.data}: {corpus.describe()}")
     for line in corpus.notes:
         note(f"note: {line}")
-    with study.lock(), LocalEngine() as ladder, LocalEngine(workers=1, threads=cores()) as target:
-        if study.read("calibration.json") is None:
-            note("measuring this machine's speed …")
-        speed = speed_of(study, ladder, target, config.context, corpus.vocab_size)
-        made = design_of(study, config, corpus, speed)
+    with LocalEngine() as ladder, LocalEngine(workers=1, threads=cores()) as target:
+        with study.lock(note):
+            if study.read("calibration.json") is None:
+                note("measuring this machine's speed …")
+            speed = speed_of(study, ladder, target, config.context, corpus.vocab_size)
+            made = design_of(study, config, corpus, speed)
         with Mirrors(study, mirror, note) as mirrors:
             yield _Session(study, config, made, speed, ladder, target, mirrors)
 

@@ -21,7 +21,8 @@ class RunRecord:
     plan come true) or ``run``. ``loss`` is the held-out cross-entropy in nats a token, ``loss_se`` its standard error
     over held-out windows (runs of a study share the windows, so differences between runs are surer than that).
     ``seconds``, ``flops_spent`` count what this run cost beyond the shorter ones of its trunk; ``flops`` is what the
-    run stands for, as if it had been trained alone.
+    run stands for, as if it had been trained alone. ``retry_of`` is the run that diverged at a higher rate, if this
+    one is its next attempt.
     """
 
     config: RunConfig
@@ -36,6 +37,7 @@ class RunRecord:
     finished_at: str
     environment: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    retry_of: str = ""
 
     @property
     def id(self) -> str:
@@ -101,6 +103,7 @@ class RunRecord:
             "finished_at": self.finished_at,
             "environment": self.environment,
             "note": self.note,
+            "retry_of": self.retry_of,
             "config": self.config.to_dict(),
         }
 
