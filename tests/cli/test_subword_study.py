@@ -98,7 +98,7 @@ def test_every_step_of_a_study_knows_the_vocabulary(done, study, corpus):
         assert record.config.epochs == pytest.approx(record.config.tokens / train_tokens)
         assert record.loss < math.log(400)
         assert record.bits_per_byte < record.loss / math.log(2) / 2
-    done("fit", path)
+    done("fit", path, "--law", "chinchilla")
     long, _ = done("plan", path, "--flops", "1e12", "-o", path.parent / "long.json", "--json")
     assert any(f"reads its text {long['tokens'] / train_tokens:.3g} times" in note for note in long["notes"])
     plan, _ = done("plan", path, "--flops", "3e10", "--json")

@@ -36,12 +36,12 @@ def ladder(rng):
         }
         for run in runs
     ]
-    return laws.fit("chinchilla", laws.Observations.from_records(rows)), runs
+    return laws.fit("chinchilla", laws.Observations.from_records(rows), bootstrap=40), runs
 
 
 @pytest.fixture(scope="module")
 def ladders():
-    return [ladder(np.random.default_rng(seed)) for seed in range(6)]
+    return [ladder(np.random.default_rng(seed)) for seed in range(4)]
 
 
 def targets(ladders, factor=1.0):

@@ -13,7 +13,7 @@ from ..quantities import format_count
 from ..runs.record import RunRecord
 from ..runs.store import Study
 
-LAW = "chinchilla"  # of the rungs that have ended, while there is no better
+LAW, REFITS = "chinchilla", 40  # of the rungs that have ended, while there is no better; refits for its interval
 
 
 class Early:
@@ -65,7 +65,7 @@ class Early:
             predictor = self.predictor
             if predictor is None:
                 rows = [record.row() for record in others]
-                predictor = laws.fit(LAW, laws.Observations.from_records(rows, count="non_embedding"))
+                predictor = laws.fit(LAW, laws.Observations.from_records(rows, count="non_embedding"), bootstrap=REFITS)
             courses = [_course(record.config, predictor, self.study.curve(record.id)) for record in others]
             return band(predictor, [course for course in courses if course.curve], _course(config, predictor))
         except UserError:
