@@ -97,7 +97,7 @@ def _open(config: StudyConfig, out: Path, mirror: list[str]) -> Iterator[_Sessio
     modules(mirror)  # before anything is written
     study, corpus = begin(config, out, note)
     note(f"{config.data}: {corpus.describe()}")
-    for line in corpus.notes:
+    for line in corpus.notes if study.read("calibration.json") is None else ():  # said once
         note(f"note: {line}")
     with LocalEngine() as ladder, LocalEngine(workers=1, threads=cores()) as target:
         with study.lock(note):
