@@ -117,6 +117,15 @@ def test_the_board_shows_progress_and_cost(planned):
     assert row.endswith("4 h 07 min")
 
 
+def test_without_an_expectation_the_time_left_is_told_by_the_speed(planned):
+    study, target, _ = planned
+    board = Board(study, "target").show([target.config])
+    assert board._left() == ""
+    event = {"event": "progress", "id": target.id, "tokens": target.config.tokens / 4, "loss": 1.5}
+    board(event | {"tokens_per_second": target.config.tokens / 100})
+    assert board._left() == "about 75 s left"
+
+
 def test_the_cost_table_counts_epochs(planned):
     _, target, _ = planned
     data = target.config.data.model_copy(update={"train_tokens": target.config.tokens // 3})

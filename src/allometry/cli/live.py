@@ -141,14 +141,16 @@ class Board:
         return f"{format_flops(spent)} FLOPs in {format_seconds(seconds)} of process time"
 
     def _left(self) -> str:
-        """Time left, from what the runs still to come were expected to take."""
-        if not self.seconds:
-            return ""
+        """Time left, from what the runs still to come were expected to take, or else from how fast they are."""
         remaining = 0.0
         for run, state in self.state.items():
-            if "record" not in state:
-                done = state.get("tokens", 0) / self.configs[run].tokens
-                remaining += self.seconds.get(run, 0.0) * max(0.0, 1 - done)
+            if "record" in state:
+                continue
+            tokens, rate = self.configs[run].tokens, state.get("tokens_per_second")
+            whole = self.seconds.get(run) or (tokens / rate if rate else None)
+            if whole is None:
+                return ""
+            remaining += whole * max(0.0, 1 - state.get("tokens", 0) / tokens)
         return f"about {format_seconds(remaining / self.workers)} left"
 
     def _table(self) -> Table:
