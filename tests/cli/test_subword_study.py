@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from allometry import laws
 from allometry.config import StudyConfig
 from allometry.lm.train import train_trunk
 from allometry.runs.corpus import load_tokenizer, read_corpus
@@ -128,7 +129,9 @@ def test_a_law_can_be_fitted_to_bits_a_byte(done, study):
     path = study
     plain, _ = done("fit", path, "--law", "chinchilla", "-o", path.parent / "nats.json", "--json")
     bits, _ = done("fit", path, "--law", "chinchilla", "--column", "loss=bits_per_byte", "--json")
-    record = Study(path).records("ladder")[0]
+    records = Study(path).records("ladder")
+    assert laws.Observations.read(path).column("bits_per_byte").tolist() == [r.bits_per_byte for r in records]
+    record = records[0]
     factor = record.bits_per_byte / record.loss
     assert bits["values"]["E"] == pytest.approx(plain["values"]["E"] * factor, rel=1e-3)
     assert bits["values"]["beta"] == pytest.approx(plain["values"]["beta"], rel=1e-3)

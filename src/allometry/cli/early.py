@@ -7,7 +7,7 @@ import contextlib
 from .. import laws
 from ..config import RunConfig
 from ..errors import UserError
-from ..laws.band import Band, Course, Watch, band
+from ..laws.band import LEAST_SIZES, Band, Course, Watch, band
 from ..planning.shapes import size_of
 from ..quantities import format_count
 from ..runs.record import RunRecord
@@ -61,6 +61,8 @@ class Early:
 
     def _band(self, config: RunConfig) -> Band | None:
         others = [record for record in self._ended if record.config.trunk != config.trunk]
+        if len({record.config.num_params for record in others}) < LEAST_SIZES:
+            return None
         try:
             predictor = self.predictor
             if predictor is None:
