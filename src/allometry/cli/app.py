@@ -27,6 +27,10 @@ app = typer.Typer(
 INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT, 128 + SIGTERM
 Json = Annotated[bool, typer.Option("--json", help="Print a machine's answer (JSON) on standard output.")]
 Level = Annotated[float, typer.Option(help="Level of the interval.")]
+Mirror = Annotated[
+    list[str] | None,
+    typer.Option(help="Tell a tracker too: tensorboard, wandb (offline) or mlflow; under mirrors/ in the study."),
+]
 
 
 # What typer raises for options that do not parse: a sentence, which must not become a box of five lines.
@@ -46,19 +50,22 @@ def _root(
 @app.command()
 def quickstart(
     data: Annotated[
-        str, typer.Option(help="A text file, a folder of them, or stdlib: Python's own sources.")
+        str,
+        typer.Option(help="A text file, a folder of them, one that `data` wrote, or stdlib: Python's own sources."),
     ] = "stdlib",
     minutes: Annotated[float, typer.Option(help="What the whole may take on this machine.")] = 5.0,
     out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("quickstart"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of initial weights and of the order of the text.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained and its cost; stop.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before training.")] = False,
+    mirror: Mirror = None,
     json: Json = False,
 ) -> None:
     """Real text to a plan that comes true: ladder, law, plan, prediction, proof, report."""
     from .quickstart import quickstart as run
 
-    run(data=data, minutes=minutes, out=out, seed=seed, dry_run=dry_run, yes=yes, as_json=json)
+    options = {"dry_run": dry_run, "yes": yes, "mirror": mirror or [], "as_json": json}
+    run(data=data, minutes=minutes, out=out, seed=seed, **options)
 
 
 @app.command()
@@ -69,12 +76,13 @@ def ladder(
     out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("study"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained and its cost; stop.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before training.")] = False,
+    mirror: Mirror = None,
     json: Json = False,
 ) -> None:
     """Train a ladder of small models; the cost comes first. The same command again goes on where it stopped."""
     from .quickstart import ladder as run
 
-    run(study, out=out, dry_run=dry_run, yes=yes, as_json=json)
+    run(study, out=out, dry_run=dry_run, yes=yes, mirror=mirror or [], as_json=json)
 
 
 @app.command()
@@ -259,12 +267,13 @@ def scale(
 def train(
     source: Annotated[Path, typer.Argument(help="plan.json of a study, or a run's TOML.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the study; by default the one the plan lies in.")] = None,
+    mirror: Mirror = None,
     json: Json = False,
 ) -> None:
     """Train a plan or one run; with a plan, say how close the prediction came."""
     from .models import train as run
 
-    run(source, out=out, as_json=json)
+    run(source, out=out, mirror=mirror or [], as_json=json)
 
 
 @app.command()
