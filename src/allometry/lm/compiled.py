@@ -1,21 +1,23 @@
-"""The training step of a :class:`~allometry.lm.model.LanguageModel` on a CPU without autograd: GEMMs and compiled kernels.
+"""The training step of a language model on a CPU, without autograd: GEMMs, and one compiled kernel between them.
 
-The same function as ``nn.Decoder`` and its loss, equal to rounding, forward and backward written out. Between two
-GEMMs runs one kernel (:mod:`allometry.lm.kernels`), working memory is kept from step to step, and the backward pass
-overwrites what the forward pass kept. In BF16 weights are cast once a step, and only GEMMs round to it.
+The same function as ``nn.Decoder`` and its loss, equal to rounding, forward and backward written out. The
+kernels are those of :mod:`allometry.lm.kernels`; working memory is kept from step to step, and the backward pass
+overwrites what the forward pass kept. In BF16 weights are cast once a step; arithmetic between GEMMs is FP32.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from .. import nn
 from ..nn.gemm import over_rows
-from .kernels import kernels
+from .kernels import available, kernels
 
 _ZERO = {dtype: torch.zeros(1, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
 
@@ -132,9 +134,7 @@ class Step:
             keep, share = block.weights[1]()
             x.addmm_(kept.gated, next(weights).t(), beta=keep, alpha=share * mlp.down.factors().output)
         (eps,) = model.norm.eps()
-        run.norm_forward(
-            x.data_ptr(), memory.norm.data_ptr(), memory.inverse.data_ptr(), rows, width, eps, threads
-        )
+        run.norm_forward(x.data_ptr(), memory.norm.data_ptr(), memory.inverse.data_ptr(), rows, width, eps, threads)
         _product(memory.norm, next(weights).t(), model.readout.factors().output, memory.logits)
         classes = memory.logits.shape[1]
         run.cross_entropy(
@@ -177,9 +177,7 @@ class Step:
             attention, mlp = block.attention, block.mlp
             linear(mlp.down, grad, kept.gated, memory.grad_gated)
             hidden = kept.gated.shape[1]
-            run.gate_backward(
-                memory.grad_gated.data_ptr(), kept.up.data_ptr(), rows, hidden, mlp.factor()[0], threads
-            )
+            run.gate_backward(memory.grad_gated.data_ptr(), kept.up.data_ptr(), rows, hidden, mlp.factor()[0], threads)
             linear(mlp.up, kept.up, kept.norms[2], branch)
             keep, share = block.weights[1]()
             norm(kept.norms[2], kept.inverses[2], grad, grad, share / mlp.backward_ratio, keep)
@@ -199,6 +197,19 @@ class Step:
             table.shape[0] ** 0.5 * per_row,
         )
         return [embedding, *reversed(grads)]
+
+
+def step(dtype: torch.dtype) -> Step | None:
+    """A step by kernels; None, with one line on standard error, on a machine that has none."""
+    return None if _told() else Step(dtype)
+
+
+@lru_cache
+def _told() -> str:
+    why = available()
+    if why:
+        print(f"no compiled kernels ({why}): training goes on without, several times slower", file=sys.stderr)
+    return why
 
 
 class _Loss(torch.autograd.Function):
