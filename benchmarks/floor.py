@@ -6,7 +6,8 @@ For each width, by the recipe's shape and a batch of the range that the recipe g
 step, the seconds of its bare GEMMs (each product of the forward and backward pass alone, at its shape and in its type,
 the smallest of several), their ratio (1 would be the floor), and FLOP/s by `flops_per_token`, which counts attention
 too. The parts are measured in the step itself, by a clock around each kernel, GEMM and the optimiser; `rest` is
-Python, autograd, memory and data. `layers` is the same step by PyTorch's layers (nn.Decoder in eager mode).
+Python, autograd and memory. `layers` is the same step by PyTorch's layers (nn.Decoder in eager mode); with
+--torch-compile, `torch.compile` is those layers compiled by it, and the seconds of its first three steps.
 """
 
 from __future__ import annotations
@@ -105,13 +106,14 @@ class Parts:
             setattr(owner, name, function)
 
 
-def stepper(model: ModelConfig, precision: str, batch: int, compile: bool) -> Callable[[], None]:
-    language_model = build(model, 0, precision, compile)
+def stepper(model: ModelConfig, precision: str, batch: int, way: str) -> Callable[[], None]:
+    language_model = build(model, 0, precision, way == "ours")
     optimizer = nn.AdamW(language_model, 1e-3)
     tokens = torch.randint(model.vocab_size, (batch, model.context))
+    loss_of = torch.compile(language_model.loss) if way == "torch.compile" else language_model.loss
 
     def step() -> None:
-        loss = language_model.loss(tokens, tokens)
+        loss = loss_of(tokens, tokens)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -120,21 +122,25 @@ def stepper(model: ModelConfig, precision: str, batch: int, compile: bool) -> Ca
     return step
 
 
-def measure(width: int, precision: str, threads: int, seconds: float) -> dict[str, object]:
+def measure(width: int, precision: str, threads: int, seconds: float, others: list[str]) -> dict[str, object]:
     model, batch = shape(width), BATCHES[width]
     rows = batch * model.context
-    ours, layers = (stepper(model, precision, batch, compile) for compile in (True, False))
-    times: dict[str, list[float]] = {"ours": [], "layers": []}
-    ours(), ours(), layers()
+    steps = {way: stepper(model, precision, batch, way) for way in ("ours", *others)}
+    times: dict[str, list[float]] = {way: [] for way in steps}
+    ready = {}
+    for way, step in steps.items():
+        begin = time.perf_counter()
+        step(), step(), step()
+        ready[way] = time.perf_counter() - begin
     begin = time.perf_counter()
     while len(times["ours"]) < 5 or time.perf_counter() - begin < seconds:
-        for name, step in (("ours", ours), ("layers", layers)):
+        for name, step in steps.items():
             start = time.perf_counter()
             step()
             times[name].append(time.perf_counter() - start)
     count = 0
     with Parts() as parts:
-        clocked = stepper(model, precision, batch, True)
+        clocked = stepper(model, precision, batch, "ours")
         clocked(), parts.seconds.clear()
         begin = time.perf_counter()
         while count < 3 or time.perf_counter() - begin < seconds / 2:
@@ -144,6 +150,7 @@ def measure(width: int, precision: str, threads: int, seconds: float) -> dict[st
     parts.seconds["rest"] = whole - sum(parts.seconds.values())
     floor = gemm_seconds(model, rows, PRECISIONS[precision])
     step = statistics.median(times["ours"])
+    ratio = lambda way: statistics.median(b / a for a, b in zip(times["ours"], times[way], strict=True))
     flops = model.flops_per_token * rows
     return {
         "num_params": model.num_params,
@@ -156,7 +163,8 @@ def measure(width: int, precision: str, threads: int, seconds: float) -> dict[st
         "GEMMs alone, GFLOP/s": round(6 * model.num_params_matmul * rows / floor / 1e9),
         "of the floor": round(floor / step, 2),
         "shares, %": {kind: round(100 * value / whole, 1) for kind, value in parts.seconds.most_common()},
-        "layers/ours": round(statistics.median(b / a for a, b in zip(*times.values(), strict=True)), 2),
+        **{f"{way}/ours": round(ratio(way), 2) for way in others},
+        **{f"{way}, first three steps, s": round(ready[way], 1) for way in others if way != "layers"},
     }
 
 
@@ -166,16 +174,19 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=[*PRECISIONS])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--torch-compile", action="store_true")
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    others = ["layers", "torch.compile"] if given.torch_compile else ["layers"]
     for width in given.widths:
         for precision in given.precisions:
-            found = measure(width, precision, given.threads, given.seconds)
+            found = measure(width, precision, given.threads, given.seconds, others)
             print(width, precision, json.dumps(found), flush=True)
             result = json.loads(given.output.read_text()) if given.output.exists() else {}
             result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, PyTorch {torch.__version__}"
-            result[f"width {width}, {precision}, {given.threads} threads"] = found
+            key = f"width {width}, {precision}, {given.threads} threads"
+            result[key] = result.get(key, {}) | found
             write_json(given.output, result)
 
 

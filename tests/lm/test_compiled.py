@@ -1,5 +1,6 @@
 """The compiled step: loss and gradients of the layers at every shape; a training that resumes to the bit."""
 
+import copy
 import itertools
 import subprocess
 import sys
@@ -111,6 +112,18 @@ def test_a_backward_pass_after_another_loss_is_refused():
     model.loss(*batch(*SHAPES[1]))
     with pytest.raises(RuntimeError, match="another loss was computed since"):
         first.backward()
+
+
+def test_a_copy_and_weights_that_were_replaced_are_followed():
+    tokens, targets = batch(*SHAPES[1])
+    plain, fast = pair(SHAPES[1][0])
+    fast.loss(tokens, targets)
+    copied = copy.deepcopy(fast)
+    for model in (plain, fast, copied):
+        weights = {name: torch.full_like(w, 0.1).cumsum(-1).sin() for name, w in model.state_dict().items()}
+        model.load_state_dict(weights, assign=True)
+    for model in (fast, copied):
+        assert model.loss(tokens, targets).item() == pytest.approx(plain.loss(tokens, targets).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("bad", [-1, 32])
