@@ -17,7 +17,7 @@ def step_seconds(config: RunConfig, budget: float = 0.35) -> float:
 
     The lower quartile: what else the machine does meanwhile can only add time.
     """
-    model = build(config.model, 0, config.train.precision)
+    model = build(config.model, 0, config.train.precision, config.train.compile)
     optimizer = nn.AdamW(model, 1e-3)
     shape = (max(1, config.train.batch_tokens // config.model.context), config.model.context)
     tokens = torch.randint(config.model.vocab_size, shape)
