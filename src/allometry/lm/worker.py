@@ -20,6 +20,7 @@ from ..config import RunConfig
 from ..errors import UserError
 from ..runs.corpus import Corpus, load_corpus
 from ..runs.store import Study
+from .batched import train_batched
 from .calibrate import step_seconds
 from .train import Interrupted, train_trunk
 
@@ -54,14 +55,15 @@ def main() -> None:
 
 def _serve(job: dict[str, Any], corpora: dict[str, Corpus], send, stop) -> None:
     if "measure" in job:
-        send("done", result=[step_seconds(RunConfig.parse(value)) for value in job["measure"]])
+        send("done", result=[step_seconds(RunConfig.parse(value), job["models"]) for value in job["measure"]])
         return
     study = Study(Path(job["study"]))
     corpus = corpora.setdefault(job["study"], None) or load_corpus(study.corpus_path)
     corpora[job["study"]] = corpus
     configs = [RunConfig.parse(value) for value in job["configs"]]
     _check(configs, corpus, study)
-    train_trunk(
+    together = len({config.trunk for config in configs}) > 1
+    (train_batched if together else train_trunk)(
         configs,
         corpus,
         study,

@@ -28,7 +28,10 @@ Listener = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Job:
-    """Runs that one process trains one after another because they share a trunk; ``seconds`` is the estimate."""
+    """Runs that one process trains; ``seconds`` is the estimate.
+
+    Those of one trunk are trained one after another, several trunks side by side as one batched model.
+    """
 
     configs: tuple[RunConfig, ...]
     kind: str
@@ -79,9 +82,12 @@ class LocalEngine:
         ]
         self._serve(messages, listener)
 
-    def measure(self, configs: Sequence[RunConfig]) -> list[float]:
-        """Seconds a training step of each configuration, with all workers busy at once, as they will be."""
-        message = {"measure": [config.to_dict() for config in configs]}
+    def measure(self, configs: Sequence[RunConfig], models: int = 1) -> list[float]:
+        """Seconds a training step of each configuration, with all workers busy at once, as they will be.
+
+        With several ``models``, of a step of all of them as one batched model.
+        """
+        message = {"measure": [config.to_dict() for config in configs], "models": models}
         results = self._serve([message] * self.workers)
         return [max(times) for times in zip(*results, strict=True)]
 
