@@ -6,9 +6,12 @@ configuration, computed from its shapes alone, without torch.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import math
 import tomllib
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -44,7 +47,7 @@ class Config(BaseModel):
                 owner = cls
                 for part in first["loc"][:-1]:
                     owner = owner.model_fields[part].annotation
-                raise UserError(f"{where}: unknown key {key!r}; known: {', '.join(owner.model_fields)}") from None
+                raise UserError(f"{where}: unknown key {_nearest(key, owner.model_fields)}") from None
             raise UserError(f"{where}: {key}: {first['msg']}") from None
 
     @classmethod
@@ -71,8 +74,14 @@ class Config(BaseModel):
         return tomli_w.dumps(self.to_dict())
 
 
+def _nearest(key: str, known: Iterable[str]) -> str:
+    """An unknown key, what was meant by it as far as one can tell, and what there is."""
+    near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
+    return f"{key!r}" + (f" (did you mean {near[0]!r}?)" if near else "") + f"; known: {', '.join(known)}"
+
+
 class ModelConfig(Config):
-    """A decoder-only transformer: RMSNorm, RoPE, SwiGLU, causal attention, an untied byte-sized head."""
+    """A decoder-only transformer: RMSNorm, RoPE, SwiGLU, causal attention, an untied head."""
 
     width: int = Field(ge=8)
     layers: int = Field(ge=1)
@@ -117,11 +126,23 @@ class ModelConfig(Config):
 
 
 class DataConfig(Config):
-    """Which text. The fingerprint decides identity; ``source`` only says where it came from."""
+    """Which text, by which tokenizer.
+
+    The fingerprint, of all tokens and of the tokenizer itself, and the tokenizer's name decide identity. The rest
+    follows from them, or informs: ``source`` says where the text came from, ``train_tokens`` how many there are to
+    train on (None: not recorded), ``bytes_per_token`` is that of the held-out text.
+    """
 
     source: str
     fingerprint: str
     tokenizer: str = "bytes"
+    vocab_size: int = Field(default=256, ge=2)
+    train_tokens: int | None = Field(default=None, ge=1)
+    bytes_per_token: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+    def bits_per_byte(self, loss: float) -> float:
+        """A loss in nats a token as bits a byte of text, which compares across tokenizers."""
+        return loss / (math.log(2) * self.bytes_per_token)
 
 
 class TrainConfig(Config):
@@ -190,6 +211,11 @@ class RunConfig(Config):
         return self.schedule.tokens
 
     @property
+    def epochs(self) -> float | None:
+        """How many times the run reads its training text; None where its length is not recorded."""
+        return self.tokens / self.data.train_tokens if self.data.train_tokens else None
+
+    @property
     def flops(self) -> float:
         """Exact FLOPs of the run, from the shapes."""
         return self.model.flops_per_token * self.tokens
@@ -199,7 +225,8 @@ class StudyConfig(Config):
     """What a ladder is asked for: the text, and either ``minutes`` to fill or ``widths`` and ``tokens`` to train.
 
     ``tokens`` are the lengths that every width is trained to. With ``sweep`` the cheapest runs measure batch and rate
-    first; without it ``lr`` and ``batch_tokens`` (at a million tokens seen) are taken as given.
+    first; without it ``lr`` and ``batch_tokens`` (at a million tokens seen) are taken as given. A rung that diverges
+    is kept as such, and tried again up to ``retries`` times, at half the rate each time.
     """
 
     data: str = "stdlib"
@@ -211,6 +238,7 @@ class StudyConfig(Config):
     sweep: bool = True
     lr: float = Field(default=0.5, gt=0, allow_inf_nan=False)
     batch_tokens: int = Field(default=512, ge=16)
+    retries: int = Field(default=0, ge=0, le=10)
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

@@ -50,6 +50,8 @@ class Board:
 
     def __call__(self, event: dict[str, Any]) -> None:
         """One event of the engine."""
+        if event["event"] == "note":
+            note(event["text"])
         state = self.state.get(event["id"])
         if state is None:
             return
@@ -77,12 +79,19 @@ class Board:
         loss = f"loss {record.loss:.4f}" if record.status == "finished" else f"DIVERGED: {record.note}"
         note(
             f"  {self._done():>3}/{len(self.configs)}  {run}  {format_count(config.num_params)} params  "
-            f"{format_count(config.tokens)} tokens  lr {config.train.lr:.3g}  {loss}  {format_seconds(record.seconds)}"
-            f"  {self._left()}"
+            f"{format_count(config.tokens)} tokens  lr {config.train.lr:.3g}  {loss}  "
+            f"{format_count(record.tokens_per_second)} tokens/s  {format_flops(record.flops_spent)} FLOPs in "
+            f"{format_seconds(record.seconds)}  {self._left()}"
         )
 
     def _done(self) -> int:
         return sum("record" in state for state in self.state.values())
+
+    def _spent(self) -> str:
+        """What the runs that ended cost, in FLOPs and in seconds of their processes."""
+        ended = [state["record"] for state in self.state.values() if "record" in state]
+        spent, seconds = sum(record.flops_spent for record in ended), sum(record.seconds for record in ended)
+        return f"{format_flops(spent)} FLOPs in {format_seconds(seconds)} of process time"
 
     def _left(self) -> str:
         """Time left, from what the runs still to come were expected to take."""
@@ -96,17 +105,19 @@ class Board:
         return f"about {format_seconds(remaining / self.workers)} left"
 
     def _table(self) -> Table:
-        title = f"{self.title}  {self._done()}/{len(self.configs)}  {self._left()}"
+        title = "  ".join((self.title, f"{self._done()}/{len(self.configs)}", self._spent(), self._left()))
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-        for name in ("run", "params", "tokens", "batch", "lr", "progress", "loss", "tokens/s"):
+        for name in ("run", "params", "tokens", "batch", "lr", "progress", "loss", "tokens/s", "FLOPs", "time"):
             table.add_column(name, justify="left" if name in ("run", "progress") else "right", no_wrap=True)
         for run, state in self.state.items():
             config, record = self.configs[run], state.get("record")
             if record is not None:
                 share, loss, rate = 1.0, record.loss, record.tokens_per_second
+                flops, seconds = format_flops(record.flops_spent), format_seconds(record.seconds)
             else:
                 share, loss = state.get("tokens", 0) / config.tokens, state.get("loss")
-                rate = state.get("tokens_per_second")
+                rate, flops = state.get("tokens_per_second"), ""
+                seconds = f"[dim]~{format_seconds(self.seconds[run])}[/]" if run in self.seconds else ""
             done = "diverged" if record is not None and record.status == "diverged" else _bar(share)
             held_out = record is not None and loss is not None
             table.add_row(
@@ -118,6 +129,8 @@ class Board:
                 done,
                 "" if loss is None else (f"[bold]{loss:.4f}[/]" if held_out else f"[dim]{loss:.3f}[/]"),
                 "" if not rate else format_count(rate),
+                flops,
+                seconds,
             )
         return table
 
@@ -125,7 +138,7 @@ class Board:
 def cost_table(rows: Sequence[tuple[str, RunConfig, float]]) -> Table:
     """Every run of a ladder, what it is for and the seconds it will take, before anything is spent."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("kind", "params", "total", "tokens", "batch", "lr", "FLOPs", "seconds"):
+    for name in ("kind", "params", "total", "tokens", "epochs", "batch", "lr", "FLOPs", "seconds"):
         table.add_column(name, justify="left" if name == "kind" else "right", no_wrap=True)
     for kind, config, seconds in rows:
         table.add_row(
@@ -133,6 +146,7 @@ def cost_table(rows: Sequence[tuple[str, RunConfig, float]]) -> Table:
             format_count(config.num_params),
             format_count(config.model.num_params_total),
             format_count(config.tokens),
+            "" if config.epochs is None else f"{config.epochs:.2g}",
             format_count(config.schedule.stages[-1].batch * config.model.context),
             f"{config.train.lr:.3g}",
             format_flops(config.flops),
@@ -141,6 +155,6 @@ def cost_table(rows: Sequence[tuple[str, RunConfig, float]]) -> Table:
     return table
 
 
-def _bar(share: float, width: int = 12) -> str:
+def _bar(share: float, width: int = 8) -> str:
     full = round(min(1.0, share) * width)
     return "━" * full + "[dim]" + "─" * (width - full) + "[/]"

@@ -52,7 +52,7 @@ def _train_plan(path: Path, out: Path | None, as_json: bool) -> None:
 
 def _train_alone(study: Study, config: RunConfig, kind: str) -> RunRecord:
     """Train one run in a process of its own that has all cores."""
-    with study.lock(), LocalEngine(workers=1, threads=cores()) as engine:
+    with LocalEngine(workers=1, threads=cores()) as engine:
         return train_one(study, config, kind, engine)
 
 
@@ -74,9 +74,9 @@ def generate(run: str, *, prompt: str, tokens: int, temperature: float, seed: in
     if temperature < 0:
         raise UserError(f"--temperature {temperature:g}: must be 0 or more")
     study, record = find_run(Path(run))
-    from ..lm.generate import load_model, write_text
+    from ..lm.generate import generate as write
 
-    text = write_text(load_model(study, record), prompt, tokens, temperature, seed)
+    text = write(study, record, prompt, tokens=tokens, temperature=temperature, seed=seed)
     answer_json({"run": record.id, "prompt": prompt, "text": text}) if as_json else answer(text)
 
 
@@ -102,10 +102,14 @@ def find_run(path: Path) -> tuple[Study, RunRecord]:
 def _begin(file: RunFile, out: Path) -> tuple[Study, RunConfig]:
     corpus = corpora.read_corpus(file.data)
     settings = {"data": file.data, "fingerprint": corpus.fingerprint, "trainer": TRAINER_VERSION}
-    data = {"source": file.data, "fingerprint": corpus.fingerprint}
-    config = RunConfig.parse({"model": file.model, "data": data, "train": file.train})
+    model = file.model
+    if "vocab_size" not in model.model_fields_set:
+        model = model.model_copy(update={"vocab_size": corpus.vocab_size})
+    corpus.check(model.context, model.vocab_size)
+    config = RunConfig(model=model, data=corpus.data(file.data), train=file.train)
     study = Study.create(out, settings)
-    if not (study.corpus_path / "manifest.json").exists():
-        corpora.save_corpus(corpus, study.corpus_path)
+    with study.lock(note):
+        if not (study.corpus_path / "manifest.json").exists():
+            corpora.save_corpus(corpus, study.corpus_path)
     note(corpus.describe())
     return study, config

@@ -15,6 +15,7 @@ import typer
 from .. import laws, planning
 from ..config import StudyConfig
 from ..errors import UserError
+from ..planning import repeat as repetition
 from ..quantities import format_count, format_flops, format_seconds
 from ..report import outcome_lines, write_report
 from ..runs.engine import LocalEngine, cores
@@ -56,7 +57,8 @@ def quickstart(*, data: str, minutes: float, out: Path, seed: int, dry_run: bool
         study = session.study
         _climb(session)
         say = note if as_json else answer
-        plan = _plan(session, say)
+        with study.lock(note):
+            plan = _plan(session, say)
         record = train_one(study, planned_run(plan), "target", session.target, plan["seconds"])
     _sample(study)
     if record.status == "finished":
@@ -86,14 +88,16 @@ def ladder(path: Path, *, out: Path, dry_run: bool, yes: bool, as_json: bool) ->
 
 @contextmanager
 def _open(config: StudyConfig, out: Path) -> Iterator[_Session]:
-    """The study, held by this process, with its engines up and its design made."""
-    study, corpus = begin(config, out)
+    """The study with its engines up and its design made, by this process or by another at work on it."""
+    study, corpus = begin(config, out, note)
     note(f"{config.data}: {corpus.describe()}")
-    with study.lock(), LocalEngine() as ladder, LocalEngine(workers=1, threads=cores()) as target:
-        if study.read("calibration.json") is None:
-            note("measuring this machine's speed …")
-        speed = speed_of(study, ladder, target, config.context)
-        yield _Session(study, config, design_of(study, config, corpus, speed), speed, ladder, target)
+    with LocalEngine() as ladder, LocalEngine(workers=1, threads=cores()) as target:
+        with study.lock(note):
+            if study.read("calibration.json") is None:
+                note("measuring this machine's speed …")
+            speed = speed_of(study, ladder, target, config.context, corpus.vocab_size)
+            made = design_of(study, config, corpus, speed)
+        yield _Session(study, config, made, speed, ladder, target)
 
 
 def _confirm(session: _Session, *, dry_run: bool, yes: bool, as_json: bool) -> bool:
@@ -106,7 +110,7 @@ def _confirm(session: _Session, *, dry_run: bool, yes: bool, as_json: bool) -> b
         for run in runs
     ]
     if dry_run and as_json:
-        names = ("num_params", "tokens", "flops")
+        names = ("num_params", "tokens", "flops", "epochs")
         answer_json(
             {
                 "runs": [
@@ -127,16 +131,18 @@ def _confirm(session: _Session, *, dry_run: bool, yes: bool, as_json: bool) -> b
     else:
         notes.print(cost_table(rows))
     note(describe_cost(made))
+    longest = max(made.rungs, key=lambda run: run.tokens)
+    if repeats := repetition.told(longest.epochs):
+        note(f"the longest run {repeats}")
     if session.config.minutes is not None:
         note(
             f"then the plan: {format_flops(made.target_flops)} FLOPs, {TARGET_RATIO:g}× the largest rung, "
             f"{format_seconds(made.target_seconds)}"
         )
-        longest = max(rung.train.tokens for rung in made.rungs)
-        if longest < SHORT_TOKENS:
+        if longest.train.tokens < SHORT_TOKENS:
             note(
-                f"these runs are short, at most {format_count(longest)} tokens: a law bends there, and its interval "
-                "cannot know; give more --minutes, or a machine with nothing else to do"
+                f"these runs are short, at most {format_count(longest.train.tokens)} tokens: a law bends there, and its "
+                "interval cannot know; give more --minutes, or a machine with nothing else to do"
             )
     if dry_run:
         return False
@@ -198,8 +204,8 @@ def _plan(session: _Session, say: Callable[[str], None]) -> dict[str, Any]:
 def _sample(study: Study) -> None:
     """What the best model writes, kept for the report."""
     if study.read("sample.json") is None:
-        from ..lm.generate import load_model, write_text
+        from ..lm.generate import generate
 
         record = best_run(study)
-        text = write_text(load_model(study, record), PROMPT, tokens=600, temperature=0.6, seed=0)
+        text = generate(study, record, PROMPT, tokens=600, temperature=0.6, seed=0)
         study.write("sample.json", {"run": record.id, "prompt": PROMPT, "text": text})

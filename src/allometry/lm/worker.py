@@ -18,6 +18,7 @@ import torch
 
 from ..config import RunConfig
 from ..errors import UserError
+from ..runs.claims import Fenced, Taken
 from ..runs.corpus import Corpus, load_corpus
 from ..runs.store import Study
 from .batched import train_batched
@@ -47,8 +48,11 @@ def main() -> None:
             _serve(json.loads(line), corpora, send, stop)
         except (Interrupted, BrokenPipeError):
             break
-        except (UserError, OSError) as error:
+        except UserError as error:
             send("failed", message=str(error))
+        except OSError as error:  # a full disk, say
+            where = error.filename or "study"
+            send("failed", message=f"{where}: {error.strerror or error}; the same command again goes on from here")
         if stop():
             break
 
@@ -62,27 +66,35 @@ def _serve(job: dict[str, Any], corpora: dict[str, Corpus], send, stop) -> None:
     corpora[job["study"]] = corpus
     configs = [RunConfig.parse(value) for value in job["configs"]]
     _check(configs, corpus, study)
-    together = len({config.trunk for config in configs}) > 1
-    (train_batched if together else train_trunk)(
-        configs,
-        corpus,
-        study,
-        kind=job["kind"],
-        report=lambda progress: send("progress", **asdict(progress)),
-        recorded=lambda record: send("recorded", id=record.id),
-        stop=stop,
-    )
-    send("done", result=None)
+    try:
+        train_trunk(
+            configs,
+            corpus,
+            study,
+            kind=job["kind"],
+            report=lambda progress: send("progress", **asdict(progress)),
+            recorded=lambda record: send("recorded", id=record.id),
+            say=lambda run, text: send("note", id=run, text=text),
+            stop=stop,
+            follows=job["follows"],
+            retry_of=job["retry_of"],
+        )
+    except Taken:
+        send("done", result="taken")
+    except Fenced:
+        text = "this process stood still, and another has taken the work over; what was not saved is left to it"
+        send("note", id=configs[0].id, text=text)
+        send("done", result="taken")
+    else:
+        send("done", result=None)
 
 
 def _check(configs: list[RunConfig], corpus: Corpus, study: Study) -> None:
     """Refuse to train on another text than the configurations were made for."""
-    largest = int(max(corpus.train.max(), corpus.held_out.max()))
     for config in configs:
         if config.data.fingerprint != corpus.fingerprint:
             raise UserError(f"{study.path}: run {config.id} was planned for other text than this study holds")
-        if config.model.vocab_size <= largest:
-            raise UserError(f"vocab_size {config.model.vocab_size}: the text has tokens up to {largest}; give 256")
+        corpus.check(config.model.context, config.model.vocab_size)
 
 
 if __name__ == "__main__":

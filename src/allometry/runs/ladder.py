@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,7 @@ LENGTHS = (0.35, 0.6, 1)  # lengths of a trunk over its longest; shorter ones ar
 # A ladder takes consecutive ones. Below 24, one rate no longer serves all widths (docs/log.md).
 WIDTHS = (24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 LEAST_TOKENS = 40_000  # a shorter run says nothing of longer ones
+RETRY_RATE = 0.5  # of its learning rate, for a run that diverged
 TOKENS_PER_PARAM = 2.5  # least for the longest run of the widest size: below it, a narrower ladder is better
 
 
@@ -107,14 +108,14 @@ class Speed:
         return cls(*parts, value["workers"], value["precision"], value["batched"])
 
 
-def measure_speed(ladder: LocalEngine, target: LocalEngine, context: int) -> Speed:
+def measure_speed(ladder: LocalEngine, target: LocalEngine, context: int, vocab_size: int = 256) -> Speed:
     """A few seconds of training steps at the shapes that may be trained, in the precision that is faster here."""
     data = DataConfig(source="", fingerprint="")
 
     def at(precision: str, *shapes: tuple[int, int]) -> list[RunConfig]:
         recipes_ = [Recipe(batch_tokens=n * context, batch_exponent=0.0, precision=precision) for _, n in shapes]
         return [
-            recipe.run(shape(width, context), data, recipe.batch_tokens, 0)
+            recipe.run(shape(width, context, vocab_size), data, recipe.batch_tokens, 0)
             for recipe, (width, _) in zip(recipes_, shapes, strict=True)
         ]
 
@@ -144,7 +145,7 @@ def design(config: StudyConfig, data: DataConfig, train_tokens: int, speed: Spee
     recipe = Recipe(lr=config.lr, batch_tokens=config.batch_tokens, precision=precision)
     if config.minutes is None:
         rungs = [
-            recipe.run(shape(width, config.context), data, tokens, config.seed)
+            recipe.run(shape(width, config.context, data.vocab_size), data, tokens, config.seed)
             for width in sorted(set(config.widths))
             for tokens in sorted(set(config.tokens))
         ]
@@ -168,8 +169,8 @@ def design(config: StudyConfig, data: DataConfig, train_tokens: int, speed: Spee
     needed = max(rung.tokens for rung in best.rungs) / 8
     if train_tokens < needed:
         raise UserError(
-            f"{data.source}: {train_tokens} bytes of training text are too few for this ladder; "
-            f"give {needed / 1e6:.1f} MB or more, or fewer --minutes"
+            f"{data.source}: {train_tokens} tokens of training text are too few for this ladder; "
+            f"give {needed * data.bytes_per_token / 1e6:.1f} MB or more, or fewer --minutes"
         )
     return best
 
@@ -191,17 +192,32 @@ def tune(study: Study, made: Design, engine: LocalEngine, listener: Listener = l
 def climb(
     study: Study, made: Design, recipe: Recipe, engine: LocalEngine, listener: Listener = lambda event: None
 ) -> None:
-    """Train what is missing of the rungs, by a recipe.
+    """Train what is missing of the rungs, by a recipe; those that diverge again, as often as the study asks for.
 
     Raises:
         UserError: a process died; what was recorded stays.
     """
     chosen = rungs(made, recipe)
     engine.train(study, jobs(study, chosen, "ladder"), listener)
+    retry_of: dict[str, str] = {}
+    again = chosen
+    for _ in range(study.settings().get("study", {}).get("retries", 0)):
+        again = [retry for config in again if (retry := _retry(study, config, retry_of)) is not None]
+        engine.train(study, jobs(study, again, "ladder", retry_of), listener)
     for config in chosen:  # a run of the sweep that happened to hit the recipe is a rung as well
         record = study.record(config.id)
         if record.kind == "sweep":
             study.save(replace(record, kind="ladder"), study.curve(config.id))
+
+
+def _retry(study: Study, config: RunConfig, retry_of: dict[str, str]) -> RunConfig | None:
+    """The next attempt of a run that diverged, at ``RETRY_RATE`` of its rate; noted in ``retry_of``."""
+    if study.record(config.id).status != "diverged":
+        return None
+    train = config.train.model_copy(update={"lr": config.train.lr * RETRY_RATE})
+    retry = config.model_copy(update={"train": train})
+    retry_of[retry.id] = config.id
+    return retry
 
 
 def rungs(made: Design, recipe: Recipe) -> list[RunConfig]:
@@ -284,7 +300,7 @@ def _ladder(config: StudyConfig, data: DataConfig, recipe: Recipe, top: int, flo
     """
     configs = []
     for width in WIDTHS[top - SIZES + 1 : top + 1]:
-        model = shape(width, config.context)
+        model = shape(width, config.context, data.vocab_size)
         longest = max(flops / model.flops_per_token, LEAST_TOKENS / LENGTHS[0])
         configs += [recipe.run(model, data, _round(length * longest), config.seed) for length in LENGTHS]
     return Design(_sweep(config, recipe, data, configs), tuple(configs), recipe)

@@ -5,9 +5,10 @@ Each step is written down when it is done and read back when the same command co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from ..config import TRAINER_VERSION, DataConfig, StudyConfig
+from ..config import TRAINER_VERSION, StudyConfig
 from . import corpus as corpora
 from .corpus import Corpus
 from .engine import LocalEngine
@@ -15,26 +16,28 @@ from .ladder import Design, Speed, design, measure_speed
 from .store import Study
 
 
-def begin(config: StudyConfig, out: Path) -> tuple[Study, Corpus]:
-    """Read the text and open the study at ``out``, or begin it.
+def begin(config: StudyConfig, out: Path, say: Callable[[str], None] = lambda text: None) -> tuple[Study, Corpus]:
+    """Read the text and open the study at ``out``, or begin it; ``say`` hears when another process is at that.
 
     Raises:
         UserError: no such text or too little of it, or ``out`` holds something else; then nothing is written.
     """
     corpus = corpora.read_corpus(config.data)
+    corpus.check(config.context, corpus.vocab_size)
     settings = {"study": config.to_dict(), "fingerprint": corpus.fingerprint, "trainer": TRAINER_VERSION}
     study = Study.create(out, settings)
-    if not (study.corpus_path / "manifest.json").exists():
-        corpora.save_corpus(corpus, study.corpus_path)
+    with study.lock(say):
+        if not (study.corpus_path / "manifest.json").exists():
+            corpora.save_corpus(corpus, study.corpus_path)
     return study, corpus
 
 
-def speed_of(study: Study, ladder: LocalEngine, target: LocalEngine, context: int) -> Speed:
+def speed_of(study: Study, ladder: LocalEngine, target: LocalEngine, context: int, vocab_size: int) -> Speed:
     """The machine's speed as the study recorded it, or measured now and recorded."""
     value = study.read("calibration.json")
     if value is not None:
         return Speed.from_json(value)
-    speed = measure_speed(ladder, target, context)
+    speed = measure_speed(ladder, target, context, vocab_size)
     study.write("calibration.json", speed.to_json())
     return speed
 
@@ -48,7 +51,6 @@ def design_of(study: Study, config: StudyConfig, corpus: Corpus, speed: Speed | 
     value = study.read("ladder.json")
     if value is not None:
         return Design.from_json(value)
-    data = DataConfig(source=config.data, fingerprint=corpus.fingerprint)
-    made = design(config, data, len(corpus.train), speed)
+    made = design(config, corpus.data(config.data), len(corpus.train), speed)
     study.write("ladder.json", made.to_json())
     return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 from dataclasses import dataclass, field
@@ -22,7 +21,8 @@ class RunRecord:
     plan come true) or ``run``. ``loss`` is the held-out cross-entropy in nats a token, ``loss_se`` its standard error
     over held-out windows (runs of a study share the windows, so differences between runs are surer than that).
     ``seconds``, ``flops_spent`` count what this run cost beyond the shorter ones of its trunk; ``flops`` is what the
-    run stands for, as if it had been trained alone.
+    run stands for, as if it had been trained alone. ``retry_of`` is the run that diverged at a higher rate, if this
+    one is its next attempt.
     """
 
     config: RunConfig
@@ -37,10 +37,16 @@ class RunRecord:
     finished_at: str
     environment: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    retry_of: str = ""
 
     @property
     def id(self) -> str:
         return self.config.id
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """The loss in bits a byte of text: what compares across tokenizers."""
+        return None if self.loss is None else self.config.data.bits_per_byte(self.loss)
 
     def counts(self) -> dict[str, float]:
         """Parameters and FLOPs under every convention, and the tokens."""
@@ -57,7 +63,7 @@ class RunRecord:
 
     def row(self) -> dict[str, Any]:
         """The row of a table of runs, as :mod:`allometry.laws` reads it."""
-        train = self.config.train
+        train, data = self.config.train, self.config.data
         return {
             "label": self.id,
             "kind": self.kind,
@@ -65,6 +71,10 @@ class RunRecord:
             **self.counts(),
             "loss": self.loss,
             "loss_se": self.loss_se,
+            "bits_per_byte": self.bits_per_byte,
+            "bits_per_byte_se": None if self.loss_se is None else data.bits_per_byte(self.loss_se),
+            "unique_tokens": data.train_tokens,
+            "epochs": self.config.epochs,
             "batch_tokens": train.batch_tokens,
             "lr": train.lr,
             "width": self.config.model.width,
@@ -77,15 +87,15 @@ class RunRecord:
         }
 
     def to_json(self) -> dict[str, Any]:
-        bits = None if self.loss is None else self.loss / math.log(2)
         return {
             "id": self.id,
             "kind": self.kind,
             "status": self.status,
             "loss": self.loss,
             "loss_se": self.loss_se,
-            "bits_per_byte": bits,
+            "bits_per_byte": self.bits_per_byte,
             "train_loss": self.train_loss,
+            "epochs": self.config.epochs,
             "counts": self.counts(),
             "seconds": self.seconds,
             "flops_spent": self.flops_spent,
@@ -93,6 +103,7 @@ class RunRecord:
             "finished_at": self.finished_at,
             "environment": self.environment,
             "note": self.note,
+            "retry_of": self.retry_of,
             "config": self.config.to_dict(),
         }
 
