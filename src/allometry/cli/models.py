@@ -52,7 +52,7 @@ def _train_plan(path: Path, out: Path | None, as_json: bool) -> None:
 
 def _train_alone(study: Study, config: RunConfig, kind: str) -> RunRecord:
     """Train one run in a process of its own that has all cores."""
-    with LocalEngine(workers=1, threads=cores()) as engine:
+    with study.session(), LocalEngine(workers=1, threads=cores()) as engine:
         return train_one(study, config, kind, engine)
 
 

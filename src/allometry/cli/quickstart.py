@@ -91,7 +91,7 @@ def _open(config: StudyConfig, out: Path) -> Iterator[_Session]:
     """The study with its engines up and its design made, by this process or by another at work on it."""
     study, corpus = begin(config, out, note)
     note(f"{config.data}: {corpus.describe()}")
-    with LocalEngine() as ladder, LocalEngine(workers=1, threads=cores()) as target:
+    with study.session(), LocalEngine() as ladder, LocalEngine(workers=1, threads=cores()) as target:
         with study.lock(note):
             if study.read("calibration.json") is None:
                 note("measuring this machine's speed …")
