@@ -19,7 +19,7 @@ def step_seconds(config: RunConfig, models: int = 1, budget: float = 0.35) -> fl
     With several ``models``, of all of them trained as one batched model (:mod:`allometry.lm.batched`).
     The lower quartile: what else the machine does meanwhile can only add time.
     """
-    members = [build(config.model, 0, config.train.precision) for _ in range(models)]
+    members = [build(config.model, 0, config.train.precision, config.train.compile) for _ in range(models)]
     optimizers = [nn.AdamW(model, 1e-3) for model in members]
     shape = (max(1, config.train.batch_tokens // config.model.context), config.model.context)
     tokens = torch.randint(config.model.vocab_size, (models, *shape))

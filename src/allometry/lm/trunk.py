@@ -34,7 +34,7 @@ class Trunk:
     def __init__(self, config: RunConfig, corpus: Corpus):
         train = config.train
         self.config = config
-        self.model = build(config.model, train.seed, train.precision)
+        self.model = build(config.model, train.seed, train.precision, train.compile)
         self.optimizer = nn.AdamW(
             self.model, train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay
         )
@@ -87,11 +87,6 @@ class Trunk:
 
 def evaluate(model: LanguageModel, windows: tuple[Tensor, Tensor]) -> tuple[float, float]:
     """Mean loss over held-out windows, in nats a token, and its standard error over windows."""
-    losses = []
-    with torch.no_grad():
-        for inputs, targets in zip(windows[0].split(EVAL_BATCH), windows[1].split(EVAL_BATCH), strict=True):
-            logits = model(inputs).flatten(0, 1)
-            each = torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="none")
-            losses.append(each.view(targets.shape).mean(1))
-    per_window = torch.cat(losses).double()
+    batches = zip(windows[0].split(EVAL_BATCH), windows[1].split(EVAL_BATCH), strict=True)
+    per_window = torch.cat([model.token_losses(*batch).mean(1) for batch in batches]).double()
     return per_window.mean().item(), per_window.std(correction=0).item() / math.sqrt(len(per_window))

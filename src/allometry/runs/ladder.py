@@ -25,7 +25,7 @@ from .store import Study
 TARGET_RATIO = 8.0  # the plan's FLOPs over those of the largest rung
 HELD_OUT_TOKENS = 512 * 128
 FIXED_SECONDS = 24.0  # starting processes, reading text, measuring speed, fitting, the report
-BF16_GAIN = 1.1  # how many times faster BF16 must be to be used
+GAIN = 1.1  # how many times faster compiled kernels, and BF16, must be to be used
 BATCHED_GAIN = 1.2  # how many times faster models of one shape must be as one batched model to be trained so
 TOGETHER = 3  # models of the sweep that step alike: the rate, its half and its double
 PROCESS_BYTES = 450e6  # Python and PyTorch, before any model
@@ -81,7 +81,7 @@ class Design:
             recipe=Recipe(**value["recipe"]),
             ladder_seconds=value["ladder_seconds"],
             target_seconds=value["target_seconds"],
-            batched=value["batched"],
+            batched=value.get("batched", False),
         )
 
 
@@ -96,42 +96,48 @@ class Speed:
     target: Throughput
     workers: int
     precision: str = "fp32"
+    compile: bool = False
     batched: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         parts = {"ladder": self.ladder.to_json(), "target": self.target.to_json()}
-        return parts | {"workers": self.workers, "precision": self.precision, "batched": self.batched}
+        way = {"precision": self.precision, "compile": self.compile, "batched": self.batched}
+        return parts | {"workers": self.workers} | way
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Speed:
         parts = Throughput(**value["ladder"]), Throughput(**value["target"])
-        return cls(*parts, value["workers"], value["precision"], value["batched"])
+        ways = value["precision"], value.get("compile", False), value.get("batched", 1.0)
+        return cls(*parts, value["workers"], *ways)
 
 
 def measure_speed(ladder: LocalEngine, target: LocalEngine, context: int, vocab_size: int = 256) -> Speed:
-    """A few seconds of training steps at the shapes that may be trained, in the precision that is faster here."""
+    """A few seconds of training steps at the shapes that may be trained, in the way that is fastest here."""
     data = DataConfig(source="", fingerprint="")
 
-    def at(precision: str, *shapes: tuple[int, int]) -> list[RunConfig]:
-        recipes_ = [Recipe(batch_tokens=n * context, batch_exponent=0.0, precision=precision) for _, n in shapes]
+    def at(way: dict[str, Any], *shapes: tuple[int, int]) -> list[RunConfig]:
+        recipes_ = [Recipe(batch_tokens=n * context, batch_exponent=0.0, **way) for _, n in shapes]
         return [
             recipe.run(shape(width, context, vocab_size), data, recipe.batch_tokens, 0)
             for recipe, (width, _) in zip(recipes_, shapes, strict=True)
         ]
 
-    probe = {precision: ladder.measure(at(precision, (32, 4), (64, 8))) for precision in ("fp32", "bf16")}
-    faster = all(low < full / BF16_GAIN for low, full in zip(probe["bf16"], probe["fp32"], strict=True))
-    precision = "bf16" if faster else "fp32"
-    small = at(precision, (16, 2), (16, 8), (32, 4), (64, 2), (64, 8))
-    large = at(precision, (64, 4), (64, 8), (128, 4), (128, 8))
-    tiny = at(precision, (32, 2))
+    way: dict[str, Any] = {"precision": "fp32", "compile": False}
+    seconds = ladder.measure(at(way, (32, 4), (64, 8)))
+    for change in ({"compile": True}, {"precision": "bf16"}):
+        changed = ladder.measure(at(way | change, (32, 4), (64, 8)))
+        if all(new < old / GAIN for new, old in zip(changed, seconds, strict=True)):
+            way, seconds = way | change, changed
+    small = at(way, (16, 2), (16, 8), (32, 4), (64, 2), (64, 8))
+    large = at(way, (64, 4), (64, 8), (128, 4), (128, 8))
+    tiny = at(way, (32, 2))
     (alone,), (together,) = ladder.measure(tiny), ladder.measure(tiny, TOGETHER)
     return Speed(
         ladder=Throughput.fit(small, ladder.measure(small)),
         target=Throughput.fit(large, target.measure(large)),
         workers=ladder.workers,
-        precision=precision,
         batched=TOGETHER * alone / together,
+        **way,
     )
 
 
@@ -141,8 +147,8 @@ def design(config: StudyConfig, data: DataConfig, train_tokens: int, speed: Spee
     Raises:
         UserError: the minutes are too few, or the text too short; says the least.
     """
-    precision = "fp32" if speed is None else speed.precision
-    recipe = Recipe(lr=config.lr, batch_tokens=config.batch_tokens, precision=precision)
+    way = {} if speed is None else {"precision": speed.precision, "compile": speed.compile}
+    recipe = Recipe(lr=config.lr, batch_tokens=config.batch_tokens, **way)
     if config.minutes is None:
         rungs = [
             recipe.run(shape(width, config.context, data.vocab_size), data, tokens, config.seed)
