@@ -35,7 +35,7 @@ from allometry.runs.recipe import Recipe, shape
 from allometry.runs.store import Study
 
 WIDTHS, TOKENS, CONTEXT, SEQUENCES = (24, 32, 48, 64, 96), (100_000, 200_000, 400_000), 128, 4
-RECIPE = Recipe(lr=0.4, batch_tokens=SEQUENCES * CONTEXT, batch_exponent=0.0)
+RECIPE = Recipe(lr=0.4, batch_tokens=SEQUENCES * CONTEXT, batch_exponent=0.0, compile=True)  # as is found to be faster
 TIMED_STEPS, HELD_OUT, PEER_RATE = 50, 512, 2e-3
 HERE = Path(__file__).parent
 

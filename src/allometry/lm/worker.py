@@ -67,7 +67,8 @@ def _serve(job: dict[str, Any], corpora: dict[str, Corpus], send, stop) -> None:
     configs = [RunConfig.parse(value) for value in job["configs"]]
     _check(configs, corpus, study)
     try:
-        train_trunk(
+        together = len({config.trunk for config in configs}) > 1
+        (train_batched if together else train_trunk)(
             configs,
             corpus,
             study,

@@ -106,9 +106,12 @@ class LocalEngine:
             at_work[self._processes[number]] = turn
             self._send(self._processes[number], turn.message(study))
 
-    def measure(self, configs: Sequence[RunConfig]) -> list[float]:
-        """Seconds a training step of each configuration, with all workers busy at once, as they will be."""
-        message = {"measure": [config.to_dict() for config in configs]}
+    def measure(self, configs: Sequence[RunConfig], models: int = 1) -> list[float]:
+        """Seconds a training step of each configuration, with all workers busy at once, as they will be.
+
+        With several ``models``, of a step of all of them as one batched model.
+        """
+        message = {"measure": [config.to_dict() for config in configs], "models": models}
         for process in self._processes:
             self._send(process, message)
         results: dict[subprocess.Popen, list[float]] = {}

@@ -209,7 +209,7 @@ def climb(
     again = chosen
     for _ in range(study.settings().get("study", {}).get("retries", 0)):
         again = [retry for config in again if (retry := _retry(study, config, retry_of)) is not None]
-        engine.train(study, jobs(study, again, "ladder", retry_of), listener)
+        engine.train(study, jobs(study, again, "ladder", retry_of=retry_of), listener)
     for config in chosen:  # a run of the sweep that happened to hit the recipe is a rung as well
         record = study.record(config.id)
         if record.kind == "sweep":
@@ -231,7 +231,13 @@ def rungs(made: Design, recipe: Recipe) -> list[RunConfig]:
     return [recipe.run(rung.model, rung.data, rung.train.tokens, rung.train.seed) for rung in made.rungs]
 
 
-def jobs(study: Study, configs: Sequence[RunConfig], kind: str, batched: bool = False) -> list[Job]:
+def jobs(
+    study: Study,
+    configs: Sequence[RunConfig],
+    kind: str,
+    batched: bool = False,
+    retry_of: Mapping[str, str] | None = None,
+) -> list[Job]:
     """Runs that are not recorded yet, those of a trunk together; their relative cost from their FLOPs.
 
     With ``batched``, trunks that step alike are one job. Such a job has all their runs or none: what was trained
@@ -245,7 +251,7 @@ def jobs(study: Study, configs: Sequence[RunConfig], kind: str, batched: bool = 
         left = [runs for runs in map(missing, trunks) if runs]
         if left:
             runs = left[0] if len(trunks) == 1 else [config for runs in trunks for config in runs]
-            made.append(Job(tuple(runs), kind, sum(map(cost, left))))
+            made.append(Job(tuple(runs), kind, sum(map(cost, left)), retry_of or {}))
     return made
 
 
