@@ -17,7 +17,7 @@ from ..config import DataConfig, RunConfig, StudyConfig
 from ..errors import UserError
 from ..quantities import format_seconds
 from . import recipe as recipes
-from .cost import Throughput, memory_bytes
+from .cost import PROCESS_BYTES, Throughput, memory_bytes
 from .engine import Job, Listener, LocalEngine
 from .recipe import Recipe, shape
 from .store import Study
@@ -28,7 +28,6 @@ FIXED_SECONDS = 24.0  # starting processes, reading text, measuring speed, fitti
 GAIN = 1.1  # how many times faster compiled kernels, and BF16, must be to be used
 BATCHED_GAIN = 1.2  # how many times faster models of one shape must be as one batched model to be trained so
 TOGETHER = 3  # models of the sweep that step alike: the rate, its half and its double
-PROCESS_BYTES = 450e6  # Python and PyTorch, before any model
 SIZES = 5
 LENGTHS = (0.35, 0.6, 1)  # lengths of a trunk over its longest; shorter ones are too short to tell of longer ones
 # A ladder takes consecutive ones. Below 24, one rate no longer serves all widths (docs/log.md).
