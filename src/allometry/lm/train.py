@@ -299,7 +299,7 @@ def record_of(
         flops_spent=spent * config.model.flops_per_token,
         tokens_per_second=round(spent / seconds, 1) if seconds else 0.0,
         finished_at=now(),
-        environment=environment(torch.get_num_threads()),
+        environment=environment(torch.get_num_threads()) | trunk.cut(),
         note=reason,
     )
 

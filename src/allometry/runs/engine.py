@@ -20,6 +20,7 @@ from typing import Any
 
 from ..config import RunConfig
 from ..errors import UserError
+from .cost import MEMORY_VARIABLE, memory_share
 from .dispatch import Dispatch, Job, Listener, Turn
 from .store import Study
 
@@ -106,9 +107,12 @@ class LocalEngine:
             at_work[self._processes[number]] = turn
             self._send(self._processes[number], turn.message(study))
 
-    def measure(self, configs: Sequence[RunConfig]) -> list[float]:
-        """Seconds a training step of each configuration, with all workers busy at once, as they will be."""
-        message = {"measure": [config.to_dict() for config in configs]}
+    def measure(self, configs: Sequence[RunConfig], models: int = 1) -> list[float]:
+        """Seconds a training step of each configuration, with all workers busy at once, as they will be.
+
+        With several ``models``, of a step of all of them as one batched model.
+        """
+        message = {"measure": [config.to_dict() for config in configs], "models": models}
         for process in self._processes:
             self._send(process, message)
         results: dict[subprocess.Popen, list[float]] = {}
@@ -126,7 +130,8 @@ class LocalEngine:
         # A thread that spins long while it waits makes a step a hundred times slower as soon as its core is wanted
         # elsewhere; one that sleeps at once makes it a quarter slower always.
         spin = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "2000")}
-        environment = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count} | spin
+        memory = {MEMORY_VARIABLE: str(memory_share() / self.workers)}
+        environment = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count} | spin | memory
         # A terminal sends Ctrl-C to all of them; a worker inherits that it is ignored, from its first instruction on.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
