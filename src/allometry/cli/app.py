@@ -24,6 +24,7 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 Json = Annotated[bool, typer.Option("--json", help="Print a machine's answer (JSON) on standard output.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps; xla is experimental.")]
 Level = Annotated[float, typer.Option(help="Level of the interval.")]
 
 
@@ -257,12 +258,16 @@ def scale(
 def train(
     source: Annotated[Path, typer.Argument(help="plan.json of a study, or a run's TOML.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the study; by default the one the plan lies in.")] = None,
+    device: Device = "auto",
+    parallel: Annotated[
+        str, typer.Option(help="Under torchrun: ddp, fsdp, or auto, by what fits into memory.")
+    ] = "auto",
     json: Json = False,
 ) -> None:
-    """Train a plan or one run; with a plan, say how close the prediction came."""
+    """Train a plan or one run, also under torchrun; with a plan, say how close the prediction came."""
     from .models import train as run
 
-    run(source, out=out, as_json=json)
+    run(source, out=out, device=device, parallel=parallel, as_json=json)
 
 
 @app.command()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 from ..config import TRAINER_VERSION, Config, ModelConfig, RunConfig, TrainConfig
 from ..errors import UserError
@@ -26,13 +28,30 @@ class RunFile(Config):
     train: TrainConfig
 
 
-def train(source: Path, *, out: Path | None, as_json: bool) -> None:
-    """Train a plan, or the run of a TOML file."""
-    if source.is_dir() or source.suffix == ".json":
-        _train_plan(source / "plan.json" if source.is_dir() else source, out, as_json)
-        return
+def train(source: Path, *, out: Path | None, device: str, parallel: str, as_json: bool) -> None:
+    """Train a plan, or the run of a TOML file; all processes together where torchrun started them."""
+    with _engine(device, parallel) as engine:
+        if source.is_dir() or source.suffix == ".json":
+            _train_plan(source / "plan.json" if source.is_dir() else source, out, engine, as_json)
+        else:
+            _train_run(source, out, engine, as_json)
+
+
+def _engine(device: str, parallel: str) -> Any:
+    """One process that has all cores; or, in process 0 of those that torchrun started, all of them."""
+    if "RANK" in os.environ and "MASTER_ADDR" in os.environ:
+        from ..lm.distributed import enlist
+
+        return enlist(device, parallel)
+    if parallel != "auto":
+        raise UserError("--parallel is for several processes; start them by torchrun -m allometry train …")
+    return LocalEngine(workers=1, threads=cores())
+
+
+def _train_run(source: Path, out: Path | None, engine: Any, as_json: bool) -> None:
     study, config = _begin(RunFile.read(source), out or source.with_suffix(""))
-    record = _train_alone(study, config, "run")
+    with study.lock():
+        record = train_one(study, config, "run", engine)
     if as_json:
         answer_json(record.to_json())
     else:
@@ -40,25 +59,19 @@ def train(source: Path, *, out: Path | None, as_json: bool) -> None:
         answer(f"{study.path}/{record.id}: {record.status}, {loss}, {format_seconds(record.seconds)}")
 
 
-def _train_plan(path: Path, out: Path | None, as_json: bool) -> None:
+def _train_plan(path: Path, out: Path | None, engine: Any, as_json: bool) -> None:
     plan = Plan.load(path).to_json()
     study = Study.open(out or path.parent)
     config = planned_run(plan)
     if study.record(config.id) is None and plan != study.read("plan.json"):
         study.write("plan.json", plan)  # before the training starts, so that the study shows what was predicted
-    outcome = settle(study, plan, _train_alone(study, config, "target"))
+    with study.lock():
+        record = train_one(study, config, "target", engine)
+    outcome = settle(study, plan, record)
     answer_json(outcome) if as_json else answer("\n".join(outcome_lines(outcome)))
 
 
-def _train_alone(study: Study, config: RunConfig, kind: str) -> RunRecord:
-    """Train one run in a process of its own that has all cores."""
-    with study.lock(), LocalEngine(workers=1, threads=cores()) as engine:
-        return train_one(study, config, kind, engine)
-
-
-def train_one(
-    study: Study, config: RunConfig, kind: str, engine: LocalEngine, seconds: float | None = None
-) -> RunRecord:
+def train_one(study: Study, config: RunConfig, kind: str, engine: Any, seconds: float | None = None) -> RunRecord:
     """Train one run, unless it is recorded already; its record. ``seconds``: what it is expected to take."""
     found = study.record(config.id)
     if found is not None:

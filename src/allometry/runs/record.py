@@ -114,6 +114,38 @@ class RunRecord:
         return record
 
 
+def ended(
+    config: RunConfig,
+    kind: str,
+    loss: tuple[float, float],
+    train_loss: float,
+    spent: int,
+    seconds: float,
+    environment: dict[str, Any],
+) -> RunRecord:
+    """The record of a run that ended now with held-out ``loss`` (and its standard error): finished, or diverged.
+
+    It cost ``spent`` tokens and ``seconds`` beyond the shorter ones of its trunk.
+    """
+    value, error = loss
+    guessing = math.log(config.model.vocab_size)
+    finished = math.isfinite(value) and value < guessing
+    return RunRecord(
+        config=config,
+        kind=kind,
+        status="finished" if finished else "diverged",
+        loss=value if math.isfinite(value) else None,
+        loss_se=error if math.isfinite(error) else None,
+        train_loss=train_loss if math.isfinite(train_loss) else None,
+        seconds=round(seconds, 3),
+        flops_spent=spent * config.model.flops_per_token,
+        tokens_per_second=round(spent / seconds, 1) if seconds else 0.0,
+        finished_at=now(),
+        environment=environment,
+        note="" if finished else f"loss {value:.4g} is no better than guessing ({guessing:.2f})",
+    )
+
+
 def environment(threads: int) -> dict[str, Any]:
     """What a stranger needs to know of where a run was trained: versions and kind of machine, no names of hosts."""
 
