@@ -199,7 +199,8 @@ class StudyConfig(Config):
     """What a ladder is asked for: the text, and either ``minutes`` to fill or ``widths`` and ``tokens`` to train.
 
     ``tokens`` are the lengths that every width is trained to. With ``sweep`` the cheapest runs measure batch and rate
-    first; without it ``lr`` and ``batch_tokens`` (at a million tokens seen) are taken as given.
+    first; without it ``lr`` and ``batch_tokens`` (at a million tokens seen) are taken as given. A rung that diverges
+    is kept as such, and tried again up to ``retries`` times, at half the rate each time.
     """
 
     data: str = "stdlib"
@@ -211,6 +212,7 @@ class StudyConfig(Config):
     sweep: bool = True
     lr: float = Field(default=0.5, gt=0, allow_inf_nan=False)
     batch_tokens: int = Field(default=512, ge=16)
+    retries: int = Field(default=0, ge=0, le=10)
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

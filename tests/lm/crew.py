@@ -30,7 +30,8 @@ class Watched(distributed._Watch):
 
     def wishes(self):
         done = self.training.step + 1
-        return float(done == self.scenario.get("stop_after")), float(done % self.scenario.get("save_every", 10**9) == 0)
+        stop, save = done == self.scenario.get("stop_after"), done % self.scenario.get("save_every", 10**9) == 0
+        return float(stop), float(save), 0.0
 
     def __call__(self, *wishes):
         training = self.training

@@ -5,7 +5,9 @@ Commands live in modules of their own, imported when they run, so that ``--help`
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT, 128 + SIGTERM
 Json = Annotated[bool, typer.Option("--json", help="Print a machine's answer (JSON) on standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps; xla is experimental.")]
 Level = Annotated[float, typer.Option(help="Level of the interval.")]
@@ -328,6 +330,7 @@ def report(
 
 def main() -> None:
     """Entry point: a user's mistake is one line on standard error and exit status 2."""
+    ended = _on_termination()
     try:
         status = app(standalone_mode=False)
         if status == INTERRUPTED:  # what typer makes of Ctrl-C
@@ -344,10 +347,23 @@ def main() -> None:
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         _complain("stopped; what a study has so far is saved, and the same command goes on from here")
-        sys.exit(INTERRUPTED)
+        sys.exit(TERMINATED if ended else INTERRUPTED)
     except OSError as error:  # a full disk, a folder that may not be written: no fault of ours to trace
         _complain(f"{error.filename or 'output'}: {error.strerror or error}")
         sys.exit(2)
+
+
+def _on_termination() -> list[int]:
+    """Let SIGTERM do what Ctrl-C does; the list that is returned says whether it came."""
+    came: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
+    return came
 
 
 def _complain(message: str) -> None:

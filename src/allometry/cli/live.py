@@ -50,6 +50,8 @@ class Board:
 
     def __call__(self, event: dict[str, Any]) -> None:
         """One event of the engine."""
+        if event["event"] == "note":
+            note(event["text"])
         state = self.state.get(event["id"])
         if state is None:
             return

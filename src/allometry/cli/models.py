@@ -50,8 +50,7 @@ def _engine(device: str, parallel: str) -> Any:
 
 def _train_run(source: Path, out: Path | None, engine: Any, as_json: bool) -> None:
     study, config = _begin(RunFile.read(source), out or source.with_suffix(""))
-    with study.lock():
-        record = train_one(study, config, "run", engine)
+    record = train_one(study, config, "run", engine)
     if as_json:
         answer_json(record.to_json())
     else:
@@ -65,9 +64,7 @@ def _train_plan(path: Path, out: Path | None, engine: Any, as_json: bool) -> Non
     config = planned_run(plan)
     if study.record(config.id) is None and plan != study.read("plan.json"):
         study.write("plan.json", plan)  # before the training starts, so that the study shows what was predicted
-    with study.lock():
-        record = train_one(study, config, "target", engine)
-    outcome = settle(study, plan, record)
+    outcome = settle(study, plan, train_one(study, config, "target", engine))
     answer_json(outcome) if as_json else answer("\n".join(outcome_lines(outcome)))
 
 
@@ -118,7 +115,8 @@ def _begin(file: RunFile, out: Path) -> tuple[Study, RunConfig]:
     data = {"source": file.data, "fingerprint": corpus.fingerprint}
     config = RunConfig.parse({"model": file.model, "data": data, "train": file.train})
     study = Study.create(out, settings)
-    if not (study.corpus_path / "manifest.json").exists():
-        corpora.save_corpus(corpus, study.corpus_path)
+    with study.lock(note):
+        if not (study.corpus_path / "manifest.json").exists():
+            corpora.save_corpus(corpus, study.corpus_path)
     note(corpus.describe())
     return study, config

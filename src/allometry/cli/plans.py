@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..files import write_json
 from ..planning import Alternative, Checkpoint, Continuation, Shapes, throughput
 from ..quantities import format_count, format_flops, parse_number
+from ..runs import sealed
 from ..runs.outcome import planned_run
 from ..runs.recipe import Recipe, shape_near
 from ..runs.record import RunRecord
@@ -174,7 +175,7 @@ def _under_way(study: Study) -> list[tuple[Checkpoint, RunConfig]]:
     found = {}
     for config in configs:
         path = study.trunk_path(config.trunk)
-        if config.trunk not in found and path.is_file():
+        if config.trunk not in found:
             tokens = config.schedule.tokens_before(_step(path))
             if tokens > 0:
                 name = f"the training under way ({config.trunk})"
@@ -183,14 +184,9 @@ def _under_way(study: Study) -> list[tuple[Checkpoint, RunConfig]]:
 
 
 def _step(path: Path) -> int:
-    """The step at which a training's state was saved, without loading it."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return int(json.loads(file.metadata()["meta"])["step"])
-    except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: no state of a training ({error}); delete it and train again") from None
+    """The step of the newest good state of a training, 0 where there is none."""
+    folder = sealed.newest(path, note)
+    return 0 if folder is None else int(json.loads((folder / "state.json").read_text())["step"])
 
 
 def _finished(study: Study) -> list[Checkpoint]:

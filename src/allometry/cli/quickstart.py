@@ -56,7 +56,8 @@ def quickstart(*, data: str, minutes: float, out: Path, seed: int, dry_run: bool
         study = session.study
         _climb(session)
         say = note if as_json else answer
-        plan = _plan(session, say)
+        with study.lock(note):
+            plan = _plan(session, say)
         record = train_one(study, planned_run(plan), "target", session.target, plan["seconds"])
     _sample(study)
     if record.status == "finished":
@@ -86,14 +87,16 @@ def ladder(path: Path, *, out: Path, dry_run: bool, yes: bool, as_json: bool) ->
 
 @contextmanager
 def _open(config: StudyConfig, out: Path) -> Iterator[_Session]:
-    """The study, held by this process, with its engines up and its design made."""
-    study, corpus = begin(config, out)
+    """The study with its engines up and its design made, by this process or by another at work on it."""
+    study, corpus = begin(config, out, note)
     note(f"{config.data}: {corpus.describe()}")
-    with study.lock(), LocalEngine() as ladder, LocalEngine(workers=1, threads=cores()) as target:
-        if study.read("calibration.json") is None:
-            note("measuring this machine's speed …")
-        speed = speed_of(study, ladder, target, config.context)
-        yield _Session(study, config, design_of(study, config, corpus, speed), speed, ladder, target)
+    with LocalEngine() as ladder, LocalEngine(workers=1, threads=cores()) as target:
+        with study.lock(note):
+            if study.read("calibration.json") is None:
+                note("measuring this machine's speed …")
+            speed = speed_of(study, ladder, target, config.context)
+            made = design_of(study, config, corpus, speed)
+        yield _Session(study, config, made, speed, ladder, target)
 
 
 def _confirm(session: _Session, *, dry_run: bool, yes: bool, as_json: bool) -> bool:

@@ -1,13 +1,17 @@
-"""Training state in one safetensors file that vouches for itself; nothing is ever unpickled.
+"""Training state and weights on the disk; nothing is ever unpickled.
 
-A file holds the weights, AdamW's moments and step counts, a small JSON value, and a SHA-256 over all of them. It is
-written beside the old one, synced, and renamed into place, so a crash leaves the old file or the new one.
+The state of a training under way (weights, AdamW's moments and step counts, a small JSON value) goes into a new sealed
+folder each time (:mod:`allometry.runs.sealed`), and the two newest are kept. The weights of a run that ended are one
+safetensors file with a SHA-256 over all it holds, written beside the old one, synced, and renamed into place.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,10 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import replace_file
+from ..runs import sealed
 
+STATE, META = "state.safetensors", "state.json"
+PLACES = "DCP_SHARDING_INFO"  # where torch.distributed.checkpoint says in a file's header which rows it holds
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -42,11 +49,67 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str,
             optimizer.state[parameter].update(moments)
 
 
-def write(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Write ``tensors`` and the JSON value ``meta`` to ``path``, atomically."""
+def save_state(
+    parent: Path, tensors: dict[str, Tensor], meta: dict[str, Any], allowed: AbstractContextManager[Any]
+) -> None:
+    """A new folder under ``parent`` for the state at ``meta["step"]``; the newest two are kept.
+
+    ``allowed`` is entered for what others can see: the claim on the trunk, which raises where that is lost.
+    """
+    with sealed.writing(parent, name_of(meta["step"]), allowed) as folder:
+        (folder / STATE).write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+        (folder / META).write_text(json.dumps(meta))
+    with allowed:
+        sealed.prune(parent)
+
+
+def load_state(
+    parent: Path, say: Callable[[str], None], beyond: int, upto: int, allowed: AbstractContextManager[Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The newest good state under ``parent`` after step ``beyond`` and up to step ``upto``, or None.
+
+    ``say`` hears of damaged ones; they are deleted under ``allowed``.
+    """
+    if not any(beyond < step <= upto for step in steps(parent)):
+        return None
+    folder = sealed.newest(parent, say, name_of(upto))
+    with allowed:
+        sealed.drop(parent, folder.name if folder else "", name_of(upto))
+    if folder is None or folder.name <= name_of(beyond):
+        return None
+    return _assemble(folder), json.loads((folder / META).read_text())
+
+
+def _assemble(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a state; those that several processes wrote (:mod:`.shards`), from their rows."""
+    parts: dict[str, list[tuple[list[int], Tensor]]] = defaultdict(list)
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            places = json.loads((file.metadata() or {}).get(PLACES, "{}"))
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                parts[name].append((places.get(name, {}).get("saved_offsets", []), file.get_tensor(name)))
+    ordered = {name: [part for _, part in sorted(found, key=lambda f: f[0])] for name, found in parts.items()}
+    return {name: torch.cat(found) if len(found) > 1 else found[0] for name, found in ordered.items()}
+
+
+def steps(parent: Path) -> list[int]:
+    """The steps whose states are under ``parent``, damaged ones among them."""
+    found = (folder.name.partition("step-")[2] for folder in sealed.named(parent))
+    return [int(digits) for digits in found if digits.isdecimal()]
+
+
+def name_of(step: int) -> str:
+    """The folder of the state at a step; names sort as steps do."""
+    return f"step-{step:08d}"
+
+
+def write(
+    path: Path, tensors: dict[str, Tensor], meta: dict[str, Any], allowed: AbstractContextManager[Any] | None = None
+) -> None:
+    """Write ``tensors`` and the JSON value ``meta`` to ``path``, atomically; ``allowed`` is entered for the rename."""
     text = json.dumps(meta, sort_keys=True)
     metadata = {"meta": text, "sha256": _digest(tensors, text)}
-    replace_file(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+    replace_file(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata), allowed)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

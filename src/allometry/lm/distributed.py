@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +34,8 @@ from torch.nn.parallel import DistributedDataParallel
 from .. import nn
 from ..config import RunConfig
 from ..errors import UserError
+from ..runs import sealed
+from ..runs.claims import Claim, Taken
 from ..runs.corpus import Corpus, load_corpus
 from ..runs.cost import memory_bytes
 from ..runs.engine import Job, Listener
@@ -41,16 +43,17 @@ from ..runs.record import ended, environment
 from ..runs.store import Study
 from . import checkpoint, shards
 from . import device as devices
+from .checkpoint import name_of
 from .data import Windows, held_out_windows
+from .divergence import SPIKE_NATS, SPIKE_STEPS, Spikes
 from .model import build
-from .train import HELD_OUT_WINDOWS, Interrupted, Progress
+from .train import HELD_OUT_WINDOWS, SAVING_SHARE, Interrupted, Progress
 from .trunk import CURVE_POINTS, EVAL_BATCH, SMOOTHING, Diverged
 from .world import PATIENCE, Stray, Told, World
 
 PARALLEL = ("auto", "ddp", "fsdp")
 USABLE = 0.8  # of the free memory: buffers and fragmentation are in no estimate
 SAVING_SECONDS = 10.0  # at least so long between two saves
-SAVING_SHARE = 0.02  # and no more than this share of the time is spent on them
 INTERRUPTED = 130
 
 
@@ -152,23 +155,43 @@ def train_run(
     Raises:
         UserError: it cannot be trained so, or a process is gone. Interrupted: one was asked to stop; all is saved.
     """
-    with world.watching():
+    with world.watching(), _claimed(world, study, config.trunk) as claim:
         corpus = world.agree(lambda: _corpus(study, config, world))
         largest = config.schedule.stages[-1].batch
         if world.size > largest:
             raise Told(f"{world.size} processes for batches of at most {largest} sequences; start {largest} at most")
-        devices.check_precision(world.device, config.train.precision)
+        world.agree(lambda: devices.check_precision(world.device, config.train.precision))
         training = Training(world, config, corpus, parallel)
-        watch = _Watch(world, study, training, listener, stop)
+        watch = _Watch(world, study, training, claim, listener, stop)
         watch.resume()
+        reason, loss = "", (math.nan, math.nan)
         try:
             training.advance(watch)
-            evaluation = held_out_windows(corpus.held_out, config.model.context, HELD_OUT_WINDOWS)
-            loss = training.evaluate(evaluation)
-        except Diverged:
-            loss = (math.nan, math.nan)
+            loss = training.evaluate(held_out_windows(corpus.held_out, config.model.context, HELD_OUT_WINDOWS))
+            if training.spikes.up:
+                reason = f"the training loss ended more than {SPIKE_NATS} nats above its least"
+        except Diverged as error:
+            reason = str(error)
         weights = training.weights()
-        world.share(lambda: watch.record(kind, loss, weights))
+        world.share(lambda: watch.record(kind, loss, reason, weights))
+
+
+@contextmanager
+def _claimed(world: World, study: Study, trunk: str) -> Iterator[Claim | None]:
+    """In process 0 the claim on a trunk, which beats while the block runs."""
+    held: list[Claim] = []
+
+    def take() -> None:
+        if not study.settings_path.is_file():
+            raise UserError(f"{study.path}: no study there")
+        try:
+            held.append(study.claim(trunk))
+        except Taken:
+            raise UserError(f"{study.path}: another process is training this run; wait for it") from None
+
+    world.share(take)
+    with held[0].kept() if held else nullcontext() as claim:
+        yield claim
 
 
 def _corpus(study: Study, config: RunConfig, world: World) -> Corpus:
@@ -195,6 +218,7 @@ class Training:
         self.windows = Windows(corpus.train, config.model.context, train.seed)
         self.curve_every = max(1, config.schedule.steps // CURVE_POINTS)
         self.step, self.smooth, self.curve, self.seconds = 0, None, [], 0.0
+        self.spikes = Spikes()
 
     def _spread(self) -> torch.nn.Module:
         """Put the model under DDP or FSDP, whose sums over processes are to be sums; what is to be called."""
@@ -217,7 +241,7 @@ class Training:
         """Train to the run's end.
 
         Raises:
-            Diverged: the loss is not finite.
+            Diverged: the loss is not finite, or has risen and stays high.
         """
         schedule = self.config.schedule
         while self.step < schedule.steps:
@@ -231,7 +255,9 @@ class Training:
             self.smooth = value if self.smooth is None else self.smooth + SMOOTHING * (value - self.smooth)
             self.seconds += time.perf_counter() - begin
             if not math.isfinite(value):
-                raise Diverged
+                raise Diverged(f"the training loss is not finite at step {self.step}")
+            if self.spikes.see(self.step, self.smooth):
+                raise Diverged(f"the training loss stayed {SPIKE_NATS} nats above its least for {SPIKE_STEPS} steps")
             if self.step % self.curve_every == 0 or self.step == schedule.steps:
                 self.curve.append([schedule.tokens_before(self.step), round(self.smooth, 5)])
             after_step(*wishes)
@@ -282,7 +308,14 @@ class Training:
 
     def meta(self) -> dict[str, Any]:
         """What the next step depends on besides tensors."""
-        return {"step": self.step, "smooth": self.smooth, "curve": self.curve, "seconds": self.seconds}
+        values = {"step": self.step, "smooth": self.smooth, "curve": self.curve, "seconds": self.seconds}
+        return values | {"spikes": self.spikes.state()}
+
+    def restore(self, meta: dict[str, Any]) -> None:
+        """Go on from there; the tensors are back already."""
+        names = ("step", "smooth", "curve", "seconds")
+        self.step, self.smooth, self.curve, self.seconds = (meta[name] for name in names)
+        self.spikes.restore(meta["spikes"])
 
     def _windows(self, first: int, rows: int) -> Iterator[Tensor]:
         return (devices.put(side, self.world.device) for side in self.windows.batch(first, rows))
@@ -291,21 +324,26 @@ class Training:
 class _Watch:
     """What happens between steps: progress is told, the state saved, a wish to stop obeyed; by all at the same step."""
 
-    def __init__(self, world: World, study: Study, training: Training, listener: Listener, stop):
-        self.world, self.study, self.training, self.listener, self.stop = world, study, training, listener, stop
+    def __init__(self, world: World, study: Study, training: Training, claim: Claim | None, listener: Listener, stop):
+        self.world, self.study, self.training, self.claim = world, study, training, claim
+        self.listener, self.stop = listener, stop
         self.config = training.config
         self.told, self.saved, self.pause = 0.0, time.monotonic(), SAVING_SECONDS
+        self.begun = {"run": self.config.id, "tokens": 0, "seconds": 0.0}
 
-    def wishes(self) -> tuple[float, float]:
-        """Whether this process wants to stop, and to save; summed over all."""
+    def wishes(self) -> tuple[float, float, float]:
+        """Whether this process wants to stop, and to save, and has lost the claim; summed over all."""
         due = self.world.rank == 0 and time.monotonic() - self.saved > self.pause
-        return float(self.stop()), float(due)
+        return float(self.stop()), float(due), float(self.claim is not None and self.claim.lost)
 
-    def __call__(self, stop: float, save: float) -> None:
+    def __call__(self, stop: float, save: float, lost: float) -> None:
         training, now = self.training, time.monotonic()
+        if lost:
+            raise Told("this training stood still, and another has taken it over; all is left to that one")
         if (stop or save) and training.step < self.config.schedule.steps:
             self.save()
         if stop:
+            self._log("interrupted")
             raise Interrupted
         if now - self.told > 0.4:
             self.told = now
@@ -313,45 +351,55 @@ class _Watch:
             progress = Progress(self.config.id, tokens, training.smooth, tokens / training.seconds)
             self.listener({"event": "progress", **asdict(progress)})
 
-    def folder(self, step: int) -> Path:
-        """Where states at a step are kept: the trunk's folder before the fall, which is the run's own, thereafter."""
-        if step <= self.config.schedule.decay_start:
-            return self.study.path / "trunks" / self.config.trunk
-        return self.study.run_path(self.config.id) / "state"
-
     def save(self) -> None:
-        begin = time.monotonic()
-        training = self.training
-        shards.save(self.world, self.folder(training.step), training.model, training.optimizer, training.meta())
+        """The state, under the trunk's name before the fall and under the run's own in it, as one process does."""
+        begin, training = time.monotonic(), self.training
+        on_trunk = training.step <= self.config.schedule.decay_start
+        parent = self.study.trunk_path(self.config.trunk) if on_trunk else self.study.state_path(self.config.id)
+        meta = training.meta() | {"begin": self.begun}
+        shards.save(self.world, parent, training.model, training.optimizer, meta, self.claim)
         self.saved = time.monotonic()
         self.pause = max(SAVING_SECONDS, (self.saved - begin) / SAVING_SHARE)
 
     def resume(self) -> None:
-        """Go on from the newest good state, if there is one."""
-        schedule = self.config.schedule
-        places = [(self.folder(schedule.steps), schedule.steps), (self.folder(0), schedule.decay_start)]
-        training = self.training
-        meta = shards.load(self.world, places, training.model, training.optimizer, self._say)
+        """Go on from the furthest good state, if there is one, whichever number of processes wrote it."""
+        training, schedule = self.training, self.config.schedule
+        places = [
+            (self.study.state_path(self.config.id), schedule.steps),
+            (self.study.trunk_path(self.config.trunk), schedule.decay_start),
+        ]
+        say = lambda text: self.listener({"event": "note", "id": self.config.id, "text": text})
+        meta = shards.load(self.world, places, training.model, training.optimizer, say, self.claim)
         if meta:
-            names = ("step", "smooth", "curve", "seconds")
-            training.step, training.smooth, training.curve, training.seconds = (meta[name] for name in names)
+            training.restore(meta)
+            tokens = schedule.tokens_before(training.step)
+            mine = meta["begin"]["run"] == self.config.id
+            self.begun |= meta["begin"] if mine else {"tokens": tokens, "seconds": training.seconds}
+        self._log("resumed" if meta else "started")
 
-    def _say(self, text: str) -> None:
-        self.listener({"event": "note", "id": self.config.id, "text": text})
-
-    def record(self, kind: str, loss: tuple[float, float], weights: dict[str, Tensor]) -> None:
+    def record(self, kind: str, loss: tuple[float, float], reason: str, weights: dict[str, Tensor]) -> None:
         """In process 0: weights, then the record, then the states go."""
-        training, config = self.training, self.config
-        spent = config.schedule.tokens_before(training.step)
-        where = {"processes": self.world.size, "parallel": training.parallel}
-        where |= environment(torch.get_num_threads()) | {"device": devices.describe(self.world.device)}
-        record = ended(config, kind, loss, training.smooth, spent, training.seconds, where)
+        training, config, study, claim = self.training, self.config, self.study, self.claim
+        where = environment(torch.get_num_threads()) | {"device": devices.describe(self.world.device)}
+        where |= {"processes": self.world.size, "parallel": training.parallel}
+        spent = config.schedule.tokens_before(training.step) - self.begun["tokens"]
+        seconds = training.seconds - self.begun["seconds"]
+        notes = [event["text"] for event in study.attempts(config.id) if event.get("event") == "note"]
+        record = ended(config, kind, loss, training.smooth, spent, seconds, where, reason, notes)
         if record.status == "finished":
-            checkpoint.write(self.study.weights_path(config.id), weights, {"config": config.to_dict()})
-        self.study.save(record, training.curve)
-        for place in (self.folder(0), self.folder(config.schedule.steps)):
-            shards.drop(place)
+            checkpoint.write(study.weights_path(config.id), weights, {"config": config.to_dict()}, claim)
+        study.save(record, training.curve, claim)
+        self._log(record.status)
+        with claim:
+            sealed.drop(study.state_path(config.id))
+            sealed.drop(study.trunk_path(config.trunk), upto=name_of(config.schedule.decay_start))
         self.listener({"event": "recorded", "id": config.id})
+
+    def _log(self, event: str) -> None:
+        if self.claim is not None:
+            with self.claim:
+                values = {"attempt": self.claim.attempt, "step": self.training.step, "processes": self.world.size}
+                self.study.log(self.config.id, event, **values)
 
 
 def shares(rows: int, parts: int) -> list[tuple[int, int]]:

@@ -9,7 +9,6 @@ own format keeps a pickle in ``.metadata``; that is not used, and no file is eve
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,19 +21,29 @@ from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorage
 
 from ..errors import UserError
 from ..runs import sealed
+from ..runs.claims import Claim
+from .checkpoint import META, name_of
 from .world import World
 
-META = "state.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save(world: World, parent: Path, model: nn.Module, optimizer: torch.optim.Optimizer, meta: dict[str, Any]) -> None:
+def save(
+    world: World,
+    parent: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    meta: dict[str, Any],
+    claim: Claim | None,
+) -> None:
     """A new sealed folder under ``parent`` for the state at ``meta["step"]``; the newest two are kept.
 
+    ``claim`` is process 0's, which alone gives the folder its name.
+
     Raises:
-        UserError: it cannot be written; the ones before it stay.
+        UserError: it cannot be written, or another process has taken the training over; the ones before it stay.
     """
-    folder = Path(world.share(lambda: str(sealed.begin(parent, f"step-{meta['step']:08d}").resolve())))
+    folder = Path(world.share(lambda: str(sealed.begin(parent, name_of(meta["step"])).resolve())))
     state = {
         f"{key}.{name}": value.detach()
         for name, parameter in model.named_parameters()
@@ -46,13 +55,14 @@ def save(world: World, parent: Path, model: nn.Module, optimizer: torch.optim.Op
             dcp.save(state, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
     except CheckpointException as error:
         raise UserError(f"{parent}: the state at step {meta['step']} cannot be saved: {_cause(error)}") from None
-    world.share(lambda: _seal(folder, meta))
+    world.share(lambda: _seal(folder, meta, claim))
 
 
-def _seal(folder: Path, meta: dict[str, Any]) -> None:
+def _seal(folder: Path, meta: dict[str, Any], claim: Claim) -> None:
     (folder / META).write_text(json.dumps(meta))
-    sealed.commit(folder)
-    sealed.prune(folder.parent)
+    sealed.commit(folder, claim)
+    with claim:
+        sealed.prune(folder.parent)
 
 
 def load(
@@ -61,13 +71,13 @@ def load(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     say: Callable[[str], None],
+    claim: Claim | None,
 ) -> dict[str, Any] | None:
-    """Put the newest good state back into model and optimiser; its JSON value, or None where there is none.
+    """Put the furthest good state back into model and optimiser; its JSON value, or None where there is none.
 
-    ``places`` are folders of states, each with the last step that counts there; the first that has one is taken.
-    ``say`` hears of damaged ones.
+    ``places`` are folders of states, each with the last step that counts there. ``say`` hears of damaged ones.
     """
-    found = world.share(lambda: _find(places, say))
+    found = world.share(lambda: _find(places, say, claim))
     if found is None:
         return None
     state = {}
@@ -90,22 +100,15 @@ def _read(folder: Path, state: dict[str, Tensor]) -> None:
         raise UserError(f"{folder}: not a state of this run ({_cause(error)}); delete it") from None
 
 
-def _find(places: Sequence[tuple[Path, int]], say: Callable[[str], None]) -> dict[str, Any] | None:
+def _find(places: Sequence[tuple[Path, int]], say: Callable[[str], None], claim: Claim) -> dict[str, Any] | None:
+    found = []
     for parent, last in places:
-        folder = sealed.newest(parent, say)
+        folder = sealed.newest(parent, say, name_of(last))
+        with claim:  # what is damaged must not count among the two that are kept
+            sealed.drop(parent, folder.name if folder else "", name_of(last))
         if folder is not None:
-            meta = json.loads((folder / META).read_text())
-            if meta["step"] <= last:
-                return {"folder": str(folder.resolve()), "meta": meta}
-    return None
-
-
-def drop(parent: Path) -> None:
-    """Delete the states of a run that is recorded."""
-    sealed.drop(parent)
-    sealed.prune(parent, keep=0)
-    if parent.is_dir() and not os.listdir(parent):
-        parent.rmdir()
+            found.append({"folder": str(folder.resolve()), "meta": json.loads((folder / META).read_text())})
+    return max(found, key=lambda state: state["meta"]["step"], default=None)
 
 
 def _cause(error: CheckpointException) -> str:

@@ -18,6 +18,7 @@ import torch
 
 from ..config import RunConfig
 from ..errors import UserError
+from ..runs.claims import Fenced, Taken
 from ..runs.corpus import Corpus, load_corpus
 from ..runs.store import Study
 from .calibrate import step_seconds
@@ -46,8 +47,11 @@ def main() -> None:
             _serve(json.loads(line), corpora, send, stop)
         except (Interrupted, BrokenPipeError):
             break
-        except (UserError, OSError) as error:
+        except UserError as error:
             send("failed", message=str(error))
+        except OSError as error:  # a full disk, say
+            where = error.filename or "study"
+            send("failed", message=f"{where}: {error.strerror or error}; the same command again goes on from here")
         if stop():
             break
 
@@ -61,16 +65,27 @@ def _serve(job: dict[str, Any], corpora: dict[str, Corpus], send, stop) -> None:
     corpora[job["study"]] = corpus
     configs = [RunConfig.parse(value) for value in job["configs"]]
     _check(configs, corpus, study)
-    train_trunk(
-        configs,
-        corpus,
-        study,
-        kind=job["kind"],
-        report=lambda progress: send("progress", **asdict(progress)),
-        recorded=lambda record: send("recorded", id=record.id),
-        stop=stop,
-    )
-    send("done", result=None)
+    try:
+        train_trunk(
+            configs,
+            corpus,
+            study,
+            kind=job["kind"],
+            report=lambda progress: send("progress", **asdict(progress)),
+            recorded=lambda record: send("recorded", id=record.id),
+            say=lambda run, text: send("note", id=run, text=text),
+            stop=stop,
+            follows=job["follows"],
+            retry_of=job["retry_of"],
+        )
+    except Taken:
+        send("done", result="taken")
+    except Fenced:
+        text = "this process stood still, and another has taken the work over; what was not saved is left to it"
+        send("note", id=configs[0].id, text=text)
+        send("done", result="taken")
+    else:
+        send("done", result=None)
 
 
 def _check(configs: list[RunConfig], corpus: Corpus, study: Study) -> None:

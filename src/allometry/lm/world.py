@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from ..errors import UserError
+from ..runs.claims import Fenced
 from . import device as devices
 
 PATIENCE = 600.0  # seconds that a process waits for another before it gives up
@@ -90,6 +91,8 @@ class World:
                 answer = {"value": work()}
             except (UserError, OSError) as error:
                 answer = {"fault": str(error)}
+            except Fenced:
+                answer = {"fault": "this training stood still, and another has taken it over; all is left to that one"}
             self._set(key, json.dumps(answer))
         answer = json.loads(self._get(key, 0))
         if "fault" in answer:

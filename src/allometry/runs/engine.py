@@ -15,24 +15,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from ..config import RunConfig
 from ..errors import UserError
+from .dispatch import Dispatch, Job, Listener, Turn
 from .store import Study
 
-Listener = Callable[[dict[str, Any]], None]
+__all__ = ["Job", "Listener", "LocalEngine", "cores"]
 
-
-@dataclass(frozen=True)
-class Job:
-    """Runs that one process trains one after another because they share a trunk; ``seconds`` is the estimate."""
-
-    configs: tuple[RunConfig, ...]
-    kind: str
-    seconds: float = 0.0
+_LOOK_SECONDS = 0.5  # between looks at what other processes do with the study
+_SAVING_SECONDS = 60  # that a worker has to save its training when it is told to leave
 
 
 class LocalEngine:
@@ -43,47 +37,89 @@ class LocalEngine:
 
     def __init__(self, workers: int | None = None, threads: int = 1):
         self.workers, self.threads = workers or cores() // threads or 1, threads
-        self._events: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
+        self._events: queue.Queue[tuple[subprocess.Popen, dict[str, Any] | None]] = queue.Queue()
         self._processes: list[subprocess.Popen] = []
 
     def __enter__(self) -> LocalEngine:
-        for number in range(self.workers):
-            process = self._start()
-            self._processes.append(process)
-            threading.Thread(target=self._listen, args=(number, process), daemon=True).start()
+        self._processes = [self._start() for _ in range(self.workers)]
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                process.stdin.close()
-        deadline = time.monotonic() + 20
-        for process in self._processes:
-            try:
+        try:
+            for process in self._processes:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+                    process.stdin.close()
+            deadline = time.monotonic() + _SAVING_SECONDS
+            for process in self._processes:
                 process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired:
+            pass
+        finally:  # whoever presses Ctrl-C twice wants no more waiting, and no process is left behind
+            for process in self._processes:
                 process.kill()
+            for process in self._processes:
                 process.wait()
 
     def train(self, study: Study, jobs: Sequence[Job], listener: Listener = lambda event: None) -> None:
-        """Train all jobs, the longest first; ``listener`` hears progress and every record.
+        """Train all jobs, the longest first; ``listener`` hears progress, notes and every record.
+
+        Other processes may be at work on the same study: what they train is waited for, or taken over when they die.
 
         Raises:
-            UserError: a job failed or a process died; what was recorded stays.
+            UserError: a job failed, or killed its process again and again; what was recorded stays.
         """
-        ordered = sorted(jobs, key=lambda job: -job.seconds)
-        messages = [
-            {"study": str(study.path), "kind": job.kind, "configs": [config.to_dict() for config in job.configs]}
-            for job in ordered
-        ]
-        self._serve(messages, listener)
+        dispatch = Dispatch(study, jobs, listener)
+        at_work: dict[subprocess.Popen, Turn] = {}
+        looked = 0.0
+        while dispatch.open:
+            self._hand_out(study, dispatch, at_work)
+            if time.monotonic() - looked > _LOOK_SECONDS:
+                looked = time.monotonic()
+                for process in [process for process, turn in at_work.items() if dispatch.stalled(turn)]:
+                    process.kill()  # it stands still; what it has saved is gone on from
+            try:
+                process, event = self._events.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                continue
+            if event is None:
+                if process in at_work:
+                    dispatch.died(at_work.pop(process), _why(process))
+            elif event["event"] == "failed":
+                raise UserError(event["message"])
+            elif event["event"] == "done":
+                turn = at_work.pop(process)
+                dispatch.taken(turn) if event["result"] == "taken" else dispatch.done(turn)
+            else:
+                listener(event)
+
+    def _hand_out(self, study: Study, dispatch: Dispatch, at_work: dict[subprocess.Popen, Turn]) -> None:
+        """Give every free worker a job that may be trained now; a worker that died is replaced."""
+        for number in range(self.workers):
+            if self._processes[number] in at_work:
+                continue
+            turn = dispatch.take()
+            if turn is None:
+                return
+            if self._processes[number].poll() is not None:
+                self._processes[number] = self._start()
+            at_work[self._processes[number]] = turn
+            self._send(self._processes[number], turn.message(study))
 
     def measure(self, configs: Sequence[RunConfig]) -> list[float]:
         """Seconds a training step of each configuration, with all workers busy at once, as they will be."""
         message = {"measure": [config.to_dict() for config in configs]}
-        results = self._serve([message] * self.workers)
-        return [max(times) for times in zip(*results, strict=True)]
+        for process in self._processes:
+            self._send(process, message)
+        results: dict[subprocess.Popen, list[float]] = {}
+        while len(results) < len(self._processes):
+            process, event = self._events.get()
+            if event is None:
+                raise UserError(f"a training process ended ({_why(process)}) while this machine's speed was measured")
+            if event["event"] == "failed":
+                raise UserError(event["message"])
+            results[process] = event["result"]
+        return [max(times) for times in zip(*results.values(), strict=True)]
 
     def _start(self) -> subprocess.Popen:
         count = str(self.threads)
@@ -94,7 +130,7 @@ class LocalEngine:
         # A terminal sends Ctrl-C to all of them; a worker inherits that it is ignored, from its first instruction on.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "allometry.lm.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -103,49 +139,27 @@ class LocalEngine:
             )
         finally:
             signal.signal(signal.SIGINT, handler)
+        threading.Thread(target=self._listen, args=(process,), daemon=True).start()
+        return process
 
-    def _listen(self, number: int, process: subprocess.Popen) -> None:
+    def _listen(self, process: subprocess.Popen) -> None:
         for line in process.stdout:
-            self._events.put((number, json.loads(line)))
-        self._events.put((number, None))
+            self._events.put((process, json.loads(line)))
+        self._events.put((process, None))
 
-    def _serve(self, messages: Sequence[dict[str, Any]], listener: Listener = lambda event: None) -> list[Any]:
-        """Hand out messages to free workers, in order; the results in the same order."""
-        results: list[Any] = [None] * len(messages)
-        waiting = list(enumerate(messages))
-        at_work: dict[int, int] = {}
+    def _send(self, process: subprocess.Popen, message: dict[str, Any]) -> None:
+        try:
+            process.stdin.write(json.dumps(message) + "\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died; its listener says so
 
-        def hand_out(number: int) -> None:
-            if waiting:
-                at_work[number], message = waiting.pop(0)
-                process = self._processes[number]
-                try:
-                    process.stdin.write(json.dumps(message) + "\n")
-                    process.stdin.flush()
-                except BrokenPipeError:
-                    self._died(number)
 
-        for number in range(self.workers):
-            hand_out(number)
-        while at_work:
-            number, event = self._events.get()
-            if event is None:
-                self._died(number)
-            elif event["event"] == "failed":
-                raise UserError(event["message"])
-            elif event["event"] == "done":
-                results[at_work.pop(number)] = event["result"]
-                hand_out(number)
-            else:
-                listener(event)
-        return results
-
-    def _died(self, number: int) -> None:
-        code = self._processes[number].wait()
-        why = "out of memory, perhaps" if code == -signal.SIGKILL else "its message stands above"
-        raise UserError(
-            f"a training process ended with status {code} ({why}); the same command again goes on from here"
-        )
+def _why(process: subprocess.Popen) -> str:
+    """What a dead process died of, as far as one can tell."""
+    code = process.wait()
+    cause = "killed, out of memory perhaps" if code == -signal.SIGKILL else "its message stands above"
+    return f"status {code}: {cause}"
 
 
 def cores() -> int:

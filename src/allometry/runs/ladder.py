@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ LENGTHS = (0.35, 0.6, 1)  # lengths of a trunk over its longest; shorter ones ar
 # A ladder takes consecutive ones. Below 24, one rate no longer serves all widths (docs/log.md).
 WIDTHS = (24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
 LEAST_TOKENS = 40_000  # a shorter run says nothing of longer ones
+RETRY_RATE = 0.5  # of its learning rate, for a run that diverged
 TOKENS_PER_PARAM = 2.5  # least for the longest run of the widest size: below it, a narrower ladder is better
 
 
@@ -179,17 +180,32 @@ def tune(study: Study, made: Design, engine: LocalEngine, listener: Listener = l
 def climb(
     study: Study, made: Design, recipe: Recipe, engine: LocalEngine, listener: Listener = lambda event: None
 ) -> None:
-    """Train what is missing of the rungs, by a recipe.
+    """Train what is missing of the rungs, by a recipe; those that diverge again, as often as the study asks for.
 
     Raises:
         UserError: a process died; what was recorded stays.
     """
     chosen = rungs(made, recipe)
     engine.train(study, jobs(study, chosen, "ladder"), listener)
+    retry_of: dict[str, str] = {}
+    again = chosen
+    for _ in range(study.settings().get("study", {}).get("retries", 0)):
+        again = [retry for config in again if (retry := _retry(study, config, retry_of)) is not None]
+        engine.train(study, jobs(study, again, "ladder", retry_of), listener)
     for config in chosen:  # a run of the sweep that happened to hit the recipe is a rung as well
         record = study.record(config.id)
         if record.kind == "sweep":
             study.save(replace(record, kind="ladder"), study.curve(config.id))
+
+
+def _retry(study: Study, config: RunConfig, retry_of: dict[str, str]) -> RunConfig | None:
+    """The next attempt of a run that diverged, at ``RETRY_RATE`` of its rate; noted in ``retry_of``."""
+    if study.record(config.id).status != "diverged":
+        return None
+    train = config.train.model_copy(update={"lr": config.train.lr * RETRY_RATE})
+    retry = config.model_copy(update={"train": train})
+    retry_of[retry.id] = config.id
+    return retry
 
 
 def rungs(made: Design, recipe: Recipe) -> list[RunConfig]:
@@ -197,7 +213,7 @@ def rungs(made: Design, recipe: Recipe) -> list[RunConfig]:
     return [recipe.run(rung.model, rung.data, rung.train.tokens, rung.train.seed) for rung in made.rungs]
 
 
-def jobs(study: Study, configs: Sequence[RunConfig], kind: str) -> list[Job]:
+def jobs(study: Study, configs: Sequence[RunConfig], kind: str, retry_of: Mapping[str, str] | None = None) -> list[Job]:
     """Runs that are not recorded yet, those of a trunk together; their relative cost from their FLOPs."""
     trunks: dict[str, list[RunConfig]] = defaultdict(list)
     for config in configs:
@@ -205,7 +221,7 @@ def jobs(study: Study, configs: Sequence[RunConfig], kind: str) -> list[Job]:
             trunks[config.trunk].append(config)
     # A step costs about as much as 64 k parameters' arithmetic before it has done any.
     cost = lambda group: max(config.tokens * (config.model.flops_per_token + 4e5) for config in group)
-    return [Job(tuple(group), kind, cost(group)) for group in trunks.values()]
+    return [Job(tuple(group), kind, cost(group), retry_of or {}) for group in trunks.values()]
 
 
 def trunk_costs(speed: Throughput, configs: Sequence[RunConfig]) -> dict[str, float]:

@@ -5,6 +5,7 @@ Each step is written down when it is done and read back when the same command co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ..config import TRAINER_VERSION, DataConfig, StudyConfig
@@ -15,8 +16,8 @@ from .ladder import Design, Speed, design, measure_speed
 from .store import Study
 
 
-def begin(config: StudyConfig, out: Path) -> tuple[Study, Corpus]:
-    """Read the text and open the study at ``out``, or begin it.
+def begin(config: StudyConfig, out: Path, say: Callable[[str], None] = lambda text: None) -> tuple[Study, Corpus]:
+    """Read the text and open the study at ``out``, or begin it; ``say`` hears when another process is at that.
 
     Raises:
         UserError: no such text or too little of it, or ``out`` holds something else; then nothing is written.
@@ -24,8 +25,9 @@ def begin(config: StudyConfig, out: Path) -> tuple[Study, Corpus]:
     corpus = corpora.read_corpus(config.data)
     settings = {"study": config.to_dict(), "fingerprint": corpus.fingerprint, "trainer": TRAINER_VERSION}
     study = Study.create(out, settings)
-    if not (study.corpus_path / "manifest.json").exists():
-        corpora.save_corpus(corpus, study.corpus_path)
+    with study.lock(say):
+        if not (study.corpus_path / "manifest.json").exists():
+            corpora.save_corpus(corpus, study.corpus_path)
     return study, corpus
 
 

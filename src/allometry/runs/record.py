@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +23,8 @@ class RunRecord:
     plan come true) or ``run``. ``loss`` is the held-out cross-entropy in nats a token, ``loss_se`` its standard error
     over held-out windows (runs of a study share the windows, so differences between runs are surer than that).
     ``seconds``, ``flops_spent`` count what this run cost beyond the shorter ones of its trunk; ``flops`` is what the
-    run stands for, as if it had been trained alone.
+    run stands for, as if it had been trained alone. ``retry_of`` is the run that diverged at a higher rate, if this
+    one is its next attempt.
     """
 
     config: RunConfig
@@ -37,6 +39,7 @@ class RunRecord:
     finished_at: str
     environment: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    retry_of: str = ""
 
     @property
     def id(self) -> str:
@@ -93,6 +96,7 @@ class RunRecord:
             "finished_at": self.finished_at,
             "environment": self.environment,
             "note": self.note,
+            "retry_of": self.retry_of,
             "config": self.config.to_dict(),
         }
 
@@ -122,18 +126,22 @@ def ended(
     spent: int,
     seconds: float,
     environment: dict[str, Any],
+    reason: str = "",
+    notes: Sequence[str] = (),
 ) -> RunRecord:
     """The record of a run that ended now with held-out ``loss`` (and its standard error): finished, or diverged.
 
-    It cost ``spent`` tokens and ``seconds`` beyond the shorter ones of its trunk.
+    It cost ``spent`` tokens and ``seconds`` beyond the shorter ones of its trunk. ``reason`` says why it diverged; a
+    loss that is no better than guessing is one.
     """
     value, error = loss
     guessing = math.log(config.model.vocab_size)
-    finished = math.isfinite(value) and value < guessing
+    if not reason and not value < guessing:
+        reason = f"loss {value:.4g} is no better than guessing ({guessing:.2f})"
     return RunRecord(
         config=config,
         kind=kind,
-        status="finished" if finished else "diverged",
+        status="diverged" if reason else "finished",
         loss=value if math.isfinite(value) else None,
         loss_se=error if math.isfinite(error) else None,
         train_loss=train_loss if math.isfinite(train_loss) else None,
@@ -142,7 +150,7 @@ def ended(
         tokens_per_second=round(spent / seconds, 1) if seconds else 0.0,
         finished_at=now(),
         environment=environment,
-        note="" if finished else f"loss {value:.4g} is no better than guessing ({guessing:.2f})",
+        note="; ".join(filter(None, [reason, *notes])),
     )
 
 

@@ -31,7 +31,7 @@ _CHUNK = 1 << 22
 
 
 def begin(parent: Path, name: str) -> Path:
-    """A new hidden folder under ``parent`` that :func:`commit` will call ``name``; put files into it, in subfolders too.
+    """A new hidden folder under ``parent`` that :func:`commit` will call ``name``; put files into it, or subfolders.
 
     Raises:
         OSError: it cannot be made.
@@ -74,14 +74,27 @@ def commit(folder: Path, allowed: AbstractContextManager[Any] | None = None) -> 
     return final
 
 
-def newest(parent: Path, say: Callable[[str], None] = lambda text: None) -> Path | None:
+@contextlib.contextmanager
+def writing(parent: Path, name: str, allowed: AbstractContextManager[Any] | None = None) -> Iterator[Path]:
+    """:func:`begin`, the block that puts files into the folder, :func:`commit`; a block that raises leaves nothing."""
+    folder = begin(parent, name)
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    commit(folder, allowed)
+
+
+def newest(parent: Path, say: Callable[[str], None] = lambda text: None, upto: str | None = None) -> Path | None:
     """The newest folder under ``parent`` whose every byte is as it was sealed; None where there is none.
 
-    ``say`` hears a line for each newer one that is damaged: what is wrong, and from where it goes on.
+    ``say`` hears a line for each newer one that is damaged: what is wrong, and from where it goes on. Names after
+    ``upto`` are left aside.
     """
     damaged: list[tuple[Path, str]] = []
     found = None
-    for folder in reversed(named(parent)):
+    for folder in reversed([folder for folder in named(parent) if upto is None or folder.name <= upto]):
         fault = damage(folder)
         if not fault:
             found = folder
@@ -89,7 +102,7 @@ def newest(parent: Path, say: Callable[[str], None] = lambda text: None) -> Path
         damaged.append((folder, fault))
     goes_on = f"going on from {found.name}" if found else "no good one is left: starting over"
     for folder, fault in damaged:
-        say(f"{folder}: damaged ({fault}); {goes_on}")
+        say(f"{folder.parent.name}/{folder.name}: damaged ({fault}); {goes_on}")
     return found
 
 
@@ -104,16 +117,17 @@ def prune(parent: Path, keep: int = 2) -> None:
             _drop(folder)
         elif not damage(folder, contents=False):
             whole += 1
-    for path in _entries(parent):
-        if path.name.startswith((PARTIAL, DROPPED)):
-            shutil.rmtree(path, ignore_errors=True)
+    _tidy(parent)
 
 
-def drop(parent: Path, after: str = "") -> None:
-    """Delete the folders whose names come after ``after``; by default all."""
+def drop(parent: Path, after: str = "", upto: str | None = None) -> None:
+    """Delete the folders named after ``after`` and up to ``upto``, by default all; ``parent`` if that empties it."""
     for folder in named(parent):
-        if folder.name > after:
+        if folder.name > after and (upto is None or folder.name <= upto):
             _drop(folder)
+    _tidy(parent)
+    with contextlib.suppress(OSError):
+        os.rmdir(parent)
 
 
 def named(parent: Path) -> list[Path]:
@@ -148,6 +162,13 @@ def _drop(folder: Path) -> None:
         hidden = Path(tempfile.mkdtemp(dir=folder.parent, prefix=DROPPED))
         os.rename(folder, hidden / folder.name)
         shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _tidy(parent: Path) -> None:
+    """Delete what crashes left of writing and deleting."""
+    for path in _entries(parent):
+        if path.name.startswith((PARTIAL, DROPPED)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _entries(parent: Path) -> list[Path]:

@@ -3,8 +3,10 @@
     study/
       study.json            what was asked for: settings that must match when the same command comes again
       corpus/               the tokens, split once (see corpus.py)
-      runs/<id>/            record.json, metrics.jsonl, model.safetensors: written when the run ends, record last
-      trunks/<id>.safetensors   state of a training under way
+      runs/<id>/            record.json, metrics.jsonl, model.safetensors: written when the run ends, record last;
+                            attempts.jsonl: what was tried, a line each; state/: its training under way, at the end
+      trunks/<id>/          states of a training under way, the newest two (see sealed.py)
+      claims/<id>.json      which process trains it (see claims.py)
       calibration.json  ladder.json  recipe.json  fit.json  plan.json  outcome.json  report.html
 
 A run exists when its ``record.json`` does. Fit, recipe and report can be made again from the records.
@@ -14,18 +16,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import replace_file, write_json
-from .record import RunRecord
+from ..files import append_line, read_lines, replace_file, write_json
+from . import claims
+from .record import RunRecord, now
 
 try:
     import fcntl
-except ImportError:  # Windows: no advisory locks; two ladders on one study only repeat work
+except ImportError:  # Windows: no advisory locks; two ladders on one study may repeat work
     fcntl = None
 
 
@@ -46,19 +51,21 @@ class Study:
             UserError: another study, or something else, is there already.
         """
         study = cls(path)
-        if study.settings_path.exists():
-            difference = _difference(study.settings(), settings)
-            if difference and study.begun():
-                raise UserError(f"{path}: holds a study with {difference}; give another --out, or delete the folder")
-            if difference:
-                study._begin_anew(settings)
-            return study
-        if study.path.exists() and not (study.path.is_dir() and _is_empty(study.path)):
-            raise UserError(f"{path}: exists and is not a study; give another --out")
-        try:
-            write_json(study.settings_path, settings)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+        if not study.settings_path.exists():
+            if study.path.exists() and not (study.path.is_dir() and _is_empty(study.path)):
+                raise UserError(f"{path}: exists and is not a study; give another --out")
+            try:
+                study.path.mkdir(parents=True, exist_ok=True)
+                with study.lock():
+                    if not study.settings_path.exists():
+                        write_json(study.settings_path, settings)
+            except OSError as error:
+                raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+        difference = _difference(study.settings(), settings)
+        if difference and study.begun():
+            raise UserError(f"{path}: holds a study with {difference}; give another --out, or delete the folder")
+        if difference:
+            study._begin_anew(settings)
         return study
 
     @classmethod
@@ -97,8 +104,21 @@ class Study:
         """What the study was begun with."""
         return self.read("study.json") or {}
 
+    @property
+    def claims_path(self) -> Path:
+        return self.path / "claims"
+
+    def claim(self, trunk: str, follows: int | None = None) -> claims.Claim:
+        """This process's right to train a trunk; see :func:`allometry.runs.claims.take`."""
+        return claims.take(self.claims_path, trunk, follows)
+
     def trunk_path(self, trunk: str) -> Path:
-        return self.path / "trunks" / f"{trunk}.safetensors"
+        """Where states of a training under way are kept, each a sealed folder."""
+        return self.path / "trunks" / trunk
+
+    def state_path(self, run: str) -> Path:
+        """Where states of a run's own end are kept, after it has left its trunk."""
+        return self.run_path(run) / "state"
 
     def run_path(self, run: str) -> Path:
         return self.path / "runs" / run
@@ -138,19 +158,29 @@ class Study:
         """Records as rows of a table; by default those that a law is fitted to, the ladder's."""
         return [record.row() for record in self.records(*(kinds or ("ladder",)))]
 
-    def save(self, record: RunRecord, curve: Sequence[Sequence[float]]) -> None:
-        """Write a run's curve, and then the record that makes it exist (its weights are written before)."""
+    def save(
+        self, record: RunRecord, curve: Sequence[Sequence[float]], allowed: AbstractContextManager[Any] | None = None
+    ) -> None:
+        """Write a run's curve, and then the record that makes it exist (its weights are written before).
+
+        ``allowed`` is entered for both: the claim on its trunk, which raises where that is lost.
+        """
         lines = "".join(json.dumps({"tokens": tokens, "train_loss": loss}) + "\n" for tokens, loss in curve)
-        replace_file(self.run_path(record.id) / "metrics.jsonl", lines.encode())
-        write_json(self.run_path(record.id) / "record.json", record.to_json())
+        with allowed or nullcontext():
+            replace_file(self.run_path(record.id) / "metrics.jsonl", lines.encode())
+            write_json(self.run_path(record.id) / "record.json", record.to_json())
+
+    def log(self, run: str, event: str, **values: Any) -> None:
+        """Add what happened to a run to its log of attempts."""
+        append_line(self.run_path(run) / "attempts.jsonl", {"event": event, "at": now(), **values})
+
+    def attempts(self, run: str) -> list[dict[str, Any]]:
+        """What happened to a run, the oldest first; a line that a crash tore is left out."""
+        return read_lines(self.run_path(run) / "attempts.jsonl")
 
     def curve(self, run: str) -> list[tuple[float, float]]:
         """The training curve of a run: (tokens, smoothed training loss)."""
-        try:
-            lines = (self.run_path(run) / "metrics.jsonl").read_text().splitlines()
-        except OSError:
-            return []
-        rows = [json.loads(line) for line in lines]
+        rows = read_lines(self.run_path(run) / "metrics.jsonl")
         return [(row["tokens"], row["train_loss"]) for row in rows]
 
     def find(self, prefix: str) -> RunRecord:
@@ -167,24 +197,28 @@ class Study:
         return matches[0]
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the study for this process; released by the system when the process dies.
+    def lock(self, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+        """Hold what belongs to the study as a whole: settings, text, design, plan. Waits, and says so, until it can.
 
-        Raises:
-            UserError: another process holds it.
+        Released by the system when the process dies. Trunks are claimed one by one instead (see :meth:`claim`).
         """
-        with open(self.path / ".lock", "a") as file:
+        with open(self.path / ".lock", "a+") as file:
             if fcntl is not None:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    raise UserError(f"{self.path}: another process is at work on this study; wait for it") from None
+                except BlockingIOError:
+                    file.seek(0)
+                    say(f"{self.path}: process {file.read().strip()} is preparing this study; waiting for it")
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
             yield
 
 
 def _is_empty(folder: Path) -> bool:
     """Nothing in it but what a crash left of the very first write."""
-    return all(entry.name.startswith(".study.json.") for entry in folder.iterdir())
+    return all(entry.name == ".lock" or entry.name.startswith(".study.json.") for entry in folder.iterdir())
 
 
 def _difference(there: dict[str, Any], asked: dict[str, Any]) -> str:
