@@ -23,7 +23,7 @@ class Left(Exception):
 
 
 class Watched(distributed._Watch):
-    """Saves by the count of steps and not by the clock, and notes the smoothed loss and the optimiser's groups."""
+    """Saves by the count of steps and not by the clock, and notes the smoothed loss and the optimiser's rates."""
 
     scenario: dict
     seen: list[float]
@@ -41,10 +41,15 @@ class Watched(distributed._Watch):
             raise Left
         if training.step == self.scenario.get("die_after") and self.world.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        if training.step == 1:
-            groups = training.optimizer.param_groups
-            found = [[g["lr"], g["weight_decay"], sum(p.numel() for p in g["params"])] for g in groups]
-            Path(self.scenario["seen"] + ".groups").write_text(json.dumps(found))
+        if training.step == 1 and self.world.rank == 0:
+            found = rates(training.model, training.optimizer)
+            Path(self.scenario["seen"] + ".rates").write_text(json.dumps(found))
+
+
+def rates(model, optimizer) -> dict[str, list[float]]:
+    """The rate at its peak and the decay of every parameter, by name."""
+    found = {id(p): [g["peak_lr"], g["weight_decay"]] for g in optimizer.param_groups for p in g["params"]}
+    return {name: found[id(parameter)] for name, parameter in model.named_parameters()}
 
 
 def run(world, scenario: dict) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ from ..planning import Plan
 from ..quantities import format_seconds
 from ..report import outcome_lines
 from ..runs import corpus as corpora
-from ..runs.engine import Job, LocalEngine, cores
+from ..runs.engine import Job
 from ..runs.outcome import planned_run, settle
 from ..runs.record import RunRecord
 from ..runs.store import Study
+from .engines import for_one_run
 from .live import Board
 from .output import answer, answer_json, note
 
@@ -30,22 +30,11 @@ class RunFile(Config):
 
 def train(source: Path, *, out: Path | None, device: str, parallel: str, as_json: bool) -> None:
     """Train a plan, or the run of a TOML file; all processes together where torchrun started them."""
-    with _engine(device, parallel) as engine:
+    with for_one_run(device, parallel) as engine:
         if source.is_dir() or source.suffix == ".json":
             _train_plan(source / "plan.json" if source.is_dir() else source, out, engine, as_json)
         else:
             _train_run(source, out, engine, as_json)
-
-
-def _engine(device: str, parallel: str) -> Any:
-    """One process that has all cores; or, in process 0 of those that torchrun started, all of them."""
-    if "RANK" in os.environ and "MASTER_ADDR" in os.environ:
-        from ..lm.distributed import enlist
-
-        return enlist(device, parallel)
-    if parallel != "auto":
-        raise UserError("--parallel is for several processes; start them by torchrun -m allometry train …")
-    return LocalEngine(workers=1, threads=cores())
 
 
 def _train_run(source: Path, out: Path | None, engine: Any, as_json: bool) -> None:

@@ -17,13 +17,13 @@ from ..config import StudyConfig
 from ..errors import UserError
 from ..quantities import format_count, format_flops, format_seconds
 from ..report import outcome_lines, write_report
-from ..runs.engine import LocalEngine, cores
 from ..runs.ladder import TARGET_RATIO, Design, Speed, climb, describe_cost, trunk_costs, tune
 from ..runs.ladder import rungs as rungs_of
 from ..runs.outcome import planned_run, settle
 from ..runs.prepare import begin, design_of, speed_of
 from ..runs.recipe import Recipe
 from ..runs.store import Study
+from .engines import for_ladder, for_one_run
 from .live import Board, cost_table
 from .models import best_run, train_one
 from .output import answer, answer_json, note, notes
@@ -42,15 +42,25 @@ class _Session:
     config: StudyConfig
     design: Design
     speed: Speed
-    ladder: LocalEngine
-    target: LocalEngine
+    ladder: Any
+    target: Any
 
 
-def quickstart(*, data: str, minutes: float, out: Path, seed: int, dry_run: bool, yes: bool, as_json: bool) -> None:
+def quickstart(
+    *,
+    data: str,
+    minutes: float,
+    out: Path,
+    seed: int,
+    where: dict[str, Any],
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
     """Corpus, cost, ladder, law, plan, proof, report."""
     begun = time.monotonic()
     config = StudyConfig.parse({"data": data, "minutes": minutes, "seed": seed}, "quickstart")
-    with _open(config, out) as session:
+    with _open(config, out, where) as session:
         if not _confirm(session, dry_run=dry_run, yes=yes, as_json=as_json):
             return
         study = session.study
@@ -72,9 +82,9 @@ def quickstart(*, data: str, minutes: float, out: Path, seed: int, dry_run: bool
     answer(f"report     {page}   ({format_seconds(time.monotonic() - begun)} in all)")
 
 
-def ladder(path: Path, *, out: Path, dry_run: bool, yes: bool, as_json: bool) -> None:
+def ladder(path: Path, *, out: Path, where: dict[str, Any], dry_run: bool, yes: bool, as_json: bool) -> None:
     """Train the ladder of a TOML file."""
-    with _open(StudyConfig.read(path), out) as session:
+    with _open(StudyConfig.read(path), out, where) as session:
         if not _confirm(session, dry_run=dry_run, yes=yes, as_json=as_json):
             return
         _climb(session)
@@ -86,11 +96,11 @@ def ladder(path: Path, *, out: Path, dry_run: bool, yes: bool, as_json: bool) ->
 
 
 @contextmanager
-def _open(config: StudyConfig, out: Path) -> Iterator[_Session]:
+def _open(config: StudyConfig, out: Path, where: dict[str, Any]) -> Iterator[_Session]:
     """The study with its engines up and its design made, by this process or by another at work on it."""
     study, corpus = begin(config, out, note)
     note(f"{config.data}: {corpus.describe()}")
-    with LocalEngine() as ladder, LocalEngine(workers=1, threads=cores()) as target:
+    with for_ladder(**where) as ladder, for_one_run(where["device"]) as target:
         with study.lock(note):
             if study.read("calibration.json") is None:
                 note("measuring this machine's speed …")

@@ -9,6 +9,7 @@ import torch
 
 from .. import nn
 from ..config import RunConfig
+from . import device as devices
 from .model import build
 
 
@@ -17,10 +18,12 @@ def step_seconds(config: RunConfig, budget: float = 0.35) -> float:
 
     The lower quartile: what else the machine does meanwhile can only add time.
     """
-    model = build(config.model, 0, config.train.precision)
+    device = devices.mine()
+    devices.check_precision(device, config.train.precision)
+    model = build(config.model, 0, config.train.precision).to(device)
     optimizer = nn.AdamW(model, 1e-3)
     shape = (max(1, config.train.batch_tokens // config.model.context), config.model.context)
-    tokens = torch.randint(config.model.vocab_size, shape)
+    tokens = torch.randint(config.model.vocab_size, shape).to(device)
     times: list[float] = []
     begin = time.perf_counter()
     while len(times) < 6 or time.perf_counter() - begin < budget:
@@ -28,5 +31,6 @@ def step_seconds(config: RunConfig, budget: float = 0.35) -> float:
         model.loss(tokens, tokens).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        devices.synchronize(device)
         times.append(time.perf_counter() - start)
     return statistics.quantiles(times[2:], n=4)[0]

@@ -30,12 +30,12 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """A copy of everything that the next step depends on, by name."""
+    """A copy of everything that the next step depends on, by name, in the CPU's memory."""
     state = {}
     for name, parameter in model.named_parameters():
-        state[f"model.{name}"] = parameter.detach().clone()
+        state[f"model.{name}"] = parameter.detach().to("cpu", copy=True)
         for key, value in optimizer.state.get(parameter, {}).items():
-            state[f"{key}.{name}"] = value.detach().clone()
+            state[f"{key}.{name}"] = value.detach().to("cpu", copy=True)
     return state
 
 
@@ -44,7 +44,11 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str,
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(state[f"model.{name}"])
-            moments = {key: state[f"{key}.{name}"].clone() for key in _MOMENTS if f"{key}.{name}" in state}
+            moments = {
+                key: state[f"{key}.{name}"].to(parameter.device, copy=True)
+                for key in _MOMENTS
+                if f"{key}.{name}" in state
+            }
             optimizer.state[parameter].clear()
             optimizer.state[parameter].update(moments)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -48,6 +49,19 @@ def pick(name: str = "auto", place: int = 0, processes: int = 1) -> torch.device
 
         return torch_xla.device()
     return torch.device(name, place)
+
+
+@lru_cache(maxsize=1)
+def mine() -> torch.device:
+    """The device of this process, which its starter names by ALLOMETRY_DEVICE and ALLOMETRY_PLACE; else the CPU.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    name = os.environ.get("ALLOMETRY_DEVICE", "cpu")
+    device = pick(name, int(os.environ.get("ALLOMETRY_PLACE", "0")))
+    start(device)
+    return device
 
 
 def count(kind: str) -> int:

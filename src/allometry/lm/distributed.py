@@ -54,6 +54,7 @@ from .world import PATIENCE, Stray, Told, World
 PARALLEL = ("auto", "ddp", "fsdp")
 USABLE = 0.8  # of the free memory: buffers and fragmentation are in no estimate
 SAVING_SECONDS = 10.0  # at least so long between two saves
+PREPARING = 7 * 86400.0  # seconds that the others wait while process 0 reads the text
 INTERRUPTED = 130
 
 
@@ -72,8 +73,10 @@ class Crew:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Send the others home with the status that this process will end with."""
         status = 0 if kind is None else INTERRUPTED if kind is KeyboardInterrupt else 2
-        if kind is Stray:
-            return  # they notice themselves
+        if kind is Stray:  # they notice themselves; who notices first tells the user
+            if not self.world.first_to_speak():
+                sys.exit(2)
+            return
         self.world.share(lambda: {"end": status})
         if not status:
             self.world.leave()
@@ -107,21 +110,21 @@ def enlist(device: str, parallel: str, patience: float = PATIENCE) -> Crew:
     torch.set_num_threads(devices.threads_for(world.here))
     if world.rank == 0:
         return Crew(world, parallel)
-    sys.exit(_follow(world))
+    status = _follow(world)
+    sys.stderr.flush()
+    os._exit(status)  # connections that broke would hold up an orderly end
 
 
 def _follow(world: World) -> int:
     """Do as process 0 does, until it says that all is done; the exit status."""
     stopped = _Stop()
     try:
-        while "end" not in (job := world.share(dict)):
+        while "end" not in (job := world.share(dict, PREPARING)):
             study, config = Study(Path(job["study"])), RunConfig.parse(job["config"])
             try:
                 train_run(world, study, config, job["kind"], job["parallel"], lambda event: None, stopped)
-            except Interrupted:
-                continue
-            except Told:
-                continue
+            except (Interrupted, Told):
+                continue  # process 0 tells the user, and then how to end
         if not job["end"]:
             world.leave()
         return job["end"]
@@ -224,7 +227,8 @@ class Training:
         """Put the model under DDP or FSDP, whose sums over processes are to be sums; what is to be called."""
         if self.parallel == "ddp":
             ids = [self.world.device] if self.world.device.type == "cuda" else None
-            whole = DistributedDataParallel(self.model, device_ids=ids, gradient_as_bucket_view=True)
+            how = {"gradient_as_bucket_view": True, "broadcast_buffers": False}
+            whole = DistributedDataParallel(self.model, device_ids=ids, **how)
             whole.register_comm_hook(None, _sum)
             return whole
         mesh = init_device_mesh(self.world.device.type, (self.world.size,))

@@ -16,6 +16,7 @@ from .. import nn
 from ..config import RunConfig
 from ..runs.corpus import Corpus
 from . import checkpoint
+from . import device as devices
 from .data import Windows
 from .model import LanguageModel, build
 
@@ -34,7 +35,8 @@ class Trunk:
     def __init__(self, config: RunConfig, corpus: Corpus):
         train = config.train
         self.config = config
-        self.model = build(config.model, train.seed, train.precision)
+        self.device = devices.mine()
+        self.model = build(config.model, train.seed, train.precision).to(self.device)
         self.optimizer = nn.AdamW(
             self.model, train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay
         )
@@ -55,7 +57,8 @@ class Trunk:
         while self.step < until:
             begin = time.perf_counter()
             self.optimizer.set_schedule(schedule.rate_at(self.step))
-            loss = self.model.loss(*self.windows.batch(*schedule.batch_at(self.step)))
+            batch = self.windows.batch(*schedule.batch_at(self.step))
+            loss = self.model.loss(*(devices.put(side, self.device) for side in batch))
             loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -89,7 +92,8 @@ def evaluate(model: LanguageModel, windows: tuple[Tensor, Tensor]) -> tuple[floa
     """Mean loss over held-out windows, in nats a token, and its standard error over windows."""
     losses = []
     with torch.no_grad():
-        for inputs, targets in zip(windows[0].split(EVAL_BATCH), windows[1].split(EVAL_BATCH), strict=True):
+        for batch in zip(windows[0].split(EVAL_BATCH), windows[1].split(EVAL_BATCH), strict=True):
+            inputs, targets = (devices.put(side, model.readout.weight.device) for side in batch)
             logits = model(inputs).flatten(0, 1)
             each = torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="none")
             losses.append(each.view(targets.shape).mean(1))

@@ -79,8 +79,8 @@ class World:
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def share(self, work: Callable[[], Any]) -> Any:
-        """What ``work()`` gives in process 0, a JSON value, in every process.
+    def share(self, work: Callable[[], Any], patience: float | None = None) -> Any:
+        """What ``work()`` gives in process 0, a JSON value, in every process, which wait for it so long.
 
         Raises:
             UserError: it raised one, or an OSError, there.
@@ -94,7 +94,7 @@ class World:
             except Fenced:
                 answer = {"fault": "this training stood still, and another has taken it over; all is left to that one"}
             self._set(key, json.dumps(answer))
-        answer = json.loads(self._get(key, 0))
+        answer = json.loads(self._get(key, 0, patience))
         if "fault" in answer:
             raise Told(answer["fault"])
         return answer["value"]
@@ -163,12 +163,14 @@ class World:
         with self.watching():
             self.store.set(key, text)
 
-    def _get(self, key: str, rank: int) -> str:
+    def _get(self, key: str, rank: int, patience: float | None = None) -> str:
+        patience = patience or self.patience
         try:
+            self.store.wait([key], timedelta(seconds=patience))
             return self.store.get(key).decode()
         except RuntimeError:
             raise Stray(
-                f"process {rank} of {self.size} is gone, or has not answered for {self.patience:g} s; the same "
+                f"process {rank} of {self.size} is gone, or has not answered for {patience:g} s; the same "
                 "command goes on from the last state that was saved"
             ) from None
 
