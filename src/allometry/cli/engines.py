@@ -19,6 +19,8 @@ def for_ladder(engine: str, device: str, gpus: float) -> Any:
     Raises:
         UserError: it is unknown, or options that do not go together.
     """
+    if _under_torchrun():
+        raise UserError("torchrun is for `allometry train`; a ladder takes many machines by --engine ray or slurm")
     if engine == "local":
         if gpus:
             raise UserError("--gpus is for --engine ray and slurm; on this machine give --device cuda")
@@ -39,15 +41,24 @@ def for_ladder(engine: str, device: str, gpus: float) -> Any:
     raise UserError(f"--engine {engine}: unknown; there are {', '.join(ENGINES)}")
 
 
-def for_one_run(device: str = "auto", parallel: str = "auto") -> Any:
-    """The engine of one run: a process that has this machine, or, under torchrun, all that it started."""
-    if "RANK" in os.environ and "MASTER_ADDR" in os.environ:
+def for_one_run(device: str) -> LocalEngine:
+    """The engine of one run on this machine: a process that has all its cores, or a device of it."""
+    return LocalEngine(workers=1, threads=cores(), device=_device(device)[0])
+
+
+def for_train(device: str, parallel: str) -> Any:
+    """The engine of ``allometry train``: all processes that torchrun started, or else one."""
+    if _under_torchrun():
         from ..lm.distributed import enlist
 
         return enlist(device, parallel)
     if parallel != "auto":
         raise UserError("--parallel is for several processes; start them by torchrun -m allometry train …")
-    return LocalEngine(workers=1, threads=cores(), device=_device(device)[0])
+    return for_one_run(device)
+
+
+def _under_torchrun() -> bool:
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
 
 
 def _device(name: str) -> tuple[str, int]:

@@ -15,7 +15,7 @@ from ..runs.engine import Job
 from ..runs.outcome import planned_run, settle
 from ..runs.record import RunRecord
 from ..runs.store import Study
-from .engines import for_one_run
+from .engines import for_train
 from .live import Board
 from .output import answer, answer_json, note
 
@@ -30,7 +30,7 @@ class RunFile(Config):
 
 def train(source: Path, *, out: Path | None, device: str, parallel: str, as_json: bool) -> None:
     """Train a plan, or the run of a TOML file; all processes together where torchrun started them."""
-    with for_one_run(device, parallel) as engine:
+    with for_train(device, parallel) as engine:
         if source.is_dir() or source.suffix == ".json":
             _train_plan(source / "plan.json" if source.is_dir() else source, out, engine, as_json)
         else:

@@ -22,6 +22,7 @@ from .engine import start_worker
 from .store import Study
 
 _LOOK_SECONDS = 1.0
+MINUTES = 24 * 60  # of a job; one that is cut off has saved, and is handed in again
 LOGS = "slurm"  # in the study: what submitit writes
 
 
@@ -123,9 +124,8 @@ class SlurmEngine:
         self._count += 1
         events = logs / f"{name}-{time.time_ns()}-{self._count}.json"
         executor = self._submitit.AutoExecutor(folder=logs / "%j", cluster=self.cluster)
-        executor.update_parameters(
-            name=f"allometry-{name}", cpus_per_task=self.threads, gpus_per_node=self.gpus, **self.options
-        )
+        share = {"cpus_per_task": self.threads, "gpus_per_node": self.gpus or None, "timeout_min": MINUTES}
+        executor.update_parameters(**{"name": f"allometry-{name}"} | share | self.options)
         job = executor.submit(serve, message, str(events), self.threads, "cuda" if self.gpus else "cpu")
         self._running.append(job)
         return job, events
