@@ -63,7 +63,7 @@ def train_one(study: Study, config: RunConfig, kind: str, engine: Any, seconds: 
     if found is not None:
         return found
     expected = {} if seconds is None else {config.id: seconds}
-    with Board(study, kind, expected).show([config]) as board:
+    with study.session(), Board(study, kind, expected).show([config]) as board:
         engine.train(study, [Job((config,), kind)], board)
     return study.record(config.id)
 

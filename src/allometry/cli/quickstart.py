@@ -100,7 +100,7 @@ def _open(config: StudyConfig, out: Path, where: dict[str, Any]) -> Iterator[_Se
     """The study with its engines up and its design made, by this process or by another at work on it."""
     study, corpus = begin(config, out, note)
     note(f"{config.data}: {corpus.describe()}")
-    with for_ladder(**where) as ladder, for_one_run(where["device"]) as target:
+    with study.session(), for_ladder(**where) as ladder, for_one_run(where["device"]) as target:
         with study.lock(note):
             if study.read("calibration.json") is None:
                 note("measuring this machine's speed …")

@@ -24,6 +24,7 @@ from ..errors import UserError
 from ..files import replace_file
 from ..runs import sealed
 
+_ENTRY = "allometry"  # of safetensors' metadata
 STATE, META = "state.safetensors", "state.json"
 PLACES = "DCP_SHARDING_INFO"  # where torch.distributed.checkpoint says in a file's header which rows it holds
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -73,6 +74,9 @@ def load_state(
     """The newest good state under ``parent`` after step ``beyond`` and up to step ``upto``, or None.
 
     ``say`` hears of damaged ones; they are deleted under ``allowed``.
+
+    Raises:
+        UserError: it is as it was sealed, but no state of a training.
     """
     if not any(beyond < step <= upto for step in steps(parent)):
         return None
@@ -81,7 +85,10 @@ def load_state(
         sealed.drop(parent, folder.name if folder else "", name_of(upto))
     if folder is None or folder.name <= name_of(beyond):
         return None
-    return _assemble(folder), json.loads((folder / META).read_text())
+    try:
+        return _assemble(folder), json.loads((folder / META).read_bytes())
+    except (SafetensorError, ValueError, OSError) as error:
+        raise UserError(f"{folder}: no state of a training ({error}); delete it and run the command again") from None
 
 
 def _assemble(folder: Path) -> dict[str, Tensor]:
@@ -112,7 +119,8 @@ def write(
 ) -> None:
     """Write ``tensors`` and the JSON value ``meta`` to ``path``, atomically; ``allowed`` is entered for the rename."""
     text = json.dumps(meta, sort_keys=True)
-    metadata = {"meta": text, "sha256": _digest(tensors, text)}
+    # One entry: safetensors writes several in an order that differs from process to process.
+    metadata = {_ENTRY: json.dumps([text, _digest(tensors, text)], separators=(",", ":"))}
     replace_file(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata), allowed)
 
 
@@ -124,15 +132,19 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            entry = (file.metadata() or {}).get(_ENTRY, "[]")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged ({error}); delete it and run the same command again") from None
-    if metadata.get("sha256") != _digest(tensors, metadata.get("meta", "")):
+    try:
+        text, digest = json.loads(entry)
+    except ValueError:
+        text, digest = "", ""
+    if digest != _digest(tensors, str(text)):
         raise UserError(f"{path}: its checksum does not match; delete it and run the same command again")
-    return tensors, json.loads(metadata["meta"])
+    return tensors, json.loads(text)
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:

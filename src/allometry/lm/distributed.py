@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,6 @@ from ..runs.claims import Claim, Taken
 from ..runs.corpus import Corpus, load_corpus
 from ..runs.cost import memory_bytes
 from ..runs.engine import Job, Listener
-from ..runs.record import ended, environment
 from ..runs.store import Study
 from . import checkpoint, shards
 from . import device as devices
@@ -47,7 +46,7 @@ from .checkpoint import name_of
 from .data import Windows, held_out_windows
 from .divergence import SPIKE_NATS, SPIKE_STEPS, Spikes
 from .model import build
-from .train import HELD_OUT_WINDOWS, SAVING_SHARE, Interrupted, Progress
+from .train import HELD_OUT_WINDOWS, SAVING_SHARE, Interrupted, Progress, record_of
 from .trunk import CURVE_POINTS, EVAL_BATCH, SMOOTHING, Diverged
 from .world import PATIENCE, Stray, Told, World
 
@@ -211,7 +210,7 @@ class Training:
     """A run under way in all processes: this one's part of the model, and the place in the text."""
 
     def __init__(self, world: World, config: RunConfig, corpus: Corpus, parallel: str):
-        self.world, self.config = world, config
+        self.world, self.config, self.device = world, config, world.device
         train = config.train
         self.parallel, self.rows_per_call = _fit_memory(world, config, parallel)
         self.model = build(config.model, train.seed, train.precision).to(world.device)
@@ -384,12 +383,12 @@ class _Watch:
     def record(self, kind: str, loss: tuple[float, float], reason: str, weights: dict[str, Tensor]) -> None:
         """In process 0: weights, then the record, then the states go."""
         training, config, study, claim = self.training, self.config, self.study, self.claim
-        where = environment(torch.get_num_threads()) | {"device": devices.describe(self.world.device)}
-        where |= {"processes": self.world.size, "parallel": training.parallel}
         spent = config.schedule.tokens_before(training.step) - self.begun["tokens"]
         seconds = training.seconds - self.begun["seconds"]
         notes = [event["text"] for event in study.attempts(config.id) if event.get("event") == "note"]
-        record = ended(config, kind, loss, training.smooth, spent, seconds, where, reason, notes)
+        record = record_of(config, kind, loss, training, spent, seconds, reason)
+        where = record.environment | {"processes": self.world.size, "parallel": training.parallel}
+        record = replace(record, environment=where, note="; ".join(filter(None, [record.note, *notes])))
         if record.status == "finished":
             checkpoint.write(study.weights_path(config.id), weights, {"config": config.to_dict()}, claim)
         study.save(record, training.curve, claim)

@@ -92,7 +92,7 @@ class LocalEngine:
                 turn = at_work.pop(process)
                 dispatch.taken(turn) if event["result"] == "taken" else dispatch.done(turn)
             else:
-                listener(event)
+                dispatch.hear(event)
 
     def _hand_out(self, study: Study, dispatch: Dispatch, at_work: dict[subprocess.Popen, Turn]) -> None:
         """Give every free worker a job that may be trained now; a worker that died is replaced."""

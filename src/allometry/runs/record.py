@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -116,42 +115,6 @@ class RunRecord:
         if record.id != value["id"]:
             raise UserError(f"run {value['id']}: its configuration was changed, or an older version trained it")
         return record
-
-
-def ended(
-    config: RunConfig,
-    kind: str,
-    loss: tuple[float, float],
-    train_loss: float,
-    spent: int,
-    seconds: float,
-    environment: dict[str, Any],
-    reason: str = "",
-    notes: Sequence[str] = (),
-) -> RunRecord:
-    """The record of a run that ended now with held-out ``loss`` (and its standard error): finished, or diverged.
-
-    It cost ``spent`` tokens and ``seconds`` beyond the shorter ones of its trunk. ``reason`` says why it diverged; a
-    loss that is no better than guessing is one.
-    """
-    value, error = loss
-    guessing = math.log(config.model.vocab_size)
-    if not reason and not value < guessing:
-        reason = f"loss {value:.4g} is no better than guessing ({guessing:.2f})"
-    return RunRecord(
-        config=config,
-        kind=kind,
-        status="diverged" if reason else "finished",
-        loss=value if math.isfinite(value) else None,
-        loss_se=error if math.isfinite(error) else None,
-        train_loss=train_loss if math.isfinite(train_loss) else None,
-        seconds=round(seconds, 3),
-        flops_spent=spent * config.model.flops_per_token,
-        tokens_per_second=round(spent / seconds, 1) if seconds else 0.0,
-        finished_at=now(),
-        environment=environment,
-        note="; ".join(filter(None, [reason, *notes])),
-    )
 
 
 def environment(threads: int) -> dict[str, Any]:
