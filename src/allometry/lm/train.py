@@ -24,6 +24,7 @@ from ..runs.dispatch import claim_name
 from ..runs.record import RunRecord, environment, now
 from ..runs.store import Study
 from . import checkpoint
+from . import device as devices
 from .data import held_out_windows
 from .divergence import SPIKE_NATS, SPIKE_STEPS, Spikes
 from .health import SEQUENCES, scale_warning
@@ -299,12 +300,12 @@ def record_of(
         flops_spent=spent * config.model.flops_per_token,
         tokens_per_second=round(spent / seconds, 1) if seconds else 0.0,
         finished_at=now(),
-        environment=environment(torch.get_num_threads()) | trunk.cut(),
+        environment=environment(torch.get_num_threads()) | {"device": devices.describe(trunk.device)} | trunk.cut(),
         note=reason,
     )
 
 
 def save_weights(path, model: LanguageModel, config: RunConfig, allowed=None) -> None:
     """The weights of a run, its configuration beside them; ``allowed`` is entered for the rename."""
-    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tensors = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
     checkpoint.write(path, tensors, {"config": config.to_dict()}, allowed)
