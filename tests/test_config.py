@@ -1,6 +1,7 @@
 """Configurations: strict, round-tripping, an identity of outcomes, and counts that the built model confirms."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -51,10 +52,12 @@ OTHER = {
         "beta2": 0.95,
         "weight_decay": 0.1,
         "precision": "bf16",
+        "compile": True,
         "seed": 1,
     },
     "data": {"fingerprint": "beef", "tokenizer": "words"},
 }
+INFORMS = {"source", "vocab_size", "train_tokens", "bytes_per_token"}  # of the text, and decides nothing
 
 
 def changed(config: RunConfig, part: str, **values) -> RunConfig:
@@ -66,13 +69,15 @@ def changed(config: RunConfig, part: str, **values) -> RunConfig:
 
 
 def test_an_unknown_key_is_refused_and_the_known_ones_are_named():
-    with pytest.raises(UserError, match=r"study\.toml: unknown key 'minuets'; known: data, seed, context, minutes"):
+    with pytest.raises(
+        UserError, match=r"study\.toml: unknown key 'minuets' \(did you mean 'minutes'\?\); known: data"
+    ):
         StudyConfig.parse({"minuets": 5, "minutes": 1}, "study.toml")
 
 
 def test_an_unknown_key_within_is_told_the_keys_known_there():
     plain = run_config().to_dict()
-    with pytest.raises(UserError, match=r"unknown key 'model\.widht'; known: width, layers, head_dim"):
+    with pytest.raises(UserError, match=r"unknown key 'model\.widht' \(did you mean 'width'\?\); known: width, layers"):
         RunConfig.parse(plain | {"model": plain["model"] | {"widht": 3}})
 
 
@@ -186,10 +191,23 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
 @pytest.mark.parametrize("part", ["model", "train", "data"])
 def test_the_identity_changes_with_every_field_that_decides_the_outcome(part):
     config = run_config()
-    fields = set(type(getattr(config, part)).model_fields) - ({"source"} if part == "data" else set())
+    fields = set(type(getattr(config, part)).model_fields) - (INFORMS if part == "data" else set())
     assert set(OTHER[part]) == fields
     ids = {changed(config, part, **{name: value}).id for name, value in OTHER[part].items()}
     assert len(ids | {config.id}) == len(fields) + 1
+
+
+def test_the_identity_does_not_know_what_follows_from_the_text():
+    told = {"vocab_size": 300, "train_tokens": 10**6, "bytes_per_token": 3.5}
+    assert set(told) | {"source"} == INFORMS
+    assert changed(run_config(), "data", **told).id == run_config().id
+
+
+def test_epochs_and_bits_a_byte_follow_from_the_text():
+    config = changed(run_config(), "data", train_tokens=25_000, bytes_per_token=2.0)
+    assert config.epochs == config.tokens / 25_000
+    assert run_config().epochs is None
+    assert config.data.bits_per_byte(math.log(2)) == 0.5
 
 
 def test_the_identity_does_not_know_where_the_text_came_from():

@@ -6,9 +6,12 @@ configuration, computed from its shapes alone, without torch.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import math
 import tomllib
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .errors import UserError
 from .schedule import Schedule
 
-TRAINER_VERSION = 2  # raise it whenever the same configuration would train to another result
+TRAINER_VERSION = 3  # raise it whenever the same configuration would train to another result
 
 
 class Config(BaseModel):
@@ -44,7 +47,7 @@ class Config(BaseModel):
                 owner = cls
                 for part in first["loc"][:-1]:
                     owner = owner.model_fields[part].annotation
-                raise UserError(f"{where}: unknown key {key!r}; known: {', '.join(owner.model_fields)}") from None
+                raise UserError(f"{where}: unknown key {_nearest(key, owner.model_fields)}") from None
             raise UserError(f"{where}: {key}: {first['msg']}") from None
 
     @classmethod
@@ -71,8 +74,14 @@ class Config(BaseModel):
         return tomli_w.dumps(self.to_dict())
 
 
+def _nearest(key: str, known: Iterable[str]) -> str:
+    """An unknown key, what was meant by it as far as one can tell, and what there is."""
+    near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
+    return f"{key!r}" + (f" (did you mean {near[0]!r}?)" if near else "") + f"; known: {', '.join(known)}"
+
+
 class ModelConfig(Config):
-    """A decoder-only transformer: RMSNorm, RoPE, SwiGLU, causal attention, an untied byte-sized head."""
+    """A decoder-only transformer: RMSNorm, RoPE, SwiGLU, causal attention, an untied head."""
 
     width: int = Field(ge=8)
     layers: int = Field(ge=1)
@@ -117,11 +126,23 @@ class ModelConfig(Config):
 
 
 class DataConfig(Config):
-    """Which text. The fingerprint decides identity; ``source`` only says where it came from."""
+    """Which text, by which tokenizer.
+
+    The fingerprint, of all tokens and of the tokenizer itself, and the tokenizer's name decide identity. The rest
+    follows from them, or informs: ``source`` says where the text came from, ``train_tokens`` how many there are to
+    train on (None: not recorded), ``bytes_per_token`` is that of the held-out text.
+    """
 
     source: str
     fingerprint: str
     tokenizer: str = "bytes"
+    vocab_size: int = Field(default=256, ge=2)
+    train_tokens: int | None = Field(default=None, ge=1)
+    bytes_per_token: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+    def bits_per_byte(self, loss: float) -> float:
+        """A loss in nats a token as bits a byte of text, which compares across tokenizers."""
+        return loss / (math.log(2) * self.bytes_per_token)
 
 
 class TrainConfig(Config):
@@ -130,7 +151,8 @@ class TrainConfig(Config):
     ``lr`` (the u-μP base rate) and ``batch_tokens`` hold when ``reference_tokens`` have been seen; before and after,
     they follow power laws in the tokens seen, with exponents ``-lr_exponent`` and ``batch_exponent`` (0: constant).
     See :mod:`allometry.schedule`. Nothing before the final fall, over the last ``decay`` of the tokens, depends on
-    ``tokens``, so runs that differ in ``tokens`` alone share their trunk to the bit.
+    ``tokens``, so runs that differ in ``tokens`` alone share their trunk to the bit. ``compile`` trains by compiled
+    kernels, several times faster, whose results differ from PyTorch's by rounding; it needs a C++ compiler.
     """
 
     tokens: int = Field(ge=1)
@@ -145,6 +167,7 @@ class TrainConfig(Config):
     beta2: float = Field(default=0.99, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
@@ -188,6 +211,11 @@ class RunConfig(Config):
     def tokens(self) -> int:
         """Tokens really trained on: whole steps of whole batches."""
         return self.schedule.tokens
+
+    @property
+    def epochs(self) -> float | None:
+        """How many times the run reads its training text; None where its length is not recorded."""
+        return self.tokens / self.data.train_tokens if self.data.train_tokens else None
 
     @property
     def flops(self) -> float:

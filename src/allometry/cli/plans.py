@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import laws, planning
-from ..config import DataConfig, ModelConfig, RunConfig, StudyConfig
+from ..config import ModelConfig, RunConfig, StudyConfig
 from ..errors import UserError
 from ..files import write_json
 from ..planning import Alternative, Checkpoint, Continuation, Shapes, throughput
+from ..planning import repeat as repetition
 from ..quantities import format_count, format_flops, parse_number
 from ..runs import sealed
 from ..runs.outcome import planned_run
@@ -116,22 +117,26 @@ def study_plan(
     if seconds is not None:
         options["seconds"] = lambda model, tokens: seconds(practice.run(model, tokens))
     made = planning.plan(predictor, budget, **practice.options(), **options)
-    return made.with_run(practice.run(practice.shape(made.num_params), made.tokens).to_dict())
+    run = practice.run(practice.shape(made.num_params), made.tokens)
+    repeats = repetition.told(run.epochs) if budget.tokens_available is None else ""
+    notes = (*made.notes, f"the run {repeats}") if repeats else made.notes
+    return replace(made, notes=notes).with_run(run.to_dict())
 
 
 class _Practice:
     """How a study shapes and trains a model, and what its ladder covered."""
 
     def __init__(self, study: Study) -> None:
-        settings = study.settings()
-        self.config = StudyConfig.parse(settings["study"], "study.json")
+        self.config = StudyConfig.parse(study.settings()["study"], "study.json")
         stored = study.read("recipe.json") or {}
         self.recipe = Recipe(**{key: value for key, value in stored.items() if key != "evidence"})
-        self.data = DataConfig(source=self.config.data, fingerprint=settings["fingerprint"])
         self.rungs = [record.config for record in study.records("ladder") if record.status == "finished"]
+        if not self.rungs:
+            raise UserError(f"{study.path}: no finished run of a ladder to plan by; run `allometry ladder` on it")
+        self.data = self.rungs[0].data
 
     def shape(self, num_params: float):
-        return shape_near(num_params, self.config.context)
+        return shape_near(num_params, self.config.context, self.data.vocab_size)
 
     def run(self, model, tokens: float) -> RunConfig:
         return self.recipe.run(model, self.data, round(tokens), self.config.seed)

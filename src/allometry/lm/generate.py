@@ -6,8 +6,11 @@ import torch
 
 from ..config import RunConfig
 from ..errors import UserError
+from ..runs.corpus import load_tokenizer
 from ..runs.record import RunRecord
+from ..runs.shards import read_manifest
 from ..runs.store import Study
+from ..runs.tokenizer import Bytes, Tokenizer
 from . import checkpoint
 from .model import LanguageModel, build
 
@@ -30,20 +33,52 @@ def load_model(study: Study, record: RunRecord) -> LanguageModel:
     return model.eval()
 
 
-def write_text(model: LanguageModel, prompt: str, tokens: int, temperature: float, seed: int) -> str:
-    """``prompt`` and ``tokens`` more bytes, sampled at ``temperature`` (0: the likeliest), as text.
+def tokenizer_of(study: Study, record: RunRecord) -> Tokenizer:
+    """The tokenizer that a run was trained by.
 
-    The model sees the last ``context`` bytes; invalid UTF-8 becomes the replacement character.
+    Raises:
+        UserError: it is not in the study, or what is there is another one.
+    """
+    data = record.config.data
+    if data.tokenizer == "bytes":
+        return Bytes()
+    tokenizer = load_tokenizer(study.corpus_path)
+    if read_manifest(study.corpus_path)["fingerprint"] != data.fingerprint or tokenizer.name != data.tokenizer:
+        raise UserError(
+            f"{study.corpus_path}: not the text and the tokenizer that run {record.id} was trained on "
+            f"({data.tokenizer}, text {data.fingerprint}); put that corpus back"
+        )
+    return tokenizer
+
+
+def generate(study: Study, record: RunRecord, prompt: str, *, tokens: int, temperature: float, seed: int) -> str:
+    """Text that a finished run writes after ``prompt``, which stands before it.
+
+    Raises:
+        UserError: its weights or its tokenizer are missing, damaged or others.
+    """
+    tokenizer = tokenizer_of(study, record)
+    return write_text(load_model(study, record), tokenizer, prompt, tokens, temperature, seed)
+
+
+def write_text(
+    model: LanguageModel, tokenizer: Tokenizer, prompt: str, tokens: int, temperature: float, seed: int
+) -> str:
+    """``prompt`` and ``tokens`` more tokens, sampled at ``temperature`` (0: the likeliest), as text.
+
+    The model sees the last ``context`` tokens; invalid UTF-8 becomes the replacement character. An empty prompt
+    stands for the end of a line.
     """
     generator = torch.Generator().manual_seed(seed)
-    written = list(prompt.encode(errors="surrogateescape") or b"\n")
+    written = tokenizer.encode(prompt) or tokenizer.encode("\n") or [0]
     context = model.config.context
     with torch.no_grad():
         for _ in range(tokens):
-            logits = model(torch.tensor([written[-context:]]))[0, -1]
+            # A vocabulary may be wider than its tokenizer's, for the machine's sake; the rest means nothing.
+            logits = model(torch.tensor([written[-context:]]))[0, -1, : tokenizer.vocab_size]
             if temperature == 0:
                 written.append(int(logits.argmax()))
             else:
                 odds = torch.softmax(logits.double() / temperature, -1)
                 written.append(int(torch.multinomial(odds, 1, generator=generator)))
-    return bytes(written).decode("utf-8", errors="replace")
+    return tokenizer.decode(written)

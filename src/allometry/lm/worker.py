@@ -21,6 +21,7 @@ from ..errors import UserError
 from ..runs.claims import Fenced, Taken
 from ..runs.corpus import Corpus, load_corpus
 from ..runs.store import Study
+from .batched import train_batched
 from .calibrate import step_seconds
 from .train import Interrupted, train_trunk
 
@@ -58,7 +59,7 @@ def main() -> None:
 
 def _serve(job: dict[str, Any], corpora: dict[str, Corpus], send, stop) -> None:
     if "measure" in job:
-        send("done", result=[step_seconds(RunConfig.parse(value)) for value in job["measure"]])
+        send("done", result=[step_seconds(RunConfig.parse(value), job["models"]) for value in job["measure"]])
         return
     study = Study(Path(job["study"]))
     corpus = corpora.setdefault(job["study"], None) or load_corpus(study.corpus_path)
@@ -66,7 +67,8 @@ def _serve(job: dict[str, Any], corpora: dict[str, Corpus], send, stop) -> None:
     configs = [RunConfig.parse(value) for value in job["configs"]]
     _check(configs, corpus, study)
     try:
-        train_trunk(
+        together = len({config.trunk for config in configs}) > 1
+        (train_batched if together else train_trunk)(
             configs,
             corpus,
             study,
@@ -90,12 +92,10 @@ def _serve(job: dict[str, Any], corpora: dict[str, Corpus], send, stop) -> None:
 
 def _check(configs: list[RunConfig], corpus: Corpus, study: Study) -> None:
     """Refuse to train on another text than the configurations were made for."""
-    largest = int(max(corpus.train.max(), corpus.held_out.max()))
     for config in configs:
         if config.data.fingerprint != corpus.fingerprint:
             raise UserError(f"{study.path}: run {config.id} was planned for other text than this study holds")
-        if config.model.vocab_size <= largest:
-            raise UserError(f"vocab_size {config.model.vocab_size}: the text has tokens up to {largest}; give 256")
+        corpus.check(config.model.context, config.model.vocab_size)
 
 
 if __name__ == "__main__":

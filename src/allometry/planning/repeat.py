@@ -19,6 +19,7 @@ from .predictor import Array, Prediction, Predictor, count_of, refits
 # Tokens a parameter between which the size that suits the unique tokens is sought.
 _RATIOS = (1e-3, 1e6)
 _STEP = 1e-3
+FREE_EPOCHS = 4
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,20 @@ class Repeated:
         if self.measured:
             return refits(self.predictor, num_params, tokens, np.full_like(tokens, self.unique_tokens))
         return refits(self.predictor, *self.effective(num_params, tokens))
+
+
+def told(epochs: float | None) -> str:
+    """What it means to read a text so many times, in words that follow "the run"; empty where nothing comes twice."""
+    if epochs is None or epochs <= 1:
+        return ""
+    said = f"reads its text {epochs:.3g} times"
+    if epochs <= FREE_EPOCHS:
+        return f"{said}; up to about {FREE_EPOCHS} times, a token stays nearly as good as new (arXiv 2305.16264)"
+    worth = float(_worth(np.asarray(epochs), 1.0, Repetition().tokens))
+    return (
+        f"{said}, worth {worth:.3g} times by arXiv 2305.16264: a law of tokens alone promises too much here; plan with "
+        "--tokens-available, or fit the law data_constrained"
+    )
 
 
 def _worth(amount: Array, unique: float, decay: float) -> Array:

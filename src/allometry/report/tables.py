@@ -5,7 +5,7 @@ A cell keeps the exact value beside the rounded one that people read. Rich is im
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,10 +50,18 @@ class Table:
 
 
 def runs(records: Iterable[RunRecord]) -> Table:
-    """Every run that ended: rungs, target, single runs, sweep, each by FLOPs."""
+    """Every run that ended: rungs, target, single runs, sweep, each by FLOPs.
+
+    Bits a byte where the text is not trained on as bytes, epochs where some of it came twice.
+    """
     ordered = sorted(records, key=lambda r: (KIND_ORDER.get(r.kind, 9), r.config.flops, r.id))
-    columns = ("run", "kind", "params", "tokens", "batch", "lr", "FLOPs", "loss", "± s.e.", "seconds", "status")
-    return Table(columns, tuple(map(_run, ordered)), frozenset({"run", "kind", "status"}))
+    shown = dict(_RUN)
+    if all(record.config.data.tokenizer == "bytes" for record in ordered):
+        del shown["bits/byte"]
+    if all((record.config.epochs or 0) <= 1 for record in ordered):
+        del shown["epochs"]
+    rows = tuple(Row(tuple(cell(record) for cell in shown.values()), _mark(record)) for record in ordered)
+    return Table(tuple(shown), rows, frozenset({"run", "kind", "status"}))
 
 
 def costs(records: Sequence[RunRecord]) -> Table:
@@ -117,6 +125,7 @@ def plan(made: Plan) -> Table:
         _row("parameters (non-embedding)", _count(made.num_params)),
         _row("tokens", _count(made.tokens)),
         _row("tokens per parameter", _number(made.tokens_per_param)),
+        _row("epochs", _epochs(made)),
         _row("FLOPs, exact", _flops(made.flops_exact) if made.flops_exact else NONE),
         _row("FLOPs, 6·N·D", _flops(made.flops)),
         _row("batch (tokens) at the end", _count(made.batch)),
@@ -128,6 +137,12 @@ def plan(made: Plan) -> Table:
         _row("expected time", _seconds(made.seconds)),
     ]
     return Table(("plan", ""), tuple(rows), frozenset({"plan"}))
+
+
+def _epochs(made: Plan) -> Cell:
+    """How many times the planned run reads its text."""
+    there = ((made.run or {}).get("data") or {}).get("train_tokens")
+    return Cell(NONE) if not there else _or_none(made.tokens / there, "{:.3g}")
 
 
 def optimum(made: Plan) -> Table:
@@ -183,8 +198,19 @@ def recipe(stored: Mapping[str, Any]) -> Table:
 
 
 def corpus(manifest: Mapping[str, Any]) -> Table:
-    """The text, by the names of its manifest."""
-    rows = [_row(name.replace("_", " "), _value(value)) for name, value in manifest.items()]
+    """The text, by the names of its manifest; its shards and its notes added up."""
+    rows = []
+    for name, value in manifest.items():
+        said = name.replace("_", " ")
+        if name in ("train", "held_out"):
+            rows.append(_row(f"{said} tokens", _value(sum(shard["tokens"] for shard in value))))
+            rows.append(_row(f"{said} bytes", _value(sum(shard["bytes"] for shard in value))))
+        elif name == "notes":
+            rows += [_row("note", note) for note in value]
+        elif name == "tokenizer" and isinstance(value, Mapping):
+            rows.append(_row(said, f"{value['name']}, {value['vocab_size']} entries"))
+        elif isinstance(value, str | int | float):
+            rows.append(_row(said, _value(value)))
     return Table(("text", ""), tuple(rows), frozenset({"text"}))
 
 
@@ -206,14 +232,16 @@ def outcome_lines(outcome: Mapping[str, Any]) -> list[str]:
         where = ", inside the interval" if low <= actual <= high else ", OUTSIDE the interval"
     error = abs(outcome["relative_error"])
     side = "above" if predicted > actual else "below"
+    bits = outcome.get("bits_per_byte")
     lines = [
         f"predicted  {predicted:.4f} {_interval(low, high).text}",
-        f"actual     {actual:.4f}{where}",
+        f"actual     {actual:.4f}{where}" + (f"; {bits:.4f} bits a byte of text" if bits else ""),
         f"error      {error:.2%}: the prediction was {side} the outcome",
     ]
     if outcome["compute_ratio"] is not None:
         lines.append(f"reach      {outcome['compute_ratio']:.3g} times the compute of the largest rung")
-    return [*lines, f"ladder     {outcome['ladder_share']:.1%} of all compute"]
+    lines.append(f"ladder     {outcome['ladder_share']:.1%} of all compute")
+    return [*lines, f"note       {outcome['note']}"] if outcome.get("note") else lines
 
 
 def runs_table(study: Study) -> rich.table.Table:
@@ -262,23 +290,29 @@ def everything(found: Findings) -> dict[str, Table]:
     return {name: table for name, table in made.items() if table.rows}
 
 
-def _run(record: RunRecord) -> Row:
-    config, train = record.config, record.config.train
-    finished = record.status == "finished"
-    cells = (
-        Cell(record.id),
-        Cell(record.kind),
-        _count(config.num_params),
-        _count(config.tokens),
-        _count(train.batch_tokens),
-        Cell(f"{train.lr:.3g}", repr(train.lr)),
-        _flops(config.flops),
-        Cell(NONE) if record.loss is None else _loss(record.loss),
-        Cell(NONE) if record.loss_se is None else Cell(f"{record.loss_se:.4f}", repr(record.loss_se)),
-        Cell(f"{record.seconds:.1f}", repr(record.seconds)),
-        Cell(record.status + (f": {record.note}" if record.note else "")),
-    )
-    return Row(cells, "diverged" if not finished else "target" if record.kind == "target" else "")
+_RUN: dict[str, Callable[[RunRecord], Cell]] = {
+    "run": lambda record: Cell(record.id),
+    "kind": lambda record: Cell(record.kind),
+    "params": lambda record: _count(record.config.num_params),
+    "tokens": lambda record: _count(record.config.tokens),
+    "epochs": lambda record: _or_none(record.config.epochs, "{:.2g}"),
+    "batch": lambda record: _count(record.config.train.batch_tokens),
+    "lr": lambda record: _or_none(record.config.train.lr, "{:.3g}"),
+    "FLOPs": lambda record: _flops(record.config.flops),
+    "loss": lambda record: _or_none(record.loss, "{:.4f}"),
+    "± s.e.": lambda record: _or_none(record.loss_se, "{:.4f}"),
+    "bits/byte": lambda record: _or_none(record.bits_per_byte, "{:.4f}"),
+    "seconds": lambda record: _or_none(record.seconds, "{:.1f}"),
+    "status": lambda record: Cell(record.status + (f": {record.note}" if record.note else "")),
+}
+
+
+def _mark(record: RunRecord) -> str:
+    return "diverged" if record.status != "finished" else "target" if record.kind == "target" else ""
+
+
+def _or_none(value: float | None, form: str) -> Cell:
+    return Cell(NONE) if value is None else Cell(form.format(value), repr(value))
 
 
 def _row(*values: str | Cell) -> Row:

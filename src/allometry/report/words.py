@@ -135,4 +135,6 @@ def _came_out(found: Findings) -> str:
     text = f"Trained, it reached {actual:.4f}, {side} the prediction{inside}: an error of {error:.2%}"
     if outcome["compute_ratio"] is not None:
         text += f" at {outcome['compute_ratio']:.3g} times the compute of the ladder's largest run"
+    if found.unit != "nats per byte" and outcome.get("bits_per_byte"):
+        text += f"; that is {outcome['bits_per_byte']:.4f} bits per byte of text"
     return f"{text}. The ladder took {outcome['ladder_share']:.1%} of all the compute spent."

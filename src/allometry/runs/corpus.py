@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config import DataConfig
 from ..errors import UserError
 from ..files import replace_file
 from .documents import MANIFEST, PIECE, STDLIB, is_corpus, open_source
@@ -61,6 +62,38 @@ class Corpus:
     bytes_per_token: float = 1.0
     notes: tuple[str, ...] = ()
     folder: Path | None = None
+
+    def data(self, source: str) -> DataConfig:
+        """What runs on this text record of it; ``source`` is where the user said it is."""
+        return DataConfig(
+            source=source,
+            fingerprint=self.fingerprint,
+            tokenizer=self.tokenizer,
+            vocab_size=self.vocab_size,
+            train_tokens=len(self.train),
+            bytes_per_token=self.bytes_per_token,
+        )
+
+    def check(self, context: int, vocab_size: int) -> None:
+        """Whether a model can be trained on this text.
+
+        Raises:
+            UserError: its context is too long for the text, or its vocabulary smaller than the tokenizer's.
+        """
+        for part, tokens, least in (
+            ("training text", self.train, 2 * context + 1),
+            ("held-out text", self.held_out, context + 1),
+        ):
+            if len(tokens) < least:
+                raise UserError(
+                    f"{self.source}: {len(tokens)} tokens of {part} are too few for a context of {context}; "
+                    "give a shorter context or more text"
+                )
+        if vocab_size < self.vocab_size:
+            raise UserError(
+                f"vocab_size {vocab_size}: the text was packed by {self.tokenizer}, whose vocabulary has "
+                f"{self.vocab_size} entries; leave vocab_size out, or give that"
+            )
 
     def describe(self) -> str:
         """One line for the user."""
@@ -132,7 +165,11 @@ def load_corpus(folder: Path, *, verify: bool = True) -> Corpus:
     """
     value = read_manifest(folder)
     tokenizer = value["tokenizer"]
-    _tokenizer_file(folder, tokenizer)
+    content = _tokenizer_file(folder, tokenizer)
+    if verify and content and Subwords(tokenizer["name"], content).vocab_size != tokenizer["vocab_size"]:
+        raise UserError(
+            f"{folder / MANIFEST}: {tokenizer['name']} has not {tokenizer['vocab_size']} entries; prepare the text anew"
+        )
     train, held_out = (
         open_shards(folder, value[part], value["dtype"], verify=verify) for part in ("train", "held_out")
     )

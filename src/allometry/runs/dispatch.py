@@ -18,8 +18,9 @@ RESTARTS = 2  # how often a job is given to a new worker after its own died
 
 @dataclass(frozen=True)
 class Job:
-    """Runs that one process trains one after another because they share a trunk; ``seconds`` is the estimate.
+    """Runs that one process trains; ``seconds`` is the estimate.
 
+    Those of one trunk are trained one after another, several trunks side by side as one batched model.
     ``retry_of`` says of runs that are trained again at a lower rate which diverged run each of them follows.
     """
 

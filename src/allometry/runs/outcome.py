@@ -44,11 +44,13 @@ def settle(study: Study, plan: dict[str, Any], record: RunRecord) -> dict[str, A
         "high": plan["high"],
         "level": plan["level"],
         "actual": record.loss,
+        "bits_per_byte": record.bits_per_byte,
         "relative_error": plan["loss"] / record.loss - 1,
         "inside": bool(plan["low"] <= record.loss <= plan["high"]),
         "compute_ratio": None if largest is None else record.config.flops / largest,
         "ladder_share": spent / (spent + record.flops_spent),
         "seconds": record.seconds,
+        "note": record.note,
     }
     study.write("outcome.json", outcome)
     return outcome

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..config import TRAINER_VERSION, DataConfig, StudyConfig
+from ..config import TRAINER_VERSION, StudyConfig
+from ..errors import UserError
 from . import corpus as corpora
 from .corpus import Corpus
 from .engine import LocalEngine
@@ -23,6 +24,8 @@ def begin(config: StudyConfig, out: Path, say: Callable[[str], None] = lambda te
         UserError: no such text or too little of it, or ``out`` holds something else; then nothing is written.
     """
     corpus = corpora.read_corpus(config.data)
+    corpus.check(config.context, corpus.vocab_size)
+    check_version(out)
     settings = {"study": config.to_dict(), "fingerprint": corpus.fingerprint, "trainer": TRAINER_VERSION}
     study = Study.create(out, settings)
     with study.lock(say):
@@ -31,12 +34,27 @@ def begin(config: StudyConfig, out: Path, say: Callable[[str], None] = lambda te
     return study, corpus
 
 
-def speed_of(study: Study, ladder: LocalEngine, target: LocalEngine, context: int) -> Speed:
+def check_version(out: Path) -> None:
+    """Whether the runs of a study, if there is one, are such as this version trains.
+
+    Raises:
+        UserError: another version trained them.
+    """
+    study = Study(out)
+    there = study.settings().get("trainer", TRAINER_VERSION)
+    if there != TRAINER_VERSION and study.begun():
+        raise UserError(
+            f"{out}: its runs are of version {there} of the trainer, and this is {TRAINER_VERSION}: they would not "
+            "compare; go on with the allometry that began it, or give another --out"
+        )
+
+
+def speed_of(study: Study, ladder: LocalEngine, target: LocalEngine, context: int, vocab_size: int) -> Speed:
     """The machine's speed as the study recorded it, or measured now and recorded."""
     value = study.read("calibration.json")
     if value is not None:
         return Speed.from_json(value)
-    speed = measure_speed(ladder, target, context)
+    speed = measure_speed(ladder, target, context, vocab_size)
     study.write("calibration.json", speed.to_json())
     return speed
 
@@ -50,7 +68,6 @@ def design_of(study: Study, config: StudyConfig, corpus: Corpus, speed: Speed | 
     value = study.read("ladder.json")
     if value is not None:
         return Design.from_json(value)
-    data = DataConfig(source=config.data, fingerprint=corpus.fingerprint)
-    made = design(config, data, len(corpus.train), speed)
+    made = design(config, corpus.data(config.data), len(corpus.train), speed)
     study.write("ladder.json", made.to_json())
     return made

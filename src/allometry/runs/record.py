@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 from dataclasses import dataclass, field
@@ -44,6 +43,11 @@ class RunRecord:
     def id(self) -> str:
         return self.config.id
 
+    @property
+    def bits_per_byte(self) -> float | None:
+        """The loss in bits a byte of text: what compares across tokenizers."""
+        return None if self.loss is None else self.config.data.bits_per_byte(self.loss)
+
     def counts(self) -> dict[str, float]:
         """Parameters and FLOPs under every convention, and the tokens."""
         model = self.config.model
@@ -59,7 +63,7 @@ class RunRecord:
 
     def row(self) -> dict[str, Any]:
         """The row of a table of runs, as :mod:`allometry.laws` reads it."""
-        train = self.config.train
+        train, data = self.config.train, self.config.data
         return {
             "label": self.id,
             "kind": self.kind,
@@ -67,6 +71,10 @@ class RunRecord:
             **self.counts(),
             "loss": self.loss,
             "loss_se": self.loss_se,
+            "bits_per_byte": self.bits_per_byte,
+            "bits_per_byte_se": None if self.loss_se is None else data.bits_per_byte(self.loss_se),
+            "unique_tokens": data.train_tokens,
+            "epochs": self.config.epochs,
             "batch_tokens": train.batch_tokens,
             "lr": train.lr,
             "width": self.config.model.width,
@@ -79,15 +87,15 @@ class RunRecord:
         }
 
     def to_json(self) -> dict[str, Any]:
-        bits = None if self.loss is None else self.loss / math.log(2)
         return {
             "id": self.id,
             "kind": self.kind,
             "status": self.status,
             "loss": self.loss,
             "loss_se": self.loss_se,
-            "bits_per_byte": bits,
+            "bits_per_byte": self.bits_per_byte,
             "train_loss": self.train_loss,
+            "epochs": self.config.epochs,
             "counts": self.counts(),
             "seconds": self.seconds,
             "flops_spent": self.flops_spent,

@@ -107,6 +107,8 @@ class Subwords:
         return np.fromiter(found, self.dtype, len(found))
 
     def encode(self, text: str) -> list[int]:
+        # What the command line could not decode comes as lone surrogates, which the library refuses.
+        text = text.encode(errors="surrogateescape").decode(errors="replace")
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -1,0 +1,126 @@
+"""The compiled kernels of a training step: built once on a machine, kept on its disk, called through ctypes.
+
+``kernels.cpp`` takes about three seconds of a C++ compiler and serves every shape. The library lies in the user's
+cache folder under a hash of its source, the compiler and the processor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from ..files import replace_file
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512", "-ffp-contract=fast"),
+    *("-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC", "-w"),
+)
+
+_POINTER, _SIZE, _FLOAT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+SIGNATURES = {  # p: tensor, n: size, f: factor, i: threads
+    "norm_forward": "pppnnfi",
+    "norm_backward": "pppppnnffi",
+    "gate_forward": "ppnnfi",
+    "gate_backward": "ppnnfi",
+    "cross_entropy": "pppnnfi",
+    "embedding_forward": "pppnni",
+    "embedding_backward": "pppnnf",
+    "attention_forward": "pppppnnnnfi",
+    "attention_backward": "ppppppnnnnfi",
+}
+_TYPES = {"p": _POINTER, "n": _SIZE, "f": _FLOAT, "i": _INT}
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+class Unavailable(Exception):
+    """There are no kernels on this machine; the message says why."""
+
+
+class Kernels:
+    """The functions of ``kernels.cpp`` for tensors of one type, as attributes; pointers as integers."""
+
+    def __init__(self, library: ctypes.CDLL, dtype: torch.dtype):
+        for name, signature in SIGNATURES.items():
+            function = getattr(library, f"{name}_{_NAMES[dtype]}")
+            function.argtypes, function.restype = [_TYPES[letter] for letter in signature], None
+            setattr(self, name, function)
+
+
+@lru_cache
+def kernels(dtype: torch.dtype) -> Kernels:
+    """The kernels for FP32 or BF16 tensors, built if they are not yet.
+
+    Raises:
+        Unavailable: there is no C++ compiler, or it fails.
+    """
+    return Kernels(_library(), dtype)
+
+
+@lru_cache
+def available() -> str:
+    """Empty if there are kernels, else why not."""
+    try:
+        _library()
+    except Unavailable as error:
+        return str(error)
+    return ""
+
+
+@lru_cache
+def _library() -> ctypes.CDLL:
+    if sys.platform != "linux":  # elsewhere PyTorch's threads are not those of the compiler
+        raise Unavailable("they are for Linux so far")
+    found = compiler()
+    if found is None:
+        raise Unavailable("no C++ compiler (c++, g++ or clang++)")
+    try:
+        folder = cache_folder()
+        path = folder / f"kernels-{_identity(found)}.so"
+        if not path.exists():
+            with tempfile.TemporaryDirectory() as scratch:
+                made = Path(scratch, "kernels.so")
+                command = [found, *FLAGS, str(SOURCE), "-o", str(made)]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    raise Unavailable(f"{found} fails: {(done.stderr.splitlines() or ['no message'])[0]}")
+                replace_file(path, made.read_bytes())
+        return ctypes.CDLL(str(path))
+    except (OSError, RuntimeError) as error:  # no such folder; no home
+        raise Unavailable(f"they cannot be kept or loaded: {error}") from None
+
+
+def compiler() -> str | None:
+    """The C++ compiler: that of the variable CXX, or the first of the usual names."""
+    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def cache_folder() -> Path:
+    """Where built kernels are kept; nobody else can write there."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "allometry"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def _identity(found: str) -> str:
+    """What the library depends on: source, flags, compiler, processor."""
+    version = subprocess.run([found, "--version"], capture_output=True, text=True).stdout
+    processor = platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+        wanted = ("model name", "flags", "Features", "CPU part")
+        processor += "".join(next((line for line in lines if line.startswith(name)), "") for name in wanted)
+    text = "\n".join((SOURCE.read_text(), *FLAGS, version, processor))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
