@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= 2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint clean
+.PHONY: demo test faults lint clean
 .DELETE_ON_ERROR:
 
 # Real text to a plan that comes true, in about five minutes on two cores; the report is quickstart/report.html.
@@ -15,6 +15,10 @@ demo: $(VENV)/.core
 test: $(VENV)/.test
 	$(BIN)/ruff check src tests benchmarks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What `make test` tries a few times, tried often enough to count: crashes, damage, full disks, late wakers. Ten minutes.
+faults: $(VENV)/.test
+	ALLOMETRY_FAULTS=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/faults
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --fix src tests benchmarks

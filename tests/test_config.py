@@ -52,6 +52,7 @@ OTHER = {
         "beta2": 0.95,
         "weight_decay": 0.1,
         "precision": "bf16",
+        "compile": True,
         "seed": 1,
     },
     "data": {"fingerprint": "beef", "tokenizer": "words"},

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .errors import UserError
 from .schedule import Schedule
 
-TRAINER_VERSION = 2  # raise it whenever the same configuration would train to another result
+TRAINER_VERSION = 3  # raise it whenever the same configuration would train to another result
 
 
 class Config(BaseModel):
@@ -151,7 +151,8 @@ class TrainConfig(Config):
     ``lr`` (the u-μP base rate) and ``batch_tokens`` hold when ``reference_tokens`` have been seen; before and after,
     they follow power laws in the tokens seen, with exponents ``-lr_exponent`` and ``batch_exponent`` (0: constant).
     See :mod:`allometry.schedule`. Nothing before the final fall, over the last ``decay`` of the tokens, depends on
-    ``tokens``, so runs that differ in ``tokens`` alone share their trunk to the bit.
+    ``tokens``, so runs that differ in ``tokens`` alone share their trunk to the bit. ``compile`` trains by compiled
+    kernels, several times faster, whose results differ from PyTorch's by rounding; it needs a C++ compiler.
     """
 
     tokens: int = Field(ge=1)
@@ -166,6 +167,7 @@ class TrainConfig(Config):
     beta2: float = Field(default=0.99, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 

@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 from tests.report import studies
 
 from allometry import laws
 from allometry.config import RunConfig
 from allometry.planning import Plan
+from allometry.runs import sealed
 from allometry.runs.store import Study
 
 LAW = {"E": 1.7, "A": 400.0, "B": 1000.0, "alpha": 0.34, "beta": 0.3}
@@ -144,15 +144,20 @@ def test_hours_without_a_device_are_the_study_s_own(cli, planned, study):
     assert "FLOP/s, as the largest runs" in err
 
 
+def save_state(folder, step):
+    """The state of a training at a step, as far as a plan reads it."""
+    with sealed.writing(folder, f"step-{step:08d}") as state:
+        (state / "state.json").write_text(json.dumps({"step": step}))
+    return sealed.newest(folder)
+
+
 def test_a_training_under_way_goes_on_with_its_own_trunk(cli, planned, study):
     """Half of a planned run is trained; with half of the rest left, the same trunk goes on to fewer tokens."""
     planned(study.path, "--flops", "3e13")
     config = RunConfig.parse(Plan.load(study.path / "plan.json").run)
     step = config.schedule.decay_start // 2
     tokens = config.schedule.tokens_before(step)
-    path = study.trunk_path(config.trunk)
-    path.parent.mkdir(exist_ok=True)
-    save_file({"weights": np.zeros(1)}, path, {"meta": json.dumps({"step": step})})
+    save_state(study.trunk_path(config.trunk), step)
     left = 0.3 * config.flops
     output = study.path / "next.json"
     status, out, err = cli("plan", "--resume", study.path, "--flops", left, "-o", output, "--json")
@@ -209,10 +214,14 @@ def test_mistakes(refused, fit, study):
     assert "not a study" in refused(fit, "--resume", fit.parent, "--flops", "1e13")
 
 
-def test_a_damaged_state_is_told(refused, planned, study):
+def test_a_damaged_state_is_told_and_the_one_before_taken(cli, planned, study):
     planned(study.path, "--flops", "3e13")
     config = RunConfig.parse(Plan.load(study.path / "plan.json").run)
-    path = study.trunk_path(config.trunk)
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(b"\x80\x04K\x01.")
-    assert "no state of a training" in refused("--resume", study.path, "--flops", "1e13")
+    step = config.schedule.decay_start // 2
+    save_state(study.trunk_path(config.trunk), step)
+    damaged = save_state(study.trunk_path(config.trunk), step + 1)
+    (damaged / "state.json").write_bytes(b"\x80\x04K\x01.")
+    status, out, err = cli("plan", "--resume", study.path, "--flops", 0.3 * config.flops, "--json")
+    assert status == 0, err
+    assert f"step-{step + 1:08d}: damaged" in err
+    assert json.loads(out)["alternatives"][0]["tokens_done"] == config.schedule.tokens_before(step)

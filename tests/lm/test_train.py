@@ -49,7 +49,7 @@ def test_a_branch_is_to_the_bit_the_run_of_its_own(corpus, tmp_path):
         train_trunk([length], corpus, alone, kind="ladder")
         assert alone.record(length.id).loss == together.record(length.id).loss
         assert same(weights(alone, length), weights(together, length))
-    assert not list((together.path / "trunks").iterdir())
+    assert not list(together.path.glob("trunks/*"))
 
 
 def test_what_a_branch_costs_adds_up_to_what_was_trained(corpus, tmp_path):

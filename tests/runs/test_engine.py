@@ -83,14 +83,21 @@ def small_study(path, text):
     return study, DataConfig(source=str(text), fingerprint=corpus.fingerprint)
 
 
-def test_a_worker_that_is_killed_ends_in_one_line(text, tmp_path):
+def test_a_job_whose_worker_is_killed_again_and_again_ends_in_one_line(text, tmp_path):
     study, data = small_study(tmp_path / "s", text)
     job = Job((Recipe().run(shape(32, 32), data, 50_000_000, 0),), "ladder")
     with LocalEngine(workers=1) as engine:
-        # The first sign of life is the moment to kill it.
-        listener = lambda event: os.kill(engine._processes[0].pid, signal.SIGKILL)
-        with pytest.raises(UserError, match="out of memory, perhaps"):
+        notes = []
+
+        def listener(event):
+            if event["event"] == "note":
+                notes.append(event["text"])
+            else:  # the first sign of life is the moment to kill it
+                os.kill(engine._processes[0].pid, signal.SIGKILL)
+
+        with pytest.raises(UserError, match=r"died 3 times .*out of memory perhaps.*the same command again"):
             engine.train(study, [job], listener)
+    assert len(notes) == 2
     assert study.records() == []
 
 

@@ -1,6 +1,7 @@
 """The ladder's design: it fits the minutes, covers sizes and lengths, and says so when it cannot."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from allometry.runs.cost import Throughput
 from allometry.runs.ladder import FIXED_SECONDS, TARGET_RATIO, Design, Speed, design, jobs, rungs
 from allometry.runs.recipe import Recipe
 from allometry.runs.store import Study
+from builders import record
 
 DATA = DataConfig(source="text", fingerprint="f")
 # About what two laptop cores do: milliseconds a step, tens of GFLOP/s.
@@ -105,3 +107,39 @@ def test_widths_and_tokens_may_be_given_instead():
     ]
     with pytest.raises(UserError, match="either minutes, or widths and tokens"):
         StudyConfig.parse({"widths": [16, 32]})
+
+
+def test_rates_and_seeds_of_one_shape_are_one_job_when_batched(tmp_path):
+    study = Study.create(tmp_path / "s", {})
+    sweep = made(5).sweep
+    assert sorted(len(job.configs) for job in jobs(study, sweep, "sweep")) == [2] * 5
+    together = jobs(study, sweep, "sweep", batched=True)
+    assert sorted(len(job.configs) for job in together) == [2, 2, 6]
+    (largest,) = (job for job in together if len(job.configs) == 6)
+    assert len({(run.train.batch_tokens, run.train.seed) for run in largest.configs}) == 1
+    assert sum(job.seconds for job in together) == pytest.approx(
+        sum(job.seconds for job in jobs(study, sweep, "sweep"))
+    )
+
+
+def test_a_batched_job_that_was_cut_short_is_the_same_again(tmp_path):
+    study = Study.create(tmp_path / "s", {})
+    sweep = made(5).sweep
+    (whole,) = (job for job in jobs(study, sweep, "sweep", batched=True) if len(job.configs) == 6)
+    for run in whole.configs[:5]:
+        study.save(record(run, kind="sweep"), [])
+    (again,) = (job for job in jobs(study, sweep, "sweep", batched=True) if len(job.configs) == 6)
+    assert again.configs == whole.configs
+    study.save(record(whole.configs[5], kind="sweep"), [])
+    assert sorted(len(job.configs) for job in jobs(study, sweep, "sweep", batched=True)) == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("gain", "workers", "batched"),
+    [(1.0, 2, False), (1.15, 2, False), (1.5, 2, True), (1.5, 8, False)],
+)
+def test_the_sweep_is_batched_where_that_is_faster(gain, workers, batched):
+    """With a core for every trunk it is not."""
+    one = made(5, replace(SPEED, batched=gain, workers=workers))
+    assert one.batched is batched
+    assert Design.from_json(one.to_json()) == one

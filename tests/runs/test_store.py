@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -177,16 +178,20 @@ def hold(study: Study) -> subprocess.Popen:
     return process
 
 
-def test_a_study_held_by_another_process_is_refused_until_that_is_killed(study):
+def test_a_study_held_by_another_process_is_waited_for_aloud_until_that_is_killed(study):
     process = hold(study)
-    try:
-        with pytest.raises(UserError, match="another process is at work"), study.lock():
-            pass
-    finally:
+    said = []
+
+    def say(text):
+        said.append(text)
         process.kill()
-        process.communicate()
-    with study.lock():
-        pass
+
+    with study.lock(say):
+        assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert said == [f"{study.path}: process {process.pid} is preparing this study; waiting for it"]
+    with study.lock(said.append):
+        assert len(said) == 1
 
 
 def test_a_lock_is_given_back(study):

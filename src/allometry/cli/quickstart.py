@@ -18,7 +18,6 @@ from ..errors import UserError
 from ..planning import repeat as repetition
 from ..quantities import format_count, format_flops, format_seconds
 from ..report import outcome_lines, write_report
-from ..runs.engine import LocalEngine, cores
 from ..runs.ladder import TARGET_RATIO, Design, Speed, climb, describe_cost, trunk_costs, tune
 from ..runs.ladder import rungs as rungs_of
 from ..runs.mirrors import Mirrors, modules
@@ -27,6 +26,7 @@ from ..runs.prepare import begin, design_of, speed_of
 from ..runs.recipe import Recipe
 from ..runs.store import Study
 from .early import Early
+from .engines import for_ladder, for_one_run
 from .live import Board, cost_table
 from .models import best_run, train_one
 from .output import answer, answer_json, note, notes
@@ -45,18 +45,27 @@ class _Session:
     config: StudyConfig
     design: Design
     speed: Speed
-    ladder: LocalEngine
-    target: LocalEngine
+    ladder: Any
+    target: Any
     mirrors: Mirrors
 
 
 def quickstart(
-    *, data: str, minutes: float, out: Path, seed: int, dry_run: bool, yes: bool, mirror: list[str], as_json: bool
+    *,
+    data: str,
+    minutes: float,
+    out: Path,
+    seed: int,
+    where: dict[str, Any],
+    dry_run: bool,
+    yes: bool,
+    mirror: list[str],
+    as_json: bool,
 ) -> None:
     """Corpus, cost, ladder, law, plan, proof, report."""
     begun = time.monotonic()
     config = StudyConfig.parse({"data": data, "minutes": minutes, "seed": seed}, "quickstart")
-    with _open(config, out, mirror) as session:
+    with _open(config, out, where, mirror) as session:
         if not _confirm(session, dry_run=dry_run, yes=yes, as_json=as_json):
             return
         study = session.study
@@ -78,9 +87,11 @@ def quickstart(
     answer(f"report     {page}   ({format_seconds(time.monotonic() - begun)} in all)")
 
 
-def ladder(path: Path, *, out: Path, dry_run: bool, yes: bool, mirror: list[str], as_json: bool) -> None:
+def ladder(
+    path: Path, *, out: Path, where: dict[str, Any], dry_run: bool, yes: bool, mirror: list[str], as_json: bool
+) -> None:
     """Train the ladder of a TOML file."""
-    with _open(StudyConfig.read(path), out, mirror) as session:
+    with _open(StudyConfig.read(path), out, where, mirror) as session:
         if not _confirm(session, dry_run=dry_run, yes=yes, as_json=as_json):
             return
         _climb(session)
@@ -92,14 +103,14 @@ def ladder(path: Path, *, out: Path, dry_run: bool, yes: bool, mirror: list[str]
 
 
 @contextmanager
-def _open(config: StudyConfig, out: Path, mirror: list[str]) -> Iterator[_Session]:
+def _open(config: StudyConfig, out: Path, where: dict[str, Any], mirror: list[str]) -> Iterator[_Session]:
     """The study with its engines up and its design made, by this process or by another at work on it."""
     modules(mirror)  # before anything is written
     study, corpus = begin(config, out, note)
     note(f"{config.data}: {corpus.describe()}")
     for line in corpus.notes if study.read("calibration.json") is None else ():  # said once
         note(f"note: {line}")
-    with LocalEngine() as ladder, LocalEngine(workers=1, threads=cores()) as target:
+    with study.session(), for_ladder(**where) as ladder, for_one_run(where["device"]) as target:
         with study.lock(note):
             if study.read("calibration.json") is None:
                 note("measuring this machine's speed …")

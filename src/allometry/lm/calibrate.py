@@ -9,24 +9,38 @@ import torch
 
 from .. import nn
 from ..config import RunConfig
+from . import device as devices
 from .model import build
+from .stacked import Stack
 
 
-def step_seconds(config: RunConfig, budget: float = 0.35) -> float:
+def step_seconds(config: RunConfig, models: int = 1, budget: float = 0.35) -> float:
     """Seconds of one training step of ``config``, from about ``budget`` seconds of steps on random tokens.
 
+    With several ``models``, of all of them trained as one batched model (:mod:`allometry.lm.batched`).
     The lower quartile: what else the machine does meanwhile can only add time.
     """
-    model = build(config.model, 0, config.train.precision)
-    optimizer = nn.AdamW(model, 1e-3)
-    shape = (max(1, config.train.batch_tokens // config.model.context), config.model.context)
-    tokens = torch.randint(config.model.vocab_size, shape)
+    device = devices.mine()
+    devices.check_precision(device, config.train.precision)
+    train = config.train
+    members = [build(config.model, 0, train.precision, train.compile).to(device) for _ in range(models)]
+    optimizers = [nn.AdamW(model, 1e-3) for model in members]
+    shape = (max(1, train.batch_tokens // config.model.context), config.model.context)
+    tokens = torch.randint(config.model.vocab_size, (models, *shape)).to(device)
+    if models == 1:
+        loss = lambda: members[0].loss(tokens[0], tokens[0])
+        clear = lambda: optimizers[0].zero_grad(set_to_none=True)
+    else:
+        stack = Stack(members)
+        loss, clear = lambda: stack.losses(tokens, tokens).sum(), stack.zero_grad
     times: list[float] = []
     begin = time.perf_counter()
     while len(times) < 6 or time.perf_counter() - begin < budget:
         start = time.perf_counter()
-        model.loss(tokens, tokens).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        loss().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        clear()
+        devices.synchronize(device)
         times.append(time.perf_counter() - start)
     return statistics.quantiles(times[2:], n=4)[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,24 +17,26 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import replace_file
 from ..runs import sealed
 
+_ENTRY = "allometry"  # of safetensors' metadata
 STATE, META = "state.safetensors", "state.json"
+PLACES = "DCP_SHARDING_INFO"  # where torch.distributed.checkpoint says in a file's header which rows it holds
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """A copy of everything that the next step depends on, by name."""
+    """A copy of everything that the next step depends on, by name, in the CPU's memory."""
     state = {}
     for name, parameter in model.named_parameters():
-        state[f"model.{name}"] = parameter.detach().clone()
+        state[f"model.{name}"] = parameter.detach().to("cpu", copy=True)
         for key, value in optimizer.state.get(parameter, {}).items():
-            state[f"{key}.{name}"] = value.detach().clone()
+            state[f"{key}.{name}"] = value.detach().to("cpu", copy=True)
     return state
 
 
@@ -42,7 +45,11 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str,
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(state[f"model.{name}"])
-            moments = {key: state[f"{key}.{name}"].clone() for key in _MOMENTS if f"{key}.{name}" in state}
+            moments = {
+                key: state[f"{key}.{name}"].to(parameter.device, copy=True)
+                for key in _MOMENTS
+                if f"{key}.{name}" in state
+            }
             optimizer.state[parameter].clear()
             optimizer.state[parameter].update(moments)
 
@@ -67,6 +74,9 @@ def load_state(
     """The newest good state under ``parent`` after step ``beyond`` and up to step ``upto``, or None.
 
     ``say`` hears of damaged ones; they are deleted under ``allowed``.
+
+    Raises:
+        UserError: it is as it was sealed, but no state of a training.
     """
     if not any(beyond < step <= upto for step in steps(parent)):
         return None
@@ -75,7 +85,22 @@ def load_state(
         sealed.drop(parent, folder.name if folder else "", name_of(upto))
     if folder is None or folder.name <= name_of(beyond):
         return None
-    return load((folder / STATE).read_bytes()), json.loads((folder / META).read_text())
+    try:
+        return _assemble(folder), json.loads((folder / META).read_bytes())
+    except (SafetensorError, ValueError, OSError) as error:
+        raise UserError(f"{folder}: no state of a training ({error}); delete it and run the command again") from None
+
+
+def _assemble(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a state; those that several processes wrote (:mod:`.shards`), from their rows."""
+    parts: dict[str, list[tuple[list[int], Tensor]]] = defaultdict(list)
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            places = json.loads((file.metadata() or {}).get(PLACES, "{}"))
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                parts[name].append((places.get(name, {}).get("saved_offsets", []), file.get_tensor(name)))
+    ordered = {name: [part for _, part in sorted(found, key=lambda f: f[0])] for name, found in parts.items()}
+    return {name: torch.cat(found) if len(found) > 1 else found[0] for name, found in ordered.items()}
 
 
 def steps(parent: Path) -> list[int]:
@@ -94,7 +119,8 @@ def write(
 ) -> None:
     """Write ``tensors`` and the JSON value ``meta`` to ``path``, atomically; ``allowed`` is entered for the rename."""
     text = json.dumps(meta, sort_keys=True)
-    metadata = {"meta": text, "sha256": _digest(tensors, text)}
+    # One entry: safetensors writes several in an order that differs from process to process.
+    metadata = {_ENTRY: json.dumps([text, _digest(tensors, text)], separators=(",", ":"))}
     replace_file(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata), allowed)
 
 
@@ -106,15 +132,19 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            entry = (file.metadata() or {}).get(_ENTRY, "[]")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged ({error}); delete it and run the same command again") from None
-    if metadata.get("sha256") != _digest(tensors, metadata.get("meta", "")):
+    try:
+        text, digest = json.loads(entry)
+    except ValueError:
+        text, digest = "", ""
+    if digest != _digest(tensors, str(text)):
         raise UserError(f"{path}: its checksum does not match; delete it and run the same command again")
-    return tensors, json.loads(metadata["meta"])
+    return tensors, json.loads(text)
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:

@@ -1,23 +1,30 @@
-"""The training step of a :class:`~allometry.lm.model.LanguageModel` on a CPU without autograd: GEMMs and compiled kernels.
+"""The training step of a language model on a CPU, without autograd: GEMMs, and one compiled kernel between them.
 
-The same function as ``nn.Decoder`` and its loss, equal to rounding, forward and backward written out. Between two
-GEMMs runs one kernel (:mod:`allometry.lm.kernels`), working memory is kept from step to step, and the backward pass
-overwrites what the forward pass kept. In BF16 weights are cast once a step, and only GEMMs round to it.
+The same function as ``nn.Decoder`` and its loss, equal to rounding, forward and backward written out. The
+kernels are those of :mod:`allometry.lm.kernels`; working memory is kept from step to step, and the backward pass
+overwrites what the forward pass kept. In BF16 weights are cast once a step; arithmetic between GEMMs is FP32.
+
+For a small model the interpreter is slower than the arithmetic. So a pass is made up once, for a shape of batch, as a
+list of calls whose arguments are all known, and then only run.
 """
 
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
 from .. import nn
 from ..nn.gemm import over_rows
-from .kernels import kernels
+from .kernels import available, kernels
 
 _ZERO = {dtype: torch.zeros(1, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
+_SHARED = 1 << 17  # entries from which threads gain more than waking them costs
 
 
 @dataclass
@@ -33,12 +40,22 @@ class _Layer:
     gated: Tensor
 
 
-class _Memory:
-    """Working memory for one shape of batch; with ``training`` each layer has its own."""
+class _Pass:
+    """Working memory and calls of a step for one shape of batch; with ``training`` each layer has memory of its own."""
 
-    def __init__(self, model: nn.Decoder, shape: tuple[int, int], dtype: torch.dtype, training: bool):
+    def __init__(
+        self,
+        model: nn.Decoder,
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        training: bool,
+    ):
         batch, length = shape
-        rows, attention, mlp = batch * length, model.stack.blocks[0].attention, model.stack.blocks[0].mlp
+        rows, attention, mlp = (
+            batch * length,
+            model.stack.blocks[0].attention,
+            model.stack.blocks[0].mlp,
+        )
         width, hidden = attention.width, mlp.down.in_features
         new = lambda *size: torch.empty(size, dtype=dtype)
         statistic = lambda *size: torch.empty(size)
@@ -55,14 +72,232 @@ class _Memory:
             )
 
         count = len(model.stack.blocks)
-        self.shape = shape
+        self.dtype, self.batch, self.length, self.rows, self.width = (
+            dtype,
+            batch,
+            length,
+            rows,
+            width,
+        )
+        self.run, self.threads = kernels(dtype), torch.get_num_threads()
         self.layers = [layer() for _ in range(count)] if training else [layer()] * count
-        self.stream, self.norm, self.inverse = new(rows, width), new(rows, width), statistic(rows)
-        self.branch, self.grad_gated = new(rows, width), new(rows, hidden) if training else None
+        self.tokens, self.targets = (torch.empty(shape, dtype=torch.int64) for _ in range(2))
+        self.stream, self.norm, self.inverse = (
+            new(rows, width),
+            new(rows, width),
+            statistic(rows),
+        )
+        self.branch, self.grad_gated = (
+            new(rows, width),
+            new(rows, hidden) if training else None,
+        )
         self.logits = new(rows, model.readout.out_features)
         self.losses = statistic(rows)
         self.cos, self.sin = nn.functional.rope_tables(length, attention.head_dim)
-        self.stamp = 0  # of the forward pass that it holds
+        self.table, *masters = (weight.detach() for weight in _weights(model))
+        self.masters = masters
+        self.weights = masters if dtype == torch.float32 else [weight.to(dtype) for weight in masters]
+        self.signature = _signature(model, shape)
+        self.stamp = 0  # of the forward pass whose values the memory holds
+        self.forward_calls = self._forward(model)
+        self.backward_calls = self._backward(model) if training else []
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> None:
+        """Leaves the losses, and instead of logits their gradients."""
+        self.stamp += 1
+        self.tokens.copy_(tokens)
+        self.targets.copy_(targets)
+        if self.weights is not self.masters:
+            torch._foreach_copy_(self.weights, self.masters)
+        for call in self.forward_calls:
+            call()
+
+    def backward(self, upstream: float) -> list[Tensor]:
+        """The gradient of every weight, in the order of :func:`_weights`."""
+        self.stamp += 1
+        if upstream != 1.0:
+            self.logits.mul_(upstream)
+        grads: list[Tensor | None] = [None] * (len(self.weights) + 1)
+        for call, place in self.backward_calls:
+            result = call()
+            if place is not None:
+                grads[place] = result if result.dtype == torch.float32 else result.float()
+        table = torch.zeros_like(self.table)
+        self.run.embedding_backward(
+            *(
+                self.tokens.data_ptr(),
+                self.stream.data_ptr(),
+                table.data_ptr(),
+                self.rows,
+                self.width,
+            ),
+            self.table.shape[0] ** 0.5 * over_rows(self.rows),
+        )
+        grads[0] = table
+        return grads
+
+    def _kernel(self, name: str, *arguments: Tensor | float | None) -> Callable[[], None]:
+        """A call of a kernel: a tensor goes as its address, which working memory and weights keep."""
+        values = [a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments]
+        size = max(a.numel() for a in arguments if isinstance(a, Tensor))
+        threads = self.threads if size >= _SHARED or name.startswith("attention") else 1
+        return partial(getattr(self.run, name), *values, threads)
+
+    def _product(self, a: Tensor, b: Tensor, alpha: float, out: Tensor) -> Callable[[], Tensor]:
+        return partial(torch.addmm, _ZERO[self.dtype], a, b, beta=0, alpha=alpha, out=out)
+
+    def _attention(self, block: nn.TransformerBlock) -> tuple[float, ...]:
+        """What attention's kernels ask for beside tensors."""
+        attention = block.attention
+        factor = attention.multiplier()[0] / math.sqrt(attention.head_dim)
+        return self.batch, self.length, attention.heads, attention.head_dim, factor
+
+    def _forward(self, model: nn.Decoder) -> list[Callable]:
+        x, rows, width = self.stream, self.rows, self.width
+        weights = iter([weight.t() for weight in self.weights])
+        calls = [self._kernel("embedding_forward", self.tokens, self.table, x, rows, width)]
+
+        def norm(source: Tensor, output: Tensor, inverse: Tensor, eps: float) -> None:
+            calls.append(self._kernel("norm_forward", source, output, inverse, rows, width, eps))
+
+        def onto(lower: Tensor, layer: nn.Linear, weights_of: Callable) -> None:
+            keep, share = weights_of()
+            alpha = share * layer.factors().output
+            calls.append(partial(x.addmm_, lower, next(weights), beta=keep, alpha=alpha))
+
+        for block, kept in zip(model.stack.blocks, self.layers, strict=True):
+            (eps,), attention, mlp = block.eps(), block.attention, block.mlp
+            norm(x, kept.norms[0], kept.inverses[0], eps)
+            calls.append(
+                self._product(
+                    kept.norms[0],
+                    next(weights),
+                    attention.qkv.factors().output,
+                    kept.qkv,
+                )
+            )
+            tensors = kept.qkv, self.cos, self.sin, kept.mixed, kept.lse
+            calls.append(self._kernel("attention_forward", *tensors, *self._attention(block)))
+            norm(kept.mixed, kept.norms[1], kept.inverses[1], *attention.norm.eps())
+            onto(kept.norms[1], attention.out, block.weights[0])
+            norm(x, kept.norms[2], kept.inverses[2], eps)
+            calls.append(self._product(kept.norms[2], next(weights), mlp.up.factors().output, kept.up))
+            hidden = kept.gated.shape[1]
+            calls.append(self._kernel("gate_forward", kept.up, kept.gated, rows, hidden, mlp.factor()[0]))
+            onto(kept.gated, mlp.down, block.weights[1])
+        norm(x, self.norm, self.inverse, *model.norm.eps())
+        calls.append(self._product(self.norm, next(weights), model.readout.factors().output, self.logits))
+        classes = self.logits.shape[1]
+        factor = classes / (classes - 1) ** 0.5
+        calls.append(
+            self._kernel(
+                "cross_entropy",
+                self.logits,
+                self.targets,
+                self.losses,
+                rows,
+                classes,
+                factor,
+            )
+        )
+        return calls
+
+    def _backward(self, model: nn.Decoder) -> list[tuple[Callable, int | None]]:
+        """Calls, and of which weight they give the gradient, if of any."""
+        grad, branch, rows, width = self.stream, self.branch, self.rows, self.width
+        per_row, position = over_rows(rows), len(self.weights)
+        calls: list[tuple[Callable, int | None]] = []
+
+        def linear(layer: nn.Linear, upper: Tensor, lower: Tensor, result: Tensor) -> None:
+            """The gradients of a linear map's weight and input."""
+            nonlocal position
+            factors = layer.factors()
+            alpha = factors.grad_weight * per_row
+            calls.append(
+                (
+                    partial(
+                        torch.addmm,
+                        _ZERO[self.dtype],
+                        upper.t(),
+                        lower,
+                        beta=0,
+                        alpha=alpha,
+                    ),
+                    position,
+                )
+            )
+            position -= 1
+            calls.append(
+                (
+                    self._product(upper, self.weights[position], factors.grad_input, result),
+                    None,
+                )
+            )
+
+        def norm(
+            output: Tensor,
+            inverse: Tensor,
+            skip: Tensor | None,
+            result: Tensor,
+            share=1.0,
+            keep=0.0,
+        ) -> None:
+            tensors = branch, output, inverse, skip, result
+            calls.append(
+                (
+                    self._kernel("norm_backward", *tensors, rows, width, share, keep),
+                    None,
+                )
+            )
+
+        linear(model.readout, self.logits, self.norm, branch)
+        norm(self.norm, self.inverse, None, grad)
+        for block, kept in zip(reversed(model.stack.blocks), reversed(self.layers), strict=True):
+            attention, mlp, hidden = block.attention, block.mlp, kept.gated.shape[1]
+            linear(mlp.down, grad, kept.gated, self.grad_gated)
+            calls.append(
+                (
+                    self._kernel(
+                        "gate_backward",
+                        self.grad_gated,
+                        kept.up,
+                        rows,
+                        hidden,
+                        *mlp.factor(),
+                    ),
+                    None,
+                )
+            )
+            linear(mlp.up, kept.up, kept.norms[2], branch)
+            keep, share = block.weights[1]()
+            norm(
+                kept.norms[2],
+                kept.inverses[2],
+                grad,
+                grad,
+                share / mlp.backward_ratio,
+                keep,
+            )
+            linear(attention.out, grad, kept.norms[1], branch)
+            norm(kept.norms[1], kept.inverses[1], None, branch)
+            tensors = branch, kept.mixed, kept.lse, self.cos, self.sin, kept.qkv
+            calls.append(
+                (
+                    self._kernel("attention_backward", *tensors, *self._attention(block)),
+                    None,
+                )
+            )
+            linear(attention.qkv, kept.qkv, kept.norms[0], branch)
+            keep, share = block.weights[0]()
+            norm(
+                kept.norms[0],
+                kept.inverses[0],
+                grad,
+                grad,
+                share / attention.backward_ratio,
+                keep,
+            )
+        return calls
 
 
 class Step:
@@ -70,162 +305,86 @@ class Step:
 
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype
-        self._memories: dict[bool, _Memory] = {}
-        self._weights: list[Tensor] = []
-        kernels(dtype)
+        self._passes: dict[bool, _Pass] = {}
+
+    def __reduce__(self):  # a copy makes its own passes, for its own weights
+        return Step, (self.dtype,)
 
     def loss(self, model: nn.Decoder, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean loss in nats a token, with a backward pass."""
-        return _Loss.apply(self, model, tokens, targets, *_weights(model))
+        return _Loss.apply(
+            self._pass(model, tokens, targets, training=True),
+            tokens,
+            targets,
+            *_weights(model),
+        )
 
     def token_losses(self, model: nn.Decoder, tokens: Tensor, targets: Tensor) -> Tensor:
         """Loss of every token, without one: (batch, length)."""
-        return self._forward(model, tokens, targets, training=False).losses.clone().view(targets.shape)
+        made = self._pass(model, tokens, targets, training=False)
+        made.forward(tokens, targets)
+        return made.losses.clone().view(targets.shape)
 
-    def _memory(self, model: nn.Decoder, tokens: Tensor, training: bool) -> _Memory:
-        memory = self._memories.get(training)
-        if memory is None or memory.shape != tokens.shape:
-            self._memories.pop(training, None)  # before the new one is made
-            memory = self._memories[training] = _Memory(model, tuple(tokens.shape), self.dtype, training)
-        return memory
-
-    def _cast(self, weights: list[Tensor]) -> list[Tensor]:
-        """The weights in the type of the GEMMs."""
-        if self.dtype == torch.float32:
-            return [weight.detach() for weight in weights]
-        if len(self._weights) != len(weights):
-            self._weights = [weight.detach().to(self.dtype) for weight in weights]
-        else:
-            torch._foreach_copy_(self._weights, [weight.detach() for weight in weights])
-        return self._weights
-
-    def _forward(self, model: nn.Decoder, tokens: Tensor, targets: Tensor, training: bool) -> _Memory:
-        tokens, targets = tokens.contiguous(), targets.contiguous()
+    def _pass(self, model: nn.Decoder, tokens: Tensor, targets: Tensor, training: bool) -> _Pass:
+        """The pass for these tokens, the last one if it still fits."""
         _check(model, tokens, targets)
-        run, threads = kernels(self.dtype), torch.get_num_threads()
-        memory = self._memory(model, tokens, training)
-        table, *weights = _weights(model)
-        weights = iter(self._cast(weights))
-        rows, x = tokens.numel(), memory.stream
-        width = x.shape[1]
-        run.embedding_forward(tokens.data_ptr(), table.data_ptr(), x.data_ptr(), rows, width, threads)
-        for block, kept in zip(model.stack.blocks, memory.layers, strict=True):
-            (eps,), attention, mlp = block.eps(), block.attention, block.mlp
-            norm = lambda source, i, eps, kept=kept: run.norm_forward(
-                source.data_ptr(), kept.norms[i].data_ptr(), kept.inverses[i].data_ptr(), rows, width, eps, threads
-            )
-            norm(x, 0, eps)
-            _product(kept.norms[0], next(weights).t(), attention.qkv.factors().output, kept.qkv)
-            run.attention_forward(
-                *(kept.qkv.data_ptr(), memory.cos.data_ptr(), memory.sin.data_ptr(), kept.mixed.data_ptr()),
-                *(kept.lse.data_ptr(), *tokens.shape, attention.heads, attention.head_dim),
-                *(attention.multiplier()[0] / math.sqrt(attention.head_dim), threads),
-            )
-            norm(kept.mixed, 1, *attention.norm.eps())
-            keep, share = block.weights[0]()
-            x.addmm_(kept.norms[1], next(weights).t(), beta=keep, alpha=share * attention.out.factors().output)
-            norm(x, 2, eps)
-            _product(kept.norms[2], next(weights).t(), mlp.up.factors().output, kept.up)
-            run.gate_forward(
-                kept.up.data_ptr(), kept.gated.data_ptr(), rows, kept.gated.shape[1], mlp.factor()[0], threads
-            )
-            keep, share = block.weights[1]()
-            x.addmm_(kept.gated, next(weights).t(), beta=keep, alpha=share * mlp.down.factors().output)
-        (eps,) = model.norm.eps()
-        run.norm_forward(
-            x.data_ptr(), memory.norm.data_ptr(), memory.inverse.data_ptr(), rows, width, eps, threads
+        made = self._passes.get(training)
+        if made is None or made.signature != _signature(model, tokens.shape):
+            self._passes.pop(training, None)  # before the new one is made
+            made = self._passes[training] = _Pass(model, tuple(tokens.shape), self.dtype, training)
+        return made
+
+
+def step(dtype: torch.dtype) -> Step | None:
+    """A step by kernels; None, with one line on standard error, on a machine that has none."""
+    return None if _told() else Step(dtype)
+
+
+@lru_cache
+def _told() -> str:
+    why = available()
+    if why:
+        print(
+            f"no compiled kernels ({why}): training goes on without, several times slower",
+            file=sys.stderr,
         )
-        _product(memory.norm, next(weights).t(), model.readout.factors().output, memory.logits)
-        classes = memory.logits.shape[1]
-        run.cross_entropy(
-            *(memory.logits.data_ptr(), targets.data_ptr(), memory.losses.data_ptr(), rows, classes),
-            *(classes / (classes - 1) ** 0.5, threads),
-        )
-        memory.stamp += 1
-        return memory
-
-    def _backward(self, model: nn.Decoder, memory: _Memory, tokens: Tensor, upstream: float) -> list[Tensor]:
-        """The gradient of every weight, in the order of :func:`_weights`."""
-        run, threads = kernels(self.dtype), torch.get_num_threads()
-        table, *weights = _weights(model)
-        weights = self._weights if self.dtype != torch.float32 else [weight.detach() for weight in weights]
-        grads: list[Tensor] = []
-        rows, grad, branch = tokens.numel(), memory.stream, memory.branch
-        width, per_row = grad.shape[1], over_rows(rows)
-        position = len(weights)
-
-        def linear(layer: nn.Linear, upper: Tensor, lower: Tensor, result: Tensor) -> None:
-            """The gradients of a linear map's weight and input."""
-            nonlocal position
-            position -= 1
-            factors = layer.factors()
-            found = torch.addmm(_ZERO[self.dtype], upper.t(), lower, beta=0, alpha=factors.grad_weight * per_row)
-            grads.append(found if found.dtype == torch.float32 else found.float())
-            _product(upper, weights[position], factors.grad_input, result)
-
-        def norm(output: Tensor, inverse: Tensor, skip: Tensor | None, result: Tensor, share=1.0, keep=0.0) -> None:
-            run.norm_backward(
-                *(branch.data_ptr(), output.data_ptr(), inverse.data_ptr(), skip.data_ptr() if skip is not None else 0),
-                *(result.data_ptr(), rows, width, share, keep, threads),
-            )
-
-        if upstream != 1.0:
-            memory.logits.mul_(upstream)
-        linear(model.readout, memory.logits, memory.norm, branch)
-        norm(memory.norm, memory.inverse, None, grad)
-        for block, kept in zip(reversed(model.stack.blocks), reversed(memory.layers), strict=True):
-            attention, mlp = block.attention, block.mlp
-            linear(mlp.down, grad, kept.gated, memory.grad_gated)
-            hidden = kept.gated.shape[1]
-            run.gate_backward(
-                memory.grad_gated.data_ptr(), kept.up.data_ptr(), rows, hidden, mlp.factor()[0], threads
-            )
-            linear(mlp.up, kept.up, kept.norms[2], branch)
-            keep, share = block.weights[1]()
-            norm(kept.norms[2], kept.inverses[2], grad, grad, share / mlp.backward_ratio, keep)
-            linear(attention.out, grad, kept.norms[1], branch)
-            norm(kept.norms[1], kept.inverses[1], None, branch)
-            run.attention_backward(
-                *(branch.data_ptr(), kept.mixed.data_ptr(), kept.lse.data_ptr(), memory.cos.data_ptr()),
-                *(memory.sin.data_ptr(), kept.qkv.data_ptr(), *tokens.shape, attention.heads, attention.head_dim),
-                *(attention.multiplier()[0] / math.sqrt(attention.head_dim), threads),
-            )
-            linear(attention.qkv, kept.qkv, kept.norms[0], branch)
-            keep, share = block.weights[0]()
-            norm(kept.norms[0], kept.inverses[0], grad, grad, share / attention.backward_ratio, keep)
-        embedding = torch.zeros_like(table)
-        run.embedding_backward(
-            *(tokens.data_ptr(), grad.data_ptr(), embedding.data_ptr(), rows, width),
-            table.shape[0] ** 0.5 * per_row,
-        )
-        return [embedding, *reversed(grads)]
+    return why
 
 
 class _Loss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, step: Step, model: nn.Decoder, tokens: Tensor, targets: Tensor, *weights: Tensor) -> Tensor:
-        ctx.memory = step._forward(model, tokens, targets, training=True)
-        ctx.step, ctx.model, ctx.tokens, ctx.stamp = step, model, tokens.contiguous(), ctx.memory.stamp
-        return ctx.memory.losses.double().mean().float()
+    def forward(ctx, made: _Pass, tokens: Tensor, targets: Tensor, *weights: Tensor) -> Tensor:
+        made.forward(tokens, targets)
+        ctx.made, ctx.stamp = made, made.stamp
+        return made.losses.mean(dtype=torch.float64).float()
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        if ctx.stamp != ctx.memory.stamp:
+        if ctx.stamp != ctx.made.stamp:
             raise RuntimeError("backward: another loss was computed since, or this one's backward pass was taken")
-        ctx.memory.stamp += 1
-        return None, None, None, None, *ctx.step._backward(ctx.model, ctx.memory, ctx.tokens, grad.item())
+        return None, None, None, *ctx.made.backward(grad.item())
 
 
 def _weights(model: nn.Decoder) -> list[Tensor]:
     """All weights in the order in which the forward pass meets them."""
     found = [model.embedding.weight]
     for block in model.stack.blocks:
-        found += [layer.weight for layer in (block.attention.qkv, block.attention.out, block.mlp.up, block.mlp.down)]
+        found += [
+            layer.weight
+            for layer in (
+                block.attention.qkv,
+                block.attention.out,
+                block.mlp.up,
+                block.mlp.down,
+            )
+        ]
     return [*found, model.readout.weight]
 
 
-def _product(a: Tensor, b: Tensor, alpha: float, out: Tensor) -> None:
-    torch.addmm(_ZERO[a.dtype], a, b, beta=0, alpha=alpha, out=out)
+def _signature(model: nn.Decoder, shape: tuple[int, int]) -> tuple:
+    """What the calls of a pass hold as it is: shape, threads, pieces of a batch, where the weights lie."""
+    addresses = [parameter.data_ptr() for parameter in model.parameters()]
+    return (*shape, torch.get_num_threads(), over_rows(1), *addresses)
 
 
 def _check(model: nn.Decoder, tokens: Tensor, targets: Tensor) -> None:

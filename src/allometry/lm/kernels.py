@@ -79,6 +79,8 @@ def available() -> str:
 
 @lru_cache
 def _library() -> ctypes.CDLL:
+    if sys.platform != "linux":  # elsewhere PyTorch's threads are not those of the compiler
+        raise Unavailable("they are for Linux so far")
     found = compiler()
     if found is None:
         raise Unavailable("no C++ compiler (c++, g++ or clang++)")
@@ -94,14 +96,12 @@ def _library() -> ctypes.CDLL:
                     raise Unavailable(f"{found} fails: {(done.stderr.splitlines() or ['no message'])[0]}")
                 replace_file(path, made.read_bytes())
         return ctypes.CDLL(str(path))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # no such folder; no home
         raise Unavailable(f"they cannot be kept or loaded: {error}") from None
 
 
 def compiler() -> str | None:
     """The C++ compiler: that of the variable CXX, or the first of the usual names."""
-    if sys.platform != "linux":
-        return None  # elsewhere PyTorch's threads are not those of the compiler
     names = (os.environ.get("CXX"), "c++", "g++", "clang++")
     return next((path for name in names if name and (path := shutil.which(name))), None)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,9 +20,11 @@ from ..errors import UserError
 from ..runs import sealed
 from ..runs.claims import Claim, Fenced
 from ..runs.corpus import Corpus
+from ..runs.dispatch import claim_name
 from ..runs.record import RunRecord, environment, now
 from ..runs.store import Study
 from . import checkpoint
+from . import device as devices
 from .data import held_out_windows
 from .divergence import SPIKE_NATS, SPIKE_STEPS, Spikes
 from .health import SEQUENCES, scale_warning
@@ -89,7 +91,7 @@ def train_trunk(
         raise UserError("runs of one trunk may differ in their tokens only")
     if not _unrecorded(configs, study):
         return
-    with study.claim(configs[0].trunk, follows).kept() as claim:
+    with study.claim(claim_name(configs), follows).kept() as claim:
         todo = _unrecorded(configs, study)  # whoever was at it before may have recorded some meanwhile
         if todo:
             hooks = Hooks(report, recorded, say, stop)
@@ -247,28 +249,13 @@ class _Training:
         seconds: float,
         retry_of: Mapping[str, str],
     ) -> None:
-        """Write what came of a run that cost ``spent`` tokens and ``seconds`` beyond the shorter ones of its trunk."""
-        value, error = loss
-        guessing = math.log(config.model.vocab_size)
-        if not reason and not value < guessing:
-            reason = f"loss {value:.4g} is no better than guessing ({guessing:.2f})"
+        """Write what came of a run, its record last."""
         notes = [event["text"] for event in self.study.attempts(config.id) if event.get("event") == "note"]
-        record = RunRecord(
-            config=config,
-            kind=kind,
-            status="diverged" if reason else "finished",
-            loss=value if math.isfinite(value) else None,
-            loss_se=error if math.isfinite(error) else None,
-            train_loss=self.trunk.smooth if math.isfinite(self.trunk.smooth) else None,
-            seconds=round(seconds, 3),
-            flops_spent=spent * config.model.flops_per_token,
-            tokens_per_second=round(spent / seconds, 1) if seconds else 0.0,
-            finished_at=now(),
-            environment=environment(torch.get_num_threads()),
-            note="; ".join(filter(None, [reason, *notes])),
-            retry_of=retry_of.get(config.id, ""),
+        record = record_of(config, kind, loss, self.trunk, spent, seconds, reason)
+        record = replace(
+            record, note="; ".join(filter(None, [record.note, *notes])), retry_of=retry_of.get(config.id, "")
         )
-        if not reason:
+        if record.status == "finished":
             save_weights(self.study.weights_path(config.id), self.trunk.model, config, self.claim)
         self.study.save(record, self.trunk.curve, self.claim)
         self._log(config, record.status, step=self.trunk.step)
@@ -285,7 +272,40 @@ class _Training:
             self.study.log(config.id, event, attempt=self.claim.attempt, **values)
 
 
+def record_of(
+    config: RunConfig,
+    kind: str,
+    loss: tuple[float, float],
+    trunk: Trunk,
+    spent: int,
+    seconds: float,
+    reason: str = "",
+) -> RunRecord:
+    """The record of a run that cost ``spent`` tokens and ``seconds`` beyond the shorter ones of its trunk.
+
+    ``reason`` says why it has diverged, if it has; one no better than guessing has as well.
+    """
+    value, error = loss
+    guessing = math.log(config.model.vocab_size)
+    if not reason and not value < guessing:
+        reason = f"loss {value:.4g} is no better than guessing ({guessing:.2f})"
+    return RunRecord(
+        config=config,
+        kind=kind,
+        status="diverged" if reason else "finished",
+        loss=value if math.isfinite(value) else None,
+        loss_se=error if math.isfinite(error) else None,
+        train_loss=trunk.smooth if math.isfinite(trunk.smooth) else None,
+        seconds=round(seconds, 3),
+        flops_spent=spent * config.model.flops_per_token,
+        tokens_per_second=round(spent / seconds, 1) if seconds else 0.0,
+        finished_at=now(),
+        environment=environment(torch.get_num_threads()) | {"device": devices.describe(trunk.device)} | trunk.cut(),
+        note=reason,
+    )
+
+
 def save_weights(path, model: LanguageModel, config: RunConfig, allowed=None) -> None:
     """The weights of a run, its configuration beside them; ``allowed`` is entered for the rename."""
-    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tensors = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
     checkpoint.write(path, tensors, {"config": config.to_dict()}, allowed)

@@ -15,7 +15,9 @@ from torch import Tensor
 from .. import nn
 from ..config import RunConfig
 from ..runs.corpus import Corpus
+from ..runs.cost import PROCESS_BYTES, memory_share, most_sequences
 from . import checkpoint
+from . import device as devices
 from .data import Windows
 from .model import LanguageModel, build
 
@@ -34,10 +36,13 @@ class Trunk:
     def __init__(self, config: RunConfig, corpus: Corpus):
         train = config.train
         self.config = config
-        self.model = build(config.model, train.seed, train.precision)
+        self.device = devices.mine()
+        self.model = build(config.model, train.seed, train.precision, train.compile).to(self.device)
         self.optimizer = nn.AdamW(
             self.model, train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay
         )
+        # What a step holds at once changes rounding only, so it is no part of the run's identity; records tell it.
+        self.most_sequences = most_sequences(config, memory_share() - PROCESS_BYTES)
         self.windows = Windows(corpus.train, config.model.context, train.seed)
         self.curve_every = max(1, config.schedule.steps // CURVE_POINTS)
         self.step = 0
@@ -55,11 +60,10 @@ class Trunk:
         while self.step < until:
             begin = time.perf_counter()
             self.optimizer.set_schedule(schedule.rate_at(self.step))
-            loss = self.model.loss(*self.windows.batch(*schedule.batch_at(self.step)))
-            loss.backward()
+            batch = self.windows.batch(*schedule.batch_at(self.step))
+            value = self._backward(*(devices.put(side, self.device) for side in batch))
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            value = loss.item()
             self.step += 1
             self.smooth = value if self.smooth is None else self.smooth + SMOOTHING * (value - self.smooth)
             self.seconds += time.perf_counter() - begin
@@ -68,6 +72,22 @@ class Trunk:
             if self.step % self.curve_every == 0 or self.step == until:
                 self.curve.append([schedule.tokens_before(self.step), round(self.smooth, 5)])
             after_step()
+
+    def cut(self) -> dict[str, int]:
+        """Into how many pieces the largest batch was cut for want of memory; nothing if it was not."""
+        parts = self.config.schedule.stages[-1].batch // self.most_sequences
+        return {"pieces_of_a_batch": parts} if parts > 1 else {}
+
+    def _backward(self, tokens: Tensor, targets: Tensor) -> float:
+        """The loss of a batch, and its gradients: of one backward pass, or of equal pieces that fit the memory."""
+        parts = max(1, len(tokens) // self.most_sequences)
+        value = 0.0
+        with nn.accumulation(parts):
+            for piece in zip(tokens.chunk(parts), targets.chunk(parts), strict=True):
+                loss = self.model.loss(*piece)
+                loss.backward()
+                value += loss.item() / parts
+        return value
 
     def capture(self) -> tuple[dict[str, Tensor], dict]:
         """A copy of all that the next step depends on: tensors by name, and a JSON value."""
@@ -87,11 +107,8 @@ class Trunk:
 
 def evaluate(model: LanguageModel, windows: tuple[Tensor, Tensor]) -> tuple[float, float]:
     """Mean loss over held-out windows, in nats a token, and its standard error over windows."""
-    losses = []
-    with torch.no_grad():
-        for inputs, targets in zip(windows[0].split(EVAL_BATCH), windows[1].split(EVAL_BATCH), strict=True):
-            logits = model(inputs).flatten(0, 1)
-            each = torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="none")
-            losses.append(each.view(targets.shape).mean(1))
+    device = model.readout.weight.device
+    batches = zip(windows[0].split(EVAL_BATCH), windows[1].split(EVAL_BATCH), strict=True)
+    losses = [model.token_losses(*(devices.put(side, device) for side in batch)).mean(1) for batch in batches]
     per_window = torch.cat(losses).double()
     return per_window.mean().item(), per_window.std(correction=0).item() / math.sqrt(len(per_window))

@@ -21,6 +21,7 @@ from ..errors import UserError
 from ..runs.claims import Fenced, Taken
 from ..runs.corpus import Corpus, load_corpus
 from ..runs.store import Study
+from .batched import train_batched
 from .calibrate import step_seconds
 from .train import Interrupted, train_trunk
 
@@ -58,7 +59,7 @@ def main() -> None:
 
 def _serve(job: dict[str, Any], corpora: dict[str, Corpus], send, stop) -> None:
     if "measure" in job:
-        send("done", result=[step_seconds(RunConfig.parse(value)) for value in job["measure"]])
+        send("done", result=[step_seconds(RunConfig.parse(value), job["models"]) for value in job["measure"]])
         return
     study = Study(Path(job["study"]))
     corpus = corpora.setdefault(job["study"], None) or load_corpus(study.corpus_path)
@@ -66,7 +67,8 @@ def _serve(job: dict[str, Any], corpora: dict[str, Corpus], send, stop) -> None:
     configs = [RunConfig.parse(value) for value in job["configs"]]
     _check(configs, corpus, study)
     try:
-        train_trunk(
+        together = len({config.trunk for config in configs}) > 1
+        (train_batched if together else train_trunk)(
             configs,
             corpus,
             study,

@@ -82,7 +82,10 @@ class Claim:
             beating.join()
             with _locked(self.path.parent):
                 if self._ours():
-                    write_json(self.path, {"attempt": self.attempt, "owner": None})
+                    try:
+                        write_json(self.path, {"attempt": self.attempt, "owner": None})
+                    except OSError:  # a full disk has room for this
+                        self.path.unlink()
 
     def _beat(self) -> None:
         beat = 0

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..config import ModelConfig, RunConfig
 
+MEMORY_VARIABLE = "ALLOMETRY_MEMORY"  # bytes for this process, as its starter divides them
+MEMORY_SHARE = 0.8  # of the machine's memory for training; the rest is the system's, and the estimate's error
+PROCESS_BYTES = 450e6  # Python and PyTorch, before any model
 HELD_OUT_SHARE = 1 / 3  # of the cost of a training token: an evaluation has a forward pass only
 
 
@@ -70,10 +77,41 @@ class Throughput:
         return asdict(self)
 
 
-def memory_bytes(config: RunConfig) -> float:
-    """Bytes of the largest step: fp32 weights, gradients and two moments, and the activations kept for backward."""
-    model = config.model
-    tokens = config.schedule.stages[-1].batch * model.context
+def memory_bytes(config: RunConfig, most_sequences: int | None = None) -> float:
+    """Bytes of the largest step: fp32 weights, gradients and two moments, and the activations kept for backward.
+
+    With ``most_sequences``, of a step whose batch is cut into pieces of at most so many.
+    """
+    model, batch = config.model, config.schedule.stages[-1].batch
+    tokens = min(batch, most_sequences or batch) * model.context
     states = 16 * model.num_params_total
     per_token = model.layers * (14 * model.width + 6 * model.hidden) + 4 * model.vocab_size
     return states + 4.0 * tokens * per_token
+
+
+def most_sequences(config: RunConfig, memory: float) -> int:
+    """How many sequences a step may hold at once in so many bytes: a power of two, as batches are; at least 1."""
+    batch = config.schedule.stages[-1].batch
+    while batch > 1 and memory_bytes(config, batch) > memory:
+        batch //= 2
+    return batch
+
+
+def memory_share() -> float:
+    """Bytes that this process may use: what its starter says, or its share of the machine's memory were it alone.
+
+    Of the whole memory and not of what is free now, so that a run that goes on later is cut into the same pieces.
+    """
+    said = os.environ.get(MEMORY_VARIABLE)
+    return float(said) if said else machine_memory() * MEMORY_SHARE
+
+
+def machine_memory() -> float:
+    """Bytes of memory of this machine, or of the container if that has fewer."""
+    sizes = []
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        sizes.append(float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(ValueError, OSError):
+            sizes.append(float(Path(path).read_text()))
+    return min(sizes, default=math.inf)

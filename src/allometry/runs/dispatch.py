@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +18,9 @@ RESTARTS = 2  # how often a job is given to a new worker after its own died
 
 @dataclass(frozen=True)
 class Job:
-    """Runs that one process trains one after another because they share a trunk; ``seconds`` is the estimate.
+    """Runs that one process trains; ``seconds`` is the estimate.
 
+    Those of one trunk are trained one after another, several trunks side by side as one batched model.
     ``retry_of`` says of runs that are trained again at a lower rate which diverged run each of them follows.
     """
 
@@ -28,8 +30,15 @@ class Job:
     retry_of: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def trunk(self) -> str:
-        return self.configs[0].trunk
+    def claim(self) -> str:
+        """What is claimed to train it."""
+        return claim_name(self.configs)
+
+
+def claim_name(configs: Sequence[RunConfig]) -> str:
+    """What is claimed to train these runs: their trunk; or, of several trunks trained together, all as one."""
+    trunks = sorted({config.trunk for config in configs})
+    return trunks[0] if len(trunks) == 1 else hashlib.sha256(" ".join(trunks).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -50,9 +59,9 @@ class Turn:
 class Dispatch:
     """Hands out jobs, the longest first, until all their runs are recorded, by this engine's workers or by others.
 
-    An engine calls :meth:`take` whenever it has a free worker, and :meth:`done`, :meth:`taken` or :meth:`died` when
-    that worker is through; while :attr:`open` it asks again, at least twice a second if it got nothing.
-    ``listener`` hears of runs that others record, and notes.
+    An engine calls :meth:`take` whenever it has a free worker, :meth:`hear` for what the worker tells, and
+    :meth:`done`, :meth:`taken` or :meth:`died` when it is through; while :attr:`open` it asks again, at least twice a
+    second if it got nothing. ``listener`` hears all of it, runs that others record, and notes.
     """
 
     def __init__(self, study: Study, jobs: Sequence[Job], listener: Listener = lambda event: None):
@@ -61,17 +70,13 @@ class Dispatch:
         self._out: list[Turn] = []
         self._observer = Observer(study.claims_path)
         self._deaths: dict[str, int] = {}
-        self._told: set[str] = set()
+        # Of these runs the listener knows, or needs to hear nothing.
+        self._told = {config.id for job in jobs for config in job.configs if self._record_exists(config)}
 
     @property
     def open(self) -> bool:
         """Whether anything is still to do, or being done."""
         return bool(self._waiting or self._out)
-
-    @property
-    def waiting(self) -> bool:
-        """Whether a job waits for a worker, or for somebody else's."""
-        return bool(self._waiting)
 
     def take(self) -> Turn | None:
         """A job that may be trained now; None where there is none, or others are at those that are left."""
@@ -79,7 +84,7 @@ class Dispatch:
             if self._recorded(job):
                 self._waiting.remove(job)
                 continue
-            follows = self._observer.free(job.trunk)
+            follows = self._observer.free(job.claim)
             if follows is not None:
                 self._waiting.remove(job)
                 turn = Turn(job, follows)
@@ -87,12 +92,19 @@ class Dispatch:
                 return turn
             if "others" not in self._told:
                 self._told.add("others")
-                self._note(job, f"another process is at trunk {job.trunk}; the work is shared")
+                self._note(job, f"another process is at trunk {job.claim}; the work is shared")
         return None
+
+    def hear(self, event: dict[str, Any]) -> None:
+        """An event of a worker, for the listener."""
+        if event["event"] == "recorded":
+            self._told.add(event["id"])
+        self.listener(event)
 
     def done(self, turn: Turn) -> None:
         """The worker has trained it."""
         self._out.remove(turn)
+        self._recorded(turn.job)
 
     def taken(self, turn: Turn) -> None:
         """Another process was quicker, or has taken it over: it comes again unless that one records it."""
@@ -101,7 +113,7 @@ class Dispatch:
 
     def stalled(self, turn: Turn) -> bool:
         """Whether its worker has stood still so long that its claim may be taken over; ask at least twice a second."""
-        return self._observer.stalled(turn.job.trunk, turn.follows + 1)
+        return self._observer.stalled(turn.job.claim, turn.follows + 1)
 
     def died(self, turn: Turn, why: str) -> None:
         """The worker died at it.
@@ -110,7 +122,7 @@ class Dispatch:
             UserError: it has done so too often.
         """
         self._out.remove(turn)
-        trunk = turn.job.trunk
+        trunk = turn.job.claim
         self._deaths[trunk] = self._deaths.get(trunk, 0) + 1
         if self._deaths[trunk] > RESTARTS:
             raise UserError(
@@ -124,12 +136,15 @@ class Dispatch:
         """Whether all runs of a job are recorded; those that others did are told of."""
         left = False
         for config in job.configs:
-            if not (self.study.run_path(config.id) / "record.json").exists():
+            if not self._record_exists(config):
                 left = True
             elif config.id not in self._told:
                 self._told.add(config.id)
                 self.listener({"event": "recorded", "id": config.id})
         return not left
+
+    def _record_exists(self, config: RunConfig) -> bool:
+        return (self.study.run_path(config.id) / "record.json").exists()
 
     def _note(self, job: Job, text: str) -> None:
         self.listener({"event": "note", "id": job.configs[0].id, "text": text})

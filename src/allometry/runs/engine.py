@@ -20,6 +20,7 @@ from typing import Any
 
 from ..config import RunConfig
 from ..errors import UserError
+from .cost import MEMORY_VARIABLE, memory_share
 from .dispatch import Dispatch, Job, Listener, Turn
 from .store import Study
 
@@ -32,16 +33,17 @@ _SAVING_SECONDS = 60  # that a worker has to save its training when it is told t
 class LocalEngine:
     """Worker processes on this machine. Use as a context manager: leaving it stops them, their training saved.
 
-    ``workers`` processes of ``threads`` threads each; by default one process a core.
+    ``workers`` processes of ``threads`` threads each; by default one process a core. They train on ``device``, of
+    which (:data:`allometry.lm.device.NAMES`) each has one of its own where there are several.
     """
 
-    def __init__(self, workers: int | None = None, threads: int = 1):
-        self.workers, self.threads = workers or cores() // threads or 1, threads
+    def __init__(self, workers: int | None = None, threads: int = 1, device: str = "cpu"):
+        self.workers, self.threads, self.device = workers or cores() // threads or 1, threads, device
         self._events: queue.Queue[tuple[subprocess.Popen, dict[str, Any] | None]] = queue.Queue()
         self._processes: list[subprocess.Popen] = []
 
     def __enter__(self) -> LocalEngine:
-        self._processes = [self._start() for _ in range(self.workers)]
+        self._processes = [self._start(number) for number in range(self.workers)]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,7 +93,7 @@ class LocalEngine:
                 turn = at_work.pop(process)
                 dispatch.taken(turn) if event["result"] == "taken" else dispatch.done(turn)
             else:
-                listener(event)
+                dispatch.hear(event)
 
     def _hand_out(self, study: Study, dispatch: Dispatch, at_work: dict[subprocess.Popen, Turn]) -> None:
         """Give every free worker a job that may be trained now; a worker that died is replaced."""
@@ -102,13 +104,16 @@ class LocalEngine:
             if turn is None:
                 return
             if self._processes[number].poll() is not None:
-                self._processes[number] = self._start()
+                self._processes[number] = self._start(number)
             at_work[self._processes[number]] = turn
             self._send(self._processes[number], turn.message(study))
 
-    def measure(self, configs: Sequence[RunConfig]) -> list[float]:
-        """Seconds a training step of each configuration, with all workers busy at once, as they will be."""
-        message = {"measure": [config.to_dict() for config in configs]}
+    def measure(self, configs: Sequence[RunConfig], models: int = 1) -> list[float]:
+        """Seconds a training step of each configuration, with all workers busy at once, as they will be.
+
+        With several ``models``, of a step of all of them as one batched model.
+        """
+        message = {"measure": [config.to_dict() for config in configs], "models": models}
         for process in self._processes:
             self._send(process, message)
         results: dict[subprocess.Popen, list[float]] = {}
@@ -121,24 +126,8 @@ class LocalEngine:
             results[process] = event["result"]
         return [max(times) for times in zip(*results.values(), strict=True)]
 
-    def _start(self) -> subprocess.Popen:
-        count = str(self.threads)
-        # A thread that spins long while it waits makes a step a hundred times slower as soon as its core is wanted
-        # elsewhere; one that sleeps at once makes it a quarter slower always.
-        spin = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "2000")}
-        environment = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count} | spin
-        # A terminal sends Ctrl-C to all of them; a worker inherits that it is ignored, from its first instruction on.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "allometry.lm.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=environment,
-            )
-        finally:
-            signal.signal(signal.SIGINT, handler)
+    def _start(self, number: int) -> subprocess.Popen:
+        process = start_worker(self.threads, self.device, number, memory_share() / self.workers)
         threading.Thread(target=self._listen, args=(process,), daemon=True).start()
         return process
 
@@ -153,6 +142,34 @@ class LocalEngine:
             process.stdin.flush()
         except BrokenPipeError:
             pass  # it died; its listener says so
+
+
+def start_worker(threads: int, device: str = "cpu", place: int = 0, memory: float | None = None) -> subprocess.Popen:
+    """A training process of so many threads (:mod:`allometry.lm.worker`): messages in and events out, a line each.
+
+    It trains on the device number ``place`` of the kind ``device``, within ``memory`` bytes: by default all there are.
+    """
+    count = str(threads)
+    # A thread that spins long while it waits makes a step a hundred times slower as soon as its core is wanted
+    # elsewhere; one that sleeps at once makes it a quarter slower always.
+    spin = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "2000")}
+    environment = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count} | spin
+    environment |= {"ALLOMETRY_DEVICE": device, "ALLOMETRY_PLACE": str(place)}
+    environment |= {} if memory is None else {MEMORY_VARIABLE: str(memory)}
+    # A terminal sends Ctrl-C to all of them; a worker inherits that it is ignored, from its first instruction on.
+    in_main = threading.current_thread() is threading.main_thread()  # elsewhere there is no terminal
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "allometry.lm.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
 
 
 def _why(process: subprocess.Popen) -> str:

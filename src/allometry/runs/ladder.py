@@ -17,7 +17,7 @@ from ..config import DataConfig, RunConfig, StudyConfig
 from ..errors import UserError
 from ..quantities import format_seconds
 from . import recipe as recipes
-from .cost import Throughput, memory_bytes
+from .cost import PROCESS_BYTES, Throughput, memory_bytes
 from .engine import Job, Listener, LocalEngine
 from .recipe import Recipe, shape
 from .store import Study
@@ -25,8 +25,9 @@ from .store import Study
 TARGET_RATIO = 8.0  # the plan's FLOPs over those of the largest rung
 HELD_OUT_TOKENS = 512 * 128
 FIXED_SECONDS = 24.0  # starting processes, reading text, measuring speed, fitting, the report
-BF16_GAIN = 1.1  # how many times faster BF16 must be to be used
-PROCESS_BYTES = 450e6  # Python and PyTorch, before any model
+GAIN = 1.1  # how many times faster compiled kernels, and BF16, must be to be used
+BATCHED_GAIN = 1.2  # how many times faster models of one shape must be as one batched model to be trained so
+TOGETHER = 3  # models of the sweep that step alike: the rate, its half and its double
 SIZES = 5
 LENGTHS = (0.35, 0.6, 1)  # lengths of a trunk over its longest; shorter ones are too short to tell of longer ones
 # A ladder takes consecutive ones. Below 24, one rate no longer serves all widths (docs/log.md).
@@ -48,6 +49,7 @@ class Design:
     recipe: Recipe
     ladder_seconds: float | None = None
     target_seconds: float | None = None
+    batched: bool = False  # trunks of the sweep that step alike are trained as one batched model
 
     @property
     def largest(self) -> RunConfig:
@@ -66,6 +68,7 @@ class Design:
             "recipe": self.recipe.to_json(),
             "ladder_seconds": self.ladder_seconds,
             "target_seconds": self.target_seconds,
+            "batched": self.batched,
         }
 
     @classmethod
@@ -77,49 +80,63 @@ class Design:
             recipe=Recipe(**value["recipe"]),
             ladder_seconds=value["ladder_seconds"],
             target_seconds=value["target_seconds"],
+            batched=value.get("batched", False),
         )
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Measured throughput: of the ladder's processes, one thread each and all at work, and of one on all cores."""
+    """Measured throughput: of the ladder's processes, one thread each and all at work, and of one on all cores.
+
+    ``batched``: how many times more tokens a second ``TOGETHER`` tiny models see as one batched model.
+    """
 
     ladder: Throughput
     target: Throughput
     workers: int
     precision: str = "fp32"
+    compile: bool = False
+    batched: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         parts = {"ladder": self.ladder.to_json(), "target": self.target.to_json()}
-        return parts | {"workers": self.workers, "precision": self.precision}
+        way = {"precision": self.precision, "compile": self.compile, "batched": self.batched}
+        return parts | {"workers": self.workers} | way
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Speed:
         parts = Throughput(**value["ladder"]), Throughput(**value["target"])
-        return cls(*parts, value["workers"], value["precision"])
+        ways = value["precision"], value.get("compile", False), value.get("batched", 1.0)
+        return cls(*parts, value["workers"], *ways)
 
 
 def measure_speed(ladder: LocalEngine, target: LocalEngine, context: int, vocab_size: int = 256) -> Speed:
-    """A few seconds of training steps at the shapes that may be trained, in the precision that is faster here."""
+    """A few seconds of training steps at the shapes that may be trained, in the way that is fastest here."""
     data = DataConfig(source="", fingerprint="")
 
-    def at(precision: str, *shapes: tuple[int, int]) -> list[RunConfig]:
-        recipes_ = [Recipe(batch_tokens=n * context, batch_exponent=0.0, precision=precision) for _, n in shapes]
+    def at(way: dict[str, Any], *shapes: tuple[int, int]) -> list[RunConfig]:
+        recipes_ = [Recipe(batch_tokens=n * context, batch_exponent=0.0, **way) for _, n in shapes]
         return [
             recipe.run(shape(width, context, vocab_size), data, recipe.batch_tokens, 0)
             for recipe, (width, _) in zip(recipes_, shapes, strict=True)
         ]
 
-    probe = {precision: ladder.measure(at(precision, (32, 4), (64, 8))) for precision in ("fp32", "bf16")}
-    faster = all(low < full / BF16_GAIN for low, full in zip(probe["bf16"], probe["fp32"], strict=True))
-    precision = "bf16" if faster else "fp32"
-    small = at(precision, (16, 2), (16, 8), (32, 4), (64, 2), (64, 8))
-    large = at(precision, (64, 4), (64, 8), (128, 4), (128, 8))
+    way: dict[str, Any] = {"precision": "fp32", "compile": False}
+    seconds = ladder.measure(at(way, (32, 4), (64, 8)))
+    for change in ({"compile": True}, {"precision": "bf16"}):
+        changed = ladder.measure(at(way | change, (32, 4), (64, 8)))
+        if all(new < old / GAIN for new, old in zip(changed, seconds, strict=True)):
+            way, seconds = way | change, changed
+    small = at(way, (16, 2), (16, 8), (32, 4), (64, 2), (64, 8))
+    large = at(way, (64, 4), (64, 8), (128, 4), (128, 8))
+    tiny = at(way, (32, 2))
+    (alone,), (together,) = ladder.measure(tiny), ladder.measure(tiny, TOGETHER)
     return Speed(
         ladder=Throughput.fit(small, ladder.measure(small)),
         target=Throughput.fit(large, target.measure(large)),
         workers=ladder.workers,
-        precision=precision,
+        batched=TOGETHER * alone / together,
+        **way,
     )
 
 
@@ -129,8 +146,8 @@ def design(config: StudyConfig, data: DataConfig, train_tokens: int, speed: Spee
     Raises:
         UserError: the minutes are too few, or the text too short; says the least.
     """
-    precision = "fp32" if speed is None else speed.precision
-    recipe = Recipe(lr=config.lr, batch_tokens=config.batch_tokens, precision=precision)
+    way = {} if speed is None else {"precision": speed.precision, "compile": speed.compile}
+    recipe = Recipe(lr=config.lr, batch_tokens=config.batch_tokens, **way)
     if config.minutes is None:
         rungs = [
             recipe.run(shape(width, config.context, data.vocab_size), data, tokens, config.seed)
@@ -171,7 +188,7 @@ def tune(study: Study, made: Design, engine: LocalEngine, listener: Listener = l
     """
     recipe, evidence = made.recipe, {}
     if made.sweep:
-        engine.train(study, jobs(study, made.sweep, "sweep"), listener)
+        engine.train(study, jobs(study, made.sweep, "sweep", made.batched), listener)
         recipe, evidence = recipes.measure(made.recipe, [study.record(config.id) for config in made.sweep])
     study.write("recipe.json", recipe.to_json() | {"evidence": evidence})
     return recipe
@@ -191,7 +208,7 @@ def climb(
     again = chosen
     for _ in range(study.settings().get("study", {}).get("retries", 0)):
         again = [retry for config in again if (retry := _retry(study, config, retry_of)) is not None]
-        engine.train(study, jobs(study, again, "ladder", retry_of), listener)
+        engine.train(study, jobs(study, again, "ladder", retry_of=retry_of), listener)
     for config in chosen:  # a run of the sweep that happened to hit the recipe is a rung as well
         record = study.record(config.id)
         if record.kind == "sweep":
@@ -213,24 +230,52 @@ def rungs(made: Design, recipe: Recipe) -> list[RunConfig]:
     return [recipe.run(rung.model, rung.data, rung.train.tokens, rung.train.seed) for rung in made.rungs]
 
 
-def jobs(study: Study, configs: Sequence[RunConfig], kind: str, retry_of: Mapping[str, str] | None = None) -> list[Job]:
-    """Runs that are not recorded yet, those of a trunk together; their relative cost from their FLOPs."""
-    trunks: dict[str, list[RunConfig]] = defaultdict(list)
-    for config in configs:
-        if study.record(config.id) is None:
-            trunks[config.trunk].append(config)
+def jobs(
+    study: Study,
+    configs: Sequence[RunConfig],
+    kind: str,
+    batched: bool = False,
+    retry_of: Mapping[str, str] | None = None,
+) -> list[Job]:
+    """Runs that are not recorded yet, those of a trunk together; their relative cost from their FLOPs.
+
+    With ``batched``, trunks that step alike are one job. Such a job has all their runs or none: what was trained
+    beside a run decides its rounding, so a job that a crash cut short must be the same again.
+    """
+    missing = lambda group: [config for config in group if study.record(config.id) is None]
     # A step costs about as much as 64 k parameters' arithmetic before it has done any.
     cost = lambda group: max(config.tokens * (config.model.flops_per_token + 4e5) for config in group)
-    return [Job(tuple(group), kind, cost(group), retry_of or {}) for group in trunks.values()]
+    made = []
+    for trunks in groups(configs, batched):
+        left = [runs for runs in map(missing, trunks) if runs]
+        if left:
+            runs = left[0] if len(trunks) == 1 else [config for runs in trunks for config in runs]
+            made.append(Job(tuple(runs), kind, sum(map(cost, left)), retry_of or {}))
+    return made
+
+
+def groups(configs: Sequence[RunConfig], batched: bool) -> list[list[list[RunConfig]]]:
+    """The trunks of these runs, each with its runs; in groups of those that step alike, or each a group by itself."""
+    trunks: dict[str, list[RunConfig]] = defaultdict(list)
+    for config in configs:
+        trunks[config.trunk].append(config)
+    alike: dict[Any, list[list[RunConfig]]] = defaultdict(list)
+    for trunk, runs in trunks.items():
+        lengths = sorted(config.train.tokens for config in runs)
+        alike[step_shape(runs[0]), *lengths, "" if batched else trunk].append(runs)
+    return list(alike.values())
+
+
+def step_shape(config: RunConfig) -> str:
+    """What runs must share to be trained as one batched model: everything but rate, seed and length."""
+    train = config.train.model_dump(exclude={"lr", "seed", "tokens"})
+    return repr((config.model, config.data.fingerprint, config.data.tokenizer, sorted(train.items())))
 
 
 def trunk_costs(speed: Throughput, configs: Sequence[RunConfig]) -> dict[str, float]:
     """Expected seconds that each run adds to its trunk, by run id."""
-    trunks: dict[str, list[RunConfig]] = defaultdict(list)
-    for config in configs:
-        trunks[config.trunk].append(config)
     added: dict[str, float] = {}
-    for group in trunks.values():
+    for (group,) in groups(configs, batched=False):
         ordered = sorted(group, key=lambda config: config.train.tokens)
         added |= zip((c.id for c in ordered), speed.trunk_seconds(ordered, HELD_OUT_TOKENS), strict=True)
     return added
@@ -286,14 +331,10 @@ def _sweep(config: StudyConfig, recipe: Recipe, data: DataConfig, rungs: Sequenc
 
 
 def _with_seconds(made: Design, speed: Speed) -> Design:
-    """The design with the time that its ladder and its target will take."""
-    total = 0.0
-    for configs in (made.sweep, made.rungs):
-        costs = trunk_costs(speed.ladder, configs)
-        trunks: dict[str, float] = defaultdict(float)
-        for config in configs:
-            trunks[config.trunk] += costs[config.id]
-        total += _makespan(list(trunks.values()), speed.workers)
+    """The design with the time that its ladder and its target will take, and how the sweep is best trained."""
+    one_by_one, together = (_seconds(made.sweep, speed, batched) for batched in (False, True))
+    batched = speed.batched >= BATCHED_GAIN and together < one_by_one
+    total = (together if batched else one_by_one) + _seconds(made.rungs, speed, batched=False)
     # The law will choose the target's size; the second widest of the ladder is near what it chose in trials. (Not the
     # rung of most FLOPs: all sizes have nearly the same, and rounding would pick now one width, now another.)
     models = sorted({rung.num_params: rung.model for rung in made.rungs}.items())
@@ -301,7 +342,17 @@ def _with_seconds(made: Design, speed: Speed) -> Design:
     tokens = round(made.target_flops / model.flops_per_token)
     target = made.recipe.run(model, made.largest.data, tokens, 0)
     seconds = speed.target.trunk_seconds([target], HELD_OUT_TOKENS)[0]
-    return Design(made.sweep, made.rungs, made.recipe, total, seconds)
+    return Design(made.sweep, made.rungs, made.recipe, total, seconds, batched)
+
+
+def _seconds(configs: Sequence[RunConfig], speed: Speed, batched: bool) -> float:
+    """When the last of these runs ends."""
+    costs = trunk_costs(speed.ladder, configs)
+    jobs_ = []
+    for trunks in groups(configs, batched):
+        gain = speed.batched if len(trunks) > 1 else 1.0
+        jobs_.append(sum(costs[config.id] for runs in trunks for config in runs) / gain)
+    return _makespan(jobs_, speed.workers)
 
 
 def _makespan(seconds: list[float], workers: int) -> float:

@@ -28,7 +28,7 @@ REFERENCE_TOKENS = 1_000_000
 
 @dataclass(frozen=True)
 class Recipe:
-    """Batch (tokens) and u-μP base rate at a million tokens seen, how they go on from there, and the precision.
+    """Batch (tokens) and u-μP base rate at a million tokens seen, how they go on from there, and how it is computed.
 
     ``measured`` says from how many runs, or that these are the defaults.
     """
@@ -39,6 +39,7 @@ class Recipe:
     lr_exponent: float = 0.0
     reference_tokens: int = REFERENCE_TOKENS
     precision: str = "fp32"
+    compile: bool = False
     measured: str = "defaults, not measured on this text"
 
     def at(self, tokens: float) -> tuple[float, float]:
@@ -48,7 +49,7 @@ class Recipe:
 
     def run(self, model: ModelConfig, data: DataConfig, tokens: int, seed: int) -> RunConfig:
         """The configuration of a run of ``tokens`` tokens by this recipe."""
-        names = ("lr", "batch_tokens", "batch_exponent", "lr_exponent", "reference_tokens", "precision")
+        names = ("lr", "batch_tokens", "batch_exponent", "lr_exponent", "reference_tokens", "precision", "compile")
         values = {name: getattr(self, name) for name in names}
         train = TrainConfig.parse(values | {"tokens": tokens, "seed": seed}, "recipe")
         return RunConfig(model=model, data=data, train=train)

@@ -59,7 +59,7 @@ def commit(folder: Path, allowed: AbstractContextManager[Any] | None = None) -> 
             sync(path)
         manifest = (json.dumps({"files": files}, indent=1) + "\n").encode()
         write_synced(folder / MANIFEST, manifest)
-        write_synced(folder / MARKER, (hashlib.sha256(manifest).hexdigest() + "\n").encode())
+        write_synced(folder / MARKER, _marker(manifest))
         for inner in {path.parent for path in _files(folder)}:
             sync(inner)
         os.chmod(folder, 0o755)
@@ -138,9 +138,9 @@ def named(parent: Path) -> list[Path]:
 def damage(folder: Path, *, contents: bool = True) -> str:
     """What is wrong with a sealed folder, in a few words; empty if nothing is. Without ``contents``: sizes only."""
     try:
-        marker = (folder / MARKER).read_text().strip()
+        marker = (folder / MARKER).read_bytes()
         manifest = (folder / MANIFEST).read_bytes()
-        if hashlib.sha256(manifest).hexdigest() != marker:
+        if marker != _marker(manifest):
             return f"{MANIFEST} is not the one that was committed"
         for name, expected in json.loads(manifest)["files"].items():
             path = folder / name
@@ -180,6 +180,10 @@ def _entries(parent: Path) -> list[Path]:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _marker(manifest: bytes) -> bytes:
+    return hashlib.sha256(manifest).hexdigest().encode() + b"\n"
 
 
 def _sha256(path: Path) -> str:

@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..errors import UserError
 from ..files import append_line, read_lines, replace_file, write_json
@@ -32,6 +32,9 @@ try:
     import fcntl
 except ImportError:  # Windows: no advisory locks; two ladders on one study may repeat work
     fcntl = None
+
+
+_LOCK, _SESSION = ".lock", ".session"
 
 
 class Study:
@@ -61,11 +64,9 @@ class Study:
                         write_json(study.settings_path, settings)
             except OSError as error:
                 raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-        difference = _difference(study.settings(), settings)
-        if difference and study.begun():
-            raise UserError(f"{path}: holds a study with {difference}; give another --out, or delete the folder")
-        if difference:
-            study._begin_anew(settings)
+        if difference := _difference(study.settings(), settings):
+            with study.lock():
+                study._begin_anew(settings, difference)
         return study
 
     @classmethod
@@ -84,13 +85,28 @@ class Study:
         """Whether any training has left something here."""
         return any(any(folder.iterdir()) for name in ("runs", "trunks") if (folder := self.path / name).is_dir())
 
-    def _begin_anew(self, settings: dict[str, Any]) -> None:
+    def _begin_anew(self, settings: dict[str, Any], difference: str) -> None:
         """Other settings for a study without training; what was made by the old ones goes."""
-        with self.lock():
+        if self.begun():
+            raise UserError(f"{self.path}: holds a study with {difference}; give another --out, or delete the folder")
+        with open(self.path / _SESSION, "a") as file:
+            try:
+                _flock(file, exclusive=True, wait=False)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.path}: another process is at work on a study with {difference}; give another --out"
+                ) from None
             for name in ("calibration.json", "ladder.json", "recipe.json"):
                 (self.path / name).unlink(missing_ok=True)
             shutil.rmtree(self.corpus_path, ignore_errors=True)
             write_json(self.settings_path, settings)
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[None]:
+        """Be at work on the study, beside others: its settings stay what they are."""
+        with open(self.path / _SESSION, "a") as file:
+            _flock(file, exclusive=False, wait=True)
+            yield
 
     @property
     def settings_path(self) -> Path:
@@ -202,23 +218,29 @@ class Study:
 
         Released by the system when the process dies. Trunks are claimed one by one instead (see :meth:`claim`).
         """
-        with open(self.path / ".lock", "a+") as file:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    file.seek(0)
-                    say(f"{self.path}: process {file.read().strip()} is preparing this study; waiting for it")
-                    fcntl.flock(file, fcntl.LOCK_EX)
-                file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
+        with open(self.path / _LOCK, "a+") as file:
+            try:
+                _flock(file, exclusive=True, wait=False)
+            except BlockingIOError:
+                file.seek(0)
+                say(f"{self.path}: process {file.read().strip()} is preparing this study; waiting for it")
+                _flock(file, exclusive=True, wait=True)
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
             yield
+
+
+def _flock(file: IO, *, exclusive: bool, wait: bool) -> None:
+    if fcntl is not None:
+        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
 
 
 def _is_empty(folder: Path) -> bool:
     """Nothing in it but what a crash left of the very first write."""
-    return all(entry.name == ".lock" or entry.name.startswith(".study.json.") for entry in folder.iterdir())
+    names = {entry.name for entry in folder.iterdir()} - {_LOCK, _SESSION}
+    return all(name.startswith(".study.json.") for name in names)
 
 
 def _difference(there: dict[str, Any], asked: dict[str, Any]) -> str:

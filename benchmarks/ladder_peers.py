@@ -1,0 +1,200 @@
+"""Wall time of a whole ladder against one run after another of Hugging Face's Trainer, and where the gain comes from.
+
+    python benchmarks/ladder_peers.py {total,parts,batched} [--peer-python PYTHON] [--output results/ladder_peers.json]
+
+The ladder: five widths × three token counts, batch 4 × 128 tokens throughout, on the standard library's text; ours as
+`allometry ladder` trains it, from starting its processes to the last record; the peer, `GPT2LMHeadModel` of the same
+width, depth, heads, batch and context on two threads, a process and a full run for each point. The peer's total is
+steps × its measured seconds a step + its measured start and evaluation; one point is run in full as a check. Its
+steps are timed before and after our ladder, so that both see the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from allometry.config import DataConfig, RunConfig
+from allometry.files import write_json
+from allometry.lm.calibrate import step_seconds
+from allometry.runs import corpus as corpora
+from allometry.runs import recipe as recipes
+from allometry.runs.engine import LocalEngine
+from allometry.runs.ladder import jobs
+from allometry.runs.recipe import Recipe, shape
+from allometry.runs.store import Study
+
+WIDTHS, TOKENS, CONTEXT, SEQUENCES = (24, 32, 48, 64, 96), (100_000, 200_000, 400_000), 128, 4
+RECIPE = Recipe(lr=0.4, batch_tokens=SEQUENCES * CONTEXT, batch_exponent=0.0, compile=True)  # as is found to be faster
+TIMED_STEPS, HELD_OUT, PEER_RATE = 50, 512, 2e-3
+HERE = Path(__file__).parent
+
+
+def run(width: int, tokens: int, recipe: Recipe = RECIPE, fingerprint: str = "") -> RunConfig:
+    return recipe.run(shape(width, CONTEXT), DataConfig(source="stdlib", fingerprint=fingerprint), tokens, 0)
+
+
+def study(folder: Path, corpus: corpora.Corpus) -> Study:
+    made = Study.create(folder, {"made": True})
+    corpora.save_corpus(corpus, made.corpus_path)
+    return made
+
+
+def train(where: Study, configs: list[RunConfig], workers: int, threads: int, batched: bool = False) -> float:
+    """Seconds from starting the processes to their end."""
+    begin = time.perf_counter()
+    with LocalEngine(workers, threads) as engine:
+        engine.train(where, jobs(where, configs, "ladder", batched))
+        seconds = time.perf_counter() - begin
+    return seconds
+
+
+class Peer:
+    def __init__(self, python: str, folder: Path, corpus: corpora.Corpus):
+        self.python, self.folder = python, folder
+        np.save(folder / "train.npy", np.asarray(corpus.train[: max(TOKENS) + 1]))
+        np.save(folder / "held_out.npy", np.asarray(corpus.held_out[: HELD_OUT * CONTEXT]))
+
+    def run(self, width: int, steps: int, evaluate: bool = True) -> dict:
+        model = shape(width, CONTEXT)
+        numbers = map(str, (model.width, model.layers, model.heads, CONTEXT, SEQUENCES, steps, PEER_RATE))
+        command = [self.python, str(HERE / "ladder_peer_run.py"), "train.npy", *numbers]
+        command += ["held_out.npy"] if evaluate else []
+        environment = os.environ | {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+        begin = time.perf_counter()
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+        found = json.loads(done.stdout.splitlines()[-1])
+        found["whole"] = time.perf_counter() - begin
+        found["around"] = found["whole"] - found["first_to_last"] - found["evaluation"]  # start, first step, end
+        return found
+
+
+def total(folder: Path, corpus: corpora.Corpus, python: str) -> dict:
+    """The wall time of both, and the check of the peer's estimate."""
+    peer, where = Peer(python, folder, corpus), study(folder / "ours", corpus)
+    configs = [run(width, tokens, fingerprint=corpus.fingerprint) for width in WIDTHS for tokens in TOKENS]
+    before = {width: peer.run(width, TIMED_STEPS) for width in WIDTHS}
+    ours = train(where, configs, workers=2, threads=1)
+    after = {width: peer.run(width, TIMED_STEPS) for width in WIDTHS}
+    per_size = {
+        width: {
+            key: statistics.mean((before[width][key], after[width][key])) for key in ("step", "around", "evaluation")
+        }
+        for width in WIDTHS
+    }
+    steps = {tokens: run(24, tokens).schedule.steps for tokens in TOKENS}
+    expected = lambda width, count: (
+        count * per_size[width]["step"] + per_size[width]["around"] + per_size[width]["evaluation"]
+    )
+    width, tokens = 48, TOKENS[0]
+    check = peer.run(width, steps[tokens])
+    stepping = sum(count * per_size[width]["step"] for width in WIDTHS for count in steps.values())
+    theirs = sum(expected(width, count) for width in WIDTHS for count in steps.values())
+    return {
+        "ours_seconds": ours,
+        "peer_seconds": theirs,
+        "ratio": theirs / ours,
+        "peer_seconds_of_steps_alone": stepping,
+        "ratio_of_steps_alone": stepping / ours,
+        "peer_each": {str(width): value for width, value in per_size.items()},
+        "steps_each": list(steps.values()),
+        "check": {
+            "point": [width, tokens],
+            "peer_whole_seconds": check["whole"],
+            "estimated_seconds": expected(width, steps[tokens]),
+            "peer_loss": check["loss"],
+            "our_loss": where.record(run(width, tokens, fingerprint=corpus.fingerprint).id).loss,
+        },
+        "versions": check["versions"],
+    }
+
+
+def parts(folder: Path, corpus: corpora.Corpus, python: str) -> dict:
+    """Kernels, branches, packing: each gain by itself."""
+    peer = Peer(python, folder, corpus)
+    torch.set_num_threads(2)
+    kernels = {}
+    for width in WIDTHS:
+        ours = [step_seconds(run(width, TOKENS[0]), budget=2.0)]
+        theirs = peer.run(width, TIMED_STEPS, evaluate=False)["step"]
+        ours.append(step_seconds(run(width, TOKENS[0]), budget=2.0))
+        kernels[str(width)] = theirs / statistics.mean(ours)
+    make = lambda width, tokens: run(width, tokens, fingerprint=corpus.fingerprint)
+    schedules = [make(24, tokens).schedule for tokens in TOKENS]
+    alone = sum(schedule.tokens for schedule in schedules)
+    falls = sum(s.tokens - s.tokens_before(s.decay_start) for s in schedules[:-1])
+    packed, one = study(folder / "packed", corpus), study(folder / "one", corpus)
+    few = [make(width, tokens) for width in WIDTHS for tokens in (50_000, 100_000)]
+    seconds = [train(packed, few, 2, 1), train(one, few, 1, 2)]
+    own = study(folder / "own", corpus)
+    train(own, [make(width, 50_000) for width in (24, 64)], 2, 1)
+    branches = {
+        str(width): [where.record(make(width, 50_000).id).loss for where in (packed, own)] for width in (24, 64)
+    }
+    return {
+        "kernels_peer_step_over_ours_two_threads": kernels,
+        "branches_flops_of_full_runs_over_trunks": alone / (schedules[-1].tokens + falls),
+        "branches_loss_in_a_trunk_and_alone": branches,
+        "packing_two_processes_then_one_of_two_threads_seconds": seconds,
+        "packing_gain": seconds[1] / seconds[0],
+    }
+
+
+def batched(folder: Path, corpus: corpora.Corpus, python: str) -> dict:
+    """Models of one shape as one: tokens a second over those of as many one after another, and a whole sweep."""
+    torch.set_num_threads(1)
+    gains = {}
+    for width in (24, 32, 64):
+        for sequences in (1, 2, 4):
+            recipe = Recipe(batch_tokens=sequences * CONTEXT, batch_exponent=0.0)
+            one = run(width, TOKENS[0], recipe)
+            rounds = []
+            for _ in range(3):
+                alone = step_seconds(one, budget=0.4)
+                rounds.append([count * alone / step_seconds(one, count, 0.4) for count in (2, 3, 4, 8)])
+            gains[f"{width} wide, {sequences} sequences"] = dict(
+                zip(("2", "3", "4", "8"), np.median(rounds, 0).round(2).tolist(), strict=True)
+            )
+    data = DataConfig(source="stdlib", fingerprint=corpus.fingerprint)
+    sweep = recipes.sweep(Recipe(), shape(32, CONTEXT), data, (50_000, 100_000), 0)
+    together, apart = study(folder / "together", corpus), study(folder / "apart", corpus)
+    seconds = [train(together, sweep, 2, 1, batched=True), train(apart, sweep, 2, 1)]
+    losses = [[where.record(config.id).loss for config in sweep] for where in (together, apart)]
+    return {
+        "gain_over_one_after_another": gains,
+        "sweep_batched_then_not_seconds": seconds,
+        "sweep_gain": seconds[1] / seconds[0],
+        "sweep_largest_difference_of_loss": float(np.max(np.abs(np.subtract(*losses)))),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=("total", "parts", "batched"))
+    parser.add_argument("--peer-python", default=sys.executable, help="a Python that has transformers and accelerate")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    corpus = corpora.read_corpus("stdlib")
+    stage = {"total": total, "parts": parts, "batched": batched}[arguments.stage]
+    with tempfile.TemporaryDirectory() as folder:
+        found = stage(Path(folder), corpus, arguments.peer_python)
+    print(json.dumps(found, indent=1))
+    if arguments.output:
+        stages = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+        write_json(arguments.output, stages | {arguments.stage: found, "torch": torch.__version__})
+
+
+if __name__ == "__main__":
+    main()

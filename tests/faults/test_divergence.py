@@ -1,0 +1,118 @@
+"""A training that is lost says so: NaN, infinity, a spike that stays; and it may be tried again at a lower rate."""
+
+import math
+
+import pytest
+import trials
+
+from allometry import laws
+from allometry.lm import train, trunk
+from allometry.lm.divergence import SPIKE_NATS, SPIKE_STEPS, Spikes
+from allometry.runs.ladder import Design, climb
+from allometry.runs.recipe import Recipe
+from allometry.runs.store import Study
+
+
+def first_lost(losses):
+    """The step at which a sequence of smoothed losses is given up."""
+    spikes = Spikes()
+    return next((step for step, loss in enumerate(losses) if spikes.see(step, loss)), None)
+
+
+def test_a_spike_that_stays_is_seen_and_one_that_heals_is_not():
+    calm = [4 - step / 1000 for step in range(1000)]
+    high = calm[-1] + SPIKE_NATS + 0.01
+    assert first_lost(calm) is None
+    assert first_lost([*calm, *[high] * 1000]) == len(calm) + SPIKE_STEPS
+    assert first_lost([*calm, *[high] * SPIKE_STEPS, *calm[-100:], *[high] * SPIKE_STEPS]) is None
+    assert first_lost([*calm, *[calm[-1] + SPIKE_NATS - 0.01] * 5000]) is None
+
+
+def test_what_is_known_of_spikes_goes_through_a_save():
+    one, other = Spikes(), Spikes()
+    other.restore(one.state())
+    losses = [3.0, 2.0, 2.0 + SPIKE_NATS + 0.1]
+    for step, loss in enumerate(losses):
+        one.see(step, loss)
+    other.restore(one.state())
+    assert (other.least, other.since, other.up) == (2.0, 2, True)
+
+
+class Broken:
+    """The trainer's trunk with a loss that goes wrong at a step, at rates above a bound."""
+
+    def __init__(self, monkeypatch, step, value, bound=0.0):
+        whole = trunk.Trunk.advance
+
+        def advance(self, config, until, after_step):
+            def broken():
+                if self.step >= step and config.train.lr > bound:
+                    self.smooth = value
+                    if not math.isfinite(value):
+                        raise trunk.Diverged
+                after_step()
+
+            whole(self, config, until, broken)
+
+        monkeypatch.setattr(trunk.Trunk, "advance", advance)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 9.0])
+def test_a_run_whose_loss_goes_wrong_is_recorded_as_diverged_and_why(tmp_path, monkeypatch, value):
+    Broken(monkeypatch, 60, value)
+    where = trials.study(tmp_path / "s")
+    trials.go_on(where, 6_000, 60_000)
+    short, long = (where.record(config.id) for config in trials.configs(6_000, 60_000))
+    assert long.status == "diverged"
+    assert short.status == ("finished" if short.config.schedule.steps < 60 else "diverged")
+    if math.isfinite(value):
+        assert "nats above its least" in long.note
+    else:
+        assert "not finite" in long.note
+    assert long.loss is None
+    assert not where.weights_path(long.id).exists()
+    assert where.attempts(long.id)[-1]["event"] == "diverged"
+
+
+def test_a_run_that_ends_in_a_spike_has_diverged(tmp_path, monkeypatch):
+    steps = trials.configs(6_000)[0].schedule.steps
+    Broken(monkeypatch, steps - 5, 9.0)
+    where = trials.study(tmp_path / "s")
+    trials.go_on(where, 6_000)
+    [record] = where.records()
+    assert record.status == "diverged"
+    assert "ended more than" in record.note
+    assert record.loss is not None
+
+
+class InProcess:
+    """An engine that trains in this process."""
+
+    def train(self, study, jobs, listener):
+        for job in jobs:
+            train.train_trunk(job.configs, trials.TEXT, study, kind=job.kind, retry_of=job.retry_of)
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_what_diverged_is_tried_again_at_half_the_rate_and_the_first_is_kept(tmp_path, monkeypatch, retries):
+    Broken(monkeypatch, 20, math.nan, bound=0.2)
+    where = Study.create(tmp_path / "s", {"study": {"retries": retries}})
+    recipe = Recipe(lr=0.6, batch_tokens=128)
+    climb(where, Design((), tuple(trials.configs(6_000, lr=0.6)), recipe), recipe, InProcess())
+    records = {record.config.train.lr: record for record in where.records("ladder")}
+    assert sorted(records, reverse=True) == [0.6, 0.3, 0.15][: retries + 1]
+    statuses = [records[lr].status for lr in sorted(records, reverse=True)]
+    assert statuses == ["diverged", "diverged", "finished"][: retries + 1]
+    for lr, record in records.items():
+        assert record.retry_of == ("" if lr == 0.6 else records[2 * lr].id)
+
+
+def test_what_diverged_is_left_out_of_fits_with_a_note(tmp_path, monkeypatch):
+    where = trials.study(tmp_path / "s")
+    trials.go_on(where, 1_600, 2_400, 3_200)
+    with monkeypatch.context() as patch:
+        Broken(patch, 10, math.nan)
+        train.train_trunk(trials.configs(6_000, lr=0.2), trials.TEXT, where, kind="ladder")
+    observations = laws.Observations.read(where.path)
+    assert len(observations) == 3
+    assert any("diverged" in text for text in observations.notes)

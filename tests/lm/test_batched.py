@@ -1,0 +1,144 @@
+"""Trunks trained as one batched model: each as if alone, whatever becomes of the others; interrupted, to the bit."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from allometry.config import DataConfig
+from allometry.errors import UserError
+from allometry.lm import checkpoint
+from allometry.lm.batched import train_batched
+from allometry.lm.calibrate import step_seconds
+from allometry.lm.model import build
+from allometry.lm.stacked import Stack
+from allometry.lm.train import Interrupted, train_trunk
+from allometry.runs.corpus import Corpus
+from allometry.runs.recipe import Recipe, shape
+from allometry.runs.store import Study
+from builders import run_config
+
+LENGTHS = (2_000, 5_000)
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    text = np.random.default_rng(0).choice(np.frombuffer(b"abcdefgh \n", np.uint8), 60_000)
+    text[1::2] = text[::2]  # something to learn: every letter comes twice
+    return Corpus(text[:50_000], text[50_000:52_000], "made", "made", 1, 0, 0)
+
+
+def config(tokens, lr=0.3, seed=0, **recipe):
+    data = DataConfig(source="made", fingerprint="made")
+    return Recipe(lr=lr, batch_tokens=1024, **recipe).run(shape(16, context=32), data, tokens, seed)
+
+
+def study(path):
+    return Study.create(path, {"made": True})
+
+
+MEMBERS = ((0.15, 0), (0.6, 0), (0.3, 7))
+RUNS = [config(tokens, lr, seed) for lr, seed in MEMBERS for tokens in LENGTHS]
+
+
+@pytest.fixture(scope="module")
+def calm(corpus, tmp_path_factory):
+    where = study(tmp_path_factory.mktemp("batched") / "calm")
+    train_batched(RUNS, corpus, where, kind="sweep")
+    return where
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_losses_and_gradients_are_those_of_each_model(precision):
+    model = shape(24, context=16, vocab_size=50)
+    alone, together = ([build(model, seed, precision) for seed in range(3)] for _ in range(2))
+    stack = Stack(together)
+    tokens, targets = torch.randint(50, (2, 3, 4, 16))
+    losses = stack.losses(tokens, targets)
+    losses.sum().backward()
+    close = {"fp32": 2e-5, "bf16": 0.05}[precision]
+    for i, (one, member) in enumerate(zip(alone, together, strict=True)):
+        loss = one.loss(tokens[i], targets[i])
+        loss.backward()
+        assert losses[i].mean().item() == pytest.approx(loss.item(), rel=close / 10)
+        for (name, expected), found in zip(one.named_parameters(), member.parameters(), strict=True):
+            error = (found.grad - expected.grad).norm() / expected.grad.norm()
+            assert error < close, name
+
+
+def test_each_ends_as_in_a_training_of_its_own(corpus, calm, tmp_path):
+    for lr, seed in MEMBERS:
+        runs = [config(tokens, lr, seed) for tokens in LENGTHS]
+        alone = study(tmp_path / runs[0].id)
+        train_trunk(runs, corpus, alone, kind="sweep")
+        for run in runs:
+            one, other = alone.record(run.id), calm.record(run.id)
+            assert other.loss == pytest.approx(one.loss, abs=1e-4)
+            assert other.loss_se == pytest.approx(one.loss_se, abs=1e-4)
+            assert (other.flops_spent, other.kind, other.status) == (one.flops_spent, "sweep", "finished")
+            assert np.array(calm.curve(run.id)) == pytest.approx(np.array(alone.curve(run.id)), abs=1e-3)
+            assert other.environment["trained_together"] == len(MEMBERS)
+    losses = {round(calm.record(run.id).loss, 6) for run in RUNS}
+    assert len(losses) == len(RUNS)  # all different: nothing was mixed up
+    assert not list((calm.path / "trunks").iterdir())
+
+
+@pytest.mark.parametrize("after", [1, 15, 30, 40])
+def test_interrupted_it_ends_where_an_undisturbed_one_does(corpus, calm, tmp_path, after):
+    broken, count = study(tmp_path / "broken"), itertools.count(1)
+    with pytest.raises(Interrupted):
+        train_batched(RUNS, corpus, broken, kind="sweep", stop=lambda: next(count) >= after)
+    train_batched(RUNS, corpus, broken, kind="sweep")
+    assert_same(broken, calm)
+
+
+def test_killed_between_two_records_of_a_length_it_ends_alike(corpus, calm, tmp_path):
+    broken, written = study(tmp_path / "broken"), []
+
+    class Killed(BaseException):
+        pass
+
+    def recorded(record):
+        written.append(record)
+        if len(written) == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_batched(RUNS, corpus, broken, kind="sweep", recorded=recorded)
+    train_batched(RUNS, corpus, broken, kind="sweep")
+    assert_same(broken, calm)
+    assert [broken.record(record.id) for record in written] == written  # what was recorded stays as it was
+
+
+def assert_same(one, other):
+    for run in RUNS:
+        assert one.record(run.id).loss == other.record(run.id).loss
+        assert one.curve(run.id) == other.curve(run.id)
+        weights = [checkpoint.read(where.weights_path(run.id))[0] for where in (one, other)]
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+def test_a_member_that_diverges_is_recorded_and_hurts_no_other(corpus, tmp_path):
+    where, calm_ = study(tmp_path / "s"), study(tmp_path / "calm")
+    wild, tame = ([config(tokens, lr) for tokens in LENGTHS] for lr in (1e39, 0.3))
+    train_batched([*wild, *tame], corpus, where, kind="sweep")
+    train_trunk(tame, corpus, calm_, kind="sweep")
+    assert [where.record(run.id).status for run in wild] == ["diverged"] * 2
+    assert where.record(wild[1].id).flops_spent == 0
+    assert not where.weights_path(wild[0].id).exists()
+    for run in tame:
+        assert where.record(run.id).loss == pytest.approx(calm_.record(run.id).loss, abs=1e-4)
+
+
+def test_trunks_that_step_differently_are_refused(corpus, tmp_path):
+    where = study(tmp_path / "s")
+    others = (config(6_000, batch_exponent=0.0), config(7_000, lr=0.1), run_config())
+    for other in others:
+        with pytest.raises(UserError, match="may differ in rate and seed only"):
+            train_batched([config(6_000), other], corpus, where, kind="sweep")
+
+
+def test_a_step_of_several_takes_longer_than_a_step_of_one():
+    run = run_config(model=shape(64, context=64).to_dict(), batch_tokens=512)
+    assert step_seconds(run, budget=0.05) < step_seconds(run, models=4, budget=0.05)

@@ -1,0 +1,193 @@
+"""The compiled step: loss and gradients of the layers at every shape; a training that resumes to the bit."""
+
+import copy
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from allometry import nn
+from allometry.lm import checkpoint, kernels
+from allometry.lm.model import build
+from allometry.lm.train import Interrupted, train_trunk
+from allometry.lm.trunk import Trunk
+from allometry.runs.corpus import Corpus
+from allometry.runs.store import Study
+from builders import model_config, run_config
+
+pytestmark = pytest.mark.skipif(bool(kernels.available()), reason=kernels.available())
+
+# Heads narrower, as wide and wider than a vector, of odd multiples; rows and lengths that end within one.
+SHAPES = [
+    ({"width": 24, "head_dim": 12, "hidden": 64}, 4, 128),
+    ({"width": 64, "head_dim": 16, "hidden": 168, "layers": 3}, 3, 50),
+    ({"width": 44, "head_dim": 22, "hidden": 60, "vocab_size": 77}, 2, 37),
+    ({"width": 80, "head_dim": 40, "hidden": 56, "vocab_size": 300}, 2, 17),
+    ({"width": 8, "head_dim": 2, "hidden": 8, "vocab_size": 2}, 1, 1),
+]
+
+
+def batch(model: dict, rows: int, length: int) -> torch.Tensor:
+    return torch.randint(model.get("vocab_size", 32), (2, rows, length))
+
+
+def pair(model: dict, precision: str = "fp32"):
+    """The same model by its layers and by kernels, with gradients."""
+    return [build(model_config(**model), 0, precision, compile) for compile in (False, True)]
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    return ((one - other).norm() / other.norm()).item()
+
+
+@pytest.mark.parametrize(("model", "rows", "length"), SHAPES)
+def test_loss_and_gradients_are_those_of_the_layers(model, rows, length):
+    tokens, targets = batch(model, rows, length)
+    plain, fast = pair(model)
+    losses = [one.loss(tokens, targets) for one in (plain, fast)]
+    for loss in losses:
+        loss.backward()
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-6)
+    for (name, mine), theirs in zip(fast.named_parameters(), plain.parameters(), strict=True):
+        # A gradient that is zero but for rounding (of one position, the queries') has no direction to compare.
+        scale = max(theirs.grad.norm().item(), 1e-3)
+        assert (mine.grad - theirs.grad).norm().item() < 1e-5 * scale, name
+    each = [one.token_losses(tokens, targets) for one in (plain, fast)]
+    torch.testing.assert_close(each[1], each[0], rtol=2e-6, atol=2e-6)
+
+
+def test_in_bf16_it_is_no_further_from_fp32_than_the_layers_are():
+    model, (tokens, targets) = SHAPES[1][0], batch(*SHAPES[1])
+    exact, _ = pair(model)
+    plain, fast = pair(model, "bf16")
+    for one in (exact, plain, fast):
+        one.loss(tokens, targets).backward()
+    for (name, right), theirs, mine in zip(
+        exact.named_parameters(), plain.parameters(), fast.parameters(), strict=True
+    ):
+        assert mine.grad.dtype == torch.float32
+        assert 0 < distance(mine.grad, right.grad) < 1.2 * distance(theirs.grad, right.grad), name
+
+
+def test_pieces_of_a_batch_add_up_to_it():
+    tokens, targets = batch(*SHAPES[1])[:, [0, 1, 2, 0]]
+    whole, parts = (pair(SHAPES[1][0])[1] for _ in range(2))
+    whole.loss(tokens, targets).backward()
+    with nn.accumulation(2):
+        for half in range(2):
+            parts.loss(tokens[2 * half :][:2], targets[2 * half :][:2]).backward()
+    for mine, theirs in zip(parts.parameters(), whole.parameters(), strict=True):
+        assert distance(mine.grad, theirs.grad) < 1e-5
+
+
+def test_a_multiple_of_the_loss_has_that_multiple_of_the_gradient():
+    tokens, targets = batch(*SHAPES[1])
+    one, three = (pair(SHAPES[1][0])[1] for _ in range(2))
+    one.loss(tokens, targets).backward()
+    (3 * three.loss(tokens, targets)).backward()
+    for mine, theirs in zip(three.parameters(), one.parameters(), strict=True):
+        assert distance(mine.grad, 3 * theirs.grad) < 1e-5
+
+
+def test_threads_change_nothing():
+    tokens, targets = batch(*SHAPES[1])
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            model = pair(SHAPES[1][0])[1]
+            model.loss(tokens, targets).backward()
+            found.append([parameter.grad for parameter in model.parameters()])
+        finally:
+            torch.set_num_threads(1)
+    assert all(distance(mine, theirs) < 1e-6 for mine, theirs in zip(*found, strict=True))
+
+
+def test_a_backward_pass_after_another_loss_is_refused():
+    model = pair(SHAPES[1][0])[1]
+    first = model.loss(*batch(*SHAPES[1]))
+    model.loss(*batch(*SHAPES[1]))
+    with pytest.raises(RuntimeError, match="another loss was computed since"):
+        first.backward()
+
+
+def test_a_copy_and_weights_that_were_replaced_are_followed():
+    tokens, targets = batch(*SHAPES[1])
+    plain, fast = pair(SHAPES[1][0])
+    fast.loss(tokens, targets)
+    copied = copy.deepcopy(fast)
+    for model in (plain, fast, copied):
+        weights = {name: torch.full_like(w, 0.1).cumsum(-1).sin() for name, w in model.state_dict().items()}
+        model.load_state_dict(weights, assign=True)
+    for model in (fast, copied):
+        assert model.loss(tokens, targets).item() == pytest.approx(plain.loss(tokens, targets).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("bad", [-1, 32])
+def test_a_token_outside_the_table_is_refused(bad):
+    model = pair(SHAPES[0][0])[1]
+    tokens = torch.zeros(1, 4, dtype=torch.long)
+    for position in range(2):
+        given = [tokens, tokens]
+        given[position] = torch.full_like(tokens, bad)
+        with pytest.raises(IndexError, match="but there are 32 tokens"):
+            model.loss(*given)
+
+
+def test_what_is_not_finite_is_not_hidden():
+    for precision in ("fp32", "bf16"):
+        model = pair(SHAPES[0][0], precision)[1]
+        with torch.no_grad():
+            model.stack.blocks[0].mlp.up.weight[0, 0] = float("nan")
+        assert not model.loss(*batch(*SHAPES[0])).isfinite()
+
+
+# ---- training
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    text = np.random.default_rng(0).integers(0, 32, 40_000).astype(np.uint8)
+    text[1::2] = text[::2]  # every other letter repeats the one before
+    return Corpus(text[:36_000], text[36_000:], "made", "f00d", 1, 0, 0)
+
+
+def test_fifty_steps_are_those_of_the_layers(corpus):
+    losses = []
+    for compile in (False, True):
+        config = run_config(tokens=50 * 256, batch_exponent=0.0, compile=compile)
+        trunk, seen = Trunk(config, corpus), []
+        trunk.advance(config, 50, lambda trunk=trunk, seen=seen: seen.append(trunk.smooth))
+        losses.append(seen)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_an_interrupted_training_ends_where_an_undisturbed_one_does(corpus, tmp_path):
+    config = run_config(tokens=12_000, compile=True)
+    calm, broken = (Study.create(tmp_path / name, {"made": True}) for name in ("calm", "broken"))
+    train_trunk([config], corpus, calm, kind="ladder")
+    count = itertools.count(1)
+    with pytest.raises(Interrupted):
+        train_trunk([config], corpus, broken, kind="ladder", stop=lambda: next(count) >= 20)
+    train_trunk([config], corpus, broken, kind="ladder")
+    weights = [checkpoint.read(study.weights_path(config.id))[0] for study in (calm, broken)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert broken.record(config.id).loss == calm.record(config.id).loss
+
+
+def test_without_a_compiler_training_goes_on_with_one_line():
+    code = """
+from allometry.lm.model import build
+from allometry.config import ModelConfig
+for _ in range(2):
+    assert build(ModelConfig(width=8, layers=1, hidden=8, head_dim=4), 0, compile=True).step is None
+"""
+    environment = {"PATH": "/nowhere", "PYTHONPATH": ":".join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [
+        "no compiled kernels (no C++ compiler (c++, g++ or clang++)): training goes on without, several times slower"
+    ]

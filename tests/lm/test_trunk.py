@@ -1,0 +1,76 @@
+"""A batch in pieces: the gradients, and the run, of the whole."""
+
+import numpy as np
+import pytest
+import torch
+
+from allometry import nn
+from allometry.lm.kernels import available
+from allometry.lm.model import build
+from allometry.lm.train import train_trunk
+from allometry.lm.trunk import Trunk
+from allometry.runs import cost
+from allometry.runs.corpus import Corpus
+from allometry.runs.cost import PROCESS_BYTES, machine_memory, memory_bytes, memory_share, most_sequences
+from allometry.runs.store import Study
+from builders import model_config, run_config
+
+COMPILED = [False, pytest.param(True, marks=pytest.mark.skipif(bool(available()), reason=available()))]
+RUN = {"tokens": 4_000, "batch_tokens": 128, "batch_exponent": 0.0}  # eight sequences a step
+
+
+@pytest.fixture
+def corpus():
+    text = np.random.default_rng(0).integers(0, 32, 6_000).astype(np.uint8)
+    return Corpus(text[:5_000], text[5_000:], "text", "f00d", 1, 0, 0)
+
+
+def gradients(model, tokens, targets, parts):
+    model.zero_grad()
+    with nn.accumulation(parts):
+        for piece in zip(tokens.chunk(parts), targets.chunk(parts), strict=True):
+            model.loss(*piece).backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("compile", COMPILED)
+@pytest.mark.parametrize("parts", [2, 8])
+def test_the_gradients_of_pieces_add_up_to_those_of_the_whole(compile, parts):
+    """√(rows of the whole) is under every sum over rows: k pieces of their own would add up to √k times too much."""
+    model = build(model_config(), 0, compile=compile)
+    tokens, targets = torch.randint(32, (2, 8, 16))
+    whole, pieces = (gradients(model, tokens, targets, k) for k in (1, parts))
+    for name, expected in whole.items():
+        assert (pieces[name] - expected).norm() < 1e-6 * expected.norm(), name
+
+
+def test_a_run_short_of_memory_is_the_run_of_the_whole_and_says_how(corpus, tmp_path, monkeypatch):
+    config = run_config(**RUN)
+    records = []
+    for name, fits in (("whole", 8), ("pieces", 2)):
+        monkeypatch.setenv(cost.MEMORY_VARIABLE, str(PROCESS_BYTES + memory_bytes(config, fits) + 1))
+        assert Trunk(config, corpus).most_sequences == fits
+        where = Study.create(tmp_path / name, {"made": True})
+        train_trunk([config], corpus, where, kind="ladder")
+        records.append(where.record(config.id))
+    assert records[0].loss == pytest.approx(records[1].loss, rel=1e-5)
+    assert records[0].train_loss == pytest.approx(records[1].train_loss, rel=1e-5)
+    assert "pieces_of_a_batch" not in records[0].environment
+    assert records[1].environment["pieces_of_a_batch"] == 4
+
+
+def test_pieces_are_as_large_as_fit_and_at_least_one_sequence():
+    config = run_config(**RUN)
+    sizes = [memory_bytes(config, most) for most in (1, 2, 4, 8)]
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] == memory_bytes(config)
+    assert [most_sequences(config, size) for size in sizes] == [1, 2, 4, 8]
+    assert most_sequences(config, sizes[2] - 1) == 2
+    assert most_sequences(config, 0.0) == 1
+
+
+def test_a_process_uses_what_its_starter_says_or_its_share_of_the_machine(monkeypatch):
+    monkeypatch.delenv(cost.MEMORY_VARIABLE, raising=False)
+    assert 0 < memory_share() < machine_memory() < 1e16
+    monkeypatch.setenv(cost.MEMORY_VARIABLE, "123")
+    assert memory_share() == 123
