@@ -3,10 +3,8 @@
 import json
 import math
 import random
-import shutil
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -121,30 +119,6 @@ def test_a_study_from_ladder_to_report(cli, study):
     status, out, _ = cli("predict", study, "--params", "50k", "--tokens", "100k", "--json")
     assert status == 0
     assert 0 < json.loads(out)["loss"] < math.log(256)
-
-
-def test_a_rate_eight_times_too_high_and_a_broken_text_are_told_early(study):
-    from allometry.cli.early import Early
-    from allometry.lm.train import train_trunk
-    from allometry.runs.corpus import load_corpus
-    from allometry.runs.store import Study
-
-    opened = Study(study)
-    early, corpus = Early(opened), load_corpus(opened.corpus_path)
-    longest = [r.config for r in opened.records("ladder") if r.config.train.tokens == 80_000]
-    assert not any(record.note for record in opened.records())
-    fast = longest[1].model_copy(update={"train": longest[1].train.model_copy(update={"lr": 8 * 0.4, "seed": 1})})
-    garbage = np.random.default_rng(0).integers(97, 123, len(corpus.train)).astype(np.uint8)
-    other = longest[1].model_copy(update={"train": longest[1].train.model_copy(update={"seed": 2})})
-    calm = longest[1].model_copy(update={"train": longest[1].train.model_copy(update={"seed": 3})})
-    for config, text, told in ((fast, corpus.train, True), (other, garbage, True), (calm, corpus.train, False)):
-        train_trunk([config], replace(corpus, train=text), opened, kind="run", checkpoint_seconds=1e9)
-        said = early.ended(config)
-        assert bool(said) == told
-        assert "is above the band" in said or not told
-        left = next((t for t, loss in opened.curve(config.id) if early.reading(config, t, loss)), None)
-        assert (left is not None and left < config.tokens / 2) == told
-        shutil.rmtree(opened.run_path(config.id))
 
 
 def test_generate_writes_the_same_text_for_the_same_seed(cli, study):

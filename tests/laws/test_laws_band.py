@@ -1,5 +1,8 @@
 """The band of a run under way: it holds the runs that follow the law, and tells those that do not early."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -73,6 +76,36 @@ def test_a_run_that_goes_wrong_half_way_is_told_then(ladders):
     spoilt = [(tokens, loss * (1.5 if tokens > 1.5e6 else 1)) for tokens, loss in run.curve]
     tokens, _ = band(fit, runs, run).first_outside(spoilt)
     assert 1.5e6 < tokens < 1.6e6
+
+
+RECORDED = json.loads((Path(__file__).parent / "recorded_curves.json").read_text())
+BPE = "standard library's tests, BPE"  # where three more runs were trained: another seed, and two that must be told
+
+
+def judged(run, others):
+    """Where a recorded run left the band by others, as a share of it; None if it never did."""
+    rows = [{key: other[key] for key in ("num_params", "tokens", "loss")} for other in others]
+    fit = laws.fit("chinchilla", laws.Observations.from_records(rows), bootstrap=40)
+    courses = [Course(*(one[key] for key in ("num_params", "tokens", "fall", "curve"))) for one in (*others, run)]
+    left = band(fit, courses[:-1], courses[-1]).first_outside(run["curve"])
+    return left and left[0] / run["tokens"]
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_real_runs_are_left_in_peace(name):
+    """Rungs by the rungs of other sizes, where there are enough of them; targets by all."""
+    ladder = [run for run in RECORDED[name] if run["kind"] == "ladder"]
+    for run in RECORDED[name]:
+        others = [one for one in ladder if run["kind"] != "ladder" or one["num_params"] != run["num_params"]]
+        if len({one["num_params"] for one in others}) > 2 and run["kind"] in ("ladder", "target", "another seed"):
+            assert judged(run, others) is None, (run["kind"], run["num_params"], run["tokens"])
+
+
+@pytest.mark.parametrize(("kind", "share"), [("rate eight times too high", 0.4), ("random tokens", 0.2)])
+def test_real_runs_that_went_wrong_are_told_early(kind, share):
+    ladder = [run for run in RECORDED[BPE] if run["kind"] == "ladder"]
+    run = next(run for run in RECORDED[BPE] if run["kind"] == kind)
+    assert judged(run, ladder) < share
 
 
 def test_a_band_follows_its_runs_down_the_fall(ladders):

@@ -137,6 +137,8 @@ class Board:
     def _spent(self) -> str:
         """What the runs that ended cost, in FLOPs and in seconds of their processes."""
         ended = [state["record"] for state in self.state.values() if "record" in state]
+        if not ended:
+            return ""
         spent, seconds = sum(record.flops_spent for record in ended), sum(record.seconds for record in ended)
         return f"{format_flops(spent)} FLOPs in {format_seconds(seconds)} of process time"
 
@@ -154,7 +156,8 @@ class Board:
         return f"about {format_seconds(remaining / self.workers)} left"
 
     def _table(self) -> Table:
-        title = "  ".join((self.title, f"{self._done()}/{len(self.configs)}", self._spent(), self._left()))
+        parts = (self.title, f"{self._done()}/{len(self.configs)}", self._spent(), self._left())
+        title = "  ".join(filter(None, parts))
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
         shown = [name for name in COLUMNS if notes.width >= WIDE or name not in ("batch", "lr")]
         for name in shown:
