@@ -21,7 +21,7 @@ from .data import Windows
 from .model import LanguageModel, build
 
 CURVE_POINTS = 200
-EVAL_BATCH = 32
+EVAL_TOKENS = 4096  # at a time
 SMOOTHING = 0.05  # the training loss is shown as an average over about 1/SMOOTHING steps
 
 
@@ -104,6 +104,6 @@ class Trunk:
 
 def evaluate(model: LanguageModel, windows: tuple[Tensor, Tensor]) -> tuple[float, float]:
     """Mean loss over held-out windows, in nats a token, and its standard error over windows."""
-    batches = zip(windows[0].split(EVAL_BATCH), windows[1].split(EVAL_BATCH), strict=True)
+    batches = zip(*(part.split(max(1, EVAL_TOKENS // part.shape[1])) for part in windows), strict=True)
     per_window = torch.cat([model.token_losses(*batch).mean(1) for batch in batches]).double()
     return per_window.mean().item(), per_window.std(correction=0).item() / math.sqrt(len(per_window))
