@@ -1,6 +1,6 @@
 """Wall time of a whole ladder against one run after another of Hugging Face's Trainer, and where the gain comes from.
 
-    python benchmarks/ladder_peers.py [total] [parts] [batched] [--peer-python PYTHON] [--output results/ladder_peers.json]
+    python benchmarks/ladder_peers.py [total] [parts] [batched] [--peer-python PYTHON] [--output FILE.json]
 
 The ladder: five widths × three token counts, batch 4 × 128 tokens throughout, on the standard library's text; ours as
 `allometry ladder` trains it, from starting its processes to the last record; the peer, `GPT2LMHeadModel` of the same

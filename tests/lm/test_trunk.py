@@ -8,7 +8,7 @@ from allometry import nn
 from allometry.lm.kernels import available
 from allometry.lm.model import build
 from allometry.lm.train import train_trunk
-from allometry.lm.trunk import Trunk
+from allometry.lm.trunk import EVAL_TOKENS, Trunk, evaluate
 from allometry.runs import cost
 from allometry.runs.corpus import Corpus
 from allometry.runs.cost import PROCESS_BYTES, machine_memory, memory_bytes, memory_share, most_sequences
@@ -74,3 +74,15 @@ def test_a_process_uses_what_its_starter_says_or_its_share_of_the_machine(monkey
     assert 0 < memory_share() < machine_memory() < 1e16
     monkeypatch.setenv(cost.MEMORY_VARIABLE, "123")
     assert memory_share() == 123
+
+
+def test_evaluation_takes_a_bounded_number_of_tokens_at_once():
+    model, sizes = build(model_config(context=1024), 0), []
+    windows = torch.randint(32, (2, 5, 1024)).unbind()
+    alone = [evaluate(model, (windows[0][i : i + 1], windows[1][i : i + 1]))[0] for i in range(5)]
+    inner = model.token_losses
+    model.token_losses = lambda tokens, targets: sizes.append(tokens.numel()) or inner(tokens, targets)
+    loss, error = evaluate(model, windows)
+    assert max(sizes) <= EVAL_TOKENS < sum(sizes)
+    assert loss == pytest.approx(np.mean(alone), rel=1e-6)
+    assert error == pytest.approx(np.std(alone) / 5**0.5, rel=1e-3)
