@@ -167,9 +167,9 @@ def batched(folder: Path, corpus: corpora.Corpus, python: str) -> dict:
                 rounds.append([count * alone / step_seconds(one, count, 0.25) for count in counts])
             found = dict(zip(map(str, counts), np.median(rounds, 0).round(2).tolist(), strict=True))
             way = "compiled kernels" if compiled else "eager"
-            gains.setdefault(f"of {way} one after another", {})[f"{width} wide, {sequences} sequences"] = found
+            gains.setdefault(f"{way}, of as many one after another", {})[f"{width} wide, {sequences} sequences"] = found
     data = DataConfig(source="stdlib", fingerprint=corpus.fingerprint)
-    sweep = recipes.sweep(Recipe(), shape(32, CONTEXT), data, (50_000, 100_000), 0)
+    sweep = recipes.sweep(Recipe(compile=True), shape(32, CONTEXT), data, (50_000, 100_000), 0)
     together, apart = study(folder / "together", corpus), study(folder / "apart", corpus)
     seconds = [train(together, sweep, 2, 1, batched=True), train(apart, sweep, 2, 1)]
     losses = [[where.record(config.id).loss for config in sweep] for where in (together, apart)]

@@ -15,7 +15,10 @@ from allometry.runs.cost import PROCESS_BYTES, machine_memory, memory_bytes, mem
 from allometry.runs.store import Study
 from builders import model_config, run_config
 
-COMPILED = [False, pytest.param(True, marks=pytest.mark.skipif(bool(available()), reason=available()))]
+COMPILED = [
+    False,
+    pytest.param(True, marks=pytest.mark.skipif(bool(available()), reason=available() or "there are kernels")),
+]
 RUN = {"tokens": 4_000, "batch_tokens": 128, "batch_exponent": 0.0}  # eight sequences a step
 
 
