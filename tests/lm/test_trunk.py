@@ -8,10 +8,10 @@ from allometry import nn
 from allometry.lm.kernels import available
 from allometry.lm.model import build
 from allometry.lm.train import train_trunk
-from allometry.lm.trunk import EVAL_TOKENS, Trunk, evaluate
+from allometry.lm.trunk import Trunk, evaluate
 from allometry.runs import cost
 from allometry.runs.corpus import Corpus
-from allometry.runs.cost import PROCESS_BYTES, machine_memory, memory_bytes, memory_share, most_sequences
+from allometry.runs.cost import EVAL_TOKENS, PROCESS_BYTES, machine_memory, memory_bytes, memory_share, most_sequences
 from allometry.runs.store import Study
 from builders import model_config, run_config
 

@@ -15,13 +15,12 @@ from torch import Tensor
 from .. import nn
 from ..config import RunConfig
 from ..runs.corpus import Corpus
-from ..runs.cost import PROCESS_BYTES, memory_share, most_sequences
+from ..runs.cost import EVAL_TOKENS, PROCESS_BYTES, memory_share, most_sequences
 from . import checkpoint
 from .data import Windows
 from .model import LanguageModel, build
 
 CURVE_POINTS = 200
-EVAL_TOKENS = 4096  # at a time
 SMOOTHING = 0.05  # the training loss is shown as an average over about 1/SMOOTHING steps
 
 
