@@ -1,6 +1,6 @@
 """Wall time of a whole ladder against one run after another of Hugging Face's Trainer, and where the gain comes from.
 
-    python benchmarks/ladder_peers.py {total,parts,batched} [--peer-python PYTHON] [--output results/ladder_peers.json]
+    python benchmarks/ladder_peers.py [total] [parts] [batched] [--peer-python PYTHON] [--output FILE.json]
 
 The ladder: five widths × three token counts, batch 4 × 128 tokens throughout, on the standard library's text; ours as
 `allometry ladder` trains it, from starting its processes to the last record; the peer, `GPT2LMHeadModel` of the same
@@ -12,6 +12,7 @@ steps are timed before and after our ladder, so that both see the same machine.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -127,9 +128,9 @@ def parts(folder: Path, corpus: corpora.Corpus, python: str) -> dict:
     torch.set_num_threads(2)
     kernels = {}
     for width in WIDTHS:
-        ours = [step_seconds(run(width, TOKENS[0]), budget=2.0)]
+        ours = [step_seconds(run(width, TOKENS[0]), budget=1.0)]
         theirs = peer.run(width, TIMED_STEPS, evaluate=False)["step"]
-        ours.append(step_seconds(run(width, TOKENS[0]), budget=2.0))
+        ours.append(step_seconds(run(width, TOKENS[0]), budget=1.0))
         kernels[str(width)] = theirs / statistics.mean(ours)
     make = lambda width, tokens: run(width, tokens, fingerprint=corpus.fingerprint)
     schedules = [make(24, tokens).schedule for tokens in TOKENS]
@@ -155,45 +156,48 @@ def parts(folder: Path, corpus: corpora.Corpus, python: str) -> dict:
 def batched(folder: Path, corpus: corpora.Corpus, python: str) -> dict:
     """Models of one shape as one: tokens a second over those of as many one after another, and a whole sweep."""
     torch.set_num_threads(1)
-    gains = {}
-    for width in (24, 32, 64):
-        for sequences in (1, 2, 4):
-            recipe = Recipe(batch_tokens=sequences * CONTEXT, batch_exponent=0.0)
+    gains: dict[str, dict] = {}
+    for compiled, counts in ((False, (2, 3, 4, 8)), (True, (3,))):
+        for width, sequences in itertools.product((24, 32, 64), (1, 2, 4)):
+            recipe = Recipe(batch_tokens=sequences * CONTEXT, batch_exponent=0.0, compile=compiled)
             one = run(width, TOKENS[0], recipe)
             rounds = []
             for _ in range(3):
-                alone = step_seconds(one, budget=0.4)
-                rounds.append([count * alone / step_seconds(one, count, 0.4) for count in (2, 3, 4, 8)])
-            gains[f"{width} wide, {sequences} sequences"] = dict(
-                zip(("2", "3", "4", "8"), np.median(rounds, 0).round(2).tolist(), strict=True)
-            )
+                alone = step_seconds(one, budget=0.25)
+                rounds.append([count * alone / step_seconds(one, count, 0.25) for count in counts])
+            found = dict(zip(map(str, counts), np.median(rounds, 0).round(2).tolist(), strict=True))
+            way = "compiled kernels" if compiled else "eager"
+            gains.setdefault(f"{way}, of as many one after another", {})[f"{width} wide, {sequences} sequences"] = found
     data = DataConfig(source="stdlib", fingerprint=corpus.fingerprint)
-    sweep = recipes.sweep(Recipe(), shape(32, CONTEXT), data, (50_000, 100_000), 0)
+    sweep = recipes.sweep(Recipe(compile=True), shape(32, CONTEXT), data, (50_000, 100_000), 0)
     together, apart = study(folder / "together", corpus), study(folder / "apart", corpus)
     seconds = [train(together, sweep, 2, 1, batched=True), train(apart, sweep, 2, 1)]
     losses = [[where.record(config.id).loss for config in sweep] for where in (together, apart)]
     return {
-        "gain_over_one_after_another": gains,
+        "gain_over_the_speed": gains,
         "sweep_batched_then_not_seconds": seconds,
         "sweep_gain": seconds[1] / seconds[0],
         "sweep_largest_difference_of_loss": float(np.max(np.abs(np.subtract(*losses)))),
     }
 
 
+STAGES = {"total": total, "parts": parts, "batched": batched}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("total", "parts", "batched"))
+    parser.add_argument("stages", nargs="*", default=list(STAGES), help=", ".join(STAGES))
     parser.add_argument("--peer-python", default=sys.executable, help="a Python that has transformers and accelerate")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     corpus = corpora.read_corpus("stdlib")
-    stage = {"total": total, "parts": parts, "batched": batched}[arguments.stage]
-    with tempfile.TemporaryDirectory() as folder:
-        found = stage(Path(folder), corpus, arguments.peer_python)
-    print(json.dumps(found, indent=1))
-    if arguments.output:
-        stages = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
-        write_json(arguments.output, stages | {arguments.stage: found, "torch": torch.__version__})
+    for stage in arguments.stages:
+        with tempfile.TemporaryDirectory() as folder:
+            found = STAGES[stage](Path(folder), corpus, arguments.peer_python)
+        print(stage, json.dumps(found, indent=1), flush=True)
+        if arguments.output:
+            before = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+            write_json(arguments.output, before | {stage: found, "torch": torch.__version__})
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from allometry.errors import UserError
 from allometry.lm import checkpoint
 from allometry.lm.batched import train_batched
 from allometry.lm.calibrate import step_seconds
+from allometry.lm.kernels import available
 from allometry.lm.model import build
 from allometry.lm.stacked import Stack
 from allometry.lm.train import Interrupted, train_trunk
@@ -49,22 +50,29 @@ def calm(corpus, tmp_path_factory):
     return where
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_losses_and_gradients_are_those_of_each_model(precision):
+COMPILED = pytest.mark.skipif(bool(available()), reason=available() or "there are kernels")
+WAYS = [("fp32", False), ("bf16", False), *(pytest.param(p, True, marks=COMPILED) for p in ("fp32", "bf16"))]
+
+
+@pytest.mark.parametrize(("precision", "compile"), WAYS)
+def test_losses_and_gradients_are_those_of_each_model(precision, compile):
     model = shape(24, context=16, vocab_size=50)
-    alone, together = ([build(model, seed, precision) for seed in range(3)] for _ in range(2))
+    alone, together = ([build(model, seed, precision, compile) for seed in range(3)] for _ in range(2))
     stack = Stack(together)
-    tokens, targets = torch.randint(50, (2, 3, 4, 16))
-    losses = stack.losses(tokens, targets)
-    losses.sum().backward()
     close = {"fp32": 2e-5, "bf16": 0.05}[precision]
-    for i, (one, member) in enumerate(zip(alone, together, strict=True)):
-        loss = one.loss(tokens[i], targets[i])
-        loss.backward()
-        assert losses[i].mean().item() == pytest.approx(loss.item(), rel=close / 10)
-        for (name, expected), found in zip(one.named_parameters(), member.parameters(), strict=True):
-            error = (found.grad - expected.grad).norm() / expected.grad.norm()
-            assert error < close, name
+    for batch in (4, 2):
+        tokens, targets = torch.randint(50, (2, 3, batch, 16))
+        losses = stack.backward(tokens, targets)
+        for i, (one, member) in enumerate(zip(alone, together, strict=True)):
+            one.zero_grad()
+            loss = one.loss(tokens[i], targets[i])
+            loss.backward()
+            assert losses[i] == pytest.approx(loss.item(), rel=close / 10)
+            for (name, expected), found in zip(one.named_parameters(), member.parameters(), strict=True):
+                error = (found.grad - expected.grad).norm() / expected.grad.norm()
+                assert error < close, name
+        stack.zero_grad()
+        assert all(not parameter.grad.any() for parameter in together[0].parameters())
 
 
 def test_each_ends_as_in_a_training_of_its_own(corpus, calm, tmp_path):

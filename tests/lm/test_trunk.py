@@ -8,14 +8,17 @@ from allometry import nn
 from allometry.lm.kernels import available
 from allometry.lm.model import build
 from allometry.lm.train import train_trunk
-from allometry.lm.trunk import Trunk
+from allometry.lm.trunk import Trunk, evaluate, recompute
 from allometry.runs import cost
 from allometry.runs.corpus import Corpus
-from allometry.runs.cost import PROCESS_BYTES, machine_memory, memory_bytes, memory_share, most_sequences
+from allometry.runs.cost import EVAL_TOKENS, PROCESS_BYTES, machine_memory, memory_bytes, memory_share, most_sequences
 from allometry.runs.store import Study
 from builders import model_config, run_config
 
-COMPILED = [False, pytest.param(True, marks=pytest.mark.skipif(bool(available()), reason=available()))]
+COMPILED = [
+    False,
+    pytest.param(True, marks=pytest.mark.skipif(bool(available()), reason=available() or "there are kernels")),
+]
 RUN = {"tokens": 4_000, "batch_tokens": 128, "batch_exponent": 0.0}  # eight sequences a step
 
 
@@ -47,16 +50,18 @@ def test_the_gradients_of_pieces_add_up_to_those_of_the_whole(compile, parts):
 def test_a_run_short_of_memory_is_the_run_of_the_whole_and_says_how(corpus, tmp_path, monkeypatch):
     config = run_config(**RUN)
     records = []
-    for name, fits in (("whole", 8), ("pieces", 2)):
-        monkeypatch.setenv(cost.MEMORY_VARIABLE, str(PROCESS_BYTES + memory_bytes(config, fits) + 1))
+    for name, fits, more in (("whole", 8, 1), ("pieces", 2, 1), ("recomputed", 1, -1)):
+        monkeypatch.setenv(cost.MEMORY_VARIABLE, str(PROCESS_BYTES + memory_bytes(config, fits) + more))
         assert Trunk(config, corpus).most_sequences == fits
         where = Study.create(tmp_path / name, {"made": True})
         train_trunk([config], corpus, where, kind="ladder")
         records.append(where.record(config.id))
-    assert records[0].loss == pytest.approx(records[1].loss, rel=1e-5)
-    assert records[0].train_loss == pytest.approx(records[1].train_loss, rel=1e-5)
-    assert "pieces_of_a_batch" not in records[0].environment
-    assert records[1].environment["pieces_of_a_batch"] == 4
+    for record in records[1:]:
+        assert record.loss == pytest.approx(records[0].loss, rel=1e-5)
+        assert record.train_loss == pytest.approx(records[0].train_loss, rel=1e-5)
+    told = [{"pieces_of_a_batch", "activations_recomputed"} & record.environment.keys() for record in records]
+    assert [len(names) for names in told] == [0, 1, 2]
+    assert [record.environment["pieces_of_a_batch"] for record in records[1:]] == [4, 8]
 
 
 def test_pieces_are_as_large_as_fit_and_at_least_one_sequence():
@@ -74,3 +79,41 @@ def test_a_process_uses_what_its_starter_says_or_its_share_of_the_machine(monkey
     assert 0 < memory_share() < machine_memory() < 1e16
     monkeypatch.setenv(cost.MEMORY_VARIABLE, "123")
     assert memory_share() == 123
+
+
+def test_evaluation_takes_a_bounded_number_of_tokens_at_once():
+    model, sizes = build(model_config(context=1024), 0), []
+    windows = torch.randint(32, (2, 5, 1024)).unbind()
+    alone = [evaluate(model, (windows[0][i : i + 1], windows[1][i : i + 1]))[0] for i in range(5)]
+    inner = model.token_losses
+    model.token_losses = lambda tokens, targets: sizes.append(tokens.numel()) or inner(tokens, targets)
+    loss, error = evaluate(model, windows)
+    assert max(sizes) <= EVAL_TOKENS < sum(sizes)
+    assert loss == pytest.approx(np.mean(alone), rel=1e-6)
+    assert error == pytest.approx(np.std(alone) / 5**0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("compile", COMPILED)
+def test_recomputed_activations_are_not_held_and_change_no_gradient(compile):
+    model = build(model_config(layers=6), 0, compile=compile)
+    tokens, targets = torch.randint(32, (2, 8, 16))
+    expected, before = gradients(model, tokens, targets, 2), held(model, tokens, targets)
+    recompute(model)
+    for name, found in gradients(model, tokens, targets, 2).items():
+        assert (found - expected[name]).norm() < 1e-6 * expected[name].norm(), name
+    if not compile:
+        assert held(model, tokens, targets) < before / 3
+
+
+def held(model, tokens, targets):
+    """Bytes that autograd keeps of a step."""
+    sizes = {}
+
+    def pack(tensor):
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model.loss(tokens, targets)
+    assert loss.requires_grad
+    return sum(sizes.values())

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from allometry.lm.kernels import available
 from allometry.lm.model import build
-from allometry.runs.cost import HELD_OUT_SHARE, Throughput, memory_bytes
+from allometry.runs.cost import EVAL_TOKENS, HELD_OUT_SHARE, Throughput, memory_bytes
 from allometry.runs.recipe import shape
 from builders import run_config
 
@@ -96,6 +97,38 @@ def test_memory_is_enough_for_what_a_step_holds_and_not_twice_that(width, batch)
     """The surplus is for what lives for an operation only."""
     config = run_config(model=shape(width, context=64).to_dict(), batch_tokens=batch, batch_exponent=0.0)
     assert 1 <= memory_bytes(config) / held_bytes(config) <= 2
+
+
+@pytest.mark.skipif(bool(available()), reason=available() or "there are kernels")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("width", "context", "batch"), [(32, 64, 256), (64, 512, 1024)])
+def test_memory_is_what_compiled_kernels_hold(precision, width, context, batch):
+    options = {"batch_tokens": batch, "batch_exponent": 0.0, "compile": True, "precision": precision}
+    config = run_config(model=shape(width, context=context).to_dict(), **options)
+    model = build(config.model, 0, precision, compile=True)
+    tokens = torch.zeros(batch // context, context, dtype=torch.long)
+    model.loss(tokens, tokens)
+    windows = torch.zeros(EVAL_TOKENS // context, context, dtype=torch.long)
+    model.token_losses(windows, windows)
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors_of(model)}
+    for parameter in model.parameters():
+        storages.pop(parameter.untyped_storage().data_ptr(), None)
+    held = sum(storages.values()) + 16 * sum(parameter.numel() for parameter in model.parameters())
+    assert memory_bytes(config) / held == pytest.approx(1, abs=0.1)
+
+
+def tensors_of(model):
+    """All that the passes of a compiled step hold."""
+    found, look = [], list(model.step._passes.values())
+    while look:
+        value = look.pop()
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            look += value
+        elif hasattr(value, "__dict__") and not callable(value):
+            look += vars(value).values()
+    return found
 
 
 def test_memory_follows_the_largest_batch_of_the_run():

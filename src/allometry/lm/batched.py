@@ -55,13 +55,11 @@ class TrunkGroup:
                 trunk.windows.batch(*config.schedule.batch_at(step))
                 for trunk, config in zip(self.trunks, configs, strict=True)
             ]
-            losses = self.stack.losses(*(torch.stack(part) for part in zip(*pieces, strict=True)))
-            losses.sum().backward()
+            values = self.stack.backward(*(torch.stack(part) for part in zip(*pieces, strict=True)))
             for trunk, config in zip(self.trunks, configs, strict=True):
                 trunk.optimizer.set_schedule(config.schedule.rate_at(step))
                 trunk.optimizer.step()
             self.stack.zero_grad()
-            values = losses.detach().mean(1).tolist()
             seconds = (time.perf_counter() - begin) / (len(self.trunks) - sum(self.diverged))
             for i, (trunk, config) in enumerate(zip(self.trunks, configs, strict=True)):
                 if not self.diverged[i]:

@@ -28,16 +28,16 @@ def step_seconds(config: RunConfig, models: int = 1, budget: float = 0.35) -> fl
     shape = (max(1, train.batch_tokens // config.model.context), config.model.context)
     tokens = torch.randint(config.model.vocab_size, (models, *shape)).to(device)
     if models == 1:
-        loss = lambda: members[0].loss(tokens[0], tokens[0])
+        gradients = lambda: members[0].loss(tokens[0], tokens[0]).backward()
         clear = lambda: optimizers[0].zero_grad(set_to_none=True)
     else:
         stack = Stack(members)
-        loss, clear = lambda: stack.losses(tokens, tokens).sum(), stack.zero_grad
+        gradients, clear = lambda: stack.backward(tokens, tokens), stack.zero_grad
     times: list[float] = []
     begin = time.perf_counter()
     while len(times) < 6 or time.perf_counter() - begin < budget:
         start = time.perf_counter()
-        loss().backward()
+        gradients()
         for optimizer in optimizers:
             optimizer.step()
         clear()

@@ -40,8 +40,13 @@ class _Layer:
     gated: Tensor
 
 
-class _Pass:
-    """Working memory and calls of a step for one shape of batch; with ``training`` each layer has memory of its own."""
+class Pass:
+    """Working memory and calls of a step for one shape of batch; with ``training`` each layer has memory of its own.
+
+    For several models side by side (:mod:`allometry.lm.stacked`), :attr:`models` and what depends on it is replaced.
+    """
+
+    models = 1
 
     def __init__(self, model: nn.Decoder, shape: tuple[int, int], dtype: torch.dtype, training: bool):
         batch, length = shape
@@ -71,7 +76,7 @@ class _Pass:
         self.logits = new(rows, model.readout.out_features)
         self.losses = statistic(rows)
         self.cos, self.sin = nn.functional.rope_tables(length, attention.head_dim)
-        self.table, *masters = (weight.detach() for weight in _weights(model))
+        self.table, *masters = self._masters(model)
         self.masters = masters
         self.weights = masters if dtype == torch.float32 else [weight.to(dtype) for weight in masters]
         self.signature = _signature(model, shape)
@@ -90,7 +95,7 @@ class _Pass:
             call()
 
     def backward(self, upstream: float) -> list[Tensor]:
-        """The gradient of every weight, in the order of :func:`_weights`."""
+        """The gradient of every weight, in the order of :func:`weights_in_order`."""
         self.stamp += 1
         if upstream != 1.0:
             self.logits.mul_(upstream)
@@ -102,7 +107,7 @@ class _Pass:
         table = torch.zeros_like(self.table)
         self.run.embedding_backward(
             *(self.tokens.data_ptr(), self.stream.data_ptr(), table.data_ptr(), self.rows, self.width),
-            self.table.shape[0] ** 0.5 * over_rows(self.rows),
+            (self.table.shape[0] // self.models) ** 0.5 * over_rows(self.rows // self.models),
         )
         grads[0] = table
         return grads
@@ -114,8 +119,18 @@ class _Pass:
         threads = self.threads if size >= _SHARED or name.startswith("attention") else 1
         return partial(getattr(self.run, name), *values, threads)
 
-    def _product(self, a: Tensor, b: Tensor, alpha: float, out: Tensor) -> Callable[[], Tensor]:
-        return partial(torch.addmm, _ZERO[self.dtype], a, b, beta=0, alpha=alpha, out=out)
+    def _masters(self, model: nn.Decoder) -> list[Tensor]:
+        """The weights that are trained, in the order of :func:`weights_in_order`."""
+        return [weight.detach() for weight in weights_in_order(model)]
+
+    def _product(self, a: Tensor, b: Tensor, alpha: float, out: Tensor, beta: float = 0.0) -> Callable[[], Tensor]:
+        """β·out + α·a·b, into ``out``."""
+        addend = out if beta else _ZERO[self.dtype]
+        return partial(torch.addmm, addend, a, b, beta=beta, alpha=alpha, out=out)
+
+    def _gradient(self, upper: Tensor, lower: Tensor, alpha: float) -> Callable[[], Tensor]:
+        """α·upperᵀ·lower, the gradient of a weight."""
+        return partial(torch.addmm, _ZERO[self.dtype], upper.t(), lower, beta=0, alpha=alpha)
 
     def _attention(self, block: nn.TransformerBlock) -> tuple[float, ...]:
         """What attention's kernels ask for beside tensors."""
@@ -125,7 +140,7 @@ class _Pass:
 
     def _forward(self, model: nn.Decoder) -> list[Callable]:
         x, rows, width = self.stream, self.rows, self.width
-        weights = iter([weight.t() for weight in self.weights])
+        weights = iter([weight.mT for weight in self.weights])
         calls = [self._kernel("embedding_forward", self.tokens, self.table, x, rows, width)]
 
         def norm(source: Tensor, output: Tensor, inverse: Tensor, eps: float) -> None:
@@ -134,7 +149,7 @@ class _Pass:
         def onto(lower: Tensor, layer: nn.Linear, weights_of: Callable) -> None:
             keep, share = weights_of()
             alpha = share * layer.factors().output
-            calls.append(partial(x.addmm_, lower, next(weights), beta=keep, alpha=alpha))
+            calls.append(self._product(lower, next(weights), alpha, x, keep))
 
         for block, kept in zip(model.stack.blocks, self.layers, strict=True):
             (eps,), attention, mlp = block.eps(), block.attention, block.mlp
@@ -159,7 +174,7 @@ class _Pass:
     def _backward(self, model: nn.Decoder) -> list[tuple[Callable, int | None]]:
         """Calls, and of which weight they give the gradient, if of any."""
         grad, branch, rows, width = self.stream, self.branch, self.rows, self.width
-        per_row, position = over_rows(rows), len(self.weights)
+        per_row, position = over_rows(rows // self.models), len(self.weights)
         calls: list[tuple[Callable, int | None]] = []
 
         def kernel(name: str, *arguments: Tensor | float | None) -> None:
@@ -170,7 +185,7 @@ class _Pass:
             nonlocal position
             factors = layer.factors()
             alpha = factors.grad_weight * per_row
-            calls.append((partial(torch.addmm, _ZERO[self.dtype], upper.t(), lower, beta=0, alpha=alpha), position))
+            calls.append((self._gradient(upper, lower, alpha), position))
             position -= 1
             calls.append((self._product(upper, self.weights[position], factors.grad_input, result), None))
 
@@ -202,14 +217,15 @@ class Step:
 
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype
-        self._passes: dict[bool, _Pass] = {}
+        self._passes: dict[bool, Pass] = {}
 
     def __reduce__(self):  # a copy makes its own passes, for its own weights
         return Step, (self.dtype,)
 
     def loss(self, model: nn.Decoder, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean loss in nats a token, with a backward pass."""
-        return _Loss.apply(self._pass(model, tokens, targets, training=True), tokens, targets, *_weights(model))
+        made = self._pass(model, tokens, targets, training=True)
+        return _Loss.apply(made, tokens, targets, *weights_in_order(model))
 
     def token_losses(self, model: nn.Decoder, tokens: Tensor, targets: Tensor) -> Tensor:
         """Loss of every token, without one: (batch, length)."""
@@ -217,13 +233,13 @@ class Step:
         made.forward(tokens, targets)
         return made.losses.clone().view(targets.shape)
 
-    def _pass(self, model: nn.Decoder, tokens: Tensor, targets: Tensor, training: bool) -> _Pass:
+    def _pass(self, model: nn.Decoder, tokens: Tensor, targets: Tensor, training: bool) -> Pass:
         """The pass for these tokens, the last one if it still fits."""
-        _check(model, tokens, targets)
+        check(model, tokens, targets)
         made = self._passes.get(training)
         if made is None or made.signature != _signature(model, tokens.shape):
             self._passes.pop(training, None)  # before the new one is made
-            made = self._passes[training] = _Pass(model, tuple(tokens.shape), self.dtype, training)
+            made = self._passes[training] = Pass(model, tuple(tokens.shape), self.dtype, training)
         return made
 
 
@@ -242,7 +258,7 @@ def _told() -> str:
 
 class _Loss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, made: _Pass, tokens: Tensor, targets: Tensor, *weights: Tensor) -> Tensor:
+    def forward(ctx, made: Pass, tokens: Tensor, targets: Tensor, *weights: Tensor) -> Tensor:
         made.forward(tokens, targets)
         ctx.made, ctx.stamp = made, made.stamp
         return made.losses.mean(dtype=torch.float64).float()
@@ -254,7 +270,7 @@ class _Loss(torch.autograd.Function):
         return None, None, None, *ctx.made.backward(grad.item())
 
 
-def _weights(model: nn.Decoder) -> list[Tensor]:
+def weights_in_order(model: nn.Decoder) -> list[Tensor]:
     """All weights in the order in which the forward pass meets them."""
     found = [model.embedding.weight]
     for block in model.stack.blocks:
@@ -268,7 +284,7 @@ def _signature(model: nn.Decoder, shape: tuple[int, int]) -> tuple:
     return (*shape, torch.get_num_threads(), over_rows(1), *addresses)
 
 
-def _check(model: nn.Decoder, tokens: Tensor, targets: Tensor) -> None:
+def check(model: nn.Decoder, tokens: Tensor, targets: Tensor) -> None:
     """A kernel reads where it is told to."""
     classes = model.readout.out_features
     for name, values in (("tokens", tokens), ("targets", targets)):

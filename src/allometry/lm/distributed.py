@@ -37,7 +37,7 @@ from ..errors import UserError
 from ..runs import sealed
 from ..runs.claims import Claim, Taken
 from ..runs.corpus import Corpus, load_corpus
-from ..runs.cost import memory_bytes
+from ..runs.cost import EVAL_TOKENS, memory_bytes
 from ..runs.engine import Job, Listener
 from ..runs.store import Study
 from . import checkpoint, shards
@@ -47,7 +47,7 @@ from .data import Windows, held_out_windows
 from .divergence import SPIKE_NATS, SPIKE_STEPS, Spikes
 from .model import build
 from .train import HELD_OUT_WINDOWS, SAVING_SHARE, Interrupted, Progress, record_of
-from .trunk import CURVE_POINTS, EVAL_BATCH, SMOOTHING, Diverged
+from .trunk import CURVE_POINTS, SMOOTHING, Diverged
 from .world import PATIENCE, Stray, Told, World
 
 PARALLEL = ("auto", "ddp", "fsdp")
@@ -285,8 +285,9 @@ class Training:
 
     def evaluate(self, windows: tuple[Tensor, Tensor]) -> tuple[float, float]:
         """Mean held-out loss in nats a token and its standard error over windows; each process takes some of them."""
-        batches = list(zip(*(side.split(EVAL_BATCH) for side in windows), strict=True))
-        found = torch.zeros(len(batches), EVAL_BATCH, dtype=torch.float64, device=self.world.device)
+        rows = max(1, EVAL_TOKENS // windows[0].shape[1])
+        batches = list(zip(*(side.split(rows) for side in windows), strict=True))
+        found = torch.zeros(len(batches), rows, dtype=torch.float64, device=self.world.device)
         for number in range(-(-len(batches) // self.world.size)):
             mine = number * self.world.size + self.world.rank
             inputs, targets = (devices.put(side, self.world.device) for side in batches[min(mine, len(batches) - 1)])

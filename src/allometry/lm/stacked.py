@@ -6,7 +6,8 @@ by side dispatch once what K models one after another dispatch K times. No value
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from ..nn.elementwise import gated_halves
 from ..nn.gemm import Factors, over_rows
 from ..nn.scale import scale
 from ..nn.transformer import Rotation
+from .compiled import Pass, check, weights_in_order
 from .model import LanguageModel
 
 Onto = tuple[Tensor, float, float]  # what a branch is added onto, and the weights of the two
@@ -40,6 +42,20 @@ class Stack:
             self.weights[name] = stacked
             for parameter, value, grad in zip(own, stacked.detach().unbind(), stacked.grad.unbind(), strict=True):
                 parameter.data, parameter.grad = value, grad
+
+        self._made: _Pass | None = None
+
+    def backward(self, tokens: Tensor, targets: Tensor) -> list[float]:
+        """Each model's mean loss of its own batch, from (models, batch, length); adds to the gradients, from zero."""
+        if self.models[0].step is None:
+            losses = self.losses(tokens, targets)
+            losses.sum().backward()
+            return losses.detach().mean(1).tolist()
+        signature = (*tokens.shape, over_rows(1))
+        if self._made is None or self._made.key != signature:
+            self._made = None  # before the new one is made
+            self._made = _Pass(self, tokens.shape, signature)
+        return self._made.step(tokens, targets)
 
     def zero_grad(self) -> None:
         """Gradients to zero, in place: the models hold views of them."""
@@ -95,6 +111,47 @@ class Stack:
         y = _linear(x, self.weights[f"{name}.up.weight"], mlp.up.factors())
         y = gated_halves(mlp.activation, y, *mlp.factor())
         return _linear(y, self.weights[f"{name}.down.weight"], mlp.down.factors(), onto)
+
+
+class _Pass(Pass):
+    """The calls of a step for stacked weights: the kernels see more rows, the GEMMs are batched."""
+
+    def __init__(self, stack: Stack, shape: tuple[int, int, int], key: tuple):
+        self.stack, self.key = stack, key
+        self.models, batch, length = shape
+        model = stack.models[0]
+        super().__init__(model, (self.models * batch, length), model.step.dtype, training=True)
+
+    def step(self, tokens: Tensor, targets: Tensor) -> list[float]:
+        check(self.stack.models[0], tokens.flatten(0, 1), targets.flatten(0, 1))
+        vocab = self.table.shape[0] // self.models
+        first = torch.arange(0, self.models * vocab, vocab)[:, None, None]
+        self.forward((tokens + first).flatten(0, 1), targets.flatten(0, 1))
+        losses = self.losses.view(self.models, -1).mean(1, dtype=torch.float64).tolist()
+        for weight, grad in zip(self._stacked(), self.backward(1.0), strict=True):
+            weight.grad.add_(grad.view(weight.shape))
+        return losses
+
+    def _stacked(self) -> list[Tensor]:
+        model = self.stack.models[0]
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        return [self.stack.weights[names[id(weight)]] for weight in weights_in_order(model)]
+
+    def _masters(self, model: LanguageModel) -> list[Tensor]:
+        table, *weights = (weight.detach() for weight in self._stacked())
+        return [table.flatten(0, 1), *weights]
+
+    def _product(self, a: Tensor, b: Tensor, alpha: float, out: Tensor, beta: float = 0.0) -> Callable[[], Tensor]:
+        a, out = self._each(a), self._each(out)
+        return partial(torch.baddbmm, out, a, b, beta=beta, alpha=alpha, out=out)
+
+    def _gradient(self, upper: Tensor, lower: Tensor, alpha: float) -> Callable[[], Tensor]:
+        upper, lower = self._each(upper), self._each(lower)
+        return partial(torch.baddbmm, upper.new_zeros(1, 1, 1), upper.mT, lower, beta=0, alpha=alpha)
+
+    def _each(self, rows: Tensor) -> Tensor:
+        """(models·rows, columns) as (models, rows, columns)."""
+        return rows.view(self.models, -1, rows.shape[1])
 
 
 class _Linear(torch.autograd.Function):

@@ -8,21 +8,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
 from .. import nn
 from ..config import RunConfig
 from ..runs.corpus import Corpus
-from ..runs.cost import PROCESS_BYTES, memory_share, most_sequences
+from ..runs.cost import EVAL_TOKENS, PROCESS_BYTES, memory_bytes, memory_share, most_sequences
 from . import checkpoint
 from . import device as devices
 from .data import Windows
 from .model import LanguageModel, build
 
 CURVE_POINTS = 200
-EVAL_BATCH = 32
 SMOOTHING = 0.05  # the training loss is shown as an average over about 1/SMOOTHING steps
 
 
@@ -42,7 +43,11 @@ class Trunk:
             self.model, train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay
         )
         # What a step holds at once changes rounding only, so it is no part of the run's identity; records tell it.
-        self.most_sequences = most_sequences(config, memory_share() - PROCESS_BYTES)
+        memory = memory_share() - PROCESS_BYTES
+        self.most_sequences = most_sequences(config, memory)
+        self.recomputes = memory_bytes(config, 1) > memory
+        if self.recomputes:
+            recompute(self.model)
         self.windows = Windows(corpus.train, config.model.context, train.seed)
         self.curve_every = max(1, config.schedule.steps // CURVE_POINTS)
         self.step = 0
@@ -73,10 +78,11 @@ class Trunk:
                 self.curve.append([schedule.tokens_before(self.step), round(self.smooth, 5)])
             after_step()
 
-    def cut(self) -> dict[str, int]:
-        """Into how many pieces the largest batch was cut for want of memory; nothing if it was not."""
+    def cut(self) -> dict[str, int | bool]:
+        """What was done for want of memory: pieces of the largest batch, activations computed twice."""
         parts = self.config.schedule.stages[-1].batch // self.most_sequences
-        return {"pieces_of_a_batch": parts} if parts > 1 else {}
+        pieces = {"pieces_of_a_batch": parts} if parts > 1 else {}
+        return pieces | ({"activations_recomputed": True} if self.recomputes else {})
 
     def _backward(self, tokens: Tensor, targets: Tensor) -> float:
         """The loss of a batch, and its gradients: of one backward pass, or of equal pieces that fit the memory."""
@@ -105,10 +111,17 @@ class Trunk:
         )
 
 
+def recompute(model: LanguageModel) -> None:
+    """Let ``model`` keep the inputs of its blocks only, and compute what is within again in the backward pass."""
+    model.step = None  # compiled kernels keep all
+    for block in model.stack.blocks:
+        block.forward = partial(torch.utils.checkpoint.checkpoint, block.forward, use_reentrant=False)
+
+
 def evaluate(model: LanguageModel, windows: tuple[Tensor, Tensor]) -> tuple[float, float]:
     """Mean loss over held-out windows, in nats a token, and its standard error over windows."""
     device = model.readout.weight.device
-    batches = zip(windows[0].split(EVAL_BATCH), windows[1].split(EVAL_BATCH), strict=True)
+    batches = zip(*(part.split(max(1, EVAL_TOKENS // part.shape[1])) for part in windows), strict=True)
     losses = [model.token_losses(*(devices.put(side, device) for side in batch)).mean(1) for batch in batches]
     per_window = torch.cat(losses).double()
     return per_window.mean().item(), per_window.std(correction=0).item() / math.sqrt(len(per_window))
