@@ -58,6 +58,7 @@ class Relay:
     def leave(self) -> None:
         """Let it save its training and end."""
         self._process.terminate()
+        self._process.stdin.close()
         try:
             self._process.wait(_SAVING_SECONDS)
         except subprocess.TimeoutExpired:
