@@ -36,27 +36,33 @@ class LocalEngine:
     which (:data:`allometry.lm.device.NAMES`) each has one of its own where there are several.
     """
 
+    _hurried = False
+
     def __init__(self, workers: int | None = None, threads: int = 1, device: str = "cpu"):
         self.workers, self.threads, self.device = workers or cores() // threads or 1, threads, device
         self._events: queue.Queue[tuple[subprocess.Popen, dict[str, Any] | None]] = queue.Queue()
         self._processes: list[subprocess.Popen] = []
 
     def __enter__(self) -> LocalEngine:
+        LocalEngine._hurried = False
         self._processes = [self._start(number) for number in range(self.workers)]
         return self
 
     def __exit__(self, *_: object) -> None:
+        deadline = time.monotonic() + (0.0 if LocalEngine._hurried else _SAVING_SECONDS)
         try:
             for process in self._processes:
                 if process.poll() is None:
                     process.send_signal(signal.SIGTERM)
                     process.stdin.close()
-            deadline = time.monotonic() + _SAVING_SECONDS
             for process in self._processes:
                 process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             pass
-        finally:  # whoever presses Ctrl-C twice wants no more waiting, and no process is left behind
+        except KeyboardInterrupt:  # whoever presses Ctrl-C again wants no more waiting, for the other engine neither
+            LocalEngine._hurried = True
+            raise
+        finally:  # no process is left behind
             for process in self._processes:
                 process.kill()
             for process in self._processes:
