@@ -124,21 +124,6 @@ def test_a_workers_mistake_reaches_the_user(text, tmp_path):
         engine.train(study, [Job((Recipe().run(shape(16, 32), data, 20_000, 0),), "ladder")])
 
 
-def test_measured_steps_take_time(text):
-    data = DataConfig(source="", fingerprint="")
-    narrow, wide = (Recipe(batch_exponent=0.0).run(shape(width, 32), data, 1_000, 0) for width in (16, 256))
-    with LocalEngine(workers=1) as engine:
-        fast, slow = engine.measure([narrow, wide])
-    assert 0 < fast < slow
-
-
-def test_a_plan_for_other_text_is_refused(text, tmp_path):
-    study, data = small_study(tmp_path / "s", text)
-    other = data.model_copy(update={"fingerprint": "other"})
-    with LocalEngine(workers=1) as engine, pytest.raises(UserError, match="planned for other text"):
-        engine.train(study, [Job((Recipe().run(shape(16, 32), other, 20_000, 0),), "ladder")])
-
-
 def test_ctrl_c_saves_and_says_how_to_go_on(text, tmp_path):
     toml = tmp_path / "study.toml"
     toml.write_text(STUDY.format(text=text).replace("40_000", "40_000_000"))

@@ -19,11 +19,10 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
 
-from ..errors import UserError
 from ..runs import sealed
 from ..runs.claims import Claim
 from .checkpoint import META, name_of
-from .world import World
+from .world import Told, World
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -54,7 +53,7 @@ def save(
             warnings.simplefilter("ignore")
             dcp.save(state, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
     except CheckpointException as error:
-        raise UserError(f"{parent}: the state at step {meta['step']} cannot be saved: {_cause(error)}") from None
+        raise Told(f"{parent}: the state at step {meta['step']} cannot be saved: {_cause(error)}") from None
     world.share(lambda: _seal(folder, meta, claim))
 
 
@@ -97,7 +96,7 @@ def _read(folder: Path, state: dict[str, Tensor]) -> None:
             warnings.simplefilter("ignore")
             dcp.load(state, storage_reader=HuggingFaceStorageReader(str(folder)))
     except CheckpointException as error:
-        raise UserError(f"{folder}: not a state of this run ({_cause(error)}); delete it") from None
+        raise Told(f"{folder}: not a state of this run ({_cause(error)}); delete it") from None
 
 
 def _find(places: Sequence[tuple[Path, int]], say: Callable[[str], None], claim: Claim) -> dict[str, Any] | None:

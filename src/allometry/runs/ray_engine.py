@@ -58,6 +58,7 @@ class Relay:
     def leave(self) -> None:
         """Let it save its training and end."""
         self._process.terminate()
+        self._process.stdin.close()
         try:
             self._process.wait(_SAVING_SECONDS)
         except subprocess.TimeoutExpired:
@@ -151,16 +152,19 @@ class RayEngine:
                 dispatch.taken(turn) if event["result"] == "taken" else dispatch.done(turn)
                 looked = 0.0
             else:
-                listener(event)
+                dispatch.hear(event)
 
-    def measure(self, configs: Sequence[RunConfig]) -> list[float]:
-        """Seconds a training step of each configuration, the slowest worker's, with all at work at once."""
+    def measure(self, configs: Sequence[RunConfig], models: int = 1) -> list[float]:
+        """Seconds a training step of each configuration, the slowest worker's, with all at work at once.
+
+        With several ``models``, of a step of all of them as one batched model.
+        """
         deadline = time.monotonic() + _PLACED_SECONDS
         while not all(slot.ready() for slot in self._slots) and time.monotonic() < deadline:
             time.sleep(0.1)
         busy = {slot for slot in self._slots if slot.placed}
         for slot in busy:
-            slot.send({"measure": [config.to_dict() for config in configs]})
+            slot.send({"measure": [config.to_dict() for config in configs], "models": models})
         results = []
         while busy:
             slot, relay, event = self._events.get()

@@ -83,16 +83,16 @@ class SlurmEngine:
         study = Study(study.path.resolve())
         dispatch = Dispatch(study, jobs, listener)
         at_work: dict[Any, tuple[Turn, Path]] = {}
-        told: set[str] = set()
+        told = {config.id for job in jobs for config in job.configs if study.record(config.id) is not None}
         while dispatch.open:
             while len(at_work) < self.workers and (turn := dispatch.take()):
-                job, events = self._submit(study, turn.message(study), turn.job.trunk)
+                job, events = self._submit(study, turn.message(study), turn.job.claim)
                 at_work[job] = turn, events
             time.sleep(_LOOK_SECONDS)
             for job, (turn, events) in [*at_work.items()]:
                 ended = job.done()
                 event = _last(events)
-                self._tell(study, turn, event, told, listener)
+                self._tell(dispatch, turn, event, told)
                 if not ended:
                     continue
                 del at_work[job]
@@ -104,12 +104,12 @@ class SlurmEngine:
                 else:
                     dispatch.died(turn, f"job {job.job_id} ended as {job.state}")
 
-    def measure(self, configs: Sequence[RunConfig]) -> list[float]:
-        """Seconds a training step of each configuration, in a job of its own."""
+    def measure(self, configs: Sequence[RunConfig], models: int = 1) -> list[float]:
+        """Seconds a training step of each configuration (of ``models`` as one batched model), in a job of its own."""
         import tempfile
 
         with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".allometry-") as folder:
-            message = {"measure": [config.to_dict() for config in configs]}
+            message = {"measure": [config.to_dict() for config in configs], "models": models}
             job, events = self._submit(Study(Path(folder)), message, "measure")
             while not job.done():
                 time.sleep(_LOOK_SECONDS)
@@ -130,14 +130,15 @@ class SlurmEngine:
         self._running.append(job)
         return job, events
 
-    def _tell(self, study: Study, turn: Turn, event: dict[str, Any], told: set[str], listener: Listener) -> None:
+    def _tell(self, dispatch: Dispatch, turn: Turn, event: dict[str, Any], told: set[str]) -> None:
         """Pass on what a job has said and recorded since."""
         for config in turn.job.configs:
-            if config.id not in told and (study.run_path(config.id) / "record.json").exists():
+            record = dispatch.study.run_path(config.id) / "record.json"
+            if config.id not in told and record.exists():
                 told.add(config.id)
-                listener({"event": "recorded", "id": config.id})
+                dispatch.hear({"event": "recorded", "id": config.id})
         if event.get("event") in ("progress", "note"):
-            listener(event)
+            dispatch.hear(event)
 
 
 def _last(events: Path) -> dict[str, Any]:
