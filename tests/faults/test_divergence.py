@@ -1,5 +1,6 @@
 """A training that is lost says so: NaN, infinity, a spike that stays; and it may be tried again at a lower rate."""
 
+import itertools
 import math
 
 import pytest
@@ -72,6 +73,17 @@ def test_a_run_whose_loss_goes_wrong_is_recorded_as_diverged_and_why(tmp_path, m
     assert long.loss is None
     assert not where.weights_path(long.id).exists()
     assert where.attempts(long.id)[-1]["event"] == "diverged"
+
+
+def test_a_spike_is_remembered_through_an_interruption(tmp_path, monkeypatch):
+    Broken(monkeypatch, 20, 9.0)
+    where, steps = trials.study(tmp_path / "s"), itertools.count()
+    with pytest.raises(train.Interrupted):
+        trials.go_on(where, 12_000, stop=lambda: next(steps) > 40)
+    trials.go_on(where, 12_000)
+    [record] = where.records()
+    assert record.status == "diverged"
+    assert "nats above its least" in record.note
 
 
 def test_a_run_that_ends_in_a_spike_has_diverged(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import trials
 
 from allometry.lm.kernels import available
 
-KILLS = [(False, 70, 2, {}), (True, 30, 3, {}), (False, 20, 0, {"compile": True})]
+KILLS = [(False, 70, 1, {}), (True, 30, 2, {}), (False, 20, 0, {"compile": True})]
 
 
 @pytest.mark.parametrize(("inside", "many", "few", "recipe"), KILLS, ids=["any", "inside", "compiled"])

@@ -126,14 +126,14 @@ def test_twice_leaves_at_once_and_leaves_no_process_behind(text, tmp_path, name)
 
 def test_a_worker_that_is_killed_is_replaced_aloud(tmp_path):
     where, calm = trials.study(tmp_path / "s"), trials.study(tmp_path / "calm")
-    lengths = (3_000, 12_000)
+    lengths = (1_600, 8_000)
     trials.calm(calm, *lengths)
     save_corpus(trials.TEXT, where.corpus_path)
     notes, killed = [], []
     with LocalEngine(workers=1) as engine:
 
         def listener(event):
-            if event["event"] == "progress" and not killed:
+            if event["event"] == "recorded" and not killed:  # the longer one is under way
                 killed.append(event["id"])
                 os.kill(engine._processes[0].pid, signal.SIGKILL)
             if event["event"] == "note":
