@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,14 @@ class LocalEngine:
         raise UserError(
             f"a training process ended with status {code} ({why}); the same command again goes on from here"
         )
+
+
+def compiler() -> str | None:
+    """The C++ compiler that training can have kernels from: that of the variable CXX, or the first of usual name."""
+    if sys.platform != "linux":
+        return None  # elsewhere PyTorch's threads are not those of the compiler
+    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
 def cores() -> int:
