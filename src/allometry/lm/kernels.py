@@ -10,9 +10,7 @@ import ctypes
 import hashlib
 import os
 import platform
-import shutil
 import subprocess
-import sys
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +18,7 @@ from pathlib import Path
 import torch
 
 from ..files import replace_file
+from ..runs.engine import compiler
 
 SOURCE = Path(__file__).with_name("cpp") / "kernels.cpp"
 FLAGS = (
@@ -79,11 +78,9 @@ def available() -> str:
 
 @lru_cache
 def _library() -> ctypes.CDLL:
-    if sys.platform != "linux":  # elsewhere PyTorch's threads are not those of the compiler
-        raise Unavailable("they are for Linux so far")
     found = compiler()
     if found is None:
-        raise Unavailable("no C++ compiler (c++, g++ or clang++)")
+        raise Unavailable("they need Linux and a C++ compiler")
     try:
         folder = cache_folder()
         path = folder / f"kernels-{_identity(found)}.so"
@@ -98,12 +95,6 @@ def _library() -> ctypes.CDLL:
         return ctypes.CDLL(str(path))
     except (OSError, RuntimeError) as error:  # no such folder; no home
         raise Unavailable(f"they cannot be kept or loaded: {error}") from None
-
-
-def compiler() -> str | None:
-    """The C++ compiler: that of the variable CXX, or the first of the usual names."""
-    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
-    return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
 def cache_folder() -> Path:

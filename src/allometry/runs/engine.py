@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,6 +184,14 @@ def _why(process: subprocess.Popen) -> str:
     code = process.wait()
     cause = "killed, out of memory perhaps" if code == -signal.SIGKILL else "its message stands above"
     return f"status {code}: {cause}"
+
+
+def compiler() -> str | None:
+    """The C++ compiler that training can have kernels from: that of the variable CXX, or the first of usual name."""
+    if sys.platform != "linux":
+        return None  # elsewhere PyTorch's threads are not those of the compiler
+    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
 def cores() -> int:

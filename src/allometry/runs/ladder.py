@@ -18,14 +18,14 @@ from ..errors import UserError
 from ..quantities import format_seconds
 from . import recipe as recipes
 from .cost import PROCESS_BYTES, Throughput, memory_bytes
-from .engine import Job, Listener, LocalEngine
+from .engine import Job, Listener, LocalEngine, compiler
 from .recipe import Recipe, shape
 from .store import Study
 
 TARGET_RATIO = 8.0  # the plan's FLOPs over those of the largest rung
 HELD_OUT_TOKENS = 512 * 128
 FIXED_SECONDS = 24.0  # starting processes, reading text, measuring speed, fitting, the report
-GAIN = 1.1  # how many times faster compiled kernels, and BF16, must be to be used
+BF16_GAIN = 1.1  # how many times faster BF16 must be to be used
 BATCHED_GAIN = 1.2  # how many times faster models of one shape must be as one batched model to be trained so
 TOGETHER = 3  # models of the sweep that step alike: the rate, its half and its double
 SIZES = 5
@@ -111,7 +111,11 @@ class Speed:
 
 
 def measure_speed(ladder: LocalEngine, target: LocalEngine, context: int, vocab_size: int = 256) -> Speed:
-    """A few seconds of training steps at the shapes that may be trained, in the way that is fastest here."""
+    """A few seconds of training steps at the shapes that may be trained, in the precision that is faster here.
+
+    Compiled wherever there is a compiler, without asking the clock: a study begun again on a busy machine must find
+    its runs. For the same reason BF16 has to be faster at the smallest width too, where it never is by chance.
+    """
     data = DataConfig(source="", fingerprint="")
 
     def at(way: dict[str, Any], *shapes: tuple[int, int]) -> list[RunConfig]:
@@ -121,12 +125,10 @@ def measure_speed(ladder: LocalEngine, target: LocalEngine, context: int, vocab_
             for recipe, (width, _) in zip(recipes_, shapes, strict=True)
         ]
 
-    way: dict[str, Any] = {"precision": "fp32", "compile": False}
-    seconds = ladder.measure(at(way, (32, 4), (64, 8)))
-    for change in ({"compile": True}, {"precision": "bf16"}):
-        changed = ladder.measure(at(way | change, (32, 4), (64, 8)))
-        if all(new < old / GAIN for new, old in zip(changed, seconds, strict=True)):
-            way, seconds = way | change, changed
+    compile = compiler() is not None
+    ways = [{"precision": precision, "compile": compile} for precision in ("fp32", "bf16")]
+    full, half = (ladder.measure(at(way, (16, 2), (64, 8))) for way in ways)
+    way = ways[all(low < high / BF16_GAIN for low, high in zip(half, full, strict=True))]
     small = at(way, (16, 2), (16, 8), (32, 4), (64, 2), (64, 8))
     large = at(way, (64, 4), (64, 8), (128, 4), (128, 8))
     tiny = at(way, (32, 2))
