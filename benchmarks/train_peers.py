@@ -9,7 +9,7 @@ sources as bytes): `ours`, the engine as a ladder runs it (compiled kernels, BF1
 torch.compile, fused AdamW, FP32 and no dropout over GPT-2 written plainly. `speed` interleaves them A B C A B C, some
 steps each; a ratio is the median over rounds of neighbours' tokens a second. Building, compiling and warming up are
 left out and reported. `loss` is that of held-out text after as many tokens: ours at the recipe's default rate,
-`compiled` at three rates under warmup and linear fall, `trainer` at its default rate. Results are merged into one
+`compiled` at four rates under warmup and linear fall, `trainer` at its default rate. Results are merged into one
 file. Needs `pip install transformers accelerate` (the extra `benchmark`).
 """
 
@@ -43,7 +43,7 @@ from allometry.runs.recipe import Recipe, shape
 
 RESULTS = Path(__file__).parent / "results" / "train_peers.json"
 SIZES = {"0.2M": (64, 8), "1M": (144, 16), "5M": (256, 16), "10M": (352, 32)}  # width, sequences in a batch
-CONTEXT, WARM, RATES = 128, 3, (1e-3, 3e-3, 6e-3)
+CONTEXT, WARM, RATES = 128, 3, (3e-4, 6e-4, 1e-3, 2e-3)
 SEGMENT = 1.5  # seconds of each contestant in a round
 
 

@@ -1,6 +1,7 @@
 """Configurations: strict, round-tripping, an identity of outcomes, and counts that the built model confirms."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -56,6 +57,7 @@ OTHER = {
     },
     "data": {"fingerprint": "beef", "tokenizer": "words"},
 }
+INFORMS = {"source", "vocab_size", "train_tokens", "bytes_per_token"}  # of the text, and decides nothing
 
 
 def changed(config: RunConfig, part: str, **values) -> RunConfig:
@@ -189,10 +191,23 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
 @pytest.mark.parametrize("part", ["model", "train", "data"])
 def test_the_identity_changes_with_every_field_that_decides_the_outcome(part):
     config = run_config()
-    fields = set(type(getattr(config, part)).model_fields) - ({"source"} if part == "data" else set())
+    fields = set(type(getattr(config, part)).model_fields) - (INFORMS if part == "data" else set())
     assert set(OTHER[part]) == fields
     ids = {changed(config, part, **{name: value}).id for name, value in OTHER[part].items()}
     assert len(ids | {config.id}) == len(fields) + 1
+
+
+def test_the_identity_does_not_know_what_follows_from_the_text():
+    told = {"vocab_size": 300, "train_tokens": 10**6, "bytes_per_token": 3.5}
+    assert set(told) | {"source"} == INFORMS
+    assert changed(run_config(), "data", **told).id == run_config().id
+
+
+def test_epochs_and_bits_a_byte_follow_from_the_text():
+    config = changed(run_config(), "data", train_tokens=25_000, bytes_per_token=2.0)
+    assert config.epochs == config.tokens / 25_000
+    assert run_config().epochs is None
+    assert config.data.bits_per_byte(math.log(2)) == 0.5
 
 
 def test_the_identity_does_not_know_where_the_text_came_from():

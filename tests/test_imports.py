@@ -38,7 +38,8 @@ LIBRARIES = {
     "laws": {"numpy", "scipy", "pyarrow"},  # pyarrow within functions, to read files
     "planning": {"numpy", "scipy"},  # scipy within functions
     "config": {"pydantic", "tomli_w"},
-    "runs": {"numpy", "scipy", "pyarrow", "tokenizers", "datasets", "huggingface_hub"},  # most within functions
+    "runs": {"numpy", "scipy", "pyarrow", "tokenizers", "datasets", "huggingface_hub"}  # most within functions
+    | {"ray", "submitit"},
 }
 TORCH_ROOMS = {"nn", "lm"}
 

@@ -8,9 +8,9 @@ import shutil
 import pytest
 import trials
 
-from allometry.lm.train import Interrupted
 from allometry.runs import sealed
 
+LENGTH = 4_000  # tokens: 125 steps, 100 of them of the trunk
 COUNT = 200 if trials.LONG else 60
 
 
@@ -19,19 +19,14 @@ def begun(tmp_path_factory):
     """A training that was stopped in the middle of its trunk, with two states saved."""
     where = trials.study(tmp_path_factory.mktemp("begun") / "s")
     steps = itertools.count()
-
-    def stop():
-        return next(steps) > 60
-
-    with pytest.raises(Interrupted):
-        trials.go_on(where, 24_000, stop=stop)
+    assert trials.wait(trials.fork(lambda: trials.go_on(where, LENGTH, stop=lambda: next(steps) > 60))) == 1
     return where
 
 
 def copy(begun, folder):
     shutil.copytree(begun.path, folder)
     where = trials.study(folder)
-    trunk = where.trunk_path(trials.configs(24_000)[0].trunk)
+    trunk = where.trunk_path(trials.configs(LENGTH)[0].trunk)
     older, newer = sealed.named(trunk)
     return where, trunk, older, newer
 
@@ -69,12 +64,12 @@ def test_every_damage_is_noticed_and_the_last_good_state_taken_aloud(begun, tmp_
 @pytest.mark.parametrize("both", [False, True])
 def test_training_goes_on_from_the_last_good_state_and_the_record_says_so(begun, tmp_path, both):
     calm = trials.study(tmp_path / "calm")
-    trials.calm(calm, 24_000)
+    trials.calm(calm, LENGTH)
     where, _, older, newer = copy(begun, tmp_path / "copy")
     for folder in (older, newer)[not both :]:
         harm(folder, random.Random(1))
     heard = []
-    trials.go_on(where, 24_000, say=lambda run, text: heard.append(text))
+    trials.go_on(where, LENGTH, say=lambda run, text: heard.append(text))
     assert trials.weights(where) == trials.weights(calm)
     [record] = where.records()
     aloud = "starting over" if both else f"going on from {older.name}"

@@ -109,7 +109,7 @@ def test_what_diverged_is_tried_again_at_half_the_rate_and_the_first_is_kept(tmp
 
 def test_what_diverged_is_left_out_of_fits_with_a_note(tmp_path, monkeypatch):
     where = trials.study(tmp_path / "s")
-    trials.go_on(where, 6_000, 9_000, 12_000)
+    trials.go_on(where, 1_600, 2_400, 3_200)
     with monkeypatch.context() as patch:
         Broken(patch, 10, math.nan)
         train.train_trunk(trials.configs(6_000, lr=0.2), trials.TEXT, where, kind="ladder")

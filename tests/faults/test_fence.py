@@ -13,6 +13,7 @@ import trials
 from allometry.lm.train import Fenced
 from allometry.runs import claims
 from allometry.runs.claims import Observer, Taken, take
+from allometry.runs.corpus import save_corpus
 
 STALE = 0.6
 
@@ -139,33 +140,31 @@ def test_a_claim_that_is_given_back_or_damaged_can_be_followed(tmp_path):
 PAIR = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-import allometry.runs.engine as engine
-from allometry.runs.corpus import save_corpus
-import trials
+from allometry.config import RunConfig
 from allometry.runs.dispatch import Job
+from allometry.runs.engine import LocalEngine
+from allometry.runs.store import Study
 
-where = trials.study(Path(sys.argv[1]))
-with where.lock():
-    if not (where.corpus_path / "manifest.json").exists():
-        save_corpus(trials.TEXT, where.corpus_path)
-configs = [trials.configs(20_000, 40_000, lr=lr) for lr in (0.2, 0.3, 0.4, 0.5)]
+where = Study.open(Path(sys.argv[1]))
+jobs = [Job(tuple(map(RunConfig.parse, group)), "ladder") for group in where.read("jobs.json")]
 heard = []
-with engine.LocalEngine(workers=1) as one:
-    one.train(where, [Job(tuple(group), "ladder") for group in configs], lambda event: heard.append(event))
-ids = {config.id for group in configs for config in group}
-told = {event["id"] for event in heard if event["event"] == "recorded"}
-print(told == ids == {record.id for record in where.records("ladder")})
+with LocalEngine(workers=1) as engine:
+    engine.train(where, jobs, heard.append)
+told = sorted(event["id"] for event in heard if event["event"] == "recorded")
+print(told == sorted(config.id for job in jobs for config in job.configs) == sorted(r.id for r in where.records()))
 """
 
 
 def test_two_processes_on_one_study_share_the_work_and_do_nothing_twice(tmp_path):
     where = trials.study(tmp_path / "s")
-    command = [sys.executable, "-c", PAIR, str(where.path), os.path.dirname(trials.__file__)]
+    save_corpus(trials.TEXT, where.corpus_path)
+    groups = [trials.configs(2_400, 4_800, lr=lr) for lr in (0.2, 0.25, 0.3, 0.35, 0.4, 0.45)]
+    where.write("jobs.json", [[config.to_dict() for config in group] for group in groups])
+    command = [sys.executable, "-c", PAIR, str(where.path)]
     pair = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=120)[0] for process in pair] == ["True\n", "True\n"]
     assert [process.returncode for process in pair] == [0, 0]
-    assert len(where.records()) == 8
+    assert len(where.records()) == 12
     for record in where.records():
         assert [event["event"] for event in where.attempts(record.id)] == ["started", "finished"]
 

@@ -6,11 +6,21 @@ import time
 import pytest
 import trials
 
+from allometry.lm.kernels import available
 
-@pytest.mark.parametrize(
-    ("inside", "count"), [(False, 70 if trials.LONG else 3), (True, 30 if trials.LONG else 4)], ids=["any", "inside"]
-)
-def test_killed_again_and_again_the_weights_are_those_of_an_undisturbed_training(tmp_path, inside, count):
+KILLS = [(False, 70, 2, {}), (True, 30, 3, {}), (False, 20, 0, {"compile": True})]
+
+
+@pytest.mark.parametrize(("inside", "many", "few", "recipe"), KILLS, ids=["any", "inside", "compiled"])
+def test_killed_again_and_again_the_weights_are_those_of_an_undisturbed_training(
+    tmp_path, monkeypatch, inside, many, few, recipe
+):
+    count = many if trials.LONG else few
+    if not count:
+        pytest.skip("make faults")
+    if recipe and (reason := available()):
+        pytest.skip(reason)
+    monkeypatch.setattr(trials, "RECIPE", recipe)
     begin = time.monotonic()
     trials.calm(trials.study(tmp_path / "calm"))
     seconds = time.monotonic() - begin

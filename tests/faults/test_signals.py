@@ -83,7 +83,10 @@ def start(name, text, folder):
 COMMANDS = ["ladder", "quickstart", "train"] if trials.LONG else ["train"]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+ONCE = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+
+
+@pytest.mark.parametrize(("number", "status"), ONCE if trials.LONG else ONCE[:1])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_once_saves_and_leaves(text, tmp_path, name, number, status):
     process = start(name, text, tmp_path)
@@ -123,7 +126,8 @@ def test_twice_leaves_at_once_and_leaves_no_process_behind(text, tmp_path, name)
 
 def test_a_worker_that_is_killed_is_replaced_aloud(tmp_path):
     where, calm = trials.study(tmp_path / "s"), trials.study(tmp_path / "calm")
-    trials.calm(calm, 20_000, 60_000)
+    lengths = (3_000, 12_000)
+    trials.calm(calm, *lengths)
     save_corpus(trials.TEXT, where.corpus_path)
     notes, killed = [], []
     with LocalEngine(workers=1) as engine:
@@ -135,7 +139,7 @@ def test_a_worker_that_is_killed_is_replaced_aloud(tmp_path):
             if event["event"] == "note":
                 notes.append(event["text"])
 
-        engine.train(where, [Job(tuple(trials.configs(20_000, 60_000)), "ladder")], listener)
+        engine.train(where, [Job(tuple(trials.configs(*lengths)), "ladder")], listener)
     assert killed
     assert len(notes) == 1
     assert "killed, out of memory perhaps" in notes[0]

@@ -15,6 +15,7 @@ from allometry.lm.generate import load_model
 from allometry.runs import sealed
 from allometry.runs.corpus import load_corpus
 from allometry.runs.store import Study
+from builders import record, run_config
 
 
 class Payload:
@@ -29,23 +30,23 @@ class Payload:
 
 def test_pickles_in_the_place_of_any_file_are_not_opened(tmp_path):
     where, trap = trials.study(tmp_path / "s"), tmp_path / "sprung"
-    trials.go_on(where, 6_000)
-    [record] = where.records()
-    trunk = where.trunk_path(trials.configs(24_000)[0].trunk)
+    trials.go_on(where, 1_600)
+    [found] = where.records()
+    trunk = where.trunk_path(trials.configs(3_200)[0].trunk)
     with sealed.writing(trunk, "step-00000001") as folder:  # sealed by the one who planted it
         for name in ("state.safetensors", "state.json", ".metadata", "state.pt", "state.pkl", "state.npy"):
             (folder / name).write_bytes(pickle.dumps(Payload(trap)))
     assert sealed.newest(trunk) is not None
     with pytest.raises(UserError, match="no state of a training"):
-        trials.go_on(where, 24_000)
+        trials.go_on(where, 3_200)
     assert not trap.exists()
     for path in [*where.path.rglob("*.safetensors"), *where.path.rglob("*.json*"), *where.path.rglob("*.bin")]:
         path.write_bytes(pickle.dumps(Payload(trap)))
     where.corpus_path.mkdir()
     (where.corpus_path / "manifest.json").write_bytes(pickle.dumps(Payload(trap)))
     for attempt in (
-        lambda: where.record(record.id),
-        lambda: load_model(where, record),
+        lambda: where.record(found.id),
+        lambda: load_model(where, found),
         lambda: load_corpus(where.corpus_path),
         lambda: where.settings(),
     ):
@@ -77,7 +78,7 @@ def listing(folder):
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 def test_names_of_runs_lead_nowhere_outside(tmp_path, name):
     where = trials.study(tmp_path / "deep" / "s")
-    trials.go_on(where, 6_000)
+    where.save(record(run_config()), [])
     before = listing(tmp_path)
     with pytest.raises(UserError):
         where.find(name)

@@ -24,6 +24,7 @@ from allometry.runs.recipe import Recipe, shape
 from allometry.runs.store import Study
 
 LONG = os.environ.get("ALLOMETRY_FAULTS") == "long"  # `make faults`
+RECIPE: dict = {}  # beyond the rate and the batch
 LENGTHS = (1_600, 2_400)  # 50 steps, and 25 more
 SAVES = 0.02  # seconds between saves
 
@@ -40,7 +41,7 @@ TEXT = corpus()
 
 def configs(*lengths: int, **recipe):
     data = DataConfig(source="made", fingerprint="made")
-    made = Recipe(**{"lr": 0.3, "batch_tokens": 128} | recipe)
+    made = Recipe(**{"lr": 0.3, "batch_tokens": 128} | RECIPE | recipe)
     return [made.run(shape(16, context=32), data, tokens, 0) for tokens in lengths or LENGTHS]
 
 

@@ -70,7 +70,7 @@ def test_too_few_minutes_name_the_least_and_the_least_is_enough():
 
 
 def test_too_little_text_is_refused():
-    with pytest.raises(UserError, match="bytes of training text are too few"):
+    with pytest.raises(UserError, match="tokens of training text are too few"):
         made(5, tokens=20_000)
 
 

@@ -26,7 +26,14 @@ app = typer.Typer(
 
 INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT, 128 + SIGTERM
 Json = Annotated[bool, typer.Option("--json", help="Print a machine's answer (JSON) on standard output.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps; xla is experimental.")]
+Engine = Annotated[str, typer.Option(help="Where the ladder is trained: local, ray or slurm.")]
+Gpus = Annotated[float, typer.Option(min=0, help="On a cluster: GPUs of each worker; 0.5 is half of one.")]
 Level = Annotated[float, typer.Option(help="Level of the interval.")]
+Mirror = Annotated[
+    list[str] | None,
+    typer.Option(help="Tell a tracker too: tensorboard, wandb (offline) or mlflow; under mirrors/ in the study."),
+]
 
 
 # What typer raises for options that do not parse: a sentence, which must not become a box of five lines.
@@ -46,19 +53,26 @@ def _root(
 @app.command()
 def quickstart(
     data: Annotated[
-        str, typer.Option(help="A text file, a folder of them, or stdlib: Python's own sources.")
+        str,
+        typer.Option(help="A text file, a folder of them, one that `data` wrote, or stdlib: Python's own sources."),
     ] = "stdlib",
     minutes: Annotated[float, typer.Option(help="What the whole may take on this machine.")] = 5.0,
     out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("quickstart"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of initial weights and of the order of the text.")] = 0,
+    engine: Engine = "local",
+    device: Device = "auto",
+    gpus: Gpus = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained and its cost; stop.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before training.")] = False,
+    mirror: Mirror = None,
     json: Json = False,
 ) -> None:
     """Real text to a plan that comes true: ladder, law, plan, prediction, proof, report."""
     from .quickstart import quickstart as run
 
-    run(data=data, minutes=minutes, out=out, seed=seed, dry_run=dry_run, yes=yes, as_json=json)
+    where = {"engine": engine, "device": device, "gpus": gpus}
+    options = {"dry_run": dry_run, "yes": yes, "mirror": mirror or [], "as_json": json}
+    run(data=data, minutes=minutes, out=out, seed=seed, where=where, **options)
 
 
 @app.command()
@@ -67,14 +81,19 @@ def ladder(
         Path, typer.Argument(help="What to train: a TOML file with data, and minutes or widths and tokens.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("study"),
+    engine: Engine = "local",
+    device: Device = "auto",
+    gpus: Gpus = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained and its cost; stop.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before training.")] = False,
+    mirror: Mirror = None,
     json: Json = False,
 ) -> None:
     """Train a ladder of small models; the cost comes first. The same command again goes on where it stopped."""
     from .quickstart import ladder as run
 
-    run(study, out=out, dry_run=dry_run, yes=yes, as_json=json)
+    where = {"engine": engine, "device": device, "gpus": gpus}
+    run(study, out=out, where=where, dry_run=dry_run, yes=yes, mirror=mirror or [], as_json=json)
 
 
 @app.command()
@@ -259,12 +278,17 @@ def scale(
 def train(
     source: Annotated[Path, typer.Argument(help="plan.json of a study, or a run's TOML.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the study; by default the one the plan lies in.")] = None,
+    device: Device = "auto",
+    parallel: Annotated[
+        str, typer.Option(help="Under torchrun: ddp, fsdp, or auto, by what fits into memory.")
+    ] = "auto",
+    mirror: Mirror = None,
     json: Json = False,
 ) -> None:
-    """Train a plan or one run; with a plan, say how close the prediction came."""
+    """Train a plan or one run, also under torchrun; with a plan, say how close the prediction came."""
     from .models import train as run
 
-    run(source, out=out, as_json=json)
+    run(source, out=out, device=device, parallel=parallel, mirror=mirror or [], as_json=json)
 
 
 @app.command()

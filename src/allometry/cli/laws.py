@@ -45,7 +45,7 @@ def fit(
     for finding in observations.findings:
         note(f"note: {finding.text}")
     is_study = Study(source).settings_path.is_file()
-    path = output or (source / "fit.json" if is_study and not isoflop else None)
+    path = output or (source / "fit.json" if is_study and not isoflop and not table["columns"] else None)
     if path is not None:
         write_json(path, made.to_json())
         note(f"written to {path}")

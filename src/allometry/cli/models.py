@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ..config import TRAINER_VERSION, Config, ModelConfig, RunConfig, TrainConfig
 from ..errors import UserError
@@ -10,10 +11,14 @@ from ..planning import Plan
 from ..quantities import format_seconds
 from ..report import outcome_lines
 from ..runs import corpus as corpora
-from ..runs.engine import Job, LocalEngine, cores
+from ..runs.engine import Job
+from ..runs.mirrors import Mirrors, modules
 from ..runs.outcome import planned_run, settle
+from ..runs.prepare import check_version
 from ..runs.record import RunRecord
 from ..runs.store import Study
+from .early import Early, law_of
+from .engines import for_train
 from .live import Board
 from .output import answer, answer_json, note
 
@@ -26,13 +31,19 @@ class RunFile(Config):
     train: TrainConfig
 
 
-def train(source: Path, *, out: Path | None, as_json: bool) -> None:
-    """Train a plan, or the run of a TOML file."""
-    if source.is_dir() or source.suffix == ".json":
-        _train_plan(source / "plan.json" if source.is_dir() else source, out, as_json)
-        return
+def train(source: Path, *, out: Path | None, device: str, parallel: str, mirror: list[str], as_json: bool) -> None:
+    """Train a plan, or the run of a TOML file; all processes together where torchrun started them."""
+    modules(mirror)  # before anything is written
+    with for_train(device, parallel) as engine:
+        if source.is_dir() or source.suffix == ".json":
+            _train_plan(source / "plan.json" if source.is_dir() else source, out, engine, mirror, as_json)
+        else:
+            _train_run(source, out, engine, mirror, as_json)
+
+
+def _train_run(source: Path, out: Path | None, engine: Any, mirror: list[str], as_json: bool) -> None:
     study, config = _begin(RunFile.read(source), out or source.with_suffix(""))
-    record = _train_alone(study, config, "run")
+    record = _train_alone(study, config, "run", engine, mirror)
     if as_json:
         answer_json(record.to_json())
     else:
@@ -40,31 +51,38 @@ def train(source: Path, *, out: Path | None, as_json: bool) -> None:
         answer(f"{study.path}/{record.id}: {record.status}, {loss}, {format_seconds(record.seconds)}")
 
 
-def _train_plan(path: Path, out: Path | None, as_json: bool) -> None:
+def _train_plan(path: Path, out: Path | None, engine: Any, mirror: list[str], as_json: bool) -> None:
     plan = Plan.load(path).to_json()
     study = Study.open(out or path.parent)
     config = planned_run(plan)
     if study.record(config.id) is None and plan != study.read("plan.json"):
         study.write("plan.json", plan)  # before the training starts, so that the study shows what was predicted
-    outcome = settle(study, plan, _train_alone(study, config, "target"))
+    outcome = settle(study, plan, _train_alone(study, config, "target", engine, mirror))
     answer_json(outcome) if as_json else answer("\n".join(outcome_lines(outcome)))
 
 
-def _train_alone(study: Study, config: RunConfig, kind: str) -> RunRecord:
-    """Train one run in a process of its own that has all cores."""
-    with study.session(), LocalEngine(workers=1, threads=cores()) as engine:
-        return train_one(study, config, kind, engine)
+def _train_alone(study: Study, config: RunConfig, kind: str, engine: Any, mirror: list[str]) -> RunRecord:
+    """Train one run with nothing beside it."""
+    with study.session(), Mirrors(study, mirror, note) as mirrors:
+        return train_one(study, config, kind, engine, mirrors=mirrors)
 
 
 def train_one(
-    study: Study, config: RunConfig, kind: str, engine: LocalEngine, seconds: float | None = None
+    study: Study,
+    config: RunConfig,
+    kind: str,
+    engine: Any,
+    seconds: float | None = None,
+    mirrors: Mirrors | None = None,
 ) -> RunRecord:
     """Train one run, unless it is recorded already; its record. ``seconds``: what it is expected to take."""
+    expected = {} if seconds is None else {config.id: seconds}
+    early = Early(study, law_of(study))
+    board = Board(study, kind, expected, early=early, mirrors=mirrors).show([config])
     found = study.record(config.id)
     if found is not None:
         return found
-    expected = {} if seconds is None else {config.id: seconds}
-    with Board(study, kind, expected).show([config]) as board:
+    with board:
         engine.train(study, [Job((config,), kind)], board)
     return study.record(config.id)
 
@@ -101,6 +119,7 @@ def find_run(path: Path) -> tuple[Study, RunRecord]:
 
 def _begin(file: RunFile, out: Path) -> tuple[Study, RunConfig]:
     corpus = corpora.read_corpus(file.data)
+    check_version(out)
     settings = {"data": file.data, "fingerprint": corpus.fingerprint, "trainer": TRAINER_VERSION}
     model = file.model
     if "vocab_size" not in model.model_fields_set:

@@ -18,13 +18,15 @@ from ..errors import UserError
 from ..planning import repeat as repetition
 from ..quantities import format_count, format_flops, format_seconds
 from ..report import outcome_lines, write_report
-from ..runs.engine import LocalEngine, cores
 from ..runs.ladder import TARGET_RATIO, Design, Speed, climb, describe_cost, trunk_costs, tune
 from ..runs.ladder import rungs as rungs_of
+from ..runs.mirrors import Mirrors, modules
 from ..runs.outcome import planned_run, settle
 from ..runs.prepare import begin, design_of, speed_of
 from ..runs.recipe import Recipe
 from ..runs.store import Study
+from .early import Early
+from .engines import for_ladder, for_one_run
 from .live import Board, cost_table
 from .models import best_run, train_one
 from .output import answer, answer_json, note, notes
@@ -43,15 +45,27 @@ class _Session:
     config: StudyConfig
     design: Design
     speed: Speed
-    ladder: LocalEngine
-    target: LocalEngine
+    ladder: Any
+    target: Any
+    mirrors: Mirrors
 
 
-def quickstart(*, data: str, minutes: float, out: Path, seed: int, dry_run: bool, yes: bool, as_json: bool) -> None:
+def quickstart(
+    *,
+    data: str,
+    minutes: float,
+    out: Path,
+    seed: int,
+    where: dict[str, Any],
+    dry_run: bool,
+    yes: bool,
+    mirror: list[str],
+    as_json: bool,
+) -> None:
     """Corpus, cost, ladder, law, plan, proof, report."""
     begun = time.monotonic()
     config = StudyConfig.parse({"data": data, "minutes": minutes, "seed": seed}, "quickstart")
-    with _open(config, out) as session:
+    with _open(config, out, where, mirror) as session:
         if not _confirm(session, dry_run=dry_run, yes=yes, as_json=as_json):
             return
         study = session.study
@@ -59,7 +73,7 @@ def quickstart(*, data: str, minutes: float, out: Path, seed: int, dry_run: bool
         say = note if as_json else answer
         with study.lock(note):
             plan = _plan(session, say)
-        record = train_one(study, planned_run(plan), "target", session.target, plan["seconds"])
+        record = train_one(study, planned_run(plan), "target", session.target, plan["seconds"], session.mirrors)
     _sample(study)
     if record.status == "finished":
         outcome = settle(study, plan, record)
@@ -73,9 +87,11 @@ def quickstart(*, data: str, minutes: float, out: Path, seed: int, dry_run: bool
     answer(f"report     {page}   ({format_seconds(time.monotonic() - begun)} in all)")
 
 
-def ladder(path: Path, *, out: Path, dry_run: bool, yes: bool, as_json: bool) -> None:
+def ladder(
+    path: Path, *, out: Path, where: dict[str, Any], dry_run: bool, yes: bool, mirror: list[str], as_json: bool
+) -> None:
     """Train the ladder of a TOML file."""
-    with _open(StudyConfig.read(path), out) as session:
+    with _open(StudyConfig.read(path), out, where, mirror) as session:
         if not _confirm(session, dry_run=dry_run, yes=yes, as_json=as_json):
             return
         _climb(session)
@@ -87,17 +103,21 @@ def ladder(path: Path, *, out: Path, dry_run: bool, yes: bool, as_json: bool) ->
 
 
 @contextmanager
-def _open(config: StudyConfig, out: Path) -> Iterator[_Session]:
+def _open(config: StudyConfig, out: Path, where: dict[str, Any], mirror: list[str]) -> Iterator[_Session]:
     """The study with its engines up and its design made, by this process or by another at work on it."""
+    modules(mirror)  # before anything is written
     study, corpus = begin(config, out, note)
     note(f"{config.data}: {corpus.describe()}")
-    with study.session(), LocalEngine() as ladder, LocalEngine(workers=1, threads=cores()) as target:
+    for line in corpus.notes if study.read("calibration.json") is None else ():  # said once
+        note(f"note: {line}")
+    with study.session(), for_ladder(**where) as ladder, for_one_run(where["device"]) as target:
         with study.lock(note):
             if study.read("calibration.json") is None:
                 note("measuring this machine's speed …")
             speed = speed_of(study, ladder, target, config.context, corpus.vocab_size)
             made = design_of(study, config, corpus, speed)
-        yield _Session(study, config, made, speed, ladder, target)
+        with Mirrors(study, mirror, note) as mirrors:
+            yield _Session(study, config, made, speed, ladder, target, mirrors)
 
 
 def _confirm(session: _Session, *, dry_run: bool, yes: bool, as_json: bool) -> bool:
@@ -139,9 +159,9 @@ def _confirm(session: _Session, *, dry_run: bool, yes: bool, as_json: bool) -> b
             f"then the plan: {format_flops(made.target_flops)} FLOPs, {TARGET_RATIO:g}× the largest rung, "
             f"{format_seconds(made.target_seconds)}"
         )
-        if longest.train.tokens < SHORT_TOKENS:
+        if longest.tokens < SHORT_TOKENS:
             note(
-                f"these runs are short, at most {format_count(longest.train.tokens)} tokens: a law bends there, and its "
+                f"these runs are short, at most {format_count(longest.tokens)} tokens: a law bends there, and its "
                 "interval cannot know; give more --minutes, or a machine with nothing else to do"
             )
     if dry_run:
@@ -156,14 +176,15 @@ def _climb(session: _Session) -> Recipe:
     """Sweep and rungs, with a board for each."""
     made, study, workers = session.design, session.study, session.speed.workers
 
-    def board(title: str, configs) -> Board:
-        return Board(study, title, trunk_costs(session.speed.ladder, configs), workers).show(configs)
+    def board(title: str, configs, early: Early | None = None) -> Board:
+        costs = trunk_costs(session.speed.ladder, configs)
+        return Board(study, title, costs, workers, early=early, mirrors=session.mirrors).show(configs)
 
     with board("sweep", made.sweep) as listener:
         recipe = tune(study, made, session.ladder, listener)
     note(f"recipe: rate {recipe.lr:g}, batch {recipe.batch_tokens} tokens at 1M tokens seen ({recipe.measured})")
     chosen = rungs_of(made, recipe)
-    with board("ladder", chosen) as listener:
+    with board("ladder", chosen, Early(study)) as listener:
         climb(study, made, recipe, session.ladder, listener)
     return recipe
 

@@ -185,12 +185,16 @@ def _read_study(path: Path, columns: Any, count: str | None, where: Any) -> Obse
     from ..runs.store import Study
 
     study = Study.open(path)
-    if columns:
-        raise UserError(f"{path} is a study, whose columns have their names: leave columns out")
+    if columns and dict(columns) != {"loss": "bits_per_byte"}:
+        raise UserError(
+            f"{path} is a study, whose columns have their names: leave columns out, or take loss=bits_per_byte"
+        )
     table = from_records(study.rows(), "records")
     if not len(table):
         raise UserError(f"{path}: no finished runs in this study yet; run `allometry ladder` on it")
     taken: dict[str, str | float] = {name: name for name in KNOWN if name in table.columns}
+    if columns:
+        taken |= {"loss": "bits_per_byte", "loss_se": "bits_per_byte_se"}
     count = count or "non_embedding"
     if f"num_params_{count}" in table.columns:
         taken["num_params"] = f"num_params_{count}"

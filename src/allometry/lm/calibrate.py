@@ -9,6 +9,7 @@ import torch
 
 from .. import nn
 from ..config import RunConfig
+from . import device as devices
 from .model import build
 from .stacked import Stack
 
@@ -19,10 +20,13 @@ def step_seconds(config: RunConfig, models: int = 1, budget: float = 0.35) -> fl
     With several ``models``, of all of them trained as one batched model (:mod:`allometry.lm.batched`).
     The lower quartile: what else the machine does meanwhile can only add time.
     """
-    members = [build(config.model, 0, config.train.precision, config.train.compile) for _ in range(models)]
+    device = devices.mine()
+    devices.check_precision(device, config.train.precision)
+    train = config.train
+    members = [build(config.model, 0, train.precision, train.compile).to(device) for _ in range(models)]
     optimizers = [nn.AdamW(model, 1e-3) for model in members]
-    shape = (max(1, config.train.batch_tokens // config.model.context), config.model.context)
-    tokens = torch.randint(config.model.vocab_size, (models, *shape))
+    shape = (max(1, train.batch_tokens // config.model.context), config.model.context)
+    tokens = torch.randint(config.model.vocab_size, (models, *shape)).to(device)
     if models == 1:
         gradients = lambda: members[0].loss(tokens[0], tokens[0]).backward()
         clear = lambda: optimizers[0].zero_grad(set_to_none=True)
@@ -37,5 +41,6 @@ def step_seconds(config: RunConfig, models: int = 1, budget: float = 0.35) -> fl
         for optimizer in optimizers:
             optimizer.step()
         clear()
+        devices.synchronize(device)
         times.append(time.perf_counter() - start)
     return statistics.quantiles(times[2:], n=4)[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import UserError
@@ -25,16 +26,17 @@ from ..runs import sealed
 
 _ENTRY = "allometry"  # of safetensors' metadata
 STATE, META = "state.safetensors", "state.json"
+PLACES = "DCP_SHARDING_INFO"  # where torch.distributed.checkpoint says in a file's header which rows it holds
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """A copy of everything that the next step depends on, by name."""
+    """A copy of everything that the next step depends on, by name, in the CPU's memory."""
     state = {}
     for name, parameter in model.named_parameters():
-        state[f"model.{name}"] = parameter.detach().clone()
+        state[f"model.{name}"] = parameter.detach().to("cpu", copy=True)
         for key, value in optimizer.state.get(parameter, {}).items():
-            state[f"{key}.{name}"] = value.detach().clone()
+            state[f"{key}.{name}"] = value.detach().to("cpu", copy=True)
     return state
 
 
@@ -43,7 +45,11 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str,
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(state[f"model.{name}"])
-            moments = {key: state[f"{key}.{name}"].clone() for key in _MOMENTS if f"{key}.{name}" in state}
+            moments = {
+                key: state[f"{key}.{name}"].to(parameter.device, copy=True)
+                for key in _MOMENTS
+                if f"{key}.{name}" in state
+            }
             optimizer.state[parameter].clear()
             optimizer.state[parameter].update(moments)
 
@@ -80,9 +86,21 @@ def load_state(
     if folder is None or folder.name <= name_of(beyond):
         return None
     try:
-        return load((folder / STATE).read_bytes()), json.loads((folder / META).read_bytes())
+        return _assemble(folder), json.loads((folder / META).read_bytes())
     except (SafetensorError, ValueError, OSError) as error:
         raise UserError(f"{folder}: no state of a training ({error}); delete it and run the command again") from None
+
+
+def _assemble(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a state; those that several processes wrote (:mod:`.shards`), from their rows."""
+    parts: dict[str, list[tuple[list[int], Tensor]]] = defaultdict(list)
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            places = json.loads((file.metadata() or {}).get(PLACES, "{}"))
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                parts[name].append((places.get(name, {}).get("saved_offsets", []), file.get_tensor(name)))
+    ordered = {name: [part for _, part in sorted(found, key=lambda f: f[0])] for name, found in parts.items()}
+    return {name: torch.cat(found) if len(found) > 1 else found[0] for name, found in ordered.items()}
 
 
 def steps(parent: Path) -> list[int]:

@@ -48,19 +48,9 @@ class Pass:
 
     models = 1
 
-    def __init__(
-        self,
-        model: nn.Decoder,
-        shape: tuple[int, int],
-        dtype: torch.dtype,
-        training: bool,
-    ):
+    def __init__(self, model: nn.Decoder, shape: tuple[int, int], dtype: torch.dtype, training: bool):
         batch, length = shape
-        rows, attention, mlp = (
-            batch * length,
-            model.stack.blocks[0].attention,
-            model.stack.blocks[0].mlp,
-        )
+        rows, attention, mlp = (batch * length, model.stack.blocks[0].attention, model.stack.blocks[0].mlp)
         width, hidden = attention.width, mlp.down.in_features
         new = lambda *size: torch.empty(size, dtype=dtype)
         statistic = lambda *size: torch.empty(size)
@@ -77,25 +67,12 @@ class Pass:
             )
 
         count = len(model.stack.blocks)
-        self.dtype, self.batch, self.length, self.rows, self.width = (
-            dtype,
-            batch,
-            length,
-            rows,
-            width,
-        )
+        self.dtype, self.batch, self.length, self.rows, self.width = (dtype, batch, length, rows, width)
         self.run, self.threads = kernels(dtype), torch.get_num_threads()
         self.layers = [layer() for _ in range(count)] if training else [layer()] * count
         self.tokens, self.targets = (torch.empty(shape, dtype=torch.int64) for _ in range(2))
-        self.stream, self.norm, self.inverse = (
-            new(rows, width),
-            new(rows, width),
-            statistic(rows),
-        )
-        self.branch, self.grad_gated = (
-            new(rows, width),
-            new(rows, hidden) if training else None,
-        )
+        self.stream, self.norm, self.inverse = (new(rows, width), new(rows, width), statistic(rows))
+        self.branch, self.grad_gated = (new(rows, width), new(rows, hidden) if training else None)
         self.logits = new(rows, model.readout.out_features)
         self.losses = statistic(rows)
         self.cos, self.sin = nn.functional.rope_tables(length, attention.head_dim)
@@ -129,13 +106,7 @@ class Pass:
                 grads[place] = result if result.dtype == torch.float32 else result.float()
         table = torch.zeros_like(self.table)
         self.run.embedding_backward(
-            *(
-                self.tokens.data_ptr(),
-                self.stream.data_ptr(),
-                table.data_ptr(),
-                self.rows,
-                self.width,
-            ),
+            *(self.tokens.data_ptr(), self.stream.data_ptr(), table.data_ptr(), self.rows, self.width),
             (self.table.shape[0] // self.models) ** 0.5 * over_rows(self.rows // self.models),
         )
         grads[0] = table
@@ -183,14 +154,7 @@ class Pass:
         for block, kept in zip(model.stack.blocks, self.layers, strict=True):
             (eps,), attention, mlp = block.eps(), block.attention, block.mlp
             norm(x, kept.norms[0], kept.inverses[0], eps)
-            calls.append(
-                self._product(
-                    kept.norms[0],
-                    next(weights),
-                    attention.qkv.factors().output,
-                    kept.qkv,
-                )
-            )
+            calls.append(self._product(kept.norms[0], next(weights), attention.qkv.factors().output, kept.qkv))
             tensors = kept.qkv, self.cos, self.sin, kept.mixed, kept.lse
             calls.append(self._kernel("attention_forward", *tensors, *self._attention(block)))
             norm(kept.mixed, kept.norms[1], kept.inverses[1], *attention.norm.eps())
@@ -204,17 +168,7 @@ class Pass:
         calls.append(self._product(self.norm, next(weights), model.readout.factors().output, self.logits))
         classes = self.logits.shape[1]
         factor = classes / (classes - 1) ** 0.5
-        calls.append(
-            self._kernel(
-                "cross_entropy",
-                self.logits,
-                self.targets,
-                self.losses,
-                rows,
-                classes,
-                factor,
-            )
-        )
+        calls.append(self._kernel("cross_entropy", self.logits, self.targets, self.losses, rows, classes, factor))
         return calls
 
     def _backward(self, model: nn.Decoder) -> list[tuple[Callable, int | None]]:
@@ -223,6 +177,9 @@ class Pass:
         per_row, position = over_rows(rows // self.models), len(self.weights)
         calls: list[tuple[Callable, int | None]] = []
 
+        def kernel(name: str, *arguments: Tensor | float | None) -> None:
+            calls.append((self._kernel(name, *arguments), None))
+
         def linear(layer: nn.Linear, upper: Tensor, lower: Tensor, result: Tensor) -> None:
             """The gradients of a linear map's weight and input."""
             nonlocal position
@@ -230,76 +187,28 @@ class Pass:
             alpha = factors.grad_weight * per_row
             calls.append((self._gradient(upper, lower, alpha), position))
             position -= 1
-            calls.append(
-                (
-                    self._product(upper, self.weights[position], factors.grad_input, result),
-                    None,
-                )
-            )
+            calls.append((self._product(upper, self.weights[position], factors.grad_input, result), None))
 
-        def norm(
-            output: Tensor,
-            inverse: Tensor,
-            skip: Tensor | None,
-            result: Tensor,
-            share=1.0,
-            keep=0.0,
-        ) -> None:
-            tensors = branch, output, inverse, skip, result
-            calls.append(
-                (
-                    self._kernel("norm_backward", *tensors, rows, width, share, keep),
-                    None,
-                )
-            )
+        def join(kept: _Layer, i: int, weights_of: Callable, ratio: float) -> None:
+            """Where a branch left the stream: its gradient through the norm, and the stream's."""
+            keep, share = weights_of()
+            tensors = branch, kept.norms[i], kept.inverses[i], grad, grad
+            kernel("norm_backward", *tensors, rows, width, share / ratio, keep)
 
         linear(model.readout, self.logits, self.norm, branch)
-        norm(self.norm, self.inverse, None, grad)
+        kernel("norm_backward", branch, self.norm, self.inverse, None, grad, rows, width, 1.0, 0.0)
         for block, kept in zip(reversed(model.stack.blocks), reversed(self.layers), strict=True):
             attention, mlp, hidden = block.attention, block.mlp, kept.gated.shape[1]
             linear(mlp.down, grad, kept.gated, self.grad_gated)
-            calls.append(
-                (
-                    self._kernel(
-                        "gate_backward",
-                        self.grad_gated,
-                        kept.up,
-                        rows,
-                        hidden,
-                        *mlp.factor(),
-                    ),
-                    None,
-                )
-            )
+            kernel("gate_backward", self.grad_gated, kept.up, rows, hidden, *mlp.factor())
             linear(mlp.up, kept.up, kept.norms[2], branch)
-            keep, share = block.weights[1]()
-            norm(
-                kept.norms[2],
-                kept.inverses[2],
-                grad,
-                grad,
-                share / mlp.backward_ratio,
-                keep,
-            )
+            join(kept, 2, block.weights[1], mlp.backward_ratio)
             linear(attention.out, grad, kept.norms[1], branch)
-            norm(kept.norms[1], kept.inverses[1], None, branch)
+            kernel("norm_backward", branch, kept.norms[1], kept.inverses[1], None, branch, rows, width, 1.0, 0.0)
             tensors = branch, kept.mixed, kept.lse, self.cos, self.sin, kept.qkv
-            calls.append(
-                (
-                    self._kernel("attention_backward", *tensors, *self._attention(block)),
-                    None,
-                )
-            )
+            kernel("attention_backward", *tensors, *self._attention(block))
             linear(attention.qkv, kept.qkv, kept.norms[0], branch)
-            keep, share = block.weights[0]()
-            norm(
-                kept.norms[0],
-                kept.inverses[0],
-                grad,
-                grad,
-                share / attention.backward_ratio,
-                keep,
-            )
+            join(kept, 0, block.weights[0], attention.backward_ratio)
         return calls
 
 
@@ -315,12 +224,8 @@ class Step:
 
     def loss(self, model: nn.Decoder, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean loss in nats a token, with a backward pass."""
-        return _Loss.apply(
-            self._pass(model, tokens, targets, training=True),
-            tokens,
-            targets,
-            *weights_in_order(model),
-        )
+        made = self._pass(model, tokens, targets, training=True)
+        return _Loss.apply(made, tokens, targets, *weights_in_order(model))
 
     def token_losses(self, model: nn.Decoder, tokens: Tensor, targets: Tensor) -> Tensor:
         """Loss of every token, without one: (batch, length)."""
@@ -347,10 +252,7 @@ def step(dtype: torch.dtype) -> Step | None:
 def _told() -> str:
     why = available()
     if why:
-        print(
-            f"no compiled kernels ({why}): training goes on without, several times slower",
-            file=sys.stderr,
-        )
+        print(f"no compiled kernels ({why}): training goes on without, several times slower", file=sys.stderr)
     return why
 
 
@@ -372,15 +274,7 @@ def weights_in_order(model: nn.Decoder) -> list[Tensor]:
     """All weights in the order in which the forward pass meets them."""
     found = [model.embedding.weight]
     for block in model.stack.blocks:
-        found += [
-            layer.weight
-            for layer in (
-                block.attention.qkv,
-                block.attention.out,
-                block.mlp.up,
-                block.mlp.down,
-            )
-        ]
+        found += [layer.weight for layer in (block.attention.qkv, block.attention.out, block.mlp.up, block.mlp.down)]
     return [*found, model.readout.weight]
 
 

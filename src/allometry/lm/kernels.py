@@ -1,6 +1,6 @@
 """The compiled kernels of a training step: built once on a machine, kept on its disk, called through ctypes.
 
-``kernels.cpp`` takes about three seconds of a C++ compiler and serves every shape. The library lies in the user's
+``cpp/kernels.cpp`` takes about three seconds of a C++ compiler and serves every shape. The library lies in the user's
 cache folder under a hash of its source, the compiler and the processor.
 """
 
@@ -21,7 +21,7 @@ import torch
 
 from ..files import replace_file
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCE = Path(__file__).with_name("cpp") / "kernels.cpp"
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512", "-ffp-contract=fast"),
     *("-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC", "-w"),
@@ -48,7 +48,7 @@ class Unavailable(Exception):
 
 
 class Kernels:
-    """The functions of ``kernels.cpp`` for tensors of one type, as attributes; pointers as integers."""
+    """The functions of ``cpp/kernels.cpp`` for tensors of one type, as attributes; pointers as integers."""
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype):
         for name, signature in SIGNATURES.items():
@@ -122,5 +122,6 @@ def _identity(found: str) -> str:
         lines = cpuinfo.read_text(errors="replace").splitlines()
         wanted = ("model name", "flags", "Features", "CPU part")
         processor += "".join(next((line for line in lines if line.startswith(name)), "") for name in wanted)
-    text = "\n".join((SOURCE.read_text(), *FLAGS, version, processor))
+    sources = [path.read_text() for path in sorted(SOURCE.parent.glob("*.[hc]*"))]
+    text = "\n".join((*sources, *FLAGS, version, processor))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

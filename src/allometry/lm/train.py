@@ -24,12 +24,15 @@ from ..runs.dispatch import claim_name
 from ..runs.record import RunRecord, environment, now
 from ..runs.store import Study
 from . import checkpoint
+from . import device as devices
 from .data import held_out_windows
 from .divergence import SPIKE_NATS, SPIKE_STEPS, Spikes
+from .health import SEQUENCES, scale_warning
 from .model import LanguageModel
 from .trunk import Diverged, Trunk, evaluate
 
 HELD_OUT_WINDOWS = 512
+AUDITED_STEPS = 300  # an audit of scales costs as much as twenty steps of a small model: none for shorter trunks
 SAVING_SHARE = 0.02  # of the time, at most, is spent saving
 
 
@@ -125,6 +128,8 @@ class _Training:
     def run(self, kind: str, retry_of: Mapping[str, str]) -> None:
         for position, config in enumerate(self.todo):
             begin_tokens, begin_seconds = self._begin(config)
+            if kind != "sweep":
+                self._audit(config)
             reason, loss = "", (math.nan, math.nan)
             try:
                 loss = self._train(config)
@@ -163,6 +168,13 @@ class _Training:
             self.begun = best[1]["begin"]
         self._log(config, "started" if best is None else "resumed", step=trunk.step)
         return self.begun["tokens"], self.begun["seconds"]
+
+    def _audit(self, config: RunConfig) -> None:
+        """Before the first step of a long trunk, whether the model's tensors are at a healthy scale."""
+        if self.trunk.step == 0 and self.todo[-1].schedule.steps >= AUDITED_STEPS:
+            warning = scale_warning(self.trunk.model, self.trunk.windows.batch(0, SEQUENCES))
+            if warning:
+                self._note(config, warning)
 
     def _train(self, config: RunConfig) -> tuple[float, float]:
         """To the end of a run: its loss and the standard error of that."""
@@ -288,12 +300,12 @@ def record_of(
         flops_spent=spent * config.model.flops_per_token,
         tokens_per_second=round(spent / seconds, 1) if seconds else 0.0,
         finished_at=now(),
-        environment=environment(torch.get_num_threads()) | trunk.cut(),
+        environment=environment(torch.get_num_threads()) | {"device": devices.describe(trunk.device)} | trunk.cut(),
         note=reason,
     )
 
 
 def save_weights(path, model: LanguageModel, config: RunConfig, allowed=None) -> None:
     """The weights of a run, its configuration beside them; ``allowed`` is entered for the rename."""
-    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tensors = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
     checkpoint.write(path, tensors, {"config": config.to_dict()}, allowed)

@@ -19,6 +19,7 @@ from ..config import RunConfig
 from ..runs.corpus import Corpus
 from ..runs.cost import EVAL_TOKENS, PROCESS_BYTES, memory_bytes, memory_share, most_sequences
 from . import checkpoint
+from . import device as devices
 from .data import Windows
 from .model import LanguageModel, build
 
@@ -36,7 +37,8 @@ class Trunk:
     def __init__(self, config: RunConfig, corpus: Corpus):
         train = config.train
         self.config = config
-        self.model = build(config.model, train.seed, train.precision, train.compile)
+        self.device = devices.mine()
+        self.model = build(config.model, train.seed, train.precision, train.compile).to(self.device)
         self.optimizer = nn.AdamW(
             self.model, train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay
         )
@@ -63,7 +65,8 @@ class Trunk:
         while self.step < until:
             begin = time.perf_counter()
             self.optimizer.set_schedule(schedule.rate_at(self.step))
-            value = self._backward(*self.windows.batch(*schedule.batch_at(self.step)))
+            batch = self.windows.batch(*schedule.batch_at(self.step))
+            value = self._backward(*(devices.put(side, self.device) for side in batch))
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.step += 1
@@ -117,6 +120,8 @@ def recompute(model: LanguageModel) -> None:
 
 def evaluate(model: LanguageModel, windows: tuple[Tensor, Tensor]) -> tuple[float, float]:
     """Mean loss over held-out windows, in nats a token, and its standard error over windows."""
+    device = model.readout.weight.device
     batches = zip(*(part.split(max(1, EVAL_TOKENS // part.shape[1])) for part in windows), strict=True)
-    per_window = torch.cat([model.token_losses(*batch).mean(1) for batch in batches]).double()
+    losses = [model.token_losses(*(devices.put(side, device) for side in batch)).mean(1) for batch in batches]
+    per_window = torch.cat(losses).double()
     return per_window.mean().item(), per_window.std(correction=0).item() / math.sqrt(len(per_window))

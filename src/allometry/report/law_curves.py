@@ -172,4 +172,3 @@ def surface_slice(
         (best.lr.low, best.lr.high),
         (best.batch_tokens.low, best.batch_tokens.high),
     )
-

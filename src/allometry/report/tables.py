@@ -240,7 +240,8 @@ def outcome_lines(outcome: Mapping[str, Any]) -> list[str]:
     ]
     if outcome["compute_ratio"] is not None:
         lines.append(f"reach      {outcome['compute_ratio']:.3g} times the compute of the largest rung")
-    return [*lines, f"ladder     {outcome['ladder_share']:.1%} of all compute"]
+    lines.append(f"ladder     {outcome['ladder_share']:.1%} of all compute")
+    return [*lines, f"note       {outcome['note']}"] if outcome.get("note") else lines
 
 
 def runs_table(study: Study) -> rich.table.Table:

@@ -165,7 +165,11 @@ def load_corpus(folder: Path, *, verify: bool = True) -> Corpus:
     """
     value = read_manifest(folder)
     tokenizer = value["tokenizer"]
-    _tokenizer_file(folder, tokenizer)
+    content = _tokenizer_file(folder, tokenizer)
+    if verify and content and Subwords(tokenizer["name"], content).vocab_size != tokenizer["vocab_size"]:
+        raise UserError(
+            f"{folder / MANIFEST}: {tokenizer['name']} has not {tokenizer['vocab_size']} entries; prepare the text anew"
+        )
     train, held_out = (
         open_shards(folder, value[part], value["dtype"], verify=verify) for part in ("train", "held_out")
     )

@@ -33,30 +33,37 @@ _SAVING_SECONDS = 60  # that a worker has to save its training when it is told t
 class LocalEngine:
     """Worker processes on this machine. Use as a context manager: leaving it stops them, their training saved.
 
-    ``workers`` processes of ``threads`` threads each; by default one process a core.
+    ``workers`` processes of ``threads`` threads each; by default one process a core. They train on ``device``, of
+    which (:data:`allometry.lm.device.NAMES`) each has one of its own where there are several.
     """
 
-    def __init__(self, workers: int | None = None, threads: int = 1):
-        self.workers, self.threads = workers or cores() // threads or 1, threads
+    _hurried = False
+
+    def __init__(self, workers: int | None = None, threads: int = 1, device: str = "cpu"):
+        self.workers, self.threads, self.device = workers or cores() // threads or 1, threads, device
         self._events: queue.Queue[tuple[subprocess.Popen, dict[str, Any] | None]] = queue.Queue()
         self._processes: list[subprocess.Popen] = []
 
     def __enter__(self) -> LocalEngine:
-        self._processes = [self._start() for _ in range(self.workers)]
+        LocalEngine._hurried = False
+        self._processes = [self._start(number) for number in range(self.workers)]
         return self
 
     def __exit__(self, *_: object) -> None:
+        deadline = time.monotonic() + (0.0 if LocalEngine._hurried else _SAVING_SECONDS)
         try:
             for process in self._processes:
                 if process.poll() is None:
                     process.send_signal(signal.SIGTERM)
                     process.stdin.close()
-            deadline = time.monotonic() + _SAVING_SECONDS
             for process in self._processes:
                 process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             pass
-        finally:  # whoever presses Ctrl-C twice wants no more waiting, and no process is left behind
+        except KeyboardInterrupt:  # whoever presses Ctrl-C again wants no more waiting, for the other engine neither
+            LocalEngine._hurried = True
+            raise
+        finally:  # no process is left behind
             for process in self._processes:
                 process.kill()
             for process in self._processes:
@@ -103,7 +110,7 @@ class LocalEngine:
             if turn is None:
                 return
             if self._processes[number].poll() is not None:
-                self._processes[number] = self._start()
+                self._processes[number] = self._start(number)
             at_work[self._processes[number]] = turn
             self._send(self._processes[number], turn.message(study))
 
@@ -125,25 +132,8 @@ class LocalEngine:
             results[process] = event["result"]
         return [max(times) for times in zip(*results.values(), strict=True)]
 
-    def _start(self) -> subprocess.Popen:
-        count = str(self.threads)
-        # A thread that spins long while it waits makes a step a hundred times slower as soon as its core is wanted
-        # elsewhere; one that sleeps at once makes it a quarter slower always.
-        spin = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "2000")}
-        memory = {MEMORY_VARIABLE: str(memory_share() / self.workers)}
-        environment = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count} | spin | memory
-        # A terminal sends Ctrl-C to all of them; a worker inherits that it is ignored, from its first instruction on.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "allometry.lm.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=environment,
-            )
-        finally:
-            signal.signal(signal.SIGINT, handler)
+    def _start(self, number: int) -> subprocess.Popen:
+        process = start_worker(self.threads, self.device, number, memory_share() / self.workers)
         threading.Thread(target=self._listen, args=(process,), daemon=True).start()
         return process
 
@@ -158,6 +148,34 @@ class LocalEngine:
             process.stdin.flush()
         except BrokenPipeError:
             pass  # it died; its listener says so
+
+
+def start_worker(threads: int, device: str = "cpu", place: int = 0, memory: float | None = None) -> subprocess.Popen:
+    """A training process of so many threads (:mod:`allometry.lm.worker`): messages in and events out, a line each.
+
+    It trains on the device number ``place`` of the kind ``device``, within ``memory`` bytes: by default all there are.
+    """
+    count = str(threads)
+    # A thread that spins long while it waits makes a step a hundred times slower as soon as its core is wanted
+    # elsewhere; one that sleeps at once makes it a quarter slower always.
+    spin = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "2000")}
+    environment = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count} | spin
+    environment |= {"ALLOMETRY_DEVICE": device, "ALLOMETRY_PLACE": str(place)}
+    environment |= {} if memory is None else {MEMORY_VARIABLE: str(memory)}
+    # A terminal sends Ctrl-C to all of them; a worker inherits that it is ignored, from its first instruction on.
+    in_main = threading.current_thread() is threading.main_thread()  # elsewhere there is no terminal
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "allometry.lm.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
 
 
 def _why(process: subprocess.Popen) -> str:

@@ -50,6 +50,7 @@ def settle(study: Study, plan: dict[str, Any], record: RunRecord) -> dict[str, A
         "compute_ratio": None if largest is None else record.config.flops / largest,
         "ladder_share": spent / (spent + record.flops_spent),
         "seconds": record.seconds,
+        "note": record.note,
     }
     study.write("outcome.json", outcome)
     return outcome

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..config import TRAINER_VERSION, StudyConfig
+from ..errors import UserError
 from . import corpus as corpora
 from .corpus import Corpus
 from .engine import LocalEngine
@@ -24,12 +25,28 @@ def begin(config: StudyConfig, out: Path, say: Callable[[str], None] = lambda te
     """
     corpus = corpora.read_corpus(config.data)
     corpus.check(config.context, corpus.vocab_size)
+    check_version(out)
     settings = {"study": config.to_dict(), "fingerprint": corpus.fingerprint, "trainer": TRAINER_VERSION}
     study = Study.create(out, settings)
     with study.lock(say):
         if not (study.corpus_path / "manifest.json").exists():
             corpora.save_corpus(corpus, study.corpus_path)
     return study, corpus
+
+
+def check_version(out: Path) -> None:
+    """Whether the runs of a study, if there is one, are such as this version trains.
+
+    Raises:
+        UserError: another version trained them.
+    """
+    study = Study(out)
+    there = study.settings().get("trainer", TRAINER_VERSION)
+    if there != TRAINER_VERSION and study.begun():
+        raise UserError(
+            f"{out}: its runs are of version {there} of the trainer, and this is {TRAINER_VERSION}: they would not "
+            "compare; go on with the allometry that began it, or give another --out"
+        )
 
 
 def speed_of(study: Study, ladder: LocalEngine, target: LocalEngine, context: int, vocab_size: int) -> Speed:

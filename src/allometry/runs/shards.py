@@ -29,6 +29,9 @@ FORMAT = 2
 Buffer = bytes | np.ndarray
 _NAME = re.compile(r"(train|heldout)(-\d{5})?\.bin")
 BYTES = {"name": "bytes", "vocab_size": 256, "sha256": ""}  # the tokenizer's entry of a corpus of bytes
+_FIELDS = frozenset(
+    ("source", "fingerprint", "documents", "duplicates", "skipped", "tokenizer", "dtype", "notes", "train", "held_out")
+)
 _DTYPES = ("uint8", "uint16", "uint32")
 
 
@@ -92,6 +95,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise UserError(f"{folder}: a corpus of format {value['format']}, made by another version; prepare it anew")
         if value.pop("checksum") != _checksum(value):
             raise UserError(f"{folder / MANIFEST}: edited by hand since it was written; prepare the corpus anew")
+        if missing := _FIELDS - value.keys():
+            raise KeyError(*sorted(missing))
         return value
     except UserError:
         raise
@@ -116,6 +121,9 @@ def open_shards(folder: Path, shards: Sequence[dict[str, Any]], dtype: str, *, v
     # As plain arrays, whose slices cost less than a memmap's.
     kind = np.dtype(dtype).newbyteorder("<")
     parts = [np.memmap(folder / shard.name, kind, mode="r").view(np.ndarray) for shard in found]
+    for shard, part in zip(found, parts, strict=True):
+        if verify and int(part.max()) != shard.largest:
+            raise UserError(f"{folder / shard.name}: not the tokens that the manifest tells of; prepare the text anew")
     return parts[0] if len(parts) == 1 else Shards(parts)
 
 
