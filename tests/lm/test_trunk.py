@@ -64,6 +64,22 @@ def test_a_run_short_of_memory_is_the_run_of_the_whole_and_says_how(corpus, tmp_
     assert [record.environment["pieces_of_a_batch"] for record in records[1:]] == [4, 8]
 
 
+def test_a_trunk_short_of_memory_has_the_gradients_of_the_whole(corpus, monkeypatch):
+    """Adam would not tell: it forgets a factor."""
+    config = run_config(model={"layers": 6}, **RUN)
+    found, kept = [], []
+    for fits, more in ((8, 1), (2, 1), (1, -1)):
+        monkeypatch.setenv(cost.MEMORY_VARIABLE, str(PROCESS_BYTES + memory_bytes(config, fits) + more))
+        trunk = Trunk(config, corpus)
+        batch = trunk.windows.batch(0, 8)
+        trunk._backward(*batch)
+        found.append(torch.cat([parameter.grad.flatten() for parameter in trunk.model.parameters()]))
+        kept.append(held(trunk.model, *batch))
+    for other in found[1:]:
+        assert (other - found[0]).norm() < 1e-6 * found[0].norm()
+    assert kept[2] < kept[0] / 3
+
+
 def test_pieces_are_as_large_as_fit_and_at_least_one_sequence():
     config = run_config(**RUN)
     sizes = [memory_bytes(config, most) for most in (1, 2, 4, 8)]

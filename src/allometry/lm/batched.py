@@ -27,6 +27,7 @@ from ..runs.ladder import step_shape
 from ..runs.record import RunRecord
 from ..runs.store import Study
 from . import checkpoint
+from . import device as devices
 from .data import held_out_windows
 from .divergence import Spikes
 from .stacked import Stack
@@ -55,7 +56,8 @@ class TrunkGroup:
                 trunk.windows.batch(*config.schedule.batch_at(step))
                 for trunk, config in zip(self.trunks, configs, strict=True)
             ]
-            values = self.stack.backward(*(torch.stack(part) for part in zip(*pieces, strict=True)))
+            sides = (torch.stack(part) for part in zip(*pieces, strict=True))
+            values = self.stack.backward(*(devices.put(side, self.trunks[0].device) for side in sides))
             for trunk, config in zip(self.trunks, configs, strict=True):
                 trunk.optimizer.set_schedule(config.schedule.rate_at(step))
                 trunk.optimizer.step()

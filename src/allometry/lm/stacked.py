@@ -47,7 +47,7 @@ class Stack:
 
     def backward(self, tokens: Tensor, targets: Tensor) -> list[float]:
         """Each model's mean loss of its own batch, from (models, batch, length); adds to the gradients, from zero."""
-        if self.models[0].step is None:
+        if self.models[0].step is None or tokens.device.type != "cpu":
             losses = self.losses(tokens, targets)
             losses.sum().backward()
             return losses.detach().mean(1).tolist()

@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import nn
 from ..config import RunConfig
 from ..runs.corpus import Corpus
-from ..runs.cost import EVAL_TOKENS, PROCESS_BYTES, memory_bytes, memory_share, most_sequences
+from ..runs.cost import EVAL_TOKENS, MEMORY_SHARE, PROCESS_BYTES, memory_bytes, memory_share, most_sequences
 from . import checkpoint
 from . import device as devices
 from .data import Windows
@@ -43,7 +43,7 @@ class Trunk:
             self.model, train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay
         )
         # What a step holds at once changes rounding only, so it is no part of the run's identity; records tell it.
-        memory = memory_share() - PROCESS_BYTES
+        memory = _memory(self.device)
         self.most_sequences = most_sequences(config, memory)
         self.recomputes = memory_bytes(config, 1) > memory
         if self.recomputes:
@@ -109,6 +109,13 @@ class Trunk:
             [*meta["curve"]],
             meta["seconds"],
         )
+
+
+def _memory(device: torch.device) -> float:
+    """Bytes for a training: of a device's own memory, or this process's share of the machine's."""
+    if device.type == "cuda":
+        return MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory
+    return memory_share() - PROCESS_BYTES
 
 
 def recompute(model: LanguageModel) -> None:
