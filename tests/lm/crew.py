@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -114,8 +115,9 @@ def launch(folder: Path, target: str, *arguments, size: int = 2) -> tuple[list[i
         )
         for rank in range(size)
     ]
-    for process in processes:
-        process.start()
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))):
+        for process in processes:  # the first starts the one that they are forked from, which is not told our path
+            process.start()
     for process in processes:
         process.join(150)
         process.kill()

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from allometry import nn
-from allometry.config import DataConfig, RunConfig, TrainConfig
+from allometry.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from allometry.errors import UserError
 from allometry.lm import checkpoint, distributed
 from allometry.lm.data import held_out_windows
@@ -22,7 +22,6 @@ from allometry.lm.trunk import Trunk, evaluate
 from allometry.lm.world import World
 from allometry.runs import corpus as corpora
 from allometry.runs.corpus import Corpus
-from allometry.runs.recipe import shape
 from allometry.runs.shards import fingerprint
 from allometry.runs.store import Study
 
@@ -35,14 +34,14 @@ def corpus():
     rng = np.random.default_rng(0)
     letters = np.frombuffer(b"abcdefgh \n", np.uint8)
     text = rng.choice(letters, 60_000, p=[0.3, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.03, 0.02])
-    return Corpus(text[:50_000], text[50_000:], "made", "made", 1, 0, 0)
+    return Corpus(text[:57_000], text[57_000:], "made", "made", 1, 0, 0)
 
 
-def config(corpus, tokens=5_000) -> RunConfig:
-    """Some 60 steps of 1, 2 and then 4 windows: at first there is nothing for a second process to do."""
+def config(corpus, tokens=4_000) -> RunConfig:
+    """Some 50 steps of 1, 2 and then 4 windows: at first there is nothing for a second process to do."""
     train = TrainConfig(tokens=tokens, batch_tokens=2048, lr=0.3, warmup_tokens=300, weight_decay=0.001)
     return RunConfig(
-        model=shape(16, context=32),
+        model=ModelConfig(width=16, layers=2, head_dim=8, hidden=24, context=32),
         data=DataConfig(source="made", fingerprint=corpus.fingerprint),
         train=train,
     )
