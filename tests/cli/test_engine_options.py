@@ -65,3 +65,8 @@ def test_a_ladder_is_not_for_torchrun(monkeypatch):
         monkeypatch.setenv(name, "0")
     with pytest.raises(UserError, match="torchrun is for `allometry train`"):
         engines.for_ladder("local", "cpu", 0.0)
+
+
+def test_parallel_without_torchrun_is_refused():
+    with pytest.raises(UserError, match="start them by torchrun"):
+        engines.for_train("cpu", "fsdp")

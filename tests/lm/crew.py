@@ -1,4 +1,4 @@
-"""One process of several: trains what its first argument says, watched by tests/lm/test_distributed.py.
+"""One process of several: trains what a file says, watched by tests/lm/test_distributed.py.
 
 Each scenario is a study, a configuration and how the model is spread; ``save_every`` steps the state is saved,
 after ``stop_after`` steps the crew is asked to stop, after ``leave_after`` it is left as a crash would leave it, and
@@ -7,15 +7,23 @@ after ``die_after`` process 1 is killed. Process 0 writes what it saw to ``seen`
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
+from unittest import mock
 
+import torch
+
+from allometry.cli import app, models  # noqa: F401 (what the command imports)
 from allometry.config import RunConfig
 from allometry.lm import distributed
 from allometry.lm.train import Interrupted
 from allometry.runs.store import Study
+
+torch.set_num_threads(1)
 
 
 class Left(Exception):
@@ -62,17 +70,56 @@ def run(world, scenario: dict) -> None:
         Path(scenario["seen"]).write_text(json.dumps(Watched.seen))
 
 
-def main() -> None:
-    scenarios, patience = json.loads(Path(sys.argv[1]).read_text()), float(sys.argv[2])
+def main(path: str, patience: float) -> None:
+    """Train the scenarios of a file, one after another."""
     try:
         world = distributed.World.join("cpu", patience)
-        for scenario in scenarios:
+        for scenario in json.loads(Path(path).read_text()):
             run(world, scenario)
         world.leave()
     except distributed.UserError as error:
-        print(f"process {os.environ['RANK']}: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"process {os.environ['RANK']}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(2)
 
 
-if __name__ == "__main__":
-    main()
+def command(arguments: list[str]) -> None:
+    """The command line, as it is started by torchrun."""
+    sys.argv = ["allometry", *arguments]
+    app.main()
+
+
+def begin(target: str, arguments: tuple, environment: dict[str, str], out: str, err: str) -> None:
+    """In a new process: its environment and its output, then ``target`` of this file."""
+    os.environ.update(environment)
+    for number, file in ((1, out), (2, err)):
+        os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+    globals()[target](*arguments)
+
+
+def launch(folder: Path, target: str, *arguments, size: int = 2) -> tuple[list[int], list[str], list[str]]:
+    """Processes as torchrun starts them, without its own report: exit codes, standard outputs, standard errors.
+
+    They are forked from a process that has imported everything, which costs seconds.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["crew"])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+    files = [(str(folder / f"out-{rank}"), str(folder / f"err-{rank}")) for rank in range(size)]
+    processes = [
+        context.Process(
+            target=begin,
+            args=(target, arguments, common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, *files[rank]),
+        )
+        for rank in range(size)
+    ]
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))):
+        for process in processes:  # the first starts the one that they are forked from, which is not told our path
+            process.start()
+    for process in processes:
+        process.join(150)
+        process.kill()
+    out, err = ([Path(pair[side]).read_text() for pair in files] for side in (0, 1))
+    return [process.exitcode for process in processes], out, err

@@ -2,10 +2,7 @@
 
 import hashlib
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import crew
@@ -15,20 +12,19 @@ import torch
 import torch.distributed as dist
 
 from allometry import nn
-from allometry.config import DataConfig, RunConfig, TrainConfig
+from allometry.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from allometry.errors import UserError
 from allometry.lm import checkpoint, distributed
 from allometry.lm.data import held_out_windows
+from allometry.lm.generate import load_model, write_text
 from allometry.lm.model import build
 from allometry.lm.trunk import Trunk, evaluate
 from allometry.lm.world import World
 from allometry.runs import corpus as corpora
 from allometry.runs.corpus import Corpus
-from allometry.runs.recipe import shape
 from allometry.runs.shards import fingerprint
 from allometry.runs.store import Study
 
-PROGRAM = Path(crew.__file__)
 PARALLEL = ("ddp", "fsdp")
 HALF = 25
 
@@ -38,14 +34,14 @@ def corpus():
     rng = np.random.default_rng(0)
     letters = np.frombuffer(b"abcdefgh \n", np.uint8)
     text = rng.choice(letters, 60_000, p=[0.3, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.03, 0.02])
-    return Corpus(text[:50_000], text[50_000:], "made", "made", 1, 0, 0)
+    return Corpus(text[:57_000], text[57_000:], "made", "made", 1, 0, 0)
 
 
-def config(corpus, tokens=5_000) -> RunConfig:
-    """Some 60 steps of 1, 2 and then 4 windows: at first there is nothing for a second process to do."""
+def config(corpus, tokens=4_000) -> RunConfig:
+    """Some 50 steps of 1, 2 and then 4 windows: at first there is nothing for a second process to do."""
     train = TrainConfig(tokens=tokens, batch_tokens=2048, lr=0.3, warmup_tokens=300, weight_decay=0.001)
     return RunConfig(
-        model=shape(16, context=32),
+        model=ModelConfig(width=16, layers=2, head_dim=8, hidden=24, context=32),
         data=DataConfig(source="made", fingerprint=corpus.fingerprint),
         train=train,
     )
@@ -67,26 +63,12 @@ def study(path, stored) -> Study:
     return made
 
 
-def launch(folder, scenarios, size=2, patience=60.0):
-    """Run the scenarios in processes of their own: exit statuses and standard errors."""
+def launch(folder, scenarios):
+    """Run the scenarios in two processes: exit codes and standard errors."""
     path = folder / "scenarios.json"
     path.write_text(json.dumps(scenarios))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(size)}
-    common |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(path), str(patience)],
-            env=common | {"RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    return [process.returncode for process in processes], errors
+    codes, _, errors = crew.launch(folder, "main", str(path), 60.0)
+    return codes, errors
 
 
 def scenario(where, run, parallel, **more):
@@ -110,7 +92,6 @@ def apart(one, other):
     """The largest relative difference at a step that both have."""
     common = one.keys() & other.keys()
     assert common
-    print("APART", max(abs(one[step] / other[step] - 1) for step in common))
     return max(abs(one[step] / other[step] - 1) for step in common)
 
 
@@ -324,3 +305,46 @@ def test_processes_that_do_not_come_are_waited_for_only_so_long(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"did not find each other|has not answered"):
         World.join("cpu", patience=1.0)
+
+
+# ---- the command line
+
+RUN = """
+data = "{text}"
+[model]
+width = 16
+layers = 2
+head_dim = 8
+hidden = 24
+context = 32
+[train]
+tokens = 4_000
+batch_tokens = 2048
+warmup_tokens = 300
+lr = 0.3
+"""
+
+
+def test_under_torchrun_a_run_is_a_run_like_any_other(tmp_path):
+    text, run, out = tmp_path / "text.txt", tmp_path / "run.toml", tmp_path / "s"
+    text.write_text("\n".join(f"line {number} of {number % 7} words" for number in range(9000)))
+    run.write_text(RUN.format(text=text))
+    codes, printed, said = crew.launch(tmp_path, "command", ["train", str(run), "--out", str(out)])
+    assert codes == [0, 0], said
+    where = Study.open(out)
+    record = where.records()[0]
+    assert printed[0].startswith(f"{out}/{record.id}: finished, loss {record.loss:.4f}")
+    assert (printed[1], said[1]) == ("", "")
+    assert record.environment["processes"] == 2
+    assert record.environment["parallel"] == "ddp"  # it fits
+    assert write_text(load_model(where, record), "line ", 5, 0.0, 0).startswith("line ")
+
+
+def test_under_torchrun_a_mistake_is_one_line_of_one_process_and_ends_all(tmp_path):
+    codes, printed, said = crew.launch(tmp_path, "command", ["train", str(tmp_path / "none.toml")])
+    assert codes == [2, 2]
+    assert printed == ["", ""]
+    assert said[0].count("\n") == 1
+    assert said[0].startswith("allometry: ")
+    assert "none.toml" in said[0]
+    assert said[1] == ""

@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -226,10 +227,11 @@ class Training:
         """Put the model under DDP or FSDP, whose sums over processes are to be sums; what is to be called."""
         if self.parallel == "ddp":
             ids = [self.world.device] if self.world.device.type == "cuda" else None
-            how = {"gradient_as_bucket_view": True, "broadcast_buffers": False}
-            whole = DistributedDataParallel(self.model, device_ids=ids, **how)
+            whole = DistributedDataParallel(self.model, device_ids=ids, gradient_as_bucket_view=True)
             whole.register_comm_hook(None, _sum)
             return whole
+        # Of views that a module returns: nothing here changes one in place.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
         mesh = init_device_mesh(self.world.device.type, (self.world.size,))
         for block in self.model.stack.blocks:
             fully_shard(block, mesh=mesh)

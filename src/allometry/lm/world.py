@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -176,5 +177,6 @@ class World:
 
 
 def _first(error: Exception) -> str:
-    """The first line of what PyTorch says, without its source files."""
-    return str(error).strip().splitlines()[0].rpartition("] ")[2][:160]
+    """The first sentence of what PyTorch says, without its source files."""
+    line = str(error).strip().splitlines()[0]
+    return re.sub(r"^\[[^]]*\] ", "", line).partition(". ")[0][:160]
