@@ -16,7 +16,7 @@ from allometry.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from allometry.errors import UserError
 from allometry.lm import checkpoint, distributed
 from allometry.lm.data import held_out_windows
-from allometry.lm.generate import load_model, write_text
+from allometry.lm.generate import generate
 from allometry.lm.model import build
 from allometry.lm.trunk import Trunk, evaluate
 from allometry.lm.world import World
@@ -337,7 +337,7 @@ def test_under_torchrun_a_run_is_a_run_like_any_other(tmp_path):
     assert (printed[1], said[1]) == ("", "")
     assert record.environment["processes"] == 2
     assert record.environment["parallel"] == "ddp"  # it fits
-    assert write_text(load_model(where, record), "line ", 5, 0.0, 0).startswith("line ")
+    assert generate(where, record, "line ", tokens=5, temperature=0.0, seed=0).startswith("line ")
 
 
 def test_under_torchrun_a_mistake_is_one_line_of_one_process_and_ends_all(tmp_path):

@@ -229,10 +229,10 @@ def test_broken_off_at_any_write_it_ends_as_if_it_had_not_been(tmp_path, rows, s
     real = files.replace_file
     writes = 0
 
-    def count(path, content):
+    def count(path, content, *allowed):
         nonlocal writes
         writes += 1
-        return real(path, content)
+        return real(path, content, *allowed)
 
     for module in (files, spool, packing):
         monkeypatch.setattr(module, "replace_file", count)
@@ -240,16 +240,16 @@ def test_broken_off_at_any_write_it_ends_as_if_it_had_not_been(tmp_path, rows, s
     total, kills = writes, 0
     budget = 0
 
-    def frail(path, content):
+    def frail(path, content, *allowed):
         nonlocal budget
         budget -= 1
         if budget == 0:
             if kills % 2:
                 (path.parent / f".{path.name}.half").write_bytes(content[: len(content) // 2])
             else:
-                real(path, content)
+                real(path, content, *allowed)
             raise Killed
-        return real(path, content)
+        return real(path, content, *allowed)
 
     for module in (files, spool, packing):
         monkeypatch.setattr(module, "replace_file", frail)
@@ -349,10 +349,10 @@ def test_a_network_that_fails_half_way_costs_only_what_came_after(tmp_path, smal
 def test_a_full_disk_leaves_what_can_go_on(tmp_path, rows, small_chunks, monkeypatch):
     real, count = files.replace_file, iter(range(100))
 
-    def full(path, content):
+    def full(path, content, *allowed):
         if next(count) == 9:
             raise OSError(28, "No space left on device", str(path))
-        return real(path, content)
+        return real(path, content, *allowed)
 
     for module in (files, spool, packing):
         monkeypatch.setattr(module, "replace_file", full)

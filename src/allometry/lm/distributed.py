@@ -80,6 +80,7 @@ class Crew:
         self.world.share(lambda: {"end": status})
         if not status:
             self.world.leave()
+        self.world.part()
 
     def train(self, study: Study, jobs: Sequence[Job], listener: Listener = lambda event: None) -> None:
         """Train the jobs' runs, one after another.
@@ -127,6 +128,7 @@ def _follow(world: World) -> int:
                 continue  # process 0 tells the user, and then how to end
         if not job["end"]:
             world.leave()
+        world.part()
         return job["end"]
     except UserError as error:
         if not isinstance(error, Stray) or world.first_to_speak():

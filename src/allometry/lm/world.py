@@ -6,6 +6,7 @@ them finds ends all of them with one line. What the file system must not see twi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -79,6 +80,13 @@ class World:
         """Part in peace, when all is done."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+    def part(self, seconds: float = 10.0) -> None:
+        """The last word; process 0, which keeps what they share, waits so long for that of the others."""
+        with contextlib.suppress(RuntimeError):
+            self.store.set(f"parted/{self.rank}", "")
+            if self.rank == 0:
+                self.store.wait([f"parted/{rank}" for rank in range(self.size)], timedelta(seconds=seconds))
 
     def share(self, work: Callable[[], Any], patience: float | None = None) -> Any:
         """What ``work()`` gives in process 0, a JSON value, in every process, which wait for it so long.
