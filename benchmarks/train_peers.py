@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from allometry.config import DataConfig, ModelConfig, RunConfig
 from allometry.files import write_json
 from allometry.lm.data import Windows, held_out_windows
-from allometry.lm.trunk import EVAL_BATCH, Trunk, evaluate
+from allometry.lm.trunk import Trunk, evaluate
 from allometry.runs.corpus import Corpus, read_corpus
 from allometry.runs.recipe import Recipe, shape
 
@@ -204,7 +204,7 @@ class Trainer:
 
 def evaluate_peer(loss: Callable[[Tensor, Tensor], float], windows: tuple[Tensor, Tensor]) -> float:
     """Mean loss over held-out windows, in nats a token."""
-    batches = zip(windows[0].split(EVAL_BATCH), windows[1].split(EVAL_BATCH), strict=True)
+    batches = zip(windows[0].split(32), windows[1].split(32), strict=True)
     return sum(loss(x, y) * len(x) for x, y in batches) / len(windows[0])
 
 
