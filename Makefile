@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: demo test faults lint clean
 .DELETE_ON_ERROR:
 
-# Real text to a plan that comes true, in about five minutes on two cores; the report is quickstart/report.html.
+# Real text to a plan that comes true, in about three minutes on two cores; the report is quickstart/report.html.
 demo: $(VENV)/.core
 	$(BIN)/allometry quickstart --yes
 

@@ -56,7 +56,7 @@ def quickstart(
         str,
         typer.Option(help="A text file, a folder of them, one that `data` wrote, or stdlib: Python's own sources."),
     ] = "stdlib",
-    minutes: Annotated[float, typer.Option(help="What the whole may take on this machine.")] = 5.0,
+    minutes: Annotated[float, typer.Option(help="What the whole may take on this machine.")] = 3.0,
     out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("quickstart"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of initial weights and of the order of the text.")] = 0,
     engine: Engine = "local",
