@@ -44,7 +44,7 @@ def text(tmp_path):
 def command(name, text, folder):
     toml = folder / "what.toml"
     toml.write_text((RUN if name == "train" else STUDY).format(text=text))
-    what = ["--data", str(text), "--minutes", "6"] if name == "quickstart" else [str(toml)]
+    what = ["--data", "stdlib", "--minutes", "6"] if name == "quickstart" else [str(toml)]
     yes = [] if name == "train" else ["--yes"]
     return [sys.executable, "-m", "allometry.cli.app", name, *what, "--out", str(folder / "s"), *yes]
 
