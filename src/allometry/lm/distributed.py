@@ -431,7 +431,8 @@ def _sum(_, bucket):
 def _fit_memory(world: World, config: RunConfig, parallel: str) -> tuple[str, int]:
     """DDP where each process has memory for the whole model, else FSDP; and the rows of one call that fit beside."""
     states, rows = 16.0 * config.model.num_params_total, config.schedule.stages[-1].batch
-    a_row = (memory_bytes(config) - states) / rows
+    by_layers = config.model_copy(update={"train": config.train.model_copy(update={"compile": False})})
+    a_row = (memory_bytes(by_layers) - states) / rows  # compiled kernels, which keep less, are not used here
     free = USABLE * world.least(devices.free_bytes(world.device, world.here) or math.inf)
     if parallel == "auto":
         parallel = "ddp" if states + a_row <= free else "fsdp"

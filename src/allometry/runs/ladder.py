@@ -106,7 +106,7 @@ class Speed:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Speed:
         parts = Throughput(**value["ladder"]), Throughput(**value["target"])
-        ways = value["precision"], value.get("compile", False), value.get("batched", 1.0)
+        ways = value["precision"], value["compile"], value["batched"]
         return cls(*parts, value["workers"], *ways)
 
 
