@@ -1,4 +1,7 @@
-"""Small configurations and records for tests."""
+"""Small configurations, records and texts for tests."""
+
+import random
+from pathlib import Path
 
 from allometry.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from allometry.runs.record import RunRecord
@@ -32,3 +35,11 @@ def record(config: RunConfig, loss: float | None = 2.5, kind: str = "ladder", st
         tokens_per_second=1e4,
         finished_at="2026-01-01T00:00:00+00:00",
     )
+
+
+def drawn_words(path: Path, lines: int) -> Path:
+    """A text of words drawn evenly from two hundred, ten a line, at ``path``."""
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 6))) for _ in range(200)]
+    path.write_text("\n".join(" ".join(rng.choices(words, k=10)) for _ in range(lines)))
+    return path

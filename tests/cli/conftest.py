@@ -22,3 +22,18 @@ def cli(monkeypatch, capsys):
         return status, out, err
 
     return run
+
+
+@pytest.fixture
+def refused(cli):
+    """Run a command that must be refused: one line, status 2, nothing on standard output."""
+
+    def run(*arguments):
+        status, out, err = cli(*arguments)
+        assert (status, out) == (2, ""), (out, err)
+        lines = [line for line in err.splitlines() if line.startswith("allometry:")]
+        assert len(lines) == 1, err
+        assert "Traceback" not in err
+        return lines[0]
+
+    return run

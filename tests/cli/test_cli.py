@@ -2,12 +2,13 @@
 
 import json
 import math
-import random
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+
+from builders import drawn_words
 
 LADDER = """
 data = "{text}"
@@ -20,29 +21,9 @@ batch_tokens = 256
 """
 
 
-@pytest.fixture
-def refused(cli):
-    """Run a command that must be refused: one line, status 2, nothing on standard output."""
-
-    def run(*arguments):
-        status, out, err = cli(*arguments)
-        assert status == 2, (out, err)
-        assert out == ""
-        lines = [line for line in err.splitlines() if line.startswith("allometry:")]
-        assert len(lines) == 1, err
-        assert "Traceback" not in err
-        return lines[0]
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    path = tmp_path_factory.mktemp("text") / "words.txt"
-    rng = random.Random(0)
-    words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 6))) for _ in range(200)]
-    path.write_text("\n".join(" ".join(rng.choices(words, k=10)) for _ in range(6000)))
-    return path
+    return drawn_words(tmp_path_factory.mktemp("text") / "words.txt", 6000)
 
 
 @pytest.fixture(scope="module")

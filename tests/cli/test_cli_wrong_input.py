@@ -20,21 +20,6 @@ def lines(count, seed=0):
     return "\n".join(" ".join(rng.choices(WORDS, k=9)) for _ in range(count)) + "\n"
 
 
-@pytest.fixture
-def refused(cli):
-    """Run a command that must be refused: one line, status 2, nothing on standard output."""
-
-    def run(*arguments):
-        status, out, err = cli(*arguments)
-        assert (status, out) == (2, ""), (out, err)
-        found = [line for line in err.splitlines() if line.startswith("allometry:")]
-        assert len(found) == 1, err
-        assert "Traceback" not in err
-        return found[0]
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory):
     """The same text by bytes and by a BPE."""

@@ -18,22 +18,6 @@ def text(count: int, seed=0) -> str:
 
 
 @pytest.fixture
-def refused(cli):
-    """Run a command that must be refused: one line, status 2, nothing on standard output."""
-
-    def run(*arguments):
-        status, out, err = cli(*arguments)
-        assert status == 2, (out, err)
-        assert out == ""
-        lines = [line for line in err.splitlines() if line.startswith("allometry:")]
-        assert len(lines) == 1, err
-        assert "Traceback" not in err
-        return lines[0]
-
-    return run
-
-
-@pytest.fixture
 def source(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text(text(3000))

@@ -1,7 +1,6 @@
 """Ctrl-C and SIGTERM: once saves and leaves, twice leaves at once; a worker that is killed is replaced."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from allometry.runs.corpus import save_corpus
 from allometry.runs.dispatch import Job
 from allometry.runs.engine import LocalEngine
 from allometry.runs.store import Study
+from builders import drawn_words
 
 RUN = """
 data = "{text}"
@@ -34,11 +34,7 @@ STUDY = 'data = "{text}"\ncontext = 32\nwidths = [16, 24]\ntokens = [3_000_000]\
 
 @pytest.fixture
 def text(tmp_path):
-    rng = random.Random(0)
-    words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 6))) for _ in range(200)]
-    path = tmp_path / "words.txt"
-    path.write_text("\n".join(" ".join(rng.choices(words, k=10)) for _ in range(3000)))
-    return path
+    return drawn_words(tmp_path / "words.txt", 3000)
 
 
 def command(name, text, folder):

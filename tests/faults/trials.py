@@ -49,10 +49,11 @@ def study(path: Path) -> Study:
     return Study.create(path, {"made": True})
 
 
-def go_on(where: Study, *lengths: int, **options) -> None:
+def go_on(where: Study, *lengths: int, follows: int | None = None, **hooks) -> None:
     """Train, or go on with it, in this process."""
     torch.set_num_threads(1)
-    train.train_trunk(configs(*lengths), TEXT, where, kind="ladder", checkpoint_seconds=SAVES, **options)
+    options = {"hooks": train.Hooks(**hooks), "checkpoint_seconds": SAVES, "follows": follows}
+    train.train_trunk(configs(*lengths), TEXT, where, kind="ladder", **options)
 
 
 def fork(work: Callable[[], object]) -> int:

@@ -14,7 +14,7 @@ from allometry.lm.calibrate import step_seconds
 from allometry.lm.kernels import available
 from allometry.lm.model import build
 from allometry.lm.stacked import Stack
-from allometry.lm.train import Interrupted, train_trunk
+from allometry.lm.train import Hooks, Interrupted, train_trunk
 from allometry.runs.corpus import Corpus
 from allometry.runs.recipe import Recipe, shape
 from allometry.runs.store import Study
@@ -96,7 +96,7 @@ def test_each_ends_as_in_a_training_of_its_own(corpus, calm, tmp_path):
 def test_interrupted_it_ends_where_an_undisturbed_one_does(corpus, calm, tmp_path, after):
     broken, count = study(tmp_path / "broken"), itertools.count(1)
     with pytest.raises(Interrupted):
-        train_batched(RUNS, corpus, broken, kind="sweep", stop=lambda: next(count) >= after)
+        train_batched(RUNS, corpus, broken, kind="sweep", hooks=Hooks(stop=lambda: next(count) >= after))
     train_batched(RUNS, corpus, broken, kind="sweep")
     assert_same(broken, calm)
 
@@ -113,7 +113,7 @@ def test_killed_between_two_records_of_a_length_it_ends_alike(corpus, calm, tmp_
             raise Killed
 
     with pytest.raises(Killed):
-        train_batched(RUNS, corpus, broken, kind="sweep", recorded=recorded)
+        train_batched(RUNS, corpus, broken, kind="sweep", hooks=Hooks(recorded=recorded))
     train_batched(RUNS, corpus, broken, kind="sweep")
     assert_same(broken, calm)
     assert [broken.record(record.id) for record in written] == written  # what was recorded stays as it was

@@ -12,7 +12,7 @@ import torch
 from allometry import nn
 from allometry.lm import checkpoint, kernels
 from allometry.lm.model import build
-from allometry.lm.train import Interrupted, train_trunk
+from allometry.lm.train import Hooks, Interrupted, train_trunk
 from allometry.lm.trunk import Trunk
 from allometry.runs.corpus import Corpus
 from allometry.runs.store import Study
@@ -173,7 +173,7 @@ def test_an_interrupted_training_ends_where_an_undisturbed_one_does(corpus, tmp_
     train_trunk([config], corpus, calm, kind="ladder")
     count = itertools.count(1)
     with pytest.raises(Interrupted):
-        train_trunk([config], corpus, broken, kind="ladder", stop=lambda: next(count) >= 20)
+        train_trunk([config], corpus, broken, kind="ladder", hooks=Hooks(stop=lambda: next(count) >= 20))
     train_trunk([config], corpus, broken, kind="ladder")
     weights = [checkpoint.read(study.weights_path(config.id))[0] for study in (calm, broken)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -8,7 +8,7 @@ import pytest
 from allometry.config import DataConfig
 from allometry.errors import UserError
 from allometry.lm import checkpoint
-from allometry.lm.train import Interrupted, train_trunk
+from allometry.lm.train import Hooks, Interrupted, train_trunk
 from allometry.runs.corpus import Corpus
 from allometry.runs.recipe import Recipe, shape
 from allometry.runs.store import Study
@@ -69,7 +69,7 @@ def test_an_interrupted_training_ends_where_an_undisturbed_one_does(corpus, tmp_
     train_trunk(lengths, corpus, calm, kind="ladder")
     count = itertools.count(1)
     with pytest.raises(Interrupted):
-        train_trunk(lengths, corpus, broken, kind="ladder", stop=lambda: next(count) >= after)
+        train_trunk(lengths, corpus, broken, kind="ladder", hooks=Hooks(stop=lambda: next(count) >= after))
     train_trunk(lengths, corpus, broken, kind="ladder")
     for length in lengths:
         assert broken.record(length.id).loss == calm.record(length.id).loss
@@ -82,7 +82,7 @@ def test_a_finished_run_is_not_trained_again(corpus, tmp_path):
     train_trunk([config(6_000)], corpus, where, kind="ladder")
     before = where.record(config(6_000).id)
     steps = itertools.count()
-    train_trunk([config(6_000)], corpus, where, kind="ladder", stop=lambda: next(steps) < 0)
+    train_trunk([config(6_000)], corpus, where, kind="ladder", hooks=Hooks(stop=lambda: next(steps) < 0))
     assert where.record(config(6_000).id) == before
     assert next(steps) == 0
 
@@ -127,7 +127,9 @@ def test_a_trunk_past_the_branch_point_of_a_shorter_run_is_no_start_for_it(corpu
     train_trunk([short], corpus, calm, kind="ladder")
     count = itertools.count()
     with pytest.raises(Interrupted):  # beyond the last step of the short run
-        train_trunk([long], corpus, broken, kind="ladder", stop=lambda: next(count) > short.schedule.steps + 5)
+        train_trunk(
+            [long], corpus, broken, kind="ladder", hooks=Hooks(stop=lambda: next(count) > short.schedule.steps + 5)
+        )
     train_trunk([short], corpus, broken, kind="ladder")
     assert broken.record(short.id).loss == calm.record(short.id).loss
     assert same(weights(calm, short), weights(broken, short))

@@ -17,6 +17,7 @@ from allometry.runs import corpus as corpora
 from allometry.runs.engine import Job, LocalEngine
 from allometry.runs.recipe import Recipe, shape
 from allometry.runs.store import Study
+from builders import drawn_words
 
 STUDY = """
 data = "{text}"
@@ -31,11 +32,7 @@ batch_tokens = 256
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    path = tmp_path_factory.mktemp("text") / "words.txt"
-    rng = random.Random(0)
-    words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 6))) for _ in range(200)]
-    path.write_text("\n".join(" ".join(rng.choices(words, k=10)) for _ in range(6000)))
-    return path
+    return drawn_words(tmp_path_factory.mktemp("text") / "words.txt", 6000)
 
 
 def command(study, out):

@@ -1,7 +1,5 @@
 """What every engine keeps: the contract of LocalEngine, on this machine, on a Ray cluster of two nodes, by submitit."""
 
-import random
-
 import pytest
 
 from allometry.config import DataConfig
@@ -10,15 +8,12 @@ from allometry.runs import corpus as corpora
 from allometry.runs.engine import Job, LocalEngine
 from allometry.runs.recipe import Recipe, shape
 from allometry.runs.store import Study
+from builders import drawn_words
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    path = tmp_path_factory.mktemp("text") / "words.txt"
-    rng = random.Random(0)
-    words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 6))) for _ in range(200)]
-    path.write_text("\n".join(" ".join(rng.choices(words, k=10)) for _ in range(6000)))
-    return path
+    return drawn_words(tmp_path_factory.mktemp("text") / "words.txt", 6000)
 
 
 def local():

@@ -24,14 +24,13 @@ from ..runs.claims import Claim, Fenced
 from ..runs.corpus import Corpus
 from ..runs.dispatch import claim_name
 from ..runs.ladder import step_shape
-from ..runs.record import RunRecord
 from ..runs.store import Study
 from . import checkpoint
 from . import device as devices
 from .data import held_out_windows
 from .divergence import Spikes
 from .stacked import Stack
-from .train import HELD_OUT_WINDOWS, Hooks, Interrupted, Progress, record_of, save_weights
+from .train import HELD_OUT_WINDOWS, SILENT, Hooks, Interrupted, Progress, record_of, save_weights
 from .trunk import SMOOTHING, Trunk, evaluate
 
 
@@ -107,10 +106,7 @@ def train_batched(
     study: Study,
     *,
     kind: str,
-    report: Callable[[Progress], None] = lambda progress: None,
-    recorded: Callable[[RunRecord], None] = lambda record: None,
-    say: Callable[[str, str], None] = lambda run, text: None,
-    stop: Callable[[], bool] = lambda: False,
+    hooks: Hooks = SILENT,
     checkpoint_seconds: float = 10.0,
     follows: int | None = None,
     retry_of: Mapping[str, str] | None = None,
@@ -120,7 +116,7 @@ def train_batched(
     Give all runs of the trunks, those that have a record too: which trunks are trained together decides the rounding.
 
     Raises:
-        Interrupted: ``stop()`` became true; the trunks are saved.
+        Interrupted: ``hooks.stop()`` became true; the trunks are saved.
         Taken, Fenced: as there, for all trunks as one.
         UserError: the runs differ in more than tokens, rate and seed, or not in each trunk alike.
     """
@@ -131,7 +127,6 @@ def train_batched(
     with study.claim(claim_name(configs), follows).kept() as claim:
         todo = missing()  # whoever was at it before may have recorded some meanwhile
         if todo:
-            hooks = Hooks(report, recorded, say, stop)
             _Training(todo, corpus, study, claim, hooks, checkpoint_seconds).run(kind, retry_of or {})
 
 

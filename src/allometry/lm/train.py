@@ -60,29 +60,29 @@ class Hooks:
     stop: Callable[[], bool] = lambda: False
 
 
+SILENT = Hooks()
+
+
 def train_trunk(
     configs: Sequence[RunConfig],
     corpus: Corpus,
     study: Study,
     *,
     kind: str,
-    report: Callable[[Progress], None] = lambda progress: None,
-    recorded: Callable[[RunRecord], None] = lambda record: None,
-    say: Callable[[str, str], None] = lambda run, text: None,
-    stop: Callable[[], bool] = lambda: False,
+    hooks: Hooks = SILENT,
     checkpoint_seconds: float = 10.0,
     follows: int | None = None,
     retry_of: Mapping[str, str] | None = None,
 ) -> None:
     """Train every run in ``configs`` that has no record yet, and record each as soon as it ends.
 
-    Goes on from the newest good state that was saved; ``say`` hears, by run, of those that are damaged. A run whose
+    Goes on from the newest good state that was saved; ``hooks.say`` hears of those that are damaged. A run whose
     loss stops being finite, rises and stays high (:mod:`.divergence`), or ends no better than guessing, is recorded
     as diverged; so are the longer ones when it was their common trunk that diverged. ``follows`` is the attempt that
     this one may follow, as an engine has found out; ``retry_of`` says which diverged run each run is a retry of.
 
     Raises:
-        Interrupted: ``stop()`` became true; the trunk is saved.
+        Interrupted: ``hooks.stop()`` became true; the trunk is saved.
         Taken: another process is at this trunk.
         Fenced: another process has taken it over; nothing was written since.
         UserError: the runs do not share a trunk, or the text is too short.
@@ -94,7 +94,6 @@ def train_trunk(
     with study.claim(claim_name(configs), follows).kept() as claim:
         todo = _unrecorded(configs, study)  # whoever was at it before may have recorded some meanwhile
         if todo:
-            hooks = Hooks(report, recorded, say, stop)
             _Training(todo, corpus, study, claim, hooks, checkpoint_seconds).run(kind, retry_of or {})
 
 

@@ -23,7 +23,7 @@ from ..runs.corpus import Corpus, load_corpus
 from ..runs.store import Study
 from .batched import train_batched
 from .calibrate import step_seconds
-from .train import Interrupted, train_trunk
+from .train import Hooks, Interrupted, train_trunk
 
 
 def main() -> None:
@@ -66,6 +66,12 @@ def _serve(job: dict[str, Any], corpora: dict[str, Corpus], send, stop) -> None:
     corpora[job["study"]] = corpus
     configs = [RunConfig.parse(value) for value in job["configs"]]
     _check(configs, corpus, study)
+    hooks = Hooks(
+        report=lambda progress: send("progress", **asdict(progress)),
+        recorded=lambda record: send("recorded", id=record.id),
+        say=lambda run, text: send("note", id=run, text=text),
+        stop=stop,
+    )
     try:
         together = len({config.trunk for config in configs}) > 1
         (train_batched if together else train_trunk)(
@@ -73,10 +79,7 @@ def _serve(job: dict[str, Any], corpora: dict[str, Corpus], send, stop) -> None:
             corpus,
             study,
             kind=job["kind"],
-            report=lambda progress: send("progress", **asdict(progress)),
-            recorded=lambda record: send("recorded", id=record.id),
-            say=lambda run, text: send("note", id=run, text=text),
-            stop=stop,
+            hooks=hooks,
             follows=job["follows"],
             retry_of=job["retry_of"],
         )
