@@ -31,10 +31,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
+from allometry.data.corpus import load_corpus
+from allometry.data.tokenizer import Subwords, train
 from allometry.files import write_json
-from allometry.lm.data import Windows
-from allometry.runs.corpus import load_corpus
-from allometry.runs.tokenizer import Subwords, train
+from allometry.lm.batches import Windows
 
 RESULTS = Path(__file__).parent / "results" / "data.json"
 CONTEXT, BATCH = 1024, 64

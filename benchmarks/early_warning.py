@@ -15,7 +15,7 @@ from statistics import median
 
 from allometry import laws
 from allometry.files import write_json
-from allometry.laws.band import Course, band
+from allometry.laws.along_a_run.expected_band import Course, band
 
 FACTORS = (0.9, 1.0, 1.05, 1.1, 1.2, 1.4)
 

@@ -37,7 +37,7 @@ from scipy.optimize import minimize
 
 from allometry import laws
 from allometry.files import write_json
-from allometry.laws.fit import make_problem
+from allometry.laws.fitting.fit import make_problem
 from allometry.laws.solver import solve
 
 SHARED = Path(os.environ.get("ALLOMETRY_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"

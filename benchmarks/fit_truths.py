@@ -27,7 +27,7 @@ from scipy.optimize import least_squares
 
 from allometry import laws
 from allometry.files import write_json
-from allometry.laws.fit import make_problem
+from allometry.laws.fitting.fit import make_problem
 
 LEVELS = (0.8, 0.95)
 PROMISED = {0.8: (0.77, 0.83), 0.95: (0.93, 0.97)}

@@ -27,11 +27,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 import torch
 
 from allometry import nn
-from allometry.config import ModelConfig
+from allometry.config.model import ModelConfig
 from allometry.files import write_json
-from allometry.lm import kernels
+from allometry.ladder.shape import shape
+from allometry.lm.compiled import build as kernels
 from allometry.lm.model import PRECISIONS, build
-from allometry.runs.recipe import shape
 
 RESULTS = Path(__file__).parent / "results" / "floor.json"
 BATCHES = {24: 4, 32: 8, 64: 8, 128: 16, 256: 16, 352: 32}  # sequences

@@ -27,7 +27,7 @@ from collections.abc import Callable
 import torch
 
 from allometry import nn
-from allometry.nn import fp8
+from allometry.nn.precision import fp8
 
 # (fan_out, fan_in) of Llama-3-8B.
 LAYERS = {"q, o": (4096, 4096), "k, v": (1024, 4096), "gate, up": (14336, 4096), "down": (4096, 14336)}

@@ -24,12 +24,14 @@ import numpy as np
 import torch
 
 from allometry import nn
-from allometry.config import DataConfig, RunConfig
+from allometry.config.run import RunConfig
+from allometry.config.training import DataConfig
 from allometry.files import write_json
+from allometry.ladder.recipe import Recipe
+from allometry.ladder.shape import shape
 from allometry.lm.model import build
-from allometry.lm.trunk import evaluate
+from allometry.lm.training.trunk import evaluate
 from allometry.runs.cost import memory_bytes
-from allometry.runs.recipe import Recipe, shape
 
 # (width, context, sequences)
 CASES = {

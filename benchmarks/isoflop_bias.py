@@ -21,7 +21,7 @@ import numpy as np
 
 from allometry.errors import UserError
 from allometry.laws import Observations
-from allometry.laws.isoflop import IsoFlop, isoflop
+from allometry.laws.isoflop_slices.isoflop import IsoFlop, isoflop
 
 SHARED = Path(os.environ.get("ALLOMETRY_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 METHODS = ("slices", "parabola", "interpolation")

@@ -38,8 +38,8 @@ from scipy.optimize import nnls
 from allometry import laws
 from allometry.files import write_json
 from allometry.laws import LAWS, Observations
-from allometry.planning import ladder
-from allometry.planning.information import log_points, walk
+from allometry.planning.experiments import ladder_design as ladder
+from allometry.planning.experiments.gaussian_model import log_points, walk
 
 Array = np.ndarray
 RESULTS = Path(__file__).parent / "results" / "ladder_design.json"

@@ -26,15 +26,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from allometry.config import DataConfig, RunConfig
+from allometry.config.run import RunConfig
+from allometry.config.training import DataConfig
+from allometry.data import corpus as corpora
 from allometry.files import write_json
-from allometry.lm.calibrate import step_seconds
-from allometry.runs import corpus as corpora
-from allometry.runs import recipe as recipes
-from allometry.runs.engine import LocalEngine
-from allometry.runs.ladder import jobs
-from allometry.runs.recipe import Recipe, shape
-from allometry.runs.store import Study
+from allometry.ladder.climb import jobs
+from allometry.ladder.recipe import Recipe
+from allometry.ladder.shape import shape
+from allometry.ladder.sweep import sweep
+from allometry.lm.training.step_seconds import step_seconds
+from allometry.runs.engines.local import LocalEngine
+from allometry.runs.study import Study
 
 WIDTHS, TOKENS, CONTEXT, SEQUENCES = (24, 32, 48, 64, 96), (100_000, 200_000, 400_000), 128, 4
 RECIPE = Recipe(lr=0.4, batch_tokens=SEQUENCES * CONTEXT, batch_exponent=0.0, compile=True)  # as is found to be faster
@@ -168,10 +170,10 @@ def batched(folder: Path, corpus: corpora.Corpus, python: str) -> dict:
             way = "compiled kernels" if compiled else "eager"
             gains.setdefault(f"{way}, of as many one after another", {})[f"{width} wide, {sequences} sequences"] = found
     data = DataConfig(source="stdlib", fingerprint=corpus.fingerprint)
-    sweep = recipes.sweep(Recipe(compile=True), shape(32, CONTEXT), data, (50_000, 100_000), 0)
+    chosen = sweep(Recipe(compile=True), shape(32, CONTEXT), data, (50_000, 100_000), 0)
     together, apart = study(folder / "together", corpus), study(folder / "apart", corpus)
-    seconds = [train(together, sweep, 2, 1, batched=True), train(apart, sweep, 2, 1)]
-    losses = [[where.record(config.id).loss for config in sweep] for where in (together, apart)]
+    seconds = [train(together, chosen, 2, 1, batched=True), train(apart, chosen, 2, 1)]
+    losses = [[where.record(config.id).loss for config in chosen] for where in (together, apart)]
     return {
         "gain_over_the_speed": gains,
         "sweep_batched_then_not_seconds": seconds,

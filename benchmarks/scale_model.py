@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from allometry.nn.calibrate import range_report
-from allometry.nn.convert import scale_model
-from allometry.nn.formats import E3M2, E4M3FN, E5M2
-from allometry.nn.scaled import finetune_groups
+from allometry.nn.conversion.measured_rules import range_report
+from allometry.nn.conversion.scale_model import scale_model
+from allometry.nn.conversion.scaled_modules import finetune_groups
+from allometry.nn.precision.formats import E3M2, E4M3FN, E5M2
 
 Data = tuple[Tensor, Tensor, Tensor, Tensor]  # inputs and targets to train on, inputs and targets to test on
 # Formats of weights and activations, and of gradients. E4M3 for all is FP8 with one format; E3M2 has six bits.

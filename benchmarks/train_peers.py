@@ -34,12 +34,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from allometry.config import DataConfig, ModelConfig, RunConfig
+from allometry.config.model import ModelConfig
+from allometry.config.run import RunConfig
+from allometry.config.training import DataConfig
+from allometry.data.corpus import Corpus, read_corpus
 from allometry.files import write_json
-from allometry.lm.data import Windows, held_out_windows
-from allometry.lm.trunk import Trunk, evaluate
-from allometry.runs.corpus import Corpus, read_corpus
-from allometry.runs.recipe import Recipe, shape
+from allometry.ladder.recipe import Recipe
+from allometry.ladder.shape import shape
+from allometry.lm.batches import Windows, held_out_windows
+from allometry.lm.training.trunk import Trunk, evaluate
 
 RESULTS = Path(__file__).parent / "results" / "train_peers.json"
 SIZES = {"0.2M": (64, 8), "1M": (144, 16), "5M": (256, 16), "10M": (352, 32)}  # width, sequences in a batch

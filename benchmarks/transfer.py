@@ -28,8 +28,8 @@ import numpy as np
 import torch
 
 from allometry import nn
-from allometry.lm.data import Windows, held_out_windows
-from allometry.runs.corpus import read_corpus
+from allometry.data.corpus import read_corpus
+from allometry.lm.batches import Windows, held_out_windows
 
 RESULTS = Path(__file__).parent / "results" / "transfer.jsonl"
 CONTEXT, BATCH, STEPS, VOCAB, HEAD = 64, 8, 500, 256, 16

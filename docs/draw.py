@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from allometry import laws, planning
-from allometry.report import law_curves, law_plots
+from allometry.report.pictures import law_data as law_curves
+from allometry.report.pictures import law_drawn as law_plots
 
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("ALLOMETRY_SHARED", HERE.parents[1] / "shared")) / "data"

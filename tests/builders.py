@@ -3,7 +3,9 @@
 import random
 from pathlib import Path
 
-from allometry.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from allometry.config.model import ModelConfig
+from allometry.config.run import RunConfig
+from allometry.config.training import DataConfig, TrainConfig
 from allometry.runs.record import RunRecord
 
 MODEL = {"width": 16, "layers": 2, "hidden": 24, "head_dim": 8, "vocab_size": 32, "context": 16}

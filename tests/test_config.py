@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from allometry.config import Config, DataConfig, ModelConfig, RunConfig, StudyConfig, TrainConfig
+from allometry.config.base import Config
+from allometry.config.model import ModelConfig
+from allometry.config.run import RunConfig
+from allometry.config.study import StudyConfig
+from allometry.config.training import DataConfig, TrainConfig
 from allometry.errors import UserError
 from allometry.lm.model import build
 from builders import model_config, run_config
@@ -230,7 +234,7 @@ def test_the_identity_does_not_know_how_a_number_was_written():
 def test_the_identity_is_the_same_in_another_process(tmp_path):
     config = run_config(lr=0.1 + 0.2)
     (tmp_path / "run.toml").write_text(config.to_toml())
-    code = "from allometry.config import RunConfig; c = RunConfig.read('run.toml'); print(c.id, c.trunk)"
+    code = "from allometry.config.run import RunConfig; c = RunConfig.read('run.toml'); print(c.id, c.trunk)"
     environment = os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
@@ -288,5 +292,5 @@ def test_a_runs_flops_are_its_tokens_times_those_of_one():
 
 
 def test_every_configuration_is_one_of_these():
-    ours = {kind for kind in Config.__subclasses__() if kind.__module__ == "allometry.config"}
+    ours = {kind for kind in Config.__subclasses__() if kind.__module__ == "allometry.config.run"}
     assert ours == {ModelConfig, DataConfig, TrainConfig, RunConfig, StudyConfig}

@@ -97,9 +97,9 @@ def test_imports_follow_the_arrows(path):
 def test_the_scan_sees_what_it_is_for():
     """Relative and absolute forms, at module level and within functions."""
     found = set(imports(SOURCE / "lm" / "model.py"))
-    assert {("torch", True), ("allometry.nn", True), ("allometry.config", True)} <= found
-    assert ("allometry.runs.store", False) in imports(SOURCE / "laws" / "observations.py")
-    assert not any(module.startswith("allometry.config") for module, _ in imports(SOURCE / "schedule.py"))
+    assert {("torch", True), ("allometry.nn", True), ("allometry.config.run", True)} <= found
+    assert ("allometry.runs.study", False) in imports(SOURCE / "laws" / "observations.py")
+    assert not any(module.startswith("allometry.config.run") for module, _ in imports(SOURCE / "schedule.py"))
 
 
 def modules_after(code: str) -> set[str]:
@@ -113,7 +113,7 @@ def modules_after(code: str) -> set[str]:
 def test_the_nn_room_loads_nothing_else_of_ours():
     loaded = modules_after("import allometry.nn")
     ours = {name for name in loaded if name.split(".")[0] == "allometry"}
-    assert "allometry.nn.layers" in ours
+    assert "allometry.nn.layers.with_parameters" in ours
     assert not {name for name in ours if name != "allometry" and not name.startswith("allometry.nn")}
 
 
@@ -123,7 +123,12 @@ def test_no_room_but_nn_and_lm_loads_torch():
         for path in FILES
         if room_of(path) not in TORCH_ROOMS and path.name != "__main__.py"
     ]
-    assert {"allometry.laws.fit", "allometry.planning.plan", "allometry.runs.store", "allometry.config"} <= set(names)
+    assert {
+        "allometry.laws.fitting.fit",
+        "allometry.planning.plan_record",
+        "allometry.runs.study",
+        "allometry.config.run",
+    } <= set(names)
     loaded = modules_after("\n".join(f"import {name}" for name in names))
     assert set(names) <= loaded
     assert not {"torch", "safetensors"} & loaded

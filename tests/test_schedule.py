@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allometry.schedule import Schedule
+from allometry.config.schedule import Schedule
 from builders import run_config
 
 settings = st.fixed_dictionaries(

@@ -8,6 +8,7 @@ import re
 from .errors import UserError
 
 _SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+SIGNIFICANT_DIGITS = 12
 
 
 def parse_number(text: str | float, name: str = "number") -> float:
@@ -54,3 +55,28 @@ def format_seconds(value: float) -> str:
     if whole < 172800:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
+
+
+def bytes_of(value: float) -> str:
+    """Bytes with three digits: ``13.5 GB``."""
+    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if value >= 0.9995 * factor:
+            return f"{value / factor:.3g} {unit}"
+    return f"{value / 1e3:.3g} kB"
+
+
+def clean(value: float | None) -> float | int | None:
+    """A number as a person would write it: 12 significant digits, whole numbers as ``int``."""
+    if value is None or not math.isfinite(value):
+        return None
+    rounded = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+    return int(rounded) if rounded.is_integer() and abs(rounded) < 2**63 else rounded
+
+
+def require_positive(**numbers: float | None) -> None:
+    """Raise UserError for the first number that is given and is not a finite one above zero."""
+    for name, value in numbers.items():
+        if value is None:
+            continue
+        if isinstance(value, bool | str) or not (math.isfinite(value) and value > 0):
+            raise UserError(f"{name.replace('_', ' ')} must be a finite number above zero, not {value!r}")

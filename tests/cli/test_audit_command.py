@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from allometry.cli import audits
+from allometry.cli import audit as audits
 
 MODELS = """
 import torch
@@ -140,12 +140,14 @@ def test_what_cannot_be_audited_is_one_line_and_status_2(cli, arguments, says):
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """A study with one run that was never trained: its weights are the initial ones."""
-    from allometry.config import TRAINER_VERSION, DataConfig, ModelConfig, RunConfig, TrainConfig
+    from allometry.config.model import ModelConfig
+    from allometry.config.run import TRAINER_VERSION, RunConfig
+    from allometry.config.training import DataConfig, TrainConfig
+    from allometry.data.corpus import read_corpus, save_corpus
     from allometry.lm.model import build
-    from allometry.lm.train import save_weights
-    from allometry.runs.corpus import read_corpus, save_corpus
+    from allometry.lm.training.train_trunk import save_weights
     from allometry.runs.record import RunRecord, environment, now
-    from allometry.runs.store import Study
+    from allometry.runs.study import Study
 
     folder = tmp_path_factory.mktemp("audited")
     text = folder / "text.txt"
@@ -208,7 +210,7 @@ def test_without_the_text_it_takes_random_tokens_and_says_so(cli, study):
 
 
 def test_a_mistake_of_ours_is_no_message_to_the_user(cli, monkeypatch):
-    monkeypatch.setattr("allometry.nn.probe.FORMATS", {"E4M3": None})
+    monkeypatch.setattr("allometry.nn.checks.probe.FORMATS", {"E4M3": None})
     with pytest.raises(AttributeError, match="NoneType"):
         cli("audited_models:good")
 

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from allometry.runs.store import Study
+from allometry.runs.study import Study
 from builders import record, run_config
 
 WORDS = ["".join(random.Random(n).choices("abcdefgh", k=2 + n % 7)) for n in range(300)]
@@ -23,8 +23,8 @@ def lines(count, seed=0):
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory):
     """The same text by bytes and by a BPE."""
-    from allometry.runs.documents import open_source
-    from allometry.runs.packing import prepare
+    from allometry.data.packing import prepare
+    from allometry.data.sources import open_source
 
     folder = tmp_path_factory.mktemp("corpora")
     (folder / "text.txt").write_text(lines(3000))
@@ -169,8 +169,8 @@ def test_a_key_misspelt_is_told_the_nearest(refused, corpora, tmp_path):
 def test_a_study_of_another_version(refused, corpora, tmp_path, monkeypatch):
     """Its runs are refused by the record, its ladder by the settings."""
     toml = ladder(tmp_path, corpora / "bytes")
-    from allometry.config import StudyConfig
-    from allometry.runs.prepare import begin
+    from allometry.config.study import StudyConfig
+    from allometry.workflow.prepare import begin
 
     study, _ = begin(StudyConfig.read(toml), tmp_path / "s")
     study.save(record(run_config()), [])

@@ -7,10 +7,10 @@ import pytest
 from tests.report import studies
 
 from allometry import laws
-from allometry.config import RunConfig
+from allometry.config.run import RunConfig
 from allometry.planning import Plan
-from allometry.runs import sealed
-from allometry.runs.store import Study
+from allometry.runs import saved_states as sealed
+from allometry.runs.study import Study
 
 LAW = {"E": 1.7, "A": 400.0, "B": 1000.0, "alpha": 0.34, "beta": 0.3}
 

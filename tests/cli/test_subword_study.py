@@ -8,12 +8,13 @@ import shutil
 import pytest
 
 from allometry import laws
-from allometry.config import StudyConfig
-from allometry.lm.train import train_trunk
-from allometry.runs.corpus import load_tokenizer, read_corpus
-from allometry.runs.prepare import begin, design_of
-from allometry.runs.recipe import Recipe, shape
-from allometry.runs.store import Study
+from allometry.config.study import StudyConfig
+from allometry.data.corpus import load_tokenizer, read_corpus
+from allometry.ladder.recipe import Recipe
+from allometry.ladder.shape import shape
+from allometry.lm.training.train_trunk import train_trunk
+from allometry.runs.study import Study
+from allometry.workflow.prepare import begin, design_of
 
 STUDY = """
 data = "{data}"

@@ -6,10 +6,10 @@ import pytest
 from rich.console import Console
 from tests.report import studies
 
-from allometry.cli.early import Early, law_of
-from allometry.cli.live import Board, cost_table
-from allometry.runs.outcome import settle
-from allometry.runs.store import Study
+from allometry.cli.progress import Board, cost_table
+from allometry.runs.study import Study
+from allometry.workflow.early_warning import Early, law_of
+from allometry.workflow.outcome import settle
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import trials
 
 from allometry.files import append_line, read_lines
-from allometry.runs import sealed
+from allometry.runs import saved_states as sealed
 from builders import record, run_config
 
 FULL = OSError(errno.ENOSPC, "No space left on device")

@@ -7,11 +7,13 @@ import pytest
 import trials
 
 from allometry import laws
-from allometry.lm import train, trunk
-from allometry.lm.divergence import SPIKE_NATS, SPIKE_STEPS, Spikes
-from allometry.runs.ladder import Design, climb
-from allometry.runs.recipe import Recipe
-from allometry.runs.store import Study
+from allometry.ladder.climb import climb
+from allometry.ladder.design import Design
+from allometry.ladder.recipe import Recipe
+from allometry.lm.training import train_trunk as train
+from allometry.lm.training import trunk
+from allometry.lm.training.health import SPIKE_NATS, SPIKE_STEPS, Spikes
+from allometry.runs.study import Study
 
 
 def first_lost(losses):

@@ -10,10 +10,10 @@ import time
 import pytest
 import trials
 
-from allometry.lm.train import Fenced
+from allometry.data.corpus import save_corpus
+from allometry.lm.training.train_trunk import Fenced
 from allometry.runs import claims
 from allometry.runs.claims import Observer, Taken, take
-from allometry.runs.corpus import save_corpus
 
 STALE = 0.6
 

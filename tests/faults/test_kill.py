@@ -6,7 +6,7 @@ import time
 import pytest
 import trials
 
-from allometry.lm.kernels import available
+from allometry.lm.compiled.build import available
 
 KILLS = [(False, 70, 1, {}), (True, 30, 2, {}), (False, 20, 0, {"compile": True})]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import trials
 
-from allometry.runs import sealed
-from allometry.runs.corpus import save_corpus
-from allometry.runs.dispatch import Job
-from allometry.runs.engine import LocalEngine
-from allometry.runs.store import Study
+from allometry.data.corpus import save_corpus
+from allometry.runs import saved_states as sealed
+from allometry.runs.engines.job_queue import Job
+from allometry.runs.engines.local import LocalEngine
+from allometry.runs.study import Study
 from builders import drawn_words
 
 RUN = """

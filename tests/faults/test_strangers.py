@@ -10,11 +10,11 @@ import trials
 
 import allometry
 from allometry.cli.app import main
+from allometry.data.corpus import load_corpus
 from allometry.errors import UserError
 from allometry.lm.generate import load_model
-from allometry.runs import sealed
-from allometry.runs.corpus import load_corpus
-from allometry.runs.store import Study
+from allometry.runs import saved_states as sealed
+from allometry.runs.study import Study
 from builders import record, run_config
 
 

@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from allometry.config import DataConfig
-from allometry.lm import train
-from allometry.runs.corpus import Corpus
-from allometry.runs.recipe import Recipe, shape
-from allometry.runs.store import Study
+from allometry.config.training import DataConfig
+from allometry.data.corpus import Corpus
+from allometry.ladder.recipe import Recipe
+from allometry.ladder.shape import shape
+from allometry.lm.training import train_trunk as train
+from allometry.runs.study import Study
 
 LONG = os.environ.get("ALLOMETRY_FAULTS") == "long"  # `make faults`
 RECIPE: dict = {}  # beyond the rate and the batch

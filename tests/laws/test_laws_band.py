@@ -8,7 +8,7 @@ import pytest
 
 from allometry import laws
 from allometry.errors import UserError
-from allometry.laws.band import READINGS, Band, Course, Watch, band
+from allometry.laws.along_a_run.expected_band import READINGS, Band, Course, Watch, band
 
 TRUTH = {"E": 0.9, "A": 4000.0, "B": 60.0, "alpha": 0.8, "beta": 0.35}
 SIZES = (27_648, 50_176, 75_520, 110_592, 194_560)

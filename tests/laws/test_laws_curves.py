@@ -16,8 +16,8 @@ from tests.laws.ladders import SHARED, shared
 
 from allometry.errors import UserError
 from allometry.laws import Observations
-from allometry.laws.curves import Curves
-from allometry.runs.store import Study
+from allometry.laws.tables.curves import Curves
+from allometry.runs.study import Study
 
 
 def long(steps=1000, runs=("a", "b"), decay=True):

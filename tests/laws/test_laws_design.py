@@ -9,7 +9,7 @@ from tests.laws.ladders import TRUTHS, ladder, runs, shared
 
 from allometry.errors import UserError
 from allometry.laws import LAWS, Observations, fit
-from allometry.laws.design import check_design, excess
+from allometry.laws.tables.diagnosis import check_design, excess
 
 GRAVE = {"duplicate", "impossible", "diverged", "outlier", "collinear", "rising"}
 

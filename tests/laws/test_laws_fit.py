@@ -11,7 +11,7 @@ from scipy.optimize import least_squares
 
 from allometry.errors import UserError
 from allometry.laws import LAWS, Fit, Observations, fit, load, save
-from allometry.laws.fit import make_problem
+from allometry.laws.fitting.fit import make_problem
 
 from .ladders import TRUTHS, ladder, runs, shared
 

@@ -12,8 +12,9 @@ import pytest
 
 from allometry.errors import UserError
 from allometry.laws import LAWS, Forecast, Observations, backtest, fit, forecast, load, save
-from allometry.laws.backtest import Backtest, Row
-from allometry.laws.calibration import (
+from allometry.laws.fitting.fit import make_problem, optimum
+from allometry.laws.forecasting.backtest import Backtest, Row
+from allometry.laws.forecasting.calibration import (
     FORECAST,
     PRIOR_CUTS,
     PRIOR_DRIFT,
@@ -23,11 +24,10 @@ from allometry.laws.calibration import (
     correct,
     law_weights,
 )
-from allometry.laws.design import excess
-from allometry.laws.fit import make_problem, optimum
-from allometry.laws.origins import DEFAULT_LAWS, by_compute, origins
-from allometry.laws.residuals import LENGTH, RATIOS, Residuals
-from allometry.laws.weights import prediction_weights, relevance
+from allometry.laws.forecasting.cuts import DEFAULT_LAWS, by_compute, origins
+from allometry.laws.forecasting.residuals import LENGTH, RATIOS, Residuals
+from allometry.laws.forecasting.run_weights import prediction_weights, relevance
+from allometry.laws.tables.diagnosis import excess
 
 from .ladders import TRUTHS, ladder, runs, shared
 

@@ -12,9 +12,9 @@ from scipy.stats import binom
 
 from allometry.errors import UserError
 from allometry.laws import Observations
-from allometry.laws.isoflop import IsoFlop, isoflop
-from allometry.laws.shared_shape import Sweep, fit_shape
-from allometry.laws.slices import group
+from allometry.laws.isoflop_slices.isoflop import IsoFlop, isoflop
+from allometry.laws.isoflop_slices.shared_shape import Sweep, fit_shape
+from allometry.laws.isoflop_slices.slice import group
 
 from .ladders import runs, shared
 

@@ -9,7 +9,7 @@ import pytest
 from allometry import laws
 from allometry.errors import UserError
 from allometry.laws import COEFFICIENT, FLOOR, LAWS, Formula, law
-from allometry.laws.fit import make_problem, optimum
+from allometry.laws.fitting.fit import make_problem, optimum
 
 from .ladders import LADDER, TRUTHS, ladder
 

@@ -11,8 +11,8 @@ import pytest
 from scipy.optimize import least_squares
 
 from allometry.errors import UserError
-from allometry.laws.curve_fit import CurveFit, fit_curves
-from allometry.laws.multi_power import MultiPower, Track, units_of, wsd
+from allometry.laws.along_a_run.curve_fit import CurveFit, fit_curves
+from allometry.laws.along_a_run.multi_power import MultiPower, Track, units_of, wsd
 
 from .ladders import shared
 

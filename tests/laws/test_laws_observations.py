@@ -13,7 +13,7 @@ from tests.laws.ladders import shared
 
 from allometry.errors import UserError
 from allometry.laws import Observations
-from allometry.laws.columns import COUNTED, KNOWN
+from allometry.laws.tables.columns import COUNTED, KNOWN
 
 HEADER = "N,D,loss\n"
 ROWS = "1e6,2e7,3.0\n2e6,2e7,2.8\n2e6,4e7,2.6\n"
@@ -262,7 +262,7 @@ def test_counts_may_be_written_with_suffixes(tmp_path):
 
 
 def test_a_study_folder_is_read_through_its_rows(tmp_path, monkeypatch):
-    from allometry.runs.store import Study
+    from allometry.runs.study import Study
 
     class Opened:
         def rows(self):

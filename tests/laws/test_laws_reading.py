@@ -17,8 +17,8 @@ import pytest
 
 from allometry.errors import UserError
 from allometry.laws import Observations
-from allometry.laws import reading as rooms
-from allometry.laws.table import from_arrow
+from allometry.laws.tables import readers as rooms
+from allometry.laws.tables.cells import from_arrow
 
 COLUMNS = {"N": [1e6, 2e6], "D": [2e7, 4e7], "loss": [3.0, 2.8], "name": ["a", "b"]}
 TEXT = "N,D,loss,name\n1e6,2e7,3,a\n2e6,4e7,2.8,b\n"

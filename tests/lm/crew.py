@@ -17,11 +17,12 @@ from unittest import mock
 
 import torch
 
-from allometry.cli import app, models  # noqa: F401 (what the command imports)
-from allometry.config import RunConfig
-from allometry.lm import distributed
-from allometry.lm.train import Interrupted
-from allometry.runs.store import Study
+from allometry.cli import app
+from allometry.config.run import RunConfig
+from allometry.lm.distributed import crew as distributed
+from allometry.lm.distributed import sharded_training
+from allometry.lm.training.train_trunk import Interrupted
+from allometry.runs.study import Study
 
 torch.set_num_threads(1)
 
@@ -30,7 +31,7 @@ class Left(Exception):
     """As if all were killed at once: nothing is saved, nothing is tidied up."""
 
 
-class Watched(distributed._Watch):
+class Watched(sharded_training._Watch):
     """Saves by the count of steps and not by the clock, and notes the smoothed loss and the optimiser's rates."""
 
     scenario: dict
@@ -62,7 +63,7 @@ def rates(model, optimizer) -> dict[str, list[float]]:
 
 def run(world, scenario: dict) -> None:
     Watched.scenario, Watched.seen = scenario, []
-    distributed._Watch = Watched
+    sharded_training._Watch = Watched
     study, config = Study(Path(scenario["study"])), RunConfig.parse(scenario["config"])
     with contextlib.suppress(Left, Interrupted):
         distributed.train_run(world, study, config, "run", scenario["parallel"], lambda event: None, lambda: False)

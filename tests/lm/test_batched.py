@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from allometry.config import DataConfig
+from allometry.config.training import DataConfig
+from allometry.data.corpus import Corpus
 from allometry.errors import UserError
+from allometry.ladder.recipe import Recipe
+from allometry.ladder.shape import shape
 from allometry.lm import checkpoint
-from allometry.lm.batched import train_batched
-from allometry.lm.calibrate import step_seconds
-from allometry.lm.kernels import available
+from allometry.lm.compiled.build import available
 from allometry.lm.model import build
-from allometry.lm.stacked import Stack
-from allometry.lm.train import Hooks, Interrupted, train_trunk
-from allometry.runs.corpus import Corpus
-from allometry.runs.recipe import Recipe, shape
-from allometry.runs.store import Study
+from allometry.lm.training.batched import train_batched
+from allometry.lm.training.stacked_models import Stack
+from allometry.lm.training.step_seconds import step_seconds
+from allometry.lm.training.train_trunk import Hooks, Interrupted, train_trunk
+from allometry.runs.study import Study
 from builders import run_config
 
 LENGTHS = (2_000, 5_000)

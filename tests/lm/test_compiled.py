@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from allometry import nn
-from allometry.lm import checkpoint, kernels
+from allometry.data.corpus import Corpus
+from allometry.lm import checkpoint
+from allometry.lm.compiled import build as kernels
 from allometry.lm.model import build
-from allometry.lm.train import Hooks, Interrupted, train_trunk
-from allometry.lm.trunk import Trunk
-from allometry.runs.corpus import Corpus
-from allometry.runs.store import Study
+from allometry.lm.training.train_trunk import Hooks, Interrupted, train_trunk
+from allometry.lm.training.trunk import Trunk
+from allometry.runs.study import Study
 from builders import model_config, run_config
 
 pytestmark = pytest.mark.skipif(bool(kernels.available()), reason=kernels.available())

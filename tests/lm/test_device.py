@@ -5,7 +5,7 @@ import torch
 
 from allometry.errors import UserError
 from allometry.lm import device as devices
-from allometry.runs.engine import start_worker
+from allometry.runs.engines.local import start_worker
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_threads_are_those_asked_for_or_a_share_of_the_cores(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert devices.threads_for(2) == 3
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr("allometry.runs.engine.cores", lambda: 8)
+    monkeypatch.setattr("allometry.runs.machine.cores", lambda: 8)
     assert devices.threads_for(2) == 4
     assert devices.threads_for(100) == 1
 
@@ -101,6 +101,8 @@ def test_a_process_trains_on_the_device_that_its_starter_named(machine, monkeypa
 
 def test_an_engine_names_it(monkeypatch):
     seen = {}
-    monkeypatch.setattr("allometry.runs.engine.subprocess.Popen", lambda *args, **options: seen.update(options["env"]))
+    monkeypatch.setattr(
+        "allometry.runs.engines.local.subprocess.Popen", lambda *args, **options: seen.update(options["env"])
+    )
     start_worker(2, "cuda", 3)
     assert (seen["ALLOMETRY_DEVICE"], seen["ALLOMETRY_PLACE"], seen["OMP_NUM_THREADS"]) == ("cuda", "3", "2")

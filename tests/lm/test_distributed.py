@@ -12,18 +12,22 @@ import torch
 import torch.distributed as dist
 
 from allometry import nn
-from allometry.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from allometry.config.model import ModelConfig
+from allometry.config.run import RunConfig
+from allometry.config.training import DataConfig, TrainConfig
+from allometry.data import corpus as corpora
+from allometry.data.corpus import Corpus
+from allometry.data.shards import fingerprint
 from allometry.errors import UserError
-from allometry.lm import checkpoint, distributed
-from allometry.lm.data import held_out_windows
+from allometry.lm import checkpoint
+from allometry.lm.batches import held_out_windows
+from allometry.lm.distributed import crew as distributed
+from allometry.lm.distributed import sharded_training
+from allometry.lm.distributed.world import World
 from allometry.lm.generate import generate
 from allometry.lm.model import build
-from allometry.lm.trunk import Trunk, evaluate
-from allometry.lm.world import World
-from allometry.runs import corpus as corpora
-from allometry.runs.corpus import Corpus
-from allometry.runs.shards import fingerprint
-from allometry.runs.store import Study
+from allometry.lm.training.trunk import Trunk, evaluate
+from allometry.runs.study import Study
 
 PARALLEL = ("ddp", "fsdp")
 HALF = 25
@@ -246,7 +250,7 @@ def test_the_parts_of_a_batch_sum_to_its_gradients(group, stored, size, rows_per
     loss.backward()
     total, sums = 0.0, None
     for rank in range(size):
-        training = distributed.Training(World(dist.HashStore(), rank, size, 0, 1, 1.0), run, stored, "ddp")
+        training = sharded_training.Training(World(dist.HashStore(), rank, size, 0, 1, 1.0), run, stored, "ddp")
         training.rows_per_call = rows_per_call
         total += training.gradients(8, 5)
         mine = [parameter.grad.clone() for parameter in training.model.parameters()]
@@ -258,7 +262,7 @@ def test_the_parts_of_a_batch_sum_to_its_gradients(group, stored, size, rows_per
 
 @pytest.mark.parametrize(("rows", "parts"), [(8, 2), (5, 3), (1, 4), (0, 1)])
 def test_shares_are_consecutive_even_and_complete(rows, parts):
-    cuts = distributed.shares(rows, parts)
+    cuts = sharded_training.shares(rows, parts)
     assert [row for begin, end in cuts for row in range(begin, end)] == list(range(rows))
     assert max(end - begin for begin, end in cuts) - min(end - begin for begin, end in cuts) <= 1
 
@@ -272,8 +276,8 @@ def test_what_does_not_fit_is_sharded_and_cut_into_pieces(group, stored, monkeyp
 
     def choice(size, free):
         world.size = size
-        monkeypatch.setattr(distributed.devices, "free_bytes", lambda *_: free / distributed.USABLE)
-        return distributed._fit_memory(world, run, "auto")
+        monkeypatch.setattr(distributed.devices, "free_bytes", lambda *_: free / sharded_training.USABLE)
+        return sharded_training._fit_memory(world, run, "auto")
 
     assert choice(1, 1e15) == ("ddp", rows)
     assert choice(4, states + 2.5 * a_row) == ("ddp", 2)

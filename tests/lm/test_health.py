@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from allometry.lm.health import scale_warning
 from allometry.lm.model import build
+from allometry.lm.training.health import scale_warning
 from builders import model_config
 
 

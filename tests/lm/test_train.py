@@ -5,13 +5,14 @@ import itertools
 import numpy as np
 import pytest
 
-from allometry.config import DataConfig
+from allometry.config.training import DataConfig
+from allometry.data.corpus import Corpus
 from allometry.errors import UserError
+from allometry.ladder.recipe import Recipe
+from allometry.ladder.shape import shape
 from allometry.lm import checkpoint
-from allometry.lm.train import Hooks, Interrupted, train_trunk
-from allometry.runs.corpus import Corpus
-from allometry.runs.recipe import Recipe, shape
-from allometry.runs.store import Study
+from allometry.lm.training.train_trunk import Hooks, Interrupted, train_trunk
+from allometry.runs.study import Study
 
 
 @pytest.fixture(scope="module")

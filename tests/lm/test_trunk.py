@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from allometry import nn
-from allometry.lm.kernels import available
+from allometry.data.corpus import Corpus
+from allometry.lm.compiled.build import available
 from allometry.lm.model import build
-from allometry.lm.train import train_trunk
-from allometry.lm.trunk import Trunk, evaluate, recompute
+from allometry.lm.training.train_trunk import train_trunk
+from allometry.lm.training.trunk import Trunk, evaluate, recompute
 from allometry.runs import cost
-from allometry.runs.corpus import Corpus
 from allometry.runs.cost import EVAL_TOKENS, PROCESS_BYTES, machine_memory, memory_bytes, memory_share, most_sequences
-from allometry.runs.store import Study
+from allometry.runs.study import Study
 from builders import model_config, run_config
 
 COMPILED = [

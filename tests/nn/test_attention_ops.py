@@ -10,8 +10,8 @@ from torch import randn
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses import FakeTensorMode
 
-from allometry.nn import moments
-from allometry.nn.attention import attention, softmax
+from allometry.nn.ops import moments
+from allometry.nn.ops.attention import attention, softmax
 
 F = torch.nn.functional
 

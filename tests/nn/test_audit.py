@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from allometry import nn
-from allometry.nn.audit import audit
-from allometry.nn.probe import Statistics
+from allometry.nn.checks.audit import audit
+from allometry.nn.checks.probe import Statistics
 
 
 class Say(plain.Module):

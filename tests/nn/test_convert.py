@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from allometry.nn import AdamW, layers, roles, stateless
-from allometry.nn.convert import scale_model
-from allometry.nn.counterparts import MeasuredScale
-from allometry.nn.lower import lower
-from allometry.nn.scaled import ScaledLinear
+from allometry.nn import AdamW, roles
+from allometry.nn.conversion.counterparts import MeasuredScale
+from allometry.nn.conversion.plain_linear_maps import lower
+from allometry.nn.conversion.scale_model import scale_model
+from allometry.nn.conversion.scaled_modules import ScaledLinear
+from allometry.nn.layers import stateless
+from allometry.nn.layers import with_parameters as layers
 
 
 class Block(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import nn as plain
 
 from allometry import nn
-from allometry.nn.coordinates import coord_check, slope
+from allometry.nn.checks.coord_check import coord_check, slope
 
 WIDTHS = (64, 128, 256)
 

@@ -13,8 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allometry.nn import formats
-from allometry.nn.formats import (
+from allometry.nn.precision import formats
+from allometry.nn.precision.formats import (
     BF16,
     E2M1,
     E2M3,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allometry import nn
-from allometry.nn import formats, fp8
+from allometry.nn.precision import formats, fp8
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 FACTORS = (0.37, 0.23, 0.71)

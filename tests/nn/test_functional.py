@@ -11,7 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from allometry.nn import Factors, exact_scale
 from allometry.nn import functional as F
-from allometry.nn.elementwise import ACTIVATIONS, GATES, gated_halves
+from allometry.nn.ops.activations import ACTIVATIONS, GATES, gated_halves
 
 T = torch.nn.functional
 f64 = torch.float64

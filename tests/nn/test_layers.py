@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from allometry import nn
 from allometry.nn import functional as F
-from allometry.nn.elementwise import ACTIVATIONS
+from allometry.nn.ops.activations import ACTIVATIONS
 
 T = torch.nn.functional
 f64 = torch.float64

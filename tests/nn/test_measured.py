@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from allometry.nn.calibrate import exponent_bits, range_report
-from allometry.nn.convert import scale_model
-from allometry.nn.formats import E3M2
-from allometry.nn.measured import ActivationScaling, GradientScaling, WeightScaling
-from allometry.nn.scaled import ScaledLinear, finetune_groups, scaled_modules, unscale
+from allometry.nn.conversion.factors import ActivationScaling, GradientScaling, WeightScaling
+from allometry.nn.conversion.measured_rules import exponent_bits, range_report
+from allometry.nn.conversion.scale_model import scale_model
+from allometry.nn.conversion.scaled_modules import ScaledLinear, finetune_groups, scaled_modules, unscale
+from allometry.nn.precision.formats import E3M2
 
 CROSS_ENTROPY = F.cross_entropy
 

@@ -8,8 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
-from allometry.nn import moments
-from allometry.nn.moments import attention_gain, gain_polynomial, softmax_moments, softmax_polynomials, softmax_scale
+from allometry.nn.ops import moments
+from allometry.nn.ops.moments import (
+    attention_gain,
+    gain_polynomial,
+    softmax_moments,
+    softmax_polynomials,
+    softmax_scale,
+)
 
 
 def of_two(sigma):

@@ -158,7 +158,7 @@ def test_a_convolution_keeps_its_constraint(layer, shape, scheme):
 
 @pytest.fixture
 def formats():
-    return pytest.importorskip("allometry.nn.formats")
+    return pytest.importorskip("allometry.nn.precision.formats")
 
 
 def test_the_maxima_are_those_of_ocp(formats):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from allometry import nn
 from allometry.nn import functional as F
-from allometry.nn.elementwise import ACTIVATIONS, GATES
-from allometry.nn.transformer import default_hidden
+from allometry.nn.layers.transformer import default_hidden
+from allometry.nn.ops.activations import ACTIVATIONS, GATES
 
 T = torch.nn.functional
 f64 = torch.float64

@@ -7,8 +7,8 @@ from torch.func import functional_call, grad, jacfwd, jvp, stack_module_state, v
 
 from allometry import nn
 from allometry.nn import functional as F
-from allometry.nn.elementwise import ACTIVATIONS, GATES
-from allometry.nn.scale import exact_scale
+from allometry.nn.ops.activations import ACTIVATIONS, GATES
+from allometry.nn.ops.scale import exact_scale
 
 f64 = torch.float64
 VOCAB = 19

@@ -8,7 +8,7 @@ import torch
 
 from allometry import nn
 from allometry.nn import functional as F
-from allometry.nn.elementwise import ACTIVATIONS, GATES
+from allometry.nn.ops.activations import ACTIVATIONS, GATES
 
 x = torch.randn(3, 4)
 weight = torch.randn(5, 4)

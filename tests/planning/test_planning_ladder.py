@@ -10,8 +10,9 @@ from scipy.optimize import least_squares
 from allometry import laws
 from allometry.errors import UserError
 from allometry.laws import LAWS, Observations
-from allometry.planning import Budget, ladder
-from allometry.planning.information import after_runs, log_points, plausible, prior, walk
+from allometry.planning import Budget
+from allometry.planning.experiments import ladder_design as ladder
+from allometry.planning.experiments.gaussian_model import after_runs, log_points, plausible, prior, walk
 
 BUDGET, TARGET = 1e19, (2.9e9, 58e9)
 

@@ -10,8 +10,8 @@ from allometry import laws
 from allometry.errors import UserError
 from allometry.laws import LAWS, Observations
 from allometry.planning import Budget
-from allometry.planning.information import plausible
-from allometry.planning.next_runs import next_runs
+from allometry.planning.experiments.gaussian_model import plausible
+from allometry.planning.experiments.next_runs import next_runs
 
 TARGET, BUDGET, NOISE = (2.9e9, 58e9), 1e19, 0.003
 SIZES, TOKENS = np.geomspace(1e7, 8e7, 4), np.geomspace(2e8, 1.6e9, 3)

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from allometry import planning
 from allometry.errors import UserError
-from allometry.planning import noise
+from allometry.planning.batch_and_rate import gradient_noise as noise
 
 GRADIENT, TRACE = 1.0, 2000.0  # G² and S: a noise scale of 2000
 

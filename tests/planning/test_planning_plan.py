@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from allometry import laws, planning
-from allometry.config import ModelConfig
+from allometry.config.model import ModelConfig
 from allometry.errors import UserError
 from allometry.planning import Budget, Covered, Plan
 
@@ -118,7 +118,7 @@ def test_throughput_of_the_largest_runs():
         for n, speed in ((1e6, 1e5), (2e6, 8e4), (4e6, 5e4), (8e6, 3e4), (16e6, 2e4), (32e6, float("nan")))
     ]
     # Of five runs with a speed the two largest: 7·8e6·3e4 and 7·16e6·2e4 FLOP/s.
-    from allometry.planning.budget import throughput
+    from allometry.planning.resources.budget import throughput
 
     observations = laws.Observations.from_records(rows)
     assert throughput(observations) == pytest.approx((7 * 8e6 * 3e4 + 7 * 16e6 * 2e4) / 2)

@@ -9,7 +9,7 @@ from tests.laws.ladders import TRUTHS, ladder
 from allometry import laws
 from allometry.errors import UserError
 from allometry.planning import Budget, optimal
-from allometry.planning.repeat import Repeated, Repetition
+from allometry.planning.optimum.repeated_data import Repeated, Repetition
 
 from .predictors import Chinchilla, Power
 

@@ -7,11 +7,11 @@ import pytest
 from tests.laws.ladders import ladder
 
 from allometry import laws
-from allometry.config import ModelConfig
+from allometry.config.model import ModelConfig
 from allometry.errors import UserError
 from allometry.planning import Budget, Plan
-from allometry.planning.resume import Checkpoint, resume
-from allometry.planning.shapes import Shapes
+from allometry.planning.continuation import Checkpoint, resume
+from allometry.planning.resources.shapes import Shapes
 
 from .predictors import Chinchilla
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from allometry.errors import UserError
-from allometry.planning.memory import memory
-from allometry.planning.shapes import Shapes, size_of
+from allometry.planning.resources.memory import memory
+from allometry.planning.resources.shapes import Shapes, size_of
 
 # Published totals with tied or untied ends as there; a norm's gains, which our models lack, are taken off.
 LLAMA = {

@@ -14,10 +14,11 @@ from tests.laws.ladders import shared
 from allometry import planning
 from allometry.errors import UserError
 from allometry.laws import Observations
-from allometry.planning import rules
-from allometry.planning.formula import PowerLaw, Rule
-from allometry.planning.response import expected_rise, rise
-from allometry.planning.surface import Surface, surface
+from allometry.planning.batch_and_rate.response import expected_rise, rise
+from allometry.planning.batch_and_rate.surface import Surface, surface
+from allometry.planning.rules import published as rules
+from allometry.planning.rules.formulas import PowerLaw
+from allometry.planning.rules.rule import Rule
 
 from .predictors import Chinchilla
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from allometry.report.findings import Findings
+from allometry.report.study_contents import Findings
 
 from .studies import build
 

@@ -7,14 +7,15 @@ from dataclasses import replace
 import numpy as np
 
 from allometry import laws, planning
-from allometry.config import DataConfig
+from allometry.config.training import DataConfig
 from allometry.files import write_json
-from allometry.runs import recipe as recipes
-from allometry.runs.ladder import Design
-from allometry.runs.outcome import settle
-from allometry.runs.recipe import Recipe, shape, shape_near
+from allometry.ladder.design import Design
+from allometry.ladder.recipe import Recipe
+from allometry.ladder.shape import shape, shape_near
+from allometry.ladder.sweep import sweep
 from allometry.runs.record import RunRecord
-from allometry.runs.store import Study
+from allometry.runs.study import Study
+from allometry.workflow.outcome import settle
 
 STAGES = ("empty", "runs", "fit", "plan", "outcome")
 WIDTHS = (24, 32, 48, 64, 96)
@@ -46,7 +47,7 @@ def build(path, *, source="stdlib", note="loss not finite at step 120", sample="
     manifest = {"source": source, "fingerprint": FINGERPRINT, "tokenizer": "bytes"} | counts
     write_json(study.path / "corpus" / "manifest.json", manifest)
     base, recipe = Recipe(lr=0.5, batch_tokens=512), Recipe(lr=0.4, batch_tokens=400, measured="10 runs")
-    star = recipes.sweep(base, shape(24), data, LENGTHS[:2], 0)
+    star = sweep(base, shape(24), data, LENGTHS[:2], 0)
     rungs = [recipe.run(shape(width), data, tokens, 0) for width in WIDTHS for tokens in LENGTHS]
     study.write("ladder.json", Design(tuple(star), tuple(rungs), base).to_json())
     study.write("recipe.json", recipe.to_json() | {"evidence": {"cost_of_half_lr": 0.004, "at_edge": False}})

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from allometry import laws
-from allometry.report import curves
-from allometry.report.findings import Findings
+from allometry.report.pictures import study_data as curves
+from allometry.report.study_contents import Findings
 
 from .studies import LENGTHS, WIDTHS, cut
 

@@ -7,7 +7,8 @@ import pytest
 from tests.laws.ladders import TRUTHS, ladder, runs
 
 from allometry import laws, planning
-from allometry.report import law_curves, law_plots
+from allometry.report.pictures import law_data as law_curves
+from allometry.report.pictures import law_drawn as law_plots
 
 LAW = "chinchilla"
 

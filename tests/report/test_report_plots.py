@@ -6,7 +6,9 @@ from dataclasses import replace
 import matplotlib
 import pytest
 
-from allometry.report import canvas, curves, plots
+from allometry.report.pictures import canvas
+from allometry.report.pictures import study_data as curves
+from allometry.report.pictures import study_drawn as plots
 
 PICTURES = ("loss_by_compute", "size_curves", "training_curves", "sweep", "backtest", "isoflop")
 

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from allometry.data.corpus import HELD_OUT, PIECE, SEPARATOR, load_corpus, read_corpus, save_corpus
 from allometry.errors import UserError
-from allometry.runs.corpus import HELD_OUT, PIECE, SEPARATOR, load_corpus, read_corpus, save_corpus
 
 
 def words(count: int, seed: int = 0) -> bytes:

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allometry.lm.kernels import available
+from allometry.ladder.shape import shape
+from allometry.lm.compiled.build import available
 from allometry.lm.model import build
 from allometry.runs.cost import EVAL_TOKENS, HELD_OUT_SHARE, Throughput, memory_bytes
-from allometry.runs.recipe import shape
 from builders import run_config
 
 PLANTED = Throughput(overhead=2e-4, per_activation=3e-9, per_flop=2e-11)

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from allometry.data import documents, text_files
+from allometry.data.documents import PIECE, clean, pieces
+from allometry.data.sources import open_source
 from allometry.errors import UserError
-from allometry.runs import documents
-from allometry.runs.documents import PIECE, clean, open_source, pieces
 
 TEXTS = ["a first text\nof two lines", "a second, with ä and 漢", "a third"]
 
@@ -178,8 +179,8 @@ def test_a_large_text_is_cut_as_if_it_were_in_memory(tmp_path_factory, parts, st
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "_open", lambda path: Portions(path.open("rb")))
-        assert documents._no_text(path) == ""
-        found = list(documents._large_text(path))
+        assert text_files._no_text(path) == ""
+        found = list(text_files._large_text(path))
     text, _ = clean(raw)
     assert [piece for piece, _, _ in found] == list(pieces(text, PIECE))
 

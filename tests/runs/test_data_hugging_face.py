@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from allometry.data import spool
+from allometry.data.hugging_face import KNOWN
+from allometry.data.packing import prepare
+from allometry.data.sources import open_source
 from allometry.errors import UserError
-from allometry.runs import spool
-from allometry.runs.documents import open_source
-from allometry.runs.hugging_face import KNOWN
-from allometry.runs.packing import prepare
 
 
 class Stream:

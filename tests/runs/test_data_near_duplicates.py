@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from allometry.runs import near_duplicates as module
-from allometry.runs.near_duplicates import LENGTH, near_duplicates
+from allometry.data import near_duplicates as module
+from allometry.data.near_duplicates import LENGTH, near_duplicates
 
 VOCABULARY = ["".join(random.Random(n).choices("abcdefghijklmnop", k=2 + n % 9)) for n in range(3000)]
 

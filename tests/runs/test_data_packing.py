@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 from allometry import files
+from allometry.data import near_duplicates, packing, spool
+from allometry.data.corpus import load_corpus, load_tokenizer, read_corpus
+from allometry.data.documents import Item, Source
+from allometry.data.packing import prepare
+from allometry.data.shards import Shards
+from allometry.data.sources import open_source
+from allometry.data.split import SEPARATOR
 from allometry.errors import UserError
-from allometry.runs import near_duplicates, packing, spool
-from allometry.runs.corpus import load_corpus, load_tokenizer, read_corpus
-from allometry.runs.documents import Item, Source, open_source
-from allometry.runs.packing import prepare
-from allometry.runs.shards import Shards
-from allometry.runs.split import SEPARATOR
 
 WORDS = ["".join(random.Random(n).choices("abcdefgh", k=2 + n % 7)) for n in range(500)]
 

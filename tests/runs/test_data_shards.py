@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from allometry.data.corpus import Corpus, load_corpus, load_tokenizer, save_corpus
+from allometry.data.shards import Shards, open_shards, seal
 from allometry.errors import UserError
-from allometry.lm.data import Windows, held_out_windows
-from allometry.runs.corpus import Corpus, load_corpus, load_tokenizer, save_corpus
-from allometry.runs.shards import Shards, open_shards, seal
+from allometry.lm.batches import Windows, held_out_windows
 
 lengths = st.lists(st.integers(1, 40), min_size=2, max_size=6)
 
@@ -186,7 +186,7 @@ def test_a_corpus_of_the_first_version_is_read(folder):
 
 
 def test_shards_of_any_width_are_mapped(tmp_path):
-    from allometry.runs.shards import shard_of
+    from allometry.data.shards import shard_of
 
     for dtype, largest in (("uint16", 60_000), ("uint32", 100_000)):
         tokens = np.arange(largest - 1000, largest).astype(dtype)

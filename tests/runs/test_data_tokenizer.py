@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from allometry.data import tokenizer as tokenizers
+from allometry.data.split import SEPARATOR
+from allometry.data.tokenizer import END, Bytes, Subwords, named, train, vocabulary_of
 from allometry.errors import UserError
-from allometry.runs import tokenizer as tokenizers
-from allometry.runs.split import SEPARATOR
-from allometry.runs.tokenizer import END, Bytes, Subwords, named, train, vocabulary_of
 
 WORDS = ["the quick brown fox\n", "jumps over the lazy dog\n", "12 Größen, 漢字 🙂\n"] * 200
 

@@ -11,12 +11,13 @@ import time
 import pytest
 
 from allometry import laws
-from allometry.config import DataConfig
+from allometry.config.training import DataConfig
+from allometry.data import corpus as corpora
 from allometry.errors import UserError
-from allometry.runs import corpus as corpora
-from allometry.runs.engine import Job, LocalEngine
-from allometry.runs.recipe import Recipe, shape
-from allometry.runs.store import Study
+from allometry.ladder.recipe import Recipe
+from allometry.ladder.shape import shape
+from allometry.runs.engines.local import Job, LocalEngine
+from allometry.runs.study import Study
 from builders import drawn_words
 
 STUDY = """

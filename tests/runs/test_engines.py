@@ -2,12 +2,13 @@
 
 import pytest
 
-from allometry.config import DataConfig
+from allometry.config.training import DataConfig
+from allometry.data import corpus as corpora
 from allometry.errors import UserError
-from allometry.runs import corpus as corpora
-from allometry.runs.engine import Job, LocalEngine
-from allometry.runs.recipe import Recipe, shape
-from allometry.runs.store import Study
+from allometry.ladder.recipe import Recipe
+from allometry.ladder.shape import shape
+from allometry.runs.engines.local import Job, LocalEngine
+from allometry.runs.study import Study
 from builders import drawn_words
 
 
@@ -22,14 +23,14 @@ def local():
 
 def slurm():
     pytest.importorskip("submitit", reason="submitit is not installed: pip install 'allometry[slurm]'")
-    from allometry.runs.slurm import SlurmEngine
+    from allometry.runs.engines.slurm import SlurmEngine
 
     return SlurmEngine(workers=2, cluster="local")
 
 
 def on_ray():
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'allometry[ray]'")
-    from allometry.runs.ray_engine import RayEngine
+    from allometry.runs.engines.ray_cluster import RayEngine
 
     return RayEngine()
 
@@ -140,8 +141,8 @@ def test_measured_steps_take_time(engine, text, tmp_path, monkeypatch):
 
 
 def test_engines_that_cannot_be_had_say_so_in_a_line(monkeypatch):
-    from allometry.runs.ray_engine import RayEngine
-    from allometry.runs.slurm import SlurmEngine
+    from allometry.runs.engines.ray_cluster import RayEngine
+    from allometry.runs.engines.slurm import SlurmEngine
 
     for name, made, words in (("ray", RayEngine(), "allometry\\[ray\\]"), ("submitit", SlurmEngine(), "[slurm]")):
         monkeypatch.setitem(__import__("sys").modules, name, None)

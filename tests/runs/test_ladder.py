@@ -6,13 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from allometry.config import DataConfig, StudyConfig
+from allometry.config.study import StudyConfig
+from allometry.config.training import DataConfig
 from allometry.errors import UserError
-from allometry.runs import ladder
+from allometry.ladder import design as ladder
+from allometry.ladder.climb import jobs
+from allometry.ladder.design import FIXED_SECONDS, TARGET_RATIO, Design, design, rungs
+from allometry.ladder.recipe import Recipe
+from allometry.ladder.speed import Speed
 from allometry.runs.cost import Throughput
-from allometry.runs.ladder import FIXED_SECONDS, TARGET_RATIO, Design, Speed, design, jobs, rungs
-from allometry.runs.recipe import Recipe
-from allometry.runs.store import Study
+from allometry.runs.study import Study
 from builders import record
 
 DATA = DataConfig(source="text", fingerprint="f")

@@ -9,8 +9,8 @@ import types
 import pytest
 
 from allometry.errors import UserError
-from allometry.runs.mirrors import Mirrors, modules
-from allometry.runs.store import Study
+from allometry.runs.study import Study
+from allometry.runs.trackers import Mirrors, modules
 from builders import record, run_config
 
 CURVE = [(1000, 3.0), (2000, 2.5), (3000, 2.4)]

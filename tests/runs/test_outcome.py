@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from allometry.errors import UserError
-from allometry.runs.outcome import planned_run, settle
-from allometry.runs.store import Study
+from allometry.runs.study import Study
+from allometry.workflow.outcome import planned_run, settle
 from builders import record, run_config
 
 PLAN = {"created": "2025-12-31T23:00:00+00:00", "loss": 1.1, "low": 1.0, "high": 1.3, "level": 0.9}

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allometry.config import DataConfig
+from allometry.config.training import DataConfig
 from allometry.errors import UserError
-from allometry.runs.recipe import BATCH_TOLERANCE, Recipe, measure, shape, shape_near, sweep
+from allometry.ladder.recipe import Recipe
+from allometry.ladder.shape import shape, shape_near
+from allometry.ladder.sweep import BATCH_TOLERANCE, measure, sweep
 from builders import record
 
 DATA = DataConfig(source="text", fingerprint="f00d")

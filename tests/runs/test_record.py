@@ -49,7 +49,7 @@ def test_a_record_of_a_changed_configuration_is_refused(part, name, value):
 
 def test_a_record_of_an_older_trainer_is_refused(monkeypatch):
     plain = record(run_config()).to_json()
-    monkeypatch.setattr("allometry.config.TRAINER_VERSION", -1)
+    monkeypatch.setattr("allometry.config.run.TRAINER_VERSION", -1)
     with pytest.raises(UserError, match="older version"):
         RunRecord.from_json(plain)
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from allometry.errors import UserError
-from allometry.runs.store import Study
+from allometry.runs.study import Study
 from builders import record, run_config
 
 SETTINGS = {"data": "stdlib", "seed": 0, "widths": [16, 32]}
@@ -167,7 +167,7 @@ def test_an_empty_study_says_that_it_has_no_runs(study):
 def hold(study: Study) -> subprocess.Popen:
     """Another process that holds the study until its input is closed."""
     code = (
-        "import sys; from allometry.runs.store import Study\n"
+        "import sys; from allometry.runs.study import Study\n"
         "with Study.open(sys.argv[1]).lock(): print('held', flush=True); sys.stdin.read()"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

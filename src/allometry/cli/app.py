@@ -149,7 +149,7 @@ def fit(
     json: Json = False,
 ) -> None:
     """Fit scaling laws to a table of runs, test them on its largest runs, and weigh them."""
-    from .laws import fit as run
+    from .fit import fit as run
 
     table = {"columns": column, "where": where, "count": count}
     run(source, table, names=law, loss=loss, delta=delta, isoflop=isoflop, level=level, output=output, as_json=json)
@@ -173,7 +173,7 @@ def predict(
     json: Json = False,
 ) -> None:
     """The loss of a model that is not trained yet: by a fit, or from one measured model by a power law."""
-    from .laws import predict as run
+    from .fit import predict as run
 
     point = {"num_params": params, "tokens": tokens, "batch_tokens": batch, "unique_tokens": unique}
     carry = {"metric": metric, "from_params": from_params, "from_tokens": from_tokens, "alpha": alpha, "beta": beta}
@@ -240,7 +240,7 @@ def plan(
     json: Json = False,
 ) -> None:
     """Size, tokens, shape, batch, rate and schedule for a budget or a goal, with the loss to expect."""
-    from .plans import plan as run
+    from .plan import plan as run
 
     amounts = {"flops": flops, "hours": hours, "cost": cost, "loss": loss, "num_params": params, "tokens": tokens}
     machine = {"device": device, "count": count, "mfu": mfu, "flops_per_second": flops_per_second}
@@ -269,7 +269,7 @@ def scale(
     json: Json = False,
 ) -> None:
     """Carry a baseline to another size by every rule side by side."""
-    from .plans import scale as run
+    from .plan import scale as run
 
     run(params, batch, lr, factor, tokens=tokens, names=rule, optimizer=optimizer, as_json=json)
 
@@ -286,7 +286,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a plan or one run, also under torchrun; with a plan, say how close the prediction came."""
-    from .models import train as run
+    from .train import train as run
 
     run(source, out=out, device=device, parallel=parallel, mirror=mirror or [], as_json=json)
 
@@ -313,7 +313,7 @@ def audit(
     json: Json = False,
 ) -> None:
     """Are this model's tensors at a healthy scale? Exit status 1 when not."""
-    from .audits import audit as run
+    from .audit import audit as run
 
     run(target, steps=steps, lr=lr, coord_check=coord_check, widths=widths, as_json=json)
 
@@ -328,7 +328,7 @@ def generate(
     json: Json = False,
 ) -> None:
     """Write text with any run of a study."""
-    from .models import generate as write
+    from .train import generate as write
 
     write(run, prompt=prompt, tokens=tokens, temperature=temperature, seed=seed, as_json=json)
 
@@ -342,7 +342,7 @@ def report(
     json: Json = False,
 ) -> None:
     """One HTML file that opens offline: pictures, runs, law, plan, proof."""
-    from .reports import report as run
+    from .report import report as run
 
     run(study, output=output, as_json=json)
 

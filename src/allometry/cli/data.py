@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..runs.documents import open_source
-from ..runs.packing import prepare
-from ..runs.shards import read_manifest
+from ..data.packing import prepare
+from ..data.shards import read_manifest
+from ..data.sources import open_source
 from .output import answer, answer_json, note
 
 

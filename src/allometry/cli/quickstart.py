@@ -13,24 +13,27 @@ from typing import Any
 import typer
 
 from .. import laws, planning
-from ..config import StudyConfig
+from ..config.study import StudyConfig
 from ..errors import UserError
-from ..planning import repeat as repetition
+from ..ladder.climb import climb, tune
+from ..ladder.design import TARGET_RATIO, Design, describe_cost
+from ..ladder.design import rungs as rungs_of
+from ..ladder.recipe import Recipe
+from ..ladder.speed import Speed
+from ..planning.optimum import repeated_data as repetition
 from ..quantities import format_count, format_flops, format_seconds
 from ..report import outcome_lines, write_report
-from ..runs.ladder import TARGET_RATIO, Design, Speed, climb, describe_cost, trunk_costs, tune
-from ..runs.ladder import rungs as rungs_of
-from ..runs.mirrors import Mirrors, modules
-from ..runs.outcome import planned_run, settle
-from ..runs.prepare import begin, design_of, speed_of
-from ..runs.recipe import Recipe
-from ..runs.store import Study
-from .early import Early
-from .engines import for_ladder, for_one_run
-from .live import Board, cost_table
-from .models import best_run, train_one
+from ..runs.study import Study, best_run
+from ..runs.trackers import Mirrors, modules
+from ..runs.trunks import trunk_costs
+from ..workflow.early_warning import Early
+from ..workflow.outcome import planned_run, settle
+from ..workflow.prepare import begin, design_of, speed_of
+from ..workflow.study_plan import study_plan
+from .choose_engine import for_ladder, for_one_run
 from .output import answer, answer_json, note, notes
-from .plans import study_plan
+from .progress import Board, cost_table
+from .train import train_one
 
 PROMPT = "def "
 SHORT_TOKENS = 500_000  # a ladder whose longest run is shorter has missed by 7 % (docs/log.md)

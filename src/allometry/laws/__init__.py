@@ -13,26 +13,26 @@
   ``fit_metric``: an accuracy from a loss.
 """
 
-from .backtest import Backtest, backtest
-from .catalog import LAWS, law
-from .curve_fit import CurveFit, fit_curves
-from .curves import Curves
-from .design import Finding, Noise
-from .farseer import Farseer
-from .files import load, save
-from .fit import fit
-from .forecast import Forecast, forecast
-from .formula import COEFFICIENT, FLOOR, DataConstrained, Formula
-from .isoflop import IsoFlop, isoflop
-from .law import Law
+from .along_a_run.curve_fit import CurveFit, fit_curves
+from .along_a_run.multi_power import MultiPower, wsd
+from .base import Law
+from .fitting.fit import fit
+from .fitting.result import Fit
+from .forecasting.backtest import Backtest, backtest
+from .forecasting.forecast import Forecast, forecast
+from .forms.catalog import LAWS, law
+from .forms.farseer import Farseer
+from .forms.formula import COEFFICIENT, FLOOR, DataConstrained, Formula
+from .forms.joined_powers import Kaplan, KaplanFloor, Skaling
+from .forms.sums_of_powers import Chinchilla, ChinchillaTied, Power, PowerFloor, SumOfPowers, ThreeTerm
+from .isoflop_slices.isoflop import IsoFlop, isoflop
+from .isoflop_slices.slice import Slice
 from .metrics import MetricFit, fit_metric
-from .multi_power import MultiPower, wsd
-from .observations import Observations
-from .powers import Chinchilla, ChinchillaTied, Power, PowerFloor, SumOfPowers, ThreeTerm
 from .prediction import Prediction
-from .result import Fit
-from .skaling import Kaplan, KaplanFloor, Skaling
-from .slices import Slice
+from .saved import load, save
+from .tables.curves import Curves
+from .tables.diagnosis import Finding, Noise
+from .tables.observations import Observations
 
 __all__ = [
     "COEFFICIENT",

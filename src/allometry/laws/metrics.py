@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import UserError
-from .law import Array, grid
+from .base import Array, grid
 from .prediction import Prediction, around, check_level
 from .solver import Problem, solve
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .law import Law
+from .base import Law
 
 Array = np.ndarray
 OUTSIDE = 0.1

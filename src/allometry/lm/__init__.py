@@ -1,1 +1,1 @@
-"""The language model that the ladder trains: text, model, training, checkpoints, generation (torch)."""
+"""The built-in language model: model, batches, training, checkpoints, generation (torch)."""

@@ -1,8 +1,8 @@
 """Training state and weights on the disk; nothing is ever unpickled.
 
 The state of a training under way (weights, AdamW's moments and step counts, a small JSON value) goes into a new sealed
-folder each time (:mod:`allometry.runs.sealed`), and the two newest are kept. The weights of a run that ended are one
-safetensors file with a SHA-256 over all it holds, written beside the old one, synced, and renamed into place.
+folder each time (:mod:`allometry.runs.saved_states`), and the two newest are kept. The weights of a run that ended are
+one safetensors file with a SHA-256 over all it holds, written beside the old one, synced, and renamed into place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import replace_file
-from ..runs import sealed
+from ..runs import saved_states as sealed
 
 _ENTRY = "allometry"  # of safetensors' metadata
 STATE, META = "state.safetensors", "state.json"

@@ -159,7 +159,7 @@ def describe(device: torch.device) -> str:
 
 def threads_for(processes: int) -> int:
     """Threads of each of the ``processes`` on this machine: OMP_NUM_THREADS, or its share of the cores."""
-    from ..runs.engine import cores
+    from ..runs.machine import cores
 
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdigit() and int(given) else max(1, cores() // processes)

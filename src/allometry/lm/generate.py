@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from ..config import RunConfig
+from ..config.run import RunConfig
+from ..data.corpus import load_tokenizer
+from ..data.shards import read_manifest
+from ..data.tokenizer import Bytes, Tokenizer
 from ..errors import UserError
-from ..runs.corpus import load_tokenizer
 from ..runs.record import RunRecord
-from ..runs.shards import read_manifest
-from ..runs.store import Study
-from ..runs.tokenizer import Bytes, Tokenizer
+from ..runs.study import Study
 from . import checkpoint
 from .model import LanguageModel, build
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from .. import nn
-from ..config import ModelConfig
-from . import compiled
+from ..config.model import ModelConfig
+from .compiled import step as compiled
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

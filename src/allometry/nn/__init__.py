@@ -11,18 +11,13 @@ The layers have the names and argument order of ``torch.nn``. Needs torch and no
 
 from torch.nn import Flatten, Identity, Module, ModuleDict, ModuleList, Parameter, Sequential, Unflatten, init
 
-from . import formats, fp8, functional, schemes
-from .audit import Audit, Row, audit
-from .calibrate import Range, RangeReport, exponent_bits, range_report
-from .convert import scale_model
-from .coordinates import CoordCheck, Coordinate, coord_check
-from .gemm import Factors, accumulation
-from .layers import Conv1d, Conv2d, Embedding, LayerNorm, Linear, Parametrized, Readout, RMSNorm
-from .measured import ActivationScaling, GradientScaling, WeightScaling
-from .optim import SGD, Adam, AdamW, Lion, Muon, param_groups
-from .parametrization import learning_rate_factors, parametrize, roles
-from .scale import Scale, exact_scale, scale
-from .scaled import (
+from . import functional, schemes
+from .checks.audit import Audit, Row, audit
+from .checks.coord_check import CoordCheck, Coordinate, coord_check
+from .conversion.factors import ActivationScaling, GradientScaling, WeightScaling
+from .conversion.measured_rules import Range, RangeReport, exponent_bits, range_report
+from .conversion.scale_model import scale_model
+from .conversion.scaled_modules import (
     ScaledConv1d,
     ScaledConv2d,
     ScaledConv3d,
@@ -31,8 +26,7 @@ from .scaled import (
     finetune_groups,
     unscale,
 )
-from .schemes import Base, Role, Scheme, residual_taus
-from .stateless import (
+from .layers.stateless import (
     GEGLU,
     GELU,
     CrossEntropyLoss,
@@ -47,7 +41,14 @@ from .stateless import (
     SwiGLU,
     Tanh,
 )
-from .transformer import MLP, Attention, Decoder, ResidualStack, TransformerBlock
+from .layers.transformer import MLP, Attention, Decoder, ResidualStack, TransformerBlock
+from .layers.with_parameters import Conv1d, Conv2d, Embedding, LayerNorm, Linear, Parametrized, Readout, RMSNorm
+from .ops.products import Factors, accumulation
+from .ops.scale import Scale, exact_scale, scale
+from .optim import SGD, Adam, AdamW, Lion, Muon, param_groups
+from .parametrization import learning_rate_factors, parametrize, roles
+from .precision import formats, fp8
+from .schemes import Base, Role, Scheme, residual_taus
 
 __all__ = [
     "GEGLU",

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .attention import attention, softmax
-from .elementwise import activation, dropout, gated
-from .gemm import Factors, accumulation, conv1d, conv2d, embedding, linear
-from .losses import cross_entropy, mse_loss
-from .residual import add, layer_norm, residual_add, residual_split, rms_norm
-from .rotary import rope, rope_tables
+from .ops.activations import activation, dropout, gated
+from .ops.attention import attention, softmax
+from .ops.losses import cross_entropy, mse_loss
+from .ops.products import Factors, accumulation, conv1d, conv2d, embedding, linear
+from .ops.residual import add, layer_norm, residual_add, residual_split, rms_norm
+from .ops.rotary import rope, rope_tables
 
 __all__ = [
     "Factors",

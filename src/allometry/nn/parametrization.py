@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from .layers import Parametrized
+from .layers.with_parameters import Parametrized
 from .schemes import KINDS, Base, Role, scheme
 
 UNDRAWN = ("bias", "gain")  # begin at 0 and at 1

@@ -13,24 +13,27 @@ NumPy only. Parameters are counted as the law counts them, batches are tokens, F
 otherwise.
 """
 
-from . import ladder, rules
-from .budget import DEVICES, Budget, Device, device, throughput
-from .covered import Covered
-from .formula import Baseline, Recommendation, Rule, Scaled
-from .memory import Memory, memory
-from .next_runs import NextRun, NextRuns, next_runs
-from .noise import BatchCost, GradientNoise, batch_cost, gradient_noise
-from .optimal import Optimum, at, optimal
-from .plan import Plan, plan
-from .predictor import Predictor
-from .repeat import Repeated, Repetition
-from .resume import Alternative, Checkpoint, Continuation, resume
-from .rules import RULES, Comparison, compare, recommend, rule, scale, scale_baseline
-from .search import Basin
-from .settings import Interval
-from .shapes import Shape, Shapes
-from .surface import Setting, Surface, surface
-from .transfer import carry
+from .batch_and_rate.gradient_noise import BatchCost, GradientNoise, batch_cost, gradient_noise
+from .batch_and_rate.settings import Interval
+from .batch_and_rate.surface import Setting, Surface, surface
+from .carried_metric import carry
+from .continuation import Alternative, Checkpoint, Continuation, resume
+from .experiments import ladder_design as ladder
+from .experiments.next_runs import NextRun, NextRuns, next_runs
+from .make_plan import plan
+from .optimum.fitted_range import Covered
+from .optimum.optimal import Optimum, at, optimal
+from .optimum.predictor import Predictor
+from .optimum.repeated_data import Repeated, Repetition
+from .optimum.search_a_budget import Basin
+from .plan_record import Plan
+from .resources.budget import DEVICES, Budget, Device, device, throughput
+from .resources.memory import Memory, memory
+from .resources.shapes import Shape, Shapes
+from .rules import published as rules
+from .rules.published import RULES, rule
+from .rules.rule import Baseline, Recommendation, Rule, Scaled
+from .rules.side_by_side import Comparison, compare, recommend, scale, scale_baseline
 
 __all__ = [
     "DEVICES",

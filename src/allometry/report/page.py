@@ -17,9 +17,11 @@ from jinja2 import Environment, StrictUndefined
 from .. import laws
 from ..files import replace_file
 from ..quantities import format_count
-from ..runs.store import Study
-from . import curves, tables, words
-from .findings import Findings
+from ..runs.study import Study
+from . import sentences as words
+from . import tables
+from .pictures import study_data as curves
+from .study_contents import Findings
 
 TEMPLATE = "report.html.j2"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -89,7 +91,7 @@ def render(found: Findings) -> str:
 
 def _pictures(found: Findings) -> dict[str, Picture]:
     """Every picture that the study has something to show in."""
-    from . import plots  # matplotlib takes longer to import than the rest of the report to write
+    from .pictures import study_drawn as plots  # matplotlib takes longer to import than the rest of the report to write
 
     data = {
         "loss_by_compute": curves.loss_by_compute(found) if found.finished() or found.predictor else None,

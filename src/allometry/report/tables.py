@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import laws
-from ..laws.fit import GREEK
+from ..laws.fitting.fit import GREEK
 from ..planning import Plan
 from ..quantities import format_count, format_flops, format_seconds
 from ..runs.record import RunRecord
-from ..runs.store import Study
-from .findings import Findings, fits_of, weights_of
+from ..runs.study import Study
+from .study_contents import Findings, fits_of, weights_of
 
 if TYPE_CHECKING:
     import rich.table

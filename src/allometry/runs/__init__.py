@@ -1,1 +1,1 @@
-"""What is run and what came of it: records, studies, recipes, ladders, and the engine that trains them (no torch)."""
+"""What is run and what came of it: records, studies, claims, saved states, trackers, engines (no torch)."""

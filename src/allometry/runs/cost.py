@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..config import ModelConfig, RunConfig
+from ..config.model import ModelConfig
+from ..config.run import RunConfig
 
 MEMORY_VARIABLE = "ALLOMETRY_MEMORY"  # bytes for this process, as its starter divides them
 MEMORY_SHARE = 0.8  # of the machine's memory for training; the rest is the system's, and the estimate's error

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ..config import RunConfig
+from ..config.run import RunConfig
 from ..errors import UserError
 
 

@@ -1,0 +1,157 @@
+"""``audit``: a model of the user's, or a run of a study, measured tensor by tensor."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ..data import corpus as corpora
+from ..errors import UserError
+from ..quantities import parse_number
+from ..runs.record import RunRecord
+from ..runs.study import Study, find_run
+from .output import answer, answer_json, note
+
+NOT_OK = 1
+WINDOWS = 8  # of held-out text, for a run
+
+
+def audit(
+    target: str, *, steps: int | None, lr: float | None, coord_check: bool, widths: str | None, as_json: bool
+) -> None:
+    """Audit a target, print the table, and leave with status 1 when it is not ok."""
+    if widths is not None and not coord_check:
+        raise UserError("--widths: only with --coord-check")
+    place = target if ":" in target and not Path(target).exists() else None
+    if coord_check:
+        if place is None:
+            raise UserError(f"{target}: --coord-check needs module:function, where function(width) makes a model")
+        found = _check_widths(place, _function(place), _widths(widths), steps, lr)
+    else:
+        model, batch, loss = _made(place) if place else _run(Path(target))
+        from ..nn.checks.audit import audit as audit_model
+
+        found = _judged(target, lambda: audit_model(model, batch, loss, steps or 0, lr=lr))
+    answer_json(found.to_dict()) if as_json else answer(found)
+    if not found.ok:
+        raise typer.Exit(NOT_OK)
+
+
+def _check_widths(target: str, function: Callable, widths: tuple[int, ...], steps: int | None, lr: float | None):
+    from ..nn.checks.coord_check import coord_check
+
+    return _judged(target, lambda: coord_check(function, widths, steps=4 if steps is None else steps, lr=lr))
+
+
+def _widths(text: str | None) -> tuple[int, ...]:
+    given = (text or "64,128,256,512").split(",")
+    return tuple(int(parse_number(part.strip(), "--widths")) for part in given)
+
+
+def _judged(target: str, check: Callable[[], Any]) -> Any:
+    """The result of ``check``; what the user's own code raises, or torch at its shapes, becomes one line too."""
+    try:
+        return check()
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = _user_frames(error)
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if frames:
+            line = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+            raise UserError(f"{target}: raised {message} ({line})") from error
+        if isinstance(error, ValueError | TypeError):  # a refusal of ours, which says what would do
+            raise UserError(f"{target}: {error}") from error
+        if isinstance(error, SyntaxError | ImportError | RuntimeError | IndexError | OSError | SystemExit):
+            raise UserError(f"{target}: {message}") from error  # torch at the user's shapes or indices, say
+        raise
+
+
+def _user_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Where an exception passed through code that is neither ours nor a library's."""
+    others = (str(Path(__file__).parents[1]), sys.base_prefix, "<frozen", "site-packages", "dist-packages")
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame for frame in frames if not any(part in frame.filename for part in others)]
+
+
+def _made(target: str) -> tuple[Any, Any, Any]:
+    """What the user's function returns: model, batch and perhaps a loss."""
+    made = _judged(target, _function(target))
+    if not isinstance(made, tuple) or len(made) not in (2, 3):
+        kind = f"{len(made)} values" if isinstance(made, tuple) else type(made).__name__
+        raise UserError(f"{target}: returned {kind}; return (model, batch) or (model, batch, loss)")
+    return (*made, None)[:3]
+
+
+def _function(target: str) -> Callable:
+    """The function that ``module:function`` or ``file.py:function`` names, looked for from the current folder."""
+    where, _, name = target.rpartition(":")
+    if not where or not name:
+        raise UserError(f"{target}: write module:function, as models:tiny, or a study or run of one")
+    module = _judged(target, lambda: _module(where))
+    function = getattr(module, name, None)
+    if not callable(function):
+        what = "there is none" if function is None else f"it is {type(function).__name__}"
+        raise UserError(f"{target}: {name} must be a function of {where}; {what}")
+    return function
+
+
+def _module(where: str) -> Any:
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    if not where.endswith(".py"):
+        try:
+            return importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            if error.name and (where == error.name or where.startswith(f"{error.name}.")):
+                raise UserError(f"{where}: no such module, looked for from {folder}") from None
+            raise
+    path = Path(where)
+    if not path.is_file():
+        raise UserError(f"{where}: no such file")
+    sys.path.insert(0, str(path.resolve().parent))  # as for a script, so that it finds its neighbours
+    name = f"audited {path.stem}"  # no name of any module that exists
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _run(path: Path) -> tuple[Any, Any, None]:
+    """The model of a run or of a weights file, and held-out text of its study, or random tokens if that is gone."""
+    study, record = _found(path)
+    import torch
+
+    from ..lm.batches import held_out_windows
+    from ..lm.generate import load_model
+
+    model = load_model(study, record)
+    note(f"run {record.id}")
+    shape = model.config
+    try:
+        batch = held_out_windows(corpora.load_corpus(study.corpus_path).held_out, shape.context, WINDOWS)
+    except UserError as error:
+        note(f"{error}; random tokens instead")
+        seeded = torch.Generator().manual_seed(0)
+        tokens = torch.randint(shape.vocab_size, (WINDOWS, shape.context + 1), generator=seeded)
+        batch = tokens[:, :-1], tokens[:, 1:]
+    return model, batch, None
+
+
+def _found(path: Path) -> tuple[Study, RunRecord]:
+    if path.suffix == ".safetensors":  # STUDY/runs/RUN/model.safetensors
+        path = path.parent.parent.parent / path.parent.name
+    try:
+        return find_run(path)
+    except UserError as error:
+        if "neither a study" not in str(error):
+            raise
+        raise UserError(f"{path}: neither a study nor a run of one, nor module:function or FILE.py:function") from None

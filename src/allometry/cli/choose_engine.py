@@ -1,0 +1,72 @@
+"""By what a command trains: processes on this machine, all that torchrun started, a Ray cluster, Slurm."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..runs.engines.local import LocalEngine
+from ..runs.machine import cores
+
+ENGINES = ("local", "ray", "slurm")
+
+
+def for_ladder(engine: str, device: str, gpus: float) -> Any:
+    """The engine of a ladder's many small runs.
+
+    Raises:
+        UserError: it is unknown, or options that do not go together.
+    """
+    if _under_torchrun():
+        raise UserError("torchrun is for `allometry train`; a ladder takes many machines by --engine ray or slurm")
+    if engine == "local":
+        if gpus:
+            raise UserError("--gpus is for --engine ray and slurm; on this machine give --device cuda")
+        kind, count = _device(device)
+        return LocalEngine() if kind == "cpu" else LocalEngine(workers=count, device=kind)
+    if device not in ("auto", "cuda" if gpus else "cpu"):
+        raise UserError(f"--device {device}: a worker of a cluster trains on a GPU with --gpus 1, else on the CPU")
+    if engine == "ray":
+        from ..runs.engines.ray_cluster import RayEngine
+
+        return RayEngine(gpus=gpus)
+    if engine == "slurm":
+        from ..runs.engines.slurm import SlurmEngine
+
+        if gpus != int(gpus):
+            raise UserError(f"--gpus {gpus:g}: Slurm hands out whole GPUs")
+        return SlurmEngine(gpus=int(gpus))
+    raise UserError(f"--engine {engine}: unknown; there are {', '.join(ENGINES)}")
+
+
+def for_one_run(device: str) -> LocalEngine:
+    """The engine of one run on this machine: a process that has all its cores, or a device of it."""
+    return LocalEngine(workers=1, threads=cores(), device=_device(device)[0])
+
+
+def for_train(device: str, parallel: str) -> Any:
+    """The engine of ``allometry train``: all processes that torchrun started, or else one."""
+    if _under_torchrun():
+        from ..lm.distributed.crew import enlist
+
+        return enlist(device, parallel)
+    if parallel != "auto":
+        raise UserError("--parallel is for several processes; start them by torchrun -m allometry train …")
+    return for_one_run(device)
+
+
+def _under_torchrun() -> bool:
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
+
+
+def _device(name: str) -> tuple[str, int]:
+    """The kind of device and how many there are. PyTorch is asked only where there may be more than the CPU."""
+    if name == "cpu" or (name == "auto" and sys.platform != "darwin" and not Path("/dev/nvidiactl").exists()):
+        return "cpu", 1
+    from ..lm import device as devices
+
+    kind = devices.pick(name).type
+    return kind, devices.count(kind)

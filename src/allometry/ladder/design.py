@@ -1,0 +1,220 @@
+"""Which runs: a ladder of sizes and lengths whose cost is known before it is spent.
+
+A ladder is climbed in two stages. The *sweep* trains the smallest size at several rates and batches and so measures
+the recipe; the *rungs* are then trained by that recipe, and they alone make the law. Everything that decides a run is
+written to the study before the run starts, so the same command after a crash asks for the same runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..config.run import RunConfig
+from ..config.study import StudyConfig
+from ..config.training import DataConfig
+from ..errors import UserError
+from ..quantities import format_seconds
+from ..runs.cost import PROCESS_BYTES, memory_bytes
+from ..runs.trunks import HELD_OUT_TOKENS, groups, trunk_costs
+from .recipe import Recipe
+from .shape import shape
+from .speed import BATCHED_GAIN, Speed
+from .sweep import sweep
+
+TARGET_RATIO = 8.0  # the plan's FLOPs over those of the largest rung
+FIXED_SECONDS = 24.0  # starting processes, reading text, measuring speed, fitting, the report
+SIZES = 5
+LENGTHS = (0.35, 0.6, 1)  # lengths of a trunk over its longest; shorter ones are too short to tell of longer ones
+# A ladder takes consecutive ones. Below 24, one rate no longer serves all widths (docs/log.md).
+WIDTHS = (24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
+LEAST_TOKENS = 40_000  # a shorter run says nothing of longer ones
+TOKENS_PER_PARAM = 2.5  # least for the longest run of the widest size: below it, a narrower ladder is better
+
+
+@dataclass(frozen=True)
+class Design:
+    """The runs of a ladder by what is known before the sweep, and what they are expected to take.
+
+    ``rungs`` use the recipe that the sweep has yet to correct: batch and rate will change, sizes and tokens not.
+    """
+
+    sweep: tuple[RunConfig, ...]
+    rungs: tuple[RunConfig, ...]
+    recipe: Recipe
+    ladder_seconds: float | None = None
+    target_seconds: float | None = None
+    batched: bool = False  # trunks of the sweep that step alike are trained as one batched model
+
+    @property
+    def largest(self) -> RunConfig:
+        """The rung of most FLOPs."""
+        return max(self.rungs, key=lambda config: config.flops)
+
+    @property
+    def target_flops(self) -> float:
+        """The budget of the plan that the ladder is to predict."""
+        return TARGET_RATIO * self.largest.flops
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "sweep": [config.to_dict() for config in self.sweep],
+            "rungs": [config.to_dict() for config in self.rungs],
+            "recipe": self.recipe.to_json(),
+            "ladder_seconds": self.ladder_seconds,
+            "target_seconds": self.target_seconds,
+            "batched": self.batched,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Design:
+        parse = lambda key: tuple(RunConfig.parse(config, f"ladder.json: {key}") for config in value[key])
+        return cls(
+            sweep=parse("sweep"),
+            rungs=parse("rungs"),
+            recipe=Recipe(**value["recipe"]),
+            ladder_seconds=value["ladder_seconds"],
+            target_seconds=value["target_seconds"],
+            batched=value.get("batched", False),
+        )
+
+
+def design(config: StudyConfig, data: DataConfig, train_tokens: int, speed: Speed | None) -> Design:
+    """The ladder that a study asks for; with ``minutes``, the largest that fits them, plan and target included.
+
+    Raises:
+        UserError: the minutes are too few, or the text too short; says the least.
+    """
+    way = {} if speed is None else {"precision": speed.precision, "compile": speed.compile}
+    recipe = Recipe(lr=config.lr, batch_tokens=config.batch_tokens, **way)
+    if config.minutes is None:
+        rungs = [
+            recipe.run(shape(width, config.context, data.vocab_size), data, tokens, config.seed)
+            for width in sorted(set(config.widths))
+            for tokens in sorted(set(config.tokens))
+        ]
+        made = Design(_sweep(config, recipe, data, rungs), tuple(rungs), recipe)
+        return made if speed is None else _with_seconds(made, speed)
+    best = None
+    for top in range(SIZES - 1, len(WIDTHS)):
+        fitted = _fill(config, data, recipe, speed, top)
+        if fitted is None:
+            break
+        widest = max(fitted.rungs, key=lambda rung: (rung.num_params, rung.tokens))
+        if best is None or widest.tokens >= TOKENS_PER_PARAM * widest.num_params:
+            best = fitted
+    if best is None:
+        least = _with_seconds(_ladder(config, data, recipe, SIZES - 1, 1.0), speed)
+        # Rounded up: the advice must hold when it is followed.
+        minutes = math.ceil((FIXED_SECONDS + least.ladder_seconds + least.target_seconds) / 6) / 10
+        raise UserError(
+            f"--minutes {config.minutes:g} is too few for any ladder on this machine; the least is {minutes:.1f}"
+        )
+    needed = max(rung.tokens for rung in best.rungs) / 8
+    if train_tokens < needed:
+        raise UserError(
+            f"{data.source}: {train_tokens} tokens of training text are too few for this ladder; "
+            f"give {needed * data.bytes_per_token / 1e6:.1f} MB or more, or fewer --minutes"
+        )
+    return best
+
+
+def rungs(made: Design, recipe: Recipe) -> list[RunConfig]:
+    """The rungs of a design by a recipe."""
+    return [recipe.run(rung.model, rung.data, rung.train.tokens, rung.train.seed) for rung in made.rungs]
+
+
+def _fill(config: StudyConfig, data: DataConfig, recipe: Recipe, speed: Speed, top: int) -> Design | None:
+    """The ladder up to ``WIDTHS[top]`` that fills the minutes; None if even the shortest does not fit."""
+    available = 60 * config.minutes - FIXED_SECONDS
+
+    def timed(flops: float) -> tuple[float, Design]:
+        made = _with_seconds(_ladder(config, data, recipe, top, flops), speed)
+        return made.ladder_seconds + made.target_seconds, made
+
+    low, high = 1.0, 1e24  # of FLOPs, in the logarithm
+    best = timed(low)
+    if best[0] > available:
+        return None
+    while high / low > 1.005:
+        middle = math.sqrt(low * high)
+        total, trial = timed(middle)
+        if total <= available:
+            low, best = middle, (total, trial)
+        else:
+            high = middle
+    return best[1]
+
+
+def _ladder(config: StudyConfig, data: DataConfig, recipe: Recipe, top: int, flops: float) -> Design:
+    """The longest run of every size takes ``flops``: the smaller, the more tokens.
+
+    So the ladder reaches about as far in tokens as the plan will, and as far in size, though never in both at once;
+    the best ratio of the two lies inside. A grid of equal tokens leaves the law to guess either.
+    """
+    configs = []
+    for width in WIDTHS[top - SIZES + 1 : top + 1]:
+        model = shape(width, config.context, data.vocab_size)
+        longest = max(flops / model.flops_per_token, LEAST_TOKENS / LENGTHS[0])
+        configs += [recipe.run(model, data, _round(length * longest), config.seed) for length in LENGTHS]
+    return Design(_sweep(config, recipe, data, configs), tuple(configs), recipe)
+
+
+def _sweep(config: StudyConfig, recipe: Recipe, data: DataConfig, rungs: Sequence[RunConfig]) -> tuple[RunConfig, ...]:
+    """The sweep of a ladder: its second smallest size, at its shortest length and half of that.
+
+    The smallest is narrower than the rate carries over from: its best rate is the lower (docs/log.md).
+    """
+    if not config.sweep:
+        return ()
+    models = sorted({rung.num_params: rung.model for rung in rungs}.items())
+    model = models[min(1, len(models) - 1)][1]
+    shortest = min(rung.train.tokens for rung in rungs if rung.model == model)
+    return tuple(sweep(recipe, model, data, (shortest // 2, shortest), config.seed))
+
+
+def _with_seconds(made: Design, speed: Speed) -> Design:
+    """The design with the time that its ladder and its target will take, and how the sweep is best trained."""
+    one_by_one, together = (_seconds(made.sweep, speed, batched) for batched in (False, True))
+    batched = speed.batched >= BATCHED_GAIN and together < one_by_one
+    total = (together if batched else one_by_one) + _seconds(made.rungs, speed, batched=False)
+    # The law will choose the target's size; the second widest of the ladder is near what it chose in trials. (Not the
+    # rung of most FLOPs: all sizes have nearly the same, and rounding would pick now one width, now another.)
+    models = sorted({rung.num_params: rung.model for rung in made.rungs}.items())
+    model = models[max(0, len(models) - 2)][1]
+    tokens = round(made.target_flops / model.flops_per_token)
+    target = made.recipe.run(model, made.largest.data, tokens, 0)
+    seconds = speed.target.trunk_seconds([target], HELD_OUT_TOKENS)[0]
+    return Design(made.sweep, made.rungs, made.recipe, total, seconds, batched)
+
+
+def _seconds(configs: Sequence[RunConfig], speed: Speed, batched: bool) -> float:
+    """When the last of these runs ends."""
+    costs = trunk_costs(speed.ladder, configs)
+    jobs_ = []
+    for trunks in groups(configs, batched):
+        gain = speed.batched if len(trunks) > 1 else 1.0
+        jobs_.append(sum(costs[config.id] for runs in trunks for config in runs) / gain)
+    return _makespan(jobs_, speed.workers)
+
+
+def _makespan(seconds: list[float], workers: int) -> float:
+    """When the last of these ends, handed out longest first."""
+    free = [0.0] * workers
+    for duration in sorted(seconds, reverse=True):
+        free[free.index(min(free))] += duration
+    return max(free)
+
+
+def _round(tokens: float) -> int:
+    """Three significant digits: a person reads these."""
+    return int(float(f"{tokens:.3g}"))
+
+
+def describe_cost(made: Design) -> str:
+    """One line: how long the ladder takes, and what its largest process keeps in memory."""
+    seconds = "not measured" if made.ladder_seconds is None else format_seconds(made.ladder_seconds)
+    memory = PROCESS_BYTES + max(memory_bytes(rung) for rung in made.rungs)
+    return f"ladder {seconds}, about {memory / 1e9:.1f} GB of memory a process"

@@ -1,0 +1,76 @@
+"""How fast this machine trains, measured in a few seconds before anything is designed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..config.run import RunConfig
+from ..config.training import DataConfig
+from ..runs.cost import Throughput
+from ..runs.engines.local import LocalEngine
+from ..runs.machine import compiler
+from .recipe import Recipe
+from .shape import shape
+
+BF16_GAIN = 1.1  # how many times faster BF16 must be to be used
+BATCHED_GAIN = 1.2  # how many times faster models of one shape must be as one batched model to be trained so
+TOGETHER = 3  # models of the sweep that step alike: the rate, its half and its double
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Measured throughput: of the ladder's processes, one thread each and all at work, and of one on all cores.
+
+    ``batched``: how many times more tokens a second ``TOGETHER`` tiny models see as one batched model.
+    """
+
+    ladder: Throughput
+    target: Throughput
+    workers: int
+    precision: str = "fp32"
+    compile: bool = False
+    batched: float = 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        parts = {"ladder": self.ladder.to_json(), "target": self.target.to_json()}
+        way = {"precision": self.precision, "compile": self.compile, "batched": self.batched}
+        return parts | {"workers": self.workers} | way
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Speed:
+        parts = Throughput(**value["ladder"]), Throughput(**value["target"])
+        ways = value["precision"], value["compile"], value["batched"]
+        return cls(*parts, value["workers"], *ways)
+
+
+def measure_speed(ladder: LocalEngine, target: LocalEngine, context: int, vocab_size: int = 256) -> Speed:
+    """A few seconds of training steps at the shapes that may be trained, in the precision that is faster here.
+
+    Compiled wherever there is a compiler, without asking the clock: a study begun again on a busy machine must find
+    its runs. For the same reason BF16 has to be faster at the smallest width too, where it never is by chance.
+    """
+    data = DataConfig(source="", fingerprint="")
+
+    def at(way: dict[str, Any], *shapes: tuple[int, int]) -> list[RunConfig]:
+        recipes_ = [Recipe(batch_tokens=n * context, batch_exponent=0.0, **way) for _, n in shapes]
+        return [
+            recipe.run(shape(width, context, vocab_size), data, recipe.batch_tokens, 0)
+            for recipe, (width, _) in zip(recipes_, shapes, strict=True)
+        ]
+
+    compile = compiler() is not None
+    ways = [{"precision": precision, "compile": compile} for precision in ("fp32", "bf16")]
+    full, half = (ladder.measure(at(way, (16, 2), (64, 8))) for way in ways)
+    way = ways[all(low < high / BF16_GAIN for low, high in zip(half, full, strict=True))]
+    small = at(way, (16, 2), (16, 8), (32, 4), (64, 2), (64, 8))
+    large = at(way, (64, 4), (64, 8), (128, 4), (128, 8))
+    tiny = at(way, (32, 2))
+    (alone,), (together,) = ladder.measure(tiny), ladder.measure(tiny, TOGETHER)
+    return Speed(
+        ladder=Throughput.fit(small, ladder.measure(small)),
+        target=Throughput.fit(large, target.measure(large)),
+        workers=ladder.workers,
+        batched=TOGETHER * alone / together,
+        **way,
+    )

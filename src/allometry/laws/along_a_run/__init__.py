@@ -1,0 +1,1 @@
+"""The loss along a run and along its learning-rate schedule."""

@@ -1,0 +1,161 @@
+"""Where the training loss of a run should lie while it is still under way, by a law and the curves of other runs.
+
+A law speaks of runs that have ended. On the way a run stands above it, because its rate has not fallen yet, and by
+how much is learnt from the curves of runs that ended: the logarithm of their training loss over the law *at the tokens
+seen so far*, averaged over sizes. Before the fall nothing depends on a run's length (:mod:`allometry.config.schedule`),
+so this is read at equal tokens, and during the fall at equal shares of it. In ten recorded ladders of five sizes, sizes
+agree on it within 0.5 to 2 % of the loss.
+
+The width is what the sizes differ in, what the text itself moves the loss by from place to place, and the law's own
+interval for the run. A loss has left the band when several readings in a row lie outside on one side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ...errors import UserError
+
+WIDTH = 4.0  # standard deviations to either side
+READINGS = 3  # in a row, outside on one side
+LEAST_SIZES = 3
+PER_DECADE = 12
+RECENT = 8.0  # the scatter along the text is taken from the last such factor of the tokens
+SHARES = np.linspace(0, 1, 11)  # of the fall
+_LEVEL, _DEVIATIONS = 0.9, 1.6449
+
+
+class Predictor(Protocol):
+    """A fit or a forecast."""
+
+    def predict(self, num_params: Any, tokens: Any, level: float = 0.9) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Course:
+    """A run as the band sees it: its size, its length and the beginning of its fall, in tokens; and, if it ended, its
+    curve of (tokens, smoothed training loss)."""
+
+    num_params: float
+    tokens: float
+    fall: float
+    curve: Sequence[tuple[float, float]] = ()
+
+
+@dataclass(frozen=True)
+class Band:
+    """Low and high of the training loss along one run.
+
+    ``tokens`` are ascending; below the first of them the band says nothing.
+    """
+
+    tokens: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def at(self, tokens: float) -> tuple[float, float] | None:
+        """Low and high when so many tokens have been seen; None where nothing is known."""
+        if not self.tokens[0] <= tokens <= self.tokens[-1] * (1 + 1e-9):
+            return None
+        place = math.log(tokens)
+        low, high = (np.interp(place, np.log(self.tokens), np.log(side)) for side in (self.low, self.high))
+        return math.exp(low), math.exp(high)
+
+    def first_outside(self, curve: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+        """Where a curve has left the band for good measure: the tokens and the loss of that reading, or None."""
+        watch = Watch(self)
+        return next((point for point in curve if watch(*point)), None)
+
+
+class Watch:
+    """Hears the readings of one run and says, once, that they have left its band."""
+
+    def __init__(self, band: Band):
+        self.band = band
+        self._side, self._count, self._said = 0, 0, False
+
+    def __call__(self, tokens: float, loss: float) -> bool:
+        """Whether it is this reading by which the loss has left the band."""
+        limits = self.band.at(tokens)
+        if limits is None or self._said:
+            return False
+        side = 1 if not loss <= limits[1] else -1 if loss < limits[0] else 0  # NaN is above
+        self._count = self._count + 1 if side and side == self._side else abs(side)
+        self._side = side
+        self._said = self._count >= READINGS
+        return self._said
+
+
+def band(predictor: Predictor, ended: Sequence[Course], run: Course) -> Band:
+    """The band of a run by a law and by runs that have ended (none of them of its own trunk).
+
+    Raises:
+        UserError: they are of too few sizes, or too short.
+    """
+    sizes = {course.num_params for course in ended}
+    if len(sizes) < LEAST_SIZES:
+        raise UserError(f"a band needs curves of {LEAST_SIZES} sizes, and there are {len(sizes)}")
+    grid = _grid(max(course.tokens for course in ended))
+    before, after = _above_the_law(predictor, ended, grid)
+    count = np.isfinite(before).sum(0)
+    known = count > 0
+    if known.sum() < 2:
+        raise UserError("the curves are too short to learn a band from")
+    mean = np.nansum(before[:, known], 0) / count[known]
+    seen = grid[known]
+    late = seen >= seen[-1] / RECENT
+    shared = count[known] > 1
+    spare = max(1, int((count[known][shared] - 1).sum()))
+    between = math.sqrt(float(np.nansum((before[:, known] - mean)[:, shared] ** 2)) / spare)
+    along = float(np.std(mean[late], ddof=1)) if late.sum() > 1 else between
+
+    tokens = np.unique(np.concatenate([_grid(run.fall)[_grid(run.fall) >= seen[0]], [run.fall]]))
+    falling = run.fall + SHARES[1:] * (run.tokens - run.fall)
+    above = np.interp(np.log(tokens), np.log(seen), mean)
+    above[tokens > seen[-1]] = mean[late].mean()
+    middle = np.concatenate([above, after.mean(0)[1:]])
+    fallen = math.sqrt(float(np.mean(after.var(0, ddof=1))))
+    scatter = np.concatenate([np.full(len(tokens), math.hypot(between, along)), np.full(len(falling), fallen)])
+    width = WIDTH * np.sqrt(scatter**2 * (1 + 1 / len(sizes)) + _law_error(predictor, run) ** 2)
+    places = np.concatenate([tokens, falling])
+    centre = middle + _log_law(predictor, run.num_params, places)
+    return Band(places, np.exp(centre - width), np.exp(centre + width))
+
+
+def _grid(last: float) -> np.ndarray:
+    """Places in the tokens, equally spaced in the logarithm, the same for all runs."""
+    return 10.0 ** (np.arange(0, math.floor(PER_DECADE * math.log10(last)) + 1) / PER_DECADE)
+
+
+def _above_the_law(predictor: Predictor, ended: Sequence[Course], grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ln of training loss over the law: a row a size at the tokens of ``grid``, and a row a run at ``SHARES``."""
+    trunks: dict[float, np.ndarray] = {}
+    falls = []
+    for course in sorted(ended, key=lambda course: course.tokens):  # of a size, the longest trunk counts
+        tokens, losses = np.asarray(course.curve, float).T
+        above = np.log(losses) - _log_law(predictor, course.num_params, tokens)
+        on_trunk = tokens <= course.fall
+        if on_trunk.sum() > 1:
+            trunks[course.num_params] = np.interp(
+                np.log(grid), np.log(tokens[on_trunk]), above[on_trunk], left=np.nan, right=np.nan
+            )
+        falls.append(np.interp(SHARES, (tokens - course.fall) / (course.tokens - course.fall), above))
+    rows = list(trunks.values()) or [np.full(len(grid), np.nan)]
+    return np.array(rows), np.array(falls)
+
+
+def _log_law(predictor: Predictor, num_params: float, tokens: np.ndarray) -> np.ndarray:
+    return np.log(np.asarray(predictor.predict(np.full(len(tokens), float(num_params)), tokens).value, float))
+
+
+def _law_error(predictor: Predictor, run: Course) -> float:
+    """The law's standard error of the run's final ln loss, by its interval; 0 where it gives none."""
+    found = predictor.predict(float(run.num_params), float(run.tokens), level=_LEVEL)
+    if found.low is None or found.high is None:
+        return 0.0
+    return float(np.log(found.high / found.low)) / (2 * _DEVIATIONS)

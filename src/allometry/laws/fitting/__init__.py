@@ -1,0 +1,1 @@
+"""One law fitted: objective, optimum, intervals by refits."""

@@ -1,0 +1,206 @@
+"""Fit one law to a table of runs: every start on a grid by variable projection, then a batched solver, then a Fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from ...errors import UserError
+from ..base import Law
+from ..forms.catalog import law
+from ..solver import Problem, solve
+from ..tables.diagnosis import check_design
+from ..tables.observations import Observations
+from .refits import refits
+from .result import GREEK, Fit
+
+Array = np.ndarray
+OBJECTIVES = ("log_squares", "huber", "squares")
+STARTS = 20
+RIVALS = 4
+MOST_ROWS_FOR_STARTS = 1000
+
+
+class Optimum(NamedTuple):
+    """The best θ, its objective, how many of how many starts came to it, and θ of local optima that nearly match it."""
+
+    theta: Array
+    objective: float
+    agreed: int
+    starts: int
+    rivals: Array
+
+
+def fit(
+    law_or_name: Law | str,
+    observations: Observations,
+    loss: str = "log_squares",
+    delta: float = 1e-3,
+    weights: Array | None = None,
+    bootstrap: int = 1000,
+    resample: str = "auto",
+    seed: int = 0,
+) -> Fit:
+    """Fit a law at the global optimum of its objective.
+
+    Args:
+        law_or_name: a ``Law`` or its name in ``LAWS``.
+        observations: the runs.
+        loss: "log_squares" (relative errors), "huber" (of relative errors: outliers count less) or "squares".
+        delta: where Huber's loss turns linear; 1e-3 is the usual choice of the literature.
+        weights: one positive weight a run; all equal if not given.
+        bootstrap: number of refits behind standard errors and intervals; 0 for none.
+        resample: "pairs", "residual", or "auto" (pairs from 60 runs on).
+        seed: of the bootstrap.
+
+    Raises:
+        UserError: too few runs, one size, one token count, one ratio, a column that the law reads is missing, an
+            unknown law, objective or resampling, impossible weights.
+    """
+    form = law(law_or_name)
+    check_design(observations, form.name, form.count)
+    weights = _check_options(observations, loss, delta, weights, bootstrap, resample)
+    problem, centre = make_problem(form, observations, loss, delta)
+    best = optimum(problem, weights)
+    draws = np.empty((0, form.count))
+    if bootstrap:
+        draws = form.values(refits(problem, best.theta, weights, bootstrap, resample, seed, best.rivals), centre)
+    fitted = form.log_loss(best.theta[None], *problem.inputs)[0][0]
+    return Fit(
+        law=form,
+        values=dict(zip(form.symbols, map(float, form.values(best.theta, centre)), strict=True)),
+        objective=best.objective,
+        loss=loss,
+        delta=delta,
+        n=len(observations),
+        residuals=problem.log_loss - fitted,
+        weights=weights,
+        range=data_range(observations, form.inputs),
+        draws=draws,
+        active_bounds=active_bounds(problem, best.theta),
+        starts=best.starts,
+        agreed=best.agreed,
+        condition=_condition(problem, best.theta, weights),
+        count=observations.count,
+        notes=observations.notes,
+        seed=seed,
+    )
+
+
+def make_problem(form: Law, observations: Observations, loss: str, delta: float) -> tuple[Problem, tuple[float, ...]]:
+    """The minimisation around the middle of the data, and that middle (a logarithm an input).
+
+    Raises:
+        UserError: a column that the law reads is missing.
+    """
+    logs = [np.log(_column(form, observations, name)) for name in form.inputs]
+    centre = form.centre(logs)
+    inputs = tuple(x - middle for x, middle in zip(logs, centre, strict=True))
+    return Problem(form, inputs, np.log(observations.loss), loss, delta, *form.bounds(observations.loss)), centre
+
+
+def optimum(problem: Problem, weights: Array, steps: int = 200, polish: int = 5000) -> Optimum:
+    """The global optimum, as far as the starts can tell.
+
+    Cells of the grid go to optima of squared log residuals, which are smooth; another objective starts from those and
+    from some of the cells themselves. Every start gets ``steps`` steps at most, and then the
+    best one ``polish``.
+    """
+    thin = slice(None, None, -(-len(weights) // MOST_ROWS_FOR_STARTS))
+    inputs = [x[thin] for x in problem.inputs]
+    theta, squares = problem.law.starts(inputs, np.exp(problem.log_loss[thin]), weights[thin])
+    theta = _spread(theta[np.argsort(squares, kind="stable")])
+    tiled = np.tile(weights, (len(theta), 1))
+    smooth, objective = solve(replace(problem, objective="log_squares"), theta, tiled, steps)
+    if problem.objective == "log_squares":
+        theta = smooth
+    else:
+        _, different = np.unique(np.round(np.log(objective + 1e-300), 3), return_index=True)
+        both = np.concatenate([smooth[different[:4]], theta[::4]])
+        theta, objective = solve(problem, both, np.tile(weights, (len(both), 1)), steps=500)
+    best = int(np.argmin(objective))
+    agreed = int(np.sum(objective <= objective[best] * (1 + 1e-6) + 1e-18))
+    # Long flat valleys (a large k, few runs) take many more steps than the starts are given.
+    polished, least = solve(problem, theta[best : best + 1], weights[None], steps=polish)
+    rivals = _rivals(theta, objective, len(problem.log_loss))
+    return Optimum(polished[0], float(least[0]), agreed, len(objective), rivals)
+
+
+def data_range(
+    observations: Observations, inputs: tuple[str, ...] = ("num_params", "tokens")
+) -> dict[str, tuple[float, float]]:
+    """Least and most N, D and C of the runs, and of what else a law reads."""
+    names = dict.fromkeys(("num_params", "tokens", "flops", *inputs))
+    arrays = {name: observations.column(name) for name in names}
+    return {name: (float(array.min()), float(array.max())) for name, array in arrays.items()}
+
+
+def active_bounds(problem: Problem, theta: Array) -> tuple[str, ...]:
+    """Which coordinates of θ ended at a bound, in words."""
+    span = 1e-9 * (problem.upper - problem.lower)
+    lines = []
+    for symbol, value, low, high in zip(
+        problem.law.symbols, theta, problem.lower + span, problem.upper - span, strict=True
+    ):
+        if value <= low or value >= high:
+            lines.append(f"{GREEK.get(symbol, symbol)} ended at its {'lower' if value <= low else 'upper'} bound")
+    return tuple(lines)
+
+
+def _column(form: Law, observations: Observations, name: str) -> Array:
+    """A column that a law reads, complete and positive; all tokens are unique where the table says nothing."""
+    if name == "unique_tokens" and name not in observations.extra:
+        raise UserError(f"law {form.name} needs the column unique_tokens; where nothing is repeated, fit chinchilla")
+    values = observations.column(name)
+    wrong = ~(np.isfinite(values) & (values > 0))
+    if wrong.any():
+        labels = ", ".join(np.array(observations.labels, dtype=object)[wrong][:5])
+        raise UserError(f"law {form.name}: {name} is missing or not above zero in {wrong.sum()} runs ({labels})")
+    return values
+
+
+def _rivals(theta: Array, objective: Array, runs: int) -> Array:
+    """At most ``RIVALS`` local optima that the data hardly tell from the best: an F test at 95 % does not part them."""
+    from scipy.special import fdtri
+
+    count, freedom = theta.shape[1], max(runs - theta.shape[1], 1)
+    order = np.argsort(objective, kind="stable")
+    near = order[objective[order] <= objective[order[0]] * (1 + count / freedom * fdtri(count, freedom, 0.95))]
+    # One of each: starts that came to the same optimum differ by less than this.
+    apart = np.diff(objective[near], prepend=objective[near[0]]) > 1e-3 * objective[near[0]]
+    return theta[near[apart]][:RIVALS]
+
+
+def _spread(ordered: Array) -> Array:
+    """The best starts, half from the top and half from further down, so that one wide basin does not take them all."""
+    near = ordered[: STARTS // 2]
+    far = ordered[STARTS // 2 :: max(len(ordered) // (6 * STARTS), 1)][: STARTS - len(near)]
+    return np.concatenate([near, far])
+
+
+def _check_options(observations, loss, delta, weights, bootstrap, resample) -> Array:
+    if loss not in OBJECTIVES:
+        raise UserError(f"no objective {loss!r}; known are {', '.join(OBJECTIVES)}")
+    if not delta > 0:
+        raise UserError(f"delta is {delta}; it must be above zero")
+    if resample not in ("auto", "pairs", "residual"):
+        raise UserError(f"no resampling {resample!r}; known are auto, pairs, residual")
+    if bootstrap < 0:
+        raise UserError(f"bootstrap is {bootstrap}; give a number of refits, 0 for none")
+    if weights is None:
+        return np.ones(len(observations))
+    weights = np.asarray(weights, dtype=float)
+    if weights.shape != (len(observations),) or not np.all(np.isfinite(weights) & (weights > 0)):
+        raise UserError(f"weights must be {len(observations)} finite numbers above zero, one a run")
+    return weights
+
+
+def _condition(problem: Problem, theta: Array, weights: Array) -> float:
+    """Condition number of the Gauss–Newton matrix scaled to unit diagonal; constants without effect are left out."""
+    matrix = replace(problem, objective="log_squares").evaluate(theta[None], weights[None])[2][0]
+    diagonal = np.diag(matrix)
+    seen = diagonal > 1e-20 * diagonal.max()
+    scale = np.sqrt(diagonal[seen])
+    return float(np.linalg.cond(matrix[np.ix_(seen, seen)] / np.outer(scale, scale)))

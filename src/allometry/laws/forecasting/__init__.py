@@ -1,0 +1,1 @@
+"""Several laws that predict together: weights by a backtest, calibrated intervals."""

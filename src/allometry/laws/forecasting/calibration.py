@@ -1,0 +1,148 @@
+"""What a backtest says of a forecast: how much each law weighs, which way it drifts, how wide its interval must be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..tables.diagnosis import excess
+from .backtest import LATE, LEAST_ERROR, Backtest, Row, rows
+from .cuts import Origin
+from .residuals import Residuals
+
+Array = np.ndarray
+FORECAST = "forecast"
+# A cut's errors share their fit, so a cut counts as one observation; this many at most are believed in the weights.
+MOST_EVIDENCE = 4.0
+FIT_EVIDENCE = 1.0
+# The correction rests on the cuts that fitted two thirds of the runs or more, the nearest to the fit that is used, and
+# on runs at least a fifth of an e-fold beyond them. Slopes of error over ln(factor) are of this size on public tables.
+CORRECTION_SHARE = 2 / 3
+LEAST_DISTANCE = 0.2
+PRIOR_SLOPE = 0.004
+# What is left of a good fit on public tables, as ln L for each e-fold of compute.
+PRIOR_DRIFT = 0.006
+# A table's own word on the interval is added to that of the public tables: its cuts share runs and reach less far
+# than what is asked for, so eight of them count as much as that prior.
+PRIOR_CUTS = 8.0
+# Degrees of freedom of an interval without any backtest.
+PRIOR_FREEDOM = 2.0
+# The most that one run counts, in variances.
+MOST_SQUARES = 25.0
+
+
+class Correction(NamedTuple):
+    """Taken off ln L for each e-fold of compute beyond the fit, up to ``reach`` e-folds: no further than was tested."""
+
+    slope: float
+    reach: float
+
+    def at(self, distance: Array) -> Array:
+        """What to take off at so many e-folds."""
+        return self.slope * np.minimum(distance, self.reach)
+
+
+def law_weights(tested: Backtest, sigmas: Mapping[str, float]) -> dict[str, float]:
+    """Weights of the laws from the backtest's scores and the noise that each fit left (``sigmas``, by law name).
+
+    score^(−k) is the likelihood of k independent errors of unknown size: k cuts, at most four. What a fit left counts
+    too, but little: 1/σ.
+    """
+    evidence = min(MOST_EVIDENCE, len(tested.cuts(LATE)))
+    logs = []
+    for name, sigma in sigmas.items():
+        predicted = -evidence * np.log(tested.score(name)) if tested.rows else 0.0
+        logs.append(predicted - FIT_EVIDENCE * np.log(max(sigma, LEAST_ERROR)))
+    weights = np.exp(np.array(logs) - max(logs))
+    return {name: float(weight) for name, weight in zip(sigmas, weights / weights.sum(), strict=True)}
+
+
+def mix(weights: Array, log_loss: Array, spread: Array) -> tuple[Array, Array]:
+    """Mean of ln L over the laws (laws, points), and its variance: that of the constants and that between the laws."""
+    centre = weights @ log_loss
+    return centre, weights @ ((log_loss - centre) ** 2 + spread**2)
+
+
+def ignorance(mixed: Array, left: Array) -> Array:
+    """The variance of ln L apart from noise and drift.
+
+    Spread of the constants and distance between the laws (``mixed``, their sum) and what the residuals leave open
+    (``left``) are three views of one ignorance: their mean is the variance.
+    """
+    return (mixed + left) / 3
+
+
+def combined(origins: Sequence[Origin], weights: Mapping[str, float], constants: float) -> list[Row]:
+    """The rows of the whole forecast: at every cut the weighted laws and the residuals of the runs below.
+
+    The weights are those of the whole backtest, so these errors flatter the forecast a little.
+
+    Args:
+        origins: of the laws.
+        weights: law → weight.
+        constants: how many constants the weighted laws take from the runs.
+    """
+    share = np.array(list(weights.values()))
+    found = []
+    for each in origins:
+        below, above = each.below, each.above
+        every = np.stack([each.log_loss[name] for name in weights])
+        spread = np.stack([each.spread[name] for name in weights])
+        centre, variance = mix(share, every[:, len(below) :], spread)
+        observed = np.log(below.loss)
+        left = Residuals(
+            below.num_params,
+            below.tokens,
+            observed - share @ every[:, : len(below)],
+            excess(below),
+            constants,
+        ).at(above.num_params, above.tokens, excess(below, above.flops, centre))
+        unsure = np.sqrt(ignorance(variance, left.spread**2))
+        found += rows(each, FORECAST, centre + left.mean, unsure, left.noise)
+    return found
+
+
+def correct(tested: Backtest) -> Correction:
+    """The systematic slope of the forecast's errors over ln(factor) in the late cuts, after shrinkage.
+
+    Each cut gives one slope. Cuts share runs, so their mean is no surer than one of them: its variance s² is the
+    scatter of the slopes and the mean of what the spread of predictions allows them, and it is shrunk by
+    τ²/(τ² + s²), τ = ``PRIOR_SLOPE``.
+    """
+    slopes, allowed, reach = [], [], 0.0
+    for cut in tested.cuts(CORRECTION_SHARE):
+        error, spread, _, distance, share = _columns(cut.get(FORECAST, []))
+        if len(error) and distance.max() > LEAST_DISTANCE:
+            square = (share * distance**2).sum()
+            slopes.append((share * error * distance).sum() / square)
+            allowed.append((share * spread**2).sum() / square)
+            reach = max(reach, float(distance.max()))
+    if len(slopes) < 2:
+        return Correction(0.0, 0.0)
+    variance = np.var(slopes, ddof=1) + np.mean(allowed)
+    return Correction(float(np.mean(slopes) * PRIOR_SLOPE**2 / (PRIOR_SLOPE**2 + variance)), reach)
+
+
+def calibrate(tested: Backtest) -> tuple[float, float]:
+    """How many times wider than the prior says the forecast's errors were, and the degrees of freedom.
+
+    The prior variance of an error is σ² + spread² + (``PRIOR_DRIFT``·ln factor)². The mean square of the errors over
+    it, each cut counting once and the prior ``PRIOR_CUTS`` times, is the square of the factor.
+    """
+    squares = []
+    for cut in tested.cuts():
+        error, spread, sigma, distance, share = _columns(cut.get(FORECAST, []))
+        if len(error):
+            variance = sigma**2 + spread**2 + (PRIOR_DRIFT * distance) ** 2
+            squares.append(share @ np.minimum(error**2 / variance, MOST_SQUARES))
+    scale = np.sqrt((PRIOR_CUTS + sum(squares)) / (PRIOR_CUTS + len(squares)))
+    return float(scale), PRIOR_FREEDOM + len(squares)
+
+
+def _columns(rows: Sequence[Row]) -> tuple[Array, Array, Array, Array, Array]:
+    """Error, spread, noise and ln(factor) of one cut's runs, and the share of each."""
+    table = np.array([(row.error, row.spread, row.sigma, np.log(row.factor), row.weight) for row in rows])
+    error, spread, sigma, distance, weight = table.reshape(-1, 5).T
+    return error, spread, sigma, distance, weight / max(weight.sum(), 1e-300)

@@ -1,0 +1,181 @@
+"""Rolling origins: every law fitted to the runs below a cut, and what it then says of the runs above.
+
+The cuts of one law differ only in which runs have a weight, so all of them are solved as one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from ...errors import UserError
+from ..base import Law
+from ..fitting.fit import make_problem
+from ..fitting.refits import covariance
+from ..forms.catalog import LAWS, law
+from ..solver import Problem, solve
+from ..tables.observations import Observations
+from .run_weights import prediction_weights, relevance
+
+Array = np.ndarray
+# The others add cost, or runaway predictions from few runs (Farseer's nine constants), and no accuracy over public
+# tables.
+DEFAULT_LAWS = ("power", "power_floor", "chinchilla", "skaling")
+INPUTS = ("num_params", "tokens")
+MOST_CUTS = 8
+# A cut below a third of the runs tells about a fit on a third of the runs.
+EARLIEST = 1 / 3
+STARTS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """One cut: what each law, fitted to the runs below it, says of all runs.
+
+    Attributes:
+        index: of the cut.
+        below, above: the runs on either side, in the order of compute.
+        relevance: of the runs above, in the whole table.
+        log_loss: law → ln L of the runs below and then of those above.
+        spread: law → standard deviation of ln L that noise leaves in the constants, of the runs above.
+        sigma: law → noise of ln L.
+    """
+
+    index: int
+    below: Observations
+    above: Observations
+    relevance: Array
+    log_loss: dict[str, Array]
+    spread: dict[str, Array]
+    sigma: dict[str, float]
+
+
+def predictive(laws: Sequence[Law | str] | None) -> list[Law]:
+    """The laws of these names, those of a forecast if None.
+
+    Raises:
+        UserError: an unknown law, a law that reads more than N and D, or no laws.
+    """
+    forms = [law(one) for one in (DEFAULT_LAWS if laws is None else laws)]
+    if not forms:
+        raise UserError(f"no laws to test or to forecast with; known are {', '.join(LAWS)}")
+    for form in forms:
+        if form.inputs != INPUTS:
+            raise UserError(
+                f"law {form.name} reads {', '.join(form.inputs)}; a forecast and its backtest take laws of num_params "
+                f"and tokens alone, so fit it by itself"
+            )
+    return forms
+
+
+def by_compute(observations: Observations) -> Observations:
+    """The runs in the order of compute; of equal compute by size and then loss, whatever order they came in."""
+    return observations.where(np.lexsort((observations.loss, observations.num_params, observations.flops)))
+
+
+def origins(forms: Sequence[Law], ordered: Observations, most_cuts: int = MOST_CUTS) -> list[Origin]:
+    """Every law fitted below every cut of runs in the order of compute."""
+    sizes = cuts(ordered, max(form.count for form in forms) + 2, most_cuts)
+    if not sizes:
+        return []
+    sides = [(ordered.where(np.arange(size)), ordered.where(np.arange(size, len(ordered)))) for size in sizes]
+    fitted = {form.name: _fit_below(form, ordered, [below for below, _ in sides]) for form in forms}
+    weight = relevance(ordered)
+    return [
+        Origin(
+            index,
+            *sides[index],
+            relevance=weight[size:],
+            log_loss={name: found[index].log_loss for name, found in fitted.items()},
+            spread={name: found[index].spread for name, found in fitted.items()},
+            sigma={name: found[index].sigma for name, found in fitted.items()},
+        )
+        for index, size in enumerate(sizes)
+    ]
+
+
+def cuts(ordered: Observations, least: int, most: int) -> list[int]:
+    """Numbers of runs to fit, for runs in the order of compute.
+
+    A cut never splits runs of one compute, leaves at least ``least`` runs and a third of all, three sizes and two
+    token counts below, and sizes and tokens that are not tied to each other.
+    """
+    compute = ordered.flops
+    possible = []
+    for size in range(max(least, int(np.ceil(EARLIEST * len(ordered)))), len(ordered)):
+        if compute[size] > 1.02 * compute[size - 1] and _supports(ordered, size):
+            possible.append(size)
+    if len(possible) <= most:
+        return possible
+    picks = np.unique(np.linspace(0, len(possible) - 1, most).round().astype(int))
+    return [possible[pick] for pick in picks]
+
+
+def _supports(ordered: Observations, size: int) -> bool:
+    log_n, log_d = np.log(ordered.num_params[:size]), np.log(ordered.tokens[:size])
+    if _levels(log_n) < 3 or _levels(log_d) < 2:
+        return False
+    slope, offset = np.polyfit(log_n, log_d, 1)
+    return bool(np.std(log_d - slope * log_n - offset) >= 0.1)
+
+
+def _levels(logarithms: np.ndarray) -> int:
+    """How many values there are that differ by more than 5 %."""
+    return 1 + int((np.diff(np.sort(logarithms)) > 0.05).sum())
+
+
+class _Below(NamedTuple):
+    """One law at one cut: ln L of all runs, its spread above the cut, and the noise below."""
+
+    log_loss: Array
+    spread: Array
+    sigma: float
+
+
+def _fit_below(form: Law, ordered: Observations, below: list[Observations]) -> list[_Below]:
+    """The law fitted below each cut; all cuts are one batch, in which a run above a cut has no weight.
+
+    A run above a cut bounds none of its constants either; what cuts share is where they start.
+    """
+    problem, _ = make_problem(form, ordered, "log_squares", 1.0)
+    weights = np.zeros((len(below), len(ordered)))
+    for row, runs in zip(weights, below, strict=True):
+        row[: len(runs)] = prediction_weights(runs)
+    lower, upper = (np.array(ends) for ends in zip(*(form.bounds(runs.loss) for runs in below), strict=True))
+    start = np.concatenate([_starts(problem, weights[0]), _starts(problem, weights[-1])])
+    cut = np.repeat(np.arange(len(below)), len(start))
+    batch = replace(problem, lower=lower[cut], upper=upper[cut])
+    theta, objective = solve(batch, np.tile(start, (len(below), 1)), weights[cut], steps=40, tolerance=1e-8)
+    best = objective.reshape(len(below), -1).argmin(axis=1) + len(start) * np.arange(len(below))
+    problem = replace(problem, lower=lower, upper=upper)
+    theta, _ = solve(problem, theta[best], weights, steps=100, tolerance=1e-11)
+    return [_look_above(problem, theta, weights, i, len(runs)) for i, runs in enumerate(below)]
+
+
+def _look_above(problem: Problem, theta: Array, weights: Array, cut: int, runs: int) -> _Below:
+    """What the fit to the first ``runs`` runs says of the others."""
+    part = replace(
+        problem,
+        inputs=tuple(x[:runs] for x in problem.inputs),
+        log_loss=problem.log_loss[:runs],
+        lower=problem.lower[cut],
+        upper=problem.upper[cut],
+    )
+    weights = weights[cut, :runs]
+    predicted, jacobian = (x[0] for x in problem.law.log_loss(theta[cut : cut + 1], *problem.inputs))
+    above = jacobian[:, runs:]
+    variance = np.einsum("pr,pq,qr->r", above, covariance(part, theta[cut], weights), above)
+    squares = (weights * (part.log_loss - predicted[:runs]) ** 2).sum()
+    return _Below(predicted, np.sqrt(variance.clip(0)), float(np.sqrt(squares / max(runs - problem.law.count, 1))))
+
+
+def _starts(problem: Problem, weights: Array) -> Array:
+    """The best start of the law's grid and some from further down; runs of no weight are not seen."""
+    seen = weights > 0
+    inputs = [x[seen] for x in problem.inputs]
+    theta, squares = problem.law.starts(inputs, np.exp(problem.log_loss[seen]), weights[seen])
+    order = np.argsort(squares, kind="stable")
+    return theta[order[np.unique(np.geomspace(1, len(order), STARTS).round().astype(int) - 1)]]

@@ -1,0 +1,273 @@
+"""The default predictor: several laws, weighted by how well each predicted, with an interval that says how sure.
+
+Which law holds beyond the data cannot be seen from how well it fits: on a small ladder the laws with a floor fit best
+and predict worst. So the evidence is a backtest inside the table, and a prediction has four parts:
+
+- Laws: each fitted with the weights of ``weights``, mixed by score⁻⁴ of the backtest and 1/σ of the fit.
+- Residuals: what the laws leave unexplained near the point (``residuals``), which fades with distance.
+- Correction: if the backtest's errors drift one way with the logarithm of the factor of compute, most of what stands
+  clear of their scatter is taken off, no further than the backtest reached.
+- Interval: the noise of a run, and beyond it the spread of the constants, the distance between the laws, what the
+  residuals leave open, and a drift that grows with the logarithm of the factor; all but the noise are scaled towards
+  what the backtest's errors were (``calibration``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ...errors import UserError
+from ..base import Law
+from ..fitting.fit import fit
+from ..fitting.result import Fit
+from ..prediction import Prediction, around, check_points, points
+from ..tables.diagnosis import check_design, excess
+from ..tables.observations import Observations
+from .backtest import EDGES, Backtest, factors, law_rows
+from .calibration import FORECAST, PRIOR_DRIFT, Correction, calibrate, combined, correct, ignorance, law_weights, mix
+from .cuts import by_compute, origins, predictive
+from .residuals import Residuals
+from .run_weights import prediction_weights
+
+Array = np.ndarray
+DRAWS = 300
+POINTS_AT_ONCE = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """Several fits that predict together.
+
+    Attributes:
+        fits: law name → its ``Fit`` with ``prediction_weights``.
+        weights: law name → weight; they sum to one.
+        backtest: the evidence: of each law, and of the forecast itself under the name "forecast".
+        runs: the runs fitted, in the order of compute.
+        scale: how many times wider than public tables say the backtest's errors were.
+        correction: taken off ln L for each e-fold of compute beyond the largest run.
+        tested: up to so many e-folds.
+        freedom: degrees of freedom of the interval (Student's t).
+        notes: what was left out, and what would help.
+    """
+
+    fits: dict[str, Fit]
+    weights: dict[str, float]
+    backtest: Backtest
+    runs: Observations
+    scale: float
+    correction: float
+    tested: float
+    freedom: float
+    notes: tuple[str, ...] = ()
+    kind: str = field(default="forecast", init=False)
+
+    @property
+    def range(self) -> dict[str, tuple[float, float]]:
+        """ "num_params", "tokens", "flops" → (least, most) of the data."""
+        return next(iter(self.fits.values())).range
+
+    @property
+    def n(self) -> int:
+        """Number of runs fitted."""
+        return len(self.runs)
+
+    @property
+    def count(self) -> str:
+        """Which parameters N counts; predictions are for the same count."""
+        return next(iter(self.fits.values())).count
+
+    @property
+    def drift(self) -> float:
+        """Standard deviation of ln L that a prediction gains for each e-fold of compute beyond the largest run."""
+        return self.scale * PRIOR_DRIFT
+
+    @property
+    def reach(self) -> float:
+        """6·N·D of the largest run."""
+        return float((6 * self.runs.num_params * self.runs.tokens).max())
+
+    def factor(self, num_params: float | Array, tokens: float | Array) -> float | Array:
+        """How many times the largest run's compute a run takes, both counted as 6·N·D."""
+        return 6 * np.asarray(num_params, float) * np.asarray(tokens, float) / self.reach
+
+    def predict(self, num_params: float | Array, tokens: float | Array, level: float = 0.9) -> Prediction:
+        """The loss at N parameters and D tokens (broadcast), with the interval that holds a new run's loss.
+
+        Raises:
+            UserError: counts that are not finite and above zero, or a level outside (0, 1).
+        """
+        from scipy.special import stdtrit
+
+        check_points(num_params, tokens, level)
+        n, d, shape = points(num_params, tokens)
+        chunks = [slice(start, start + POINTS_AT_ONCE) for start in range(0, len(n), POINTS_AT_ONCE)]
+        centre, scale = np.concatenate([self._moments(n[chunk], d[chunk]) for chunk in chunks], axis=1)
+        half = float(stdtrit(self.freedom, (1 + level) / 2)) * scale
+        with np.errstate(over="ignore"):  # absurdly far from the runs the upper end is no number that a float holds
+            return around(np.exp(centre), np.exp(centre - half), np.exp(centre + half), level, shape)
+
+    def _moments(self, n: Array, d: Array) -> tuple[Array, Array]:
+        """Centre and scale of ln L at the points."""
+        fits = [self.fits[name] for name in self.weights]
+        values = np.stack([np.log(one.law.loss(one.values, n, d)) for one in fits])
+        spreads = np.stack([_spread(one.log_samples(n, d)) for one in fits])
+        centre, variance = mix(np.array(list(self.weights.values())), values, spreads)
+        left = self._residuals.at(n, d, excess(self.runs, 6 * n * d * self._flops_ratio, centre))
+        distance = self._distance(n, d)
+        unsure = ignorance(variance, left.spread**2) + (PRIOR_DRIFT * distance) ** 2
+        taken_off = Correction(self.correction, self.tested).at(distance)
+        return centre + left.mean - taken_off, np.sqrt(left.noise**2 + self.scale**2 * unsure)
+
+    def _distance(self, n: Array, d: Array) -> Array:
+        """How far beyond the data, as a logarithm: of compute, or of N or D alone where that is more; 0 inside."""
+        beyond_n, beyond_d = n / self.range["num_params"][1], d / self.range["tokens"][1]
+        return np.log(np.maximum.reduce([self.factor(n, d), beyond_n, beyond_d, np.ones_like(n)]))
+
+    @cached_property
+    def _flops_ratio(self) -> float:
+        """The table's own FLOPs over 6·N·D."""
+        return float(np.median(self.runs.flops / (6 * self.runs.num_params * self.runs.tokens)))
+
+    @cached_property
+    def _residuals(self) -> Residuals:
+        runs, observed = self.runs, np.log(self.runs.loss)
+        fits = [self.fits[name] for name in self.weights]
+        fitted = np.stack([np.log(one.law.loss(one.values, runs.num_params, runs.tokens)) for one in fits])
+        left = observed - np.array(list(self.weights.values())) @ fitted
+        return Residuals(runs.num_params, runs.tokens, left, excess(runs), constants(self.fits, self.weights))
+
+    def evidence(self, num_params: float, tokens: float) -> str:
+        """How far a prediction goes beyond the data, and how far off the backtest was that far out; a line or two."""
+        beyond = {
+            "compute": float(self.factor(num_params, tokens)),
+            "size": float(num_params / self.range["num_params"][1]),
+            "token count": float(tokens / self.range["tokens"][1]),
+        }
+        farthest = max(beyond, key=beyond.get)
+        factor = beyond[farthest]
+        where = f"{factor:.3g}× the largest {farthest} of the runs" if factor > 1 else "inside the data"
+        bins = [(pair, self.backtest.errors(FORECAST, *pair)) for pair in pairwise(EDGES)]
+        bins = [(pair, errors) for pair, errors in bins if len(errors)]
+        if not bins:
+            return f"{where}; too few runs for a backtest, so the interval rests on what public tables show"
+        nearest = [(pair, errors) for pair, errors in bins if pair[0] <= factor] or bins[:1]
+        (low, high), errors = nearest[-1]
+        untested = f"; nothing larger than {factors(low, high)} could be tested" if factor >= high else ""
+        return (
+            f"{where}\nbacktest at {factors(low, high)} beyond its fits: {np.sqrt(np.mean(errors**2)):.2%} off (rms), "
+            f"{np.mean(errors):+.2%} on average, {len(errors)} predictions{untested}"
+        )
+
+    def summary(self) -> str:
+        """Weights, backtest and drift, for people."""
+        lines = [f"forecast from {self.n} runs, laws weighted by their backtest"]
+        scores = dict(self.backtest.ranking())
+        for name in sorted(self.weights, key=self.weights.get, reverse=True):
+            score = f"{scores[name]:.2%}" if name in scores else "–"
+            lines.append(
+                f"  {name:12} weight {self.weights[name]:.2f}   backtest error {score:>7}   rms of fit "
+                f"{self.fits[name].rms:.2%}   {self.fits[name].law.formula}"
+            )
+        lines += ["backtest: error by the factor of compute beyond the runs fitted", self.backtest.table()]
+        lines.append(f"drift {self.drift:.2%} of the loss for each e-fold of compute beyond the largest run")
+        if abs(self.correction) >= 5e-5:
+            sign, verb = ("high", "taken off") if self.correction > 0 else ("low", "added")
+            lines.append(
+                f"the backtest came out too {sign} with distance: {abs(self.correction):.2%} an e-fold {verb}, "
+                f"up to {np.exp(self.tested):.3g}×"
+            )
+        lines += [f"note: {text}" for text in self.notes]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that ``from_json`` takes back without loss."""
+        numbers = {name: getattr(self.runs, name).tolist() for name in ("num_params", "tokens", "flops", "loss")}
+        return {
+            "kind": self.kind,
+            "weights": dict(self.weights),
+            "drift": self.drift,
+            "scale": self.scale,
+            "correction": self.correction,
+            "tested": self.tested,
+            "freedom": self.freedom,
+            "reach": self.reach,
+            "notes": list(self.notes),
+            "backtest": self.backtest.to_json(),
+            "runs": {"label": list(self.runs.labels), **numbers},
+            "fits": {name: one.to_json() for name, one in self.fits.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Forecast:
+        """The forecast that ``to_json`` wrote.
+
+        Raises:
+            UserError: not such a record.
+        """
+        try:
+            columns = data["runs"]
+            rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+            return cls(
+                fits={name: Fit.from_json(one) for name, one in data["fits"].items()},
+                weights={name: float(weight) for name, weight in data["weights"].items()},
+                backtest=Backtest.from_json(data["backtest"]),
+                runs=Observations.from_records(rows),
+                notes=tuple(data["notes"]),
+                **{key: float(data[key]) for key in ("scale", "correction", "tested", "freedom")},
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"not a forecast: {type(error).__name__} {error}; write it anew with allometry fit"
+            ) from None
+
+
+def forecast(observations: Observations, laws: Sequence[Law | str] | None = None, seed: int = 0) -> Forecast:
+    """Fit several laws, test each on the table itself, and weigh them for prediction.
+
+    Args:
+        observations: the runs.
+        laws: laws or names, of N and D alone; ``DEFAULT_LAWS``, as far as the number of runs allows, if None.
+        seed: of the refits behind the intervals.
+
+    Raises:
+        UserError: a design that supports no law (one size, one ratio, too few runs), an unknown law, a law that reads
+            more than N and D.
+    """
+    forms = predictive(laws)
+    smallest = min(forms, key=lambda form: form.count)
+    check_design(observations, smallest.name, smallest.count)
+    usable = [form for form in forms if len(observations) >= form.count + 2] or [smallest]
+    notes = list(observations.notes)
+    if len(usable) < len(forms):
+        left = ", ".join(form.name for form in forms if form not in usable)
+        notes.append(f"{len(observations)} runs are too few for {left}: left out")
+    ordered = by_compute(observations)
+    weights = prediction_weights(observations)
+    fits = {form.name: fit(form, observations, weights=weights, bootstrap=DRAWS, seed=seed) for form in usable}
+    rolled = origins(usable, ordered)
+    rows = law_rows(rolled)
+    shares = law_weights(Backtest(tuple(rows), len(ordered)), {name: one.sigma for name, one in fits.items()})
+    rows += combined(rolled, shares, constants(fits, shares))
+    tested = Backtest(tuple(rows), len(ordered))
+    if not rows:
+        notes.append("too few runs for a backtest: the interval rests on what public tables show")
+    scale, freedom = calibrate(tested)
+    correction = correct(tested)
+    return Forecast(fits, shares, tested, ordered, scale, *correction, freedom, tuple(notes))
+
+
+def constants(fits: dict[str, Fit], weights: dict[str, float]) -> float:
+    """How many constants the weighted laws take from the runs."""
+    return sum(weight * fits[name].law.count for name, weight in weights.items())
+
+
+def _spread(samples: Array) -> Array:
+    """Standard deviation over draws (axis 0) by the 5 and 95 % quantiles, which a few runaway refits do not move."""
+    low, high = np.quantile(samples, [0.05, 0.95], axis=0)
+    return (high - low) / (2 * 1.6449)

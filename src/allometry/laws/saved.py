@@ -1,0 +1,48 @@
+"""Fits, forecasts and what else this room makes, as JSON files: field "kind" says which."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..errors import UserError
+from ..files import write_json
+from .along_a_run.curve_fit import CurveFit
+from .base import Law
+from .fitting.result import Fit
+from .forecasting.forecast import Forecast
+from .isoflop_slices.isoflop import IsoFlop
+from .metrics import MetricFit
+
+Result = Fit | Forecast | IsoFlop | CurveFit | MetricFit
+KINDS: dict[str, type[Result]] = {
+    "fit": Fit,
+    "forecast": Forecast,
+    "isoflop": IsoFlop,
+    "curve_fit": CurveFit,
+    "metric_fit": MetricFit,
+}
+
+
+def save(path: str | Path, result: Result) -> None:
+    """Write a result so that ``load`` gives it back; an existing file is replaced in one step."""
+    write_json(Path(path), result.to_json())
+
+
+def load(path: str | Path, form: Law | None = None) -> Result:
+    """Read what ``save`` wrote; ``form`` is the law of a fit where it is none of ours.
+
+    Raises:
+        UserError: no such file, not JSON, or not something that ``save`` writes.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"{path} is not JSON; write it with allometry fit -o {path.name}") from None
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise UserError(f"{path} is no fit or forecast (kind {kind!r}); write it with allometry fit")
+    return Fit.from_json(data, form) if kind == "fit" else KINDS[kind].from_json(data)

@@ -1,0 +1,1 @@
+"""Anybody's table of runs: read, match columns, clean, derive, check what it can support."""

@@ -1,0 +1,283 @@
+"""Which column of somebody's table holds what: the usual names, looked up without regard to case or punctuation."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import UserError
+from ...quantities import parse_number
+from .cells import Table
+
+# Numeric fields of an observation, in the order of its attributes.
+FIELDS = ("num_params", "tokens", "loss", "flops", "loss_se")
+# Numeric fields that a table may have besides, under these names in ``Observations.extra``.
+EXTRA = (
+    "batch_tokens",
+    "batch_sequences",
+    "sequence_length",
+    "steps",
+    "lr",
+    "unique_tokens",
+    "warmup",
+    "weight_decay",
+    "seed",
+    "group",
+)
+# Counts may be written 1.5B or 200M, and must be above zero.
+COUNTS = frozenset({"num_params", "tokens", "flops", "batch_tokens", "batch_sequences", "steps", "unique_tokens"})
+
+# A table with all of these was written by ``Observations.write_csv``: its names are fields, whatever else they may be.
+WRITTEN = frozenset({"label", "tokens", "flops", "loss", "loss_se"})
+
+# What ``num_params`` may count, with the names of columns that say so.
+COUNTED = {
+    "non_embedding": "numparamsnonembedding nonembeddingparams nonembeddingparameters numnonembeddingparams "
+    "nonembeddingparamsize nonembeddingparamcount paramsnonembedding nnonembedding nnoembed nnonembed nonembed "
+    "noembedparams paramsnoembed",
+    "matmul": "numparamsmatmul matmulparams paramsmatmul nmatmul",
+    "total": "numparamstotal totalparams totalparameters numtotalparams paramstotal ntotal",
+}
+# A batch that does not say whether it counts tokens or sequences.
+BARE_BATCH = "bsz batch batchsize bs globalbatch globalbatchsize gbs trainbatchsize"
+
+# A column of parameters that does not say which it counts.
+BARE_COUNTS = "numparams nparams params parameters paramcount modelsize modelparams numparameters n size"
+
+# Normalised names, the most telling first.
+KNOWN = {
+    name: words.split()
+    for name, words in (
+        ("num_params", BARE_COUNTS),
+        ("tokens", "tokens numtokens ntokens trainingtokens traintokens trainedtokens totaltokens datasize d t"),
+        ("flops", "flops flop trainingflop trainingflops trainflops totalflops compute trainingcompute c"),
+        (
+            "loss",
+            "heldoutloss valloss validationloss evalloss testloss finalvalloss finalloss lmloss loss l bitsperbyte bpb",
+        ),
+        ("loss_se", "lossse lossstderr lossstandarderror stderr se"),
+        ("batch_tokens", "batchtokens batchsizetokens bstokens tokensperbatch tokensperstep batchsizeintokens"),
+        ("batch_sequences", f"batchsequences bsseqs batchseqs batchsizesequences sequencesperbatch {BARE_BATCH}"),
+        ("sequence_length", "sequencelength seqlen seqlength contextlength contextlen ctxlen ctx blocksize nctx"),
+        ("steps", "steps numsteps nsteps trainsteps trainingsteps totalsteps maxsteps step iterations iters"),
+        ("lr", "lr peaklr maxlr learningrate peaklearningrate maxlearningrate baselr"),
+        ("unique_tokens", "uniquetokens numuniquetokens nuniquetokens uniquetraintokens"),
+        ("warmup", "warmup warmupsteps numwarmupsteps"),
+        ("weight_decay", "weightdecay wd"),
+        ("seed", "seed randomseed"),
+        ("group", "group"),
+        ("label", "label name run runid runname id"),
+        ("status", "status state"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Match:
+    """What the columns of a table hold.
+
+    Attributes:
+        taken: field → name of its column, or a number that holds in every row.
+        count: what num_params counts.
+        bare_batch: whether ``batch_sequences`` comes from a column that does not say its unit.
+        notes: which columns were taken and which others could have been.
+    """
+
+    taken: dict[str, str | float]
+    count: str = "unknown"
+    bare_batch: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def normalise(name: object) -> str:
+    """``Training FLOP`` and ``training_flop`` are one name."""
+    return re.sub(r"[^a-z0-9]", "", str(name).lower())
+
+
+def match_columns(
+    table: Table, chosen: Mapping[str, str | float | None] | None = None, count: str | None = None
+) -> Match:
+    """Choose a column for every field that the table offers.
+
+    Args:
+        table: with the columns; one that holds words is not taken for a number because of its name.
+        chosen: field → column, number, or None for no column, as the user said; it goes before the usual names.
+        count: which parameters to take where the table counts several ways.
+
+    Raises:
+        UserError: a chosen column or field does not exist; no size, no loss, or neither tokens nor flops; several
+            columns could be one field; no parameters of that count.
+    """
+    chosen = chosen or {}
+    taken = _chosen(table, chosen)
+    if WRITTEN.issubset(table.columns):
+        taken, notes = _written(table, count) | taken, []
+    else:
+        notes = _search(table, taken, {name for name, column in chosen.items() if column is None}, count)
+    _check_complete(table, taken)
+    counted, said = _counted(table, taken, count)
+    used = ", ".join(f"{name} = {taken[name]!r}" for name in (*FIELDS, *EXTRA) if name in taken)
+    if re.search("bits?(per|$)|bpb", normalise(taken["loss"])):
+        notes.append(f"loss is column {taken['loss']!r}, in bits by its name: so are predictions")
+    bare = "batch_sequences" not in chosen and normalise(taken.get("batch_sequences")) in BARE_BATCH.split()
+    return Match(taken, counted, bare, (f"columns taken: {used}", *notes, *said))
+
+
+def convert(table: Table, name: str, column: str | float) -> np.ndarray:
+    """A field's column as float64, nan where a cell is blank; counts may be written 1.5B or 200M.
+
+    Raises:
+        UserError: text among the numbers; it says where.
+    """
+    if not isinstance(column, str):
+        return np.full(len(table), float(column))
+    values, odd = table.numbers(column)
+    rows = np.flatnonzero(odd)
+    if not len(rows):
+        return values
+    values = values.copy()
+    cells = table.columns[column].cells[table.index[rows]]
+    for row, cell in zip(rows, cells, strict=True):
+        text, where = str(cell).strip(), f"{table.name}, {table.place(row)}"
+        if name not in COUNTS or not text[:1].isdigit():
+            more = f" (and {len(rows) - 1} rows more)" if len(rows) > 1 else ""
+            raise UserError(f"{where}: {name} is {text[:60]!r}, not a number{more}; mend the cell or remove the row")
+        values[row] = parse_number(text[:60], f"{where}: {name}")
+    return values
+
+
+def _chosen(table: Table, chosen: Mapping[str, str | float | None]) -> dict[str, str | float]:
+    """What the user said, checked; text that is no column but a number is a number."""
+    taken: dict[str, str | float] = {}
+    for name, column in chosen.items():
+        if name not in KNOWN:
+            raise UserError(f"columns: no field {name!r}; known are {', '.join(KNOWN)}")
+        if isinstance(column, str) and column not in table.columns:
+            try:
+                column = parse_number(column)
+            except UserError:
+                raise UserError(f"{table.name}: no column {column!r} for {name}; found: {table.shown}") from None
+        if isinstance(column, int | float) and not math.isfinite(column):
+            raise UserError(f"columns: {name} is {column}; give a column's name or a finite number")
+        if column is not None:
+            taken[name] = column
+    return taken
+
+
+def _written(table: Table, count: str | None) -> dict[str, str | float]:
+    """The fields of a table that ``Observations.write_csv`` wrote, by nothing but their own names."""
+    taken: dict[str, str | float] = {name: name for name in KNOWN if name in table.columns}
+    sizes = [column for column in table.columns if column in ("num_params", *(f"num_params_{one}" for one in COUNTED))]
+    if sizes:
+        taken["num_params"] = f"num_params_{count}" if f"num_params_{count}" in sizes else sizes[0]
+    return taken
+
+
+def _search(table: Table, taken: dict[str, str | float], skipped: set[str], count: str | None) -> list[str]:
+    """Fill ``taken`` by the usual names; notes on what else could have been."""
+    by_name: dict[str, list[str]] = {}
+    for column in table.columns:
+        by_name.setdefault(normalise(column), []).append(column)
+    notes = []
+    for name, words in KNOWN.items():
+        if name in taken or name in skipped:
+            continue
+        matches = _candidates(table, by_name, name, _count_words(count, words) if name == "num_params" else words)
+        if matches:
+            taken[name] = matches[0]
+        if len(matches) > 1 and name in FIELDS:
+            notes.append(f"{name} is column {matches[0]!r}; {', '.join(map(repr, matches[1:]))} not used")
+    if "loss" not in taken:
+        taken.update(_guess_loss(table))
+    return notes
+
+
+def _candidates(table: Table, by_name: dict[str, list[str]], name: str, words: list[str]) -> list[str]:
+    """The columns that could hold a field, the likeliest first; words where numbers belong only if nothing else."""
+    found = []
+    for word in words:
+        columns = [c for c in by_name.get(word, []) if name in ("label", "status") or not table.columns[c].is_text]
+        if len(columns) > 1:
+            shown = ", ".join(map(repr, columns))
+            raise UserError(
+                f"{table.name}: columns {shown} could all be {name}; say which, "
+                f"e.g. columns={{{name!r}: {columns[0]!r}}}"
+            )
+        found += columns
+    if found or name not in ("num_params", "tokens", "loss"):
+        return found
+    return [columns[0] for word in words if (columns := by_name.get(word))][:1]
+
+
+def _guess_loss(table: Table) -> dict[str, str]:
+    """The one column of numbers that has loss in its name, if there is just one."""
+    named = [column for column in table.columns if "loss" in normalise(column)]
+    candidates = [column for column in named if not table.columns[column].is_text] or named
+    if len(candidates) > 1:
+        raise UserError(
+            f"{table.name}: several columns could be the loss ({', '.join(candidates)}); "
+            f"say which, e.g. columns={{'loss': {candidates[0]!r}}}"
+        )
+    return {"loss": candidates[0]} if candidates else {}
+
+
+def _check_complete(table: Table, taken: Mapping[str, str | float]) -> None:
+    """Sizes, tokens and losses are there, or can be worked out."""
+    tokens = "tokens" in taken or "flops" in taken or ("steps" in taken and _has_batch(taken))
+    missing = [name for name in ("num_params", "loss") if name not in taken]
+    if "num_params" in missing and {"flops", "tokens"} <= set(taken):
+        missing.remove("num_params")
+    if not tokens:
+        missing.append("tokens (or flops)")
+    if not missing:
+        return
+    hint = ""
+    others = [column for column in table.columns if _named_count(column)]
+    if "num_params" in missing and others:
+        hint = f"; {', '.join(map(repr, others))} counts {_named_count(others[0])} parameters: give another count"
+    if any(normalise(column) in ("ppl", "perplexity", "valppl", "valperplexity") for column in table.columns):
+        hint = "; loss is the natural logarithm of a perplexity"
+    if "batch_sequences" in taken and not tokens:
+        hint = "; a batch in sequences gives tokens with its length, e.g. columns={'sequence_length': 2048}, and steps"
+    raise UserError(
+        f"{table.name}: no column for {', '.join(missing)}; found: {table.shown}; "
+        f"wanted: num_params (N, params), tokens (D) or flops (C), loss{hint}"
+    )
+
+
+def _has_batch(taken: Mapping[str, str | float]) -> bool:
+    return "batch_tokens" in taken or {"batch_sequences", "sequence_length"} <= set(taken)
+
+
+def _count_words(count: str | None, bare: list[str]) -> list[str]:
+    """Names of a column of parameters, for one count or for any: non-embedding first, for laws are usually in that."""
+    if count is None:
+        return [*COUNTED["non_embedding"].split(), *bare, *COUNTED["matmul"].split(), *COUNTED["total"].split()]
+    if count not in COUNTED:
+        raise UserError(f"count is {count!r}; parameters are counted {', '.join(COUNTED)}")
+    return [*COUNTED[count].split(), *bare]
+
+
+def _counted(table: Table, taken: Mapping[str, str | float], count: str | None) -> tuple[str, list[str]]:
+    """What the column of parameters counts: by its name, or as the user says."""
+    column = taken.get("num_params")
+    if column is None:
+        return count or "unknown", []
+    named = _named_count(column)
+    if count is not None and named is not None and named != count:
+        raise UserError(f"{table.name}: column {column!r} counts {named} parameters, not {count}; give one of the two")
+    if count is not None or named is not None:
+        return count or named, []
+    return "unknown", [
+        f"which parameters {column!r} counts is not said: exponents depend on it, so state count= "
+        f"({', '.join(COUNTED)}) and plan by the same count"
+    ]
+
+
+def _named_count(column: object) -> str | None:
+    """What a column counts by its name."""
+    return next((count for count, words in COUNTED.items() if normalise(column) in words.split()), None)

@@ -1,0 +1,340 @@
+"""Loss curves of one or several runs: step, loss and learning rate, read from files, thinned, brought to their ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import UserError
+from .cells import Table
+from .columns import KNOWN, convert, normalise
+from .readers import SUFFIXES, read_table, table_stem, table_suffix
+
+if TYPE_CHECKING:
+    from ...runs.study import Study
+    from .observations import Observations
+
+Array = np.ndarray
+
+# Normalised names, the likeliest first.
+NAMES = {
+    "run": ["run", "runid", "runname", "label", "name", "series", "curve", "schedule", "experiment", "id"],
+    "step": [*KNOWN["steps"], "globalstep", "trainerglobalstep", "trainstep", "iteration", "iter"],
+    "loss": ["loss", "trainloss", "trainingloss", "lmloss", "lmlosstrain", "celoss", *KNOWN["loss"]],
+    "lr": [*KNOWN["lr"], "lr0", "trainlr", "trainlearningrate", "currentlr"],
+    "tokens": [*KNOWN["tokens"], "tokensseen", "seentokens", "consumedtokens", "consumedtraintokens"],
+    "num_params": KNOWN["num_params"],
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """The points of all runs one below the other, by run and then by step.
+
+    Attributes:
+        names: of the runs.
+        run: of each point, as an index into ``names``; int64, does not fall.
+        step: optimiser steps done, float64, rising within a run.
+        loss: float64, positive.
+        lr: learning rate at the step, nan where unknown.
+        tokens: seen by then, nan where unknown.
+        num_params: of each run, nan where unknown.
+        notes: sentences: which columns were taken, which points were left out and why.
+    """
+
+    names: tuple[str, ...]
+    run: Array
+    step: Array
+    loss: Array
+    lr: Array
+    tokens: Array
+    num_params: Array
+    notes: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        """The number of points, of all runs together."""
+        return len(self.loss)
+
+    @classmethod
+    def read(cls, source: Any, columns: Mapping[str, str] | None = None) -> Curves:
+        """Read one table with a column that names the run, or tables of one run each.
+
+        Args:
+            source: a file (CSV, TSV, JSONL, JSON, Parquet, gzip too), a list of files, a folder of them, a study, or
+                a frame. A file without a column for the run is one run, called after the file: ``cosine_24000.csv``
+                is ``cosine_24000``.
+            columns: which column holds a field where the names do not say: run, step, loss, lr, tokens, num_params.
+
+        Raises:
+            UserError: nothing to read, columns missing or ambiguous, text among numbers, losses not above zero.
+        """
+        if isinstance(source, str | Path) and Path(source).is_dir():
+            if (Path(source) / "study.json").is_file():
+                from ...runs.study import Study
+
+                return cls.of_study(Study.open(Path(source)))
+            source = _files(Path(source))
+        if isinstance(source, str | Path):
+            return _together([_read(source, table_stem(Path(source)), columns)])
+        if isinstance(source, Sequence) and source and all(isinstance(one, str | Path) for one in source):
+            paths = [Path(one) for one in source]
+            return _together([_read(path, name, columns) for path, name in zip(paths, _stems(paths), strict=True)])
+        return _together([_read(source, "run", columns)])
+
+    @classmethod
+    def of_study(cls, study: Study) -> Curves:
+        """The training curves of a study's ladder, with the rates of their schedules."""
+        parts = []
+        for record in study.records("ladder"):
+            points = study.curve(record.id)
+            if not points:
+                continue
+            schedule, peak = record.config.schedule, record.config.train.lr
+            tokens, loss = np.array(points, dtype=float).T
+            starts = np.array([schedule.tokens_before(step) for step in range(schedule.steps + 1)])
+            step = np.clip(np.searchsorted(starts, tokens), 1, schedule.steps)
+            lr = np.array([peak * schedule.rate_at(int(one) - 1) for one in step])
+            size = np.array([float(record.config.num_params)])
+            run = np.zeros(len(loss), np.int64)
+            parts.append(cls((record.id,), run, step.astype(float), loss, lr, tokens, size))
+        if not parts:
+            raise UserError(f"{study.path}: no curves in this study yet; run `allometry ladder` on it")
+        return _together(parts)
+
+    def by_run(self) -> dict[str, tuple[Array, Array, Array]]:
+        """Run → its (step, lr, loss)."""
+        bounds = np.searchsorted(self.run, np.arange(len(self.names) + 1))
+        cuts = [slice(low, high) for low, high in pairwise(bounds)]
+        return {
+            name: (self.step[cut], self.lr[cut], self.loss[cut]) for name, cut in zip(self.names, cuts, strict=True)
+        }
+
+    def where(self, mask: Array) -> Curves:
+        """The points where ``mask`` (boolean or index array, one entry a point) holds; runs without any go."""
+        index = np.sort(np.arange(len(self))[mask])
+        kept, run = np.unique(self.run[index], return_inverse=True)
+        points = {name: getattr(self, name)[index] for name in ("step", "loss", "lr", "tokens")}
+        names = tuple(self.names[one] for one in kept)
+        return replace(self, names=names, run=run, num_params=self.num_params[kept], **points)
+
+    def thin(self, points: int = 300) -> Curves:
+        """At most ``points`` points a run, each the mean of a stretch of the curve.
+
+        Half of them are spread evenly over the logarithm of the step, half over the changes of the learning rate, so
+        that a decay keeps its shape and a jump of the rate stays between two points.
+
+        Raises:
+            UserError: fewer than two points wanted.
+        """
+        if points < 2:
+            raise UserError(f"cannot thin a curve to {points} points; give at least 2")
+        bounds = np.searchsorted(self.run, np.arange(len(self.names) + 1))
+        starts = [low + _stretches(self.step[low:high], self.lr[low:high], points) for low, high in pairwise(bounds)]
+        starts = np.concatenate(starts)
+        counts = np.diff([*starts, len(self)])
+        means = {
+            name: np.add.reduceat(getattr(self, name), starts) / counts for name in ("step", "loss", "lr", "tokens")
+        }
+        return replace(self, run=self.run[starts], **means)
+
+    def final(
+        self,
+        num_params: float | Mapping[str, float] | None = None,
+        tokens: float | Mapping[str, float] | None = None,
+        share: float = 0.01,
+        count: str = "unknown",
+    ) -> Observations:
+        """The ends of the runs as a table, with these curves beside it.
+
+        Args:
+            num_params: of all runs, or run → N; the curves' own if None.
+            tokens: of all runs, or run → D; the tokens of the last point if None.
+            share: the loss is the mean over the last so much of the steps; 0 for the last point alone.
+            count: what num_params counts.
+
+        Raises:
+            UserError: a run whose N or D is not known.
+        """
+        from .observations import Observations
+
+        bounds = np.searchsorted(self.run, np.arange(len(self.names) + 1))
+        last = bounds[1:] - 1
+        sizes = _each(self.names, num_params, self.num_params, "num_params")
+        lengths = _each(self.names, tokens, self.tokens[last], "tokens")
+        rows = []
+        for i, (low, high) in enumerate(pairwise(bounds)):
+            step, loss, lr = (values[low:high] for values in (self.step, self.loss, self.lr))
+            end = loss[step >= (1 - share) * step[-1]]
+            peak = np.max(lr, where=np.isfinite(lr), initial=-np.inf)
+            row = {"label": self.names[i], "num_params": sizes[i], "tokens": lengths[i], "loss": end.mean()}
+            row |= {"steps": step[-1]} | ({"lr": peak} if peak > 0 else {})
+            rows.append(row)
+        found = Observations.from_records(rows, count=count)
+        return replace(found, curves=self, notes=(*self.notes, *found.notes))
+
+
+def _stretches(step: Array, lr: Array, points: int) -> Array:
+    """Where the stretches of one curve begin."""
+    if len(step) <= points:
+        return np.arange(len(step))
+    positive = step[step > 0]
+    logs = np.log(np.maximum(step, positive[0] if len(positive) else 1.0))
+    along = (logs - logs[0]) / max(logs[-1] - logs[0], 1e-300)
+    change = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(lr)))])
+    if np.isfinite(change[-1]) and change[-1] > 0:
+        along = (along + change / change[-1]) / 2
+    stretch = np.minimum(np.floor(along * points), points - 1)
+    return np.concatenate([[0], np.flatnonzero(np.diff(stretch) > 0) + 1])
+
+
+def _files(folder: Path) -> list[Path]:
+    """The tables in a folder and below it, in the order of their names."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and table_suffix(path) in SUFFIXES)
+    if not paths:
+        raise UserError(f"{folder}: neither a study nor a folder with CSV, JSONL or Parquet files of curves")
+    return paths
+
+
+def _stems(paths: list[Path]) -> list[str]:
+    """Names of the runs: the files' names, with as much of their folders as tells them apart."""
+    parts = [(*path.parts[:-1], table_stem(path)) for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def _read(source: Any, name: str, columns: Mapping[str, str] | None) -> Curves:
+    """The curves of one table."""
+    where = str(source) if isinstance(source, str | Path) else "frame"
+    table = read_table(source, lambda names: list(_match(names, columns or {}, where).values()))
+    taken = _match(list(table.columns), columns or {}, where)
+    codes, names = np.zeros(len(table), np.int64), [name]
+    if "run" in taken:
+        codes, names = table.columns[taken["run"]].codes
+        if len(names) == len(table) > 1 and "run" not in (columns or {}):  # a number for each row
+            codes, names = np.zeros(len(table), np.int64), [name]
+            del taken["run"]
+    values = {
+        key: convert(table, key, taken[key]) if key in taken else np.full(len(table), np.nan)
+        for key in ("step", "loss", "lr", "tokens", "num_params")
+    }
+    notes = [f"{table.name}: columns taken: " + ", ".join(f"{key} = {column!r}" for key, column in taken.items())]
+    if "step" not in taken:
+        values["step"] = values["tokens"]
+        notes.append(f"{table.name}: no column of steps; tokens stand for them")
+    return _clean(table, codes, names, values, notes)
+
+
+def _match(names: list[str], chosen: Mapping[str, str], source: str) -> dict[str, str]:
+    """Field → column."""
+    shown = ", ".join(names[:40])
+    for key, column in chosen.items():
+        if key not in NAMES:
+            raise UserError(f"columns: no field {key!r} of a curve; known are {', '.join(NAMES)}")
+        if column not in names:
+            raise UserError(f"{source}: no column {column!r} for {key}; found: {shown}")
+    taken = {}
+    for key, words in NAMES.items():
+        matches = [name for word in words for name in names if normalise(name) == word]
+        if key in chosen or matches:
+            taken[key] = chosen.get(key) or matches[0]
+    if "loss" not in taken:
+        named = [name for name in names if "loss" in normalise(name)]
+        if len(named) > 1:
+            raise UserError(
+                f"{source}: several columns could be the loss ({', '.join(named[:12])}); "
+                f"say which, e.g. columns={{'loss': {named[0]!r}}}"
+            )
+        taken |= {"loss": named[0]} if named else {}
+    if "loss" not in taken or not {"step", "tokens"} & set(taken):
+        raise UserError(f"{source}: a curve needs columns step (or tokens) and loss; found: {shown}")
+    return taken
+
+
+def _clean(table: Table, run: Array, names: list[str], values: dict[str, Array], notes: list[str]) -> Curves:
+    """Points in order, without those that have no loss; what cannot be is refused."""
+    known = np.isfinite(values["loss"]) & np.isfinite(values["step"])
+    for why, gone in (
+        ("an infinite loss: the run diverged there", np.isinf(values["loss"])),
+        ("no loss or no step", ~known & ~np.isinf(values["loss"])),
+    ):
+        if gone.any():
+            notes.append(f"{table.name}: {gone.sum()} of {len(known)} points left out, {why}")
+    if not known.any():
+        raise UserError(f"{table.name}: no point has a finite loss; nothing to read")
+    for key, least in (("loss", "above zero"), ("step", "zero or more"), ("lr", "zero or more")):
+        wrong = known & ((values[key] <= 0) if key == "loss" else (values[key] < 0) | np.isinf(values[key]))
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise UserError(f"{table.name}, {table.place(row)}: {key} is {values[key][row]:g}; it must be {least}")
+    order = np.flatnonzero(known)
+    if not _is_sorted(run[order], values["step"][order]):
+        order = order[np.lexsort((values["step"][order], run[order]))]
+    # A run that was resumed wrote some steps twice: what came later counts.
+    last = np.append((np.diff(run[order]) != 0) | (np.diff(values["step"][order]) != 0), True)
+    if not last.all():
+        notes.append(f"{table.name}: {(~last).sum()} points left out, a later one has the same step")
+    order = order[last]
+    kept, codes = np.unique(run[order], return_inverse=True)
+    first = np.searchsorted(codes, np.arange(len(kept)))
+    points = {key: values[key][order] for key in ("step", "loss", "lr", "tokens")}
+    points["lr"], filled = _filled(codes, points["step"], points["lr"])
+    if filled:
+        notes.append(f"{table.name}: lr filled between its neighbours at {filled} points")
+    kept_names = tuple(names[one] or "run" for one in kept)
+    return Curves(kept_names, codes, **points, num_params=values["num_params"][order][first], notes=tuple(notes))
+
+
+def _is_sorted(run: Array, step: Array) -> bool:
+    change = np.diff(run)
+    return bool(np.all((change > 0) | ((change == 0) & (np.diff(step) >= 0))))
+
+
+def _filled(run: Array, step: Array, lr: Array) -> tuple[Array, int]:
+    """Rates that were not logged at every point, from the points before and after in the same run."""
+    gaps = np.isnan(lr)
+    if not gaps.any() or gaps.all():
+        return lr, 0
+    lr = lr.copy()
+    for one in np.unique(run[gaps]):
+        there = run == one
+        known = there & ~gaps
+        if known.any():
+            lr[there & gaps] = np.interp(step[there & gaps], step[known], lr[known])
+    return lr, int(gaps.sum() - np.isnan(lr).sum())
+
+
+def _together(parts: list[Curves]) -> Curves:
+    """Curves of several sources as one; runs of equal name in different sources are refused."""
+    names = [name for part in parts for name in part.names]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"the run {twice!r} comes from more than one source; rename one")
+    offsets = np.cumsum([0, *(len(part.names) for part in parts)])
+    run = np.concatenate([part.run + offset for part, offset in zip(parts, offsets[:-1], strict=True)])
+    fields = ("step", "loss", "lr", "tokens", "num_params")
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in fields}
+    # Files of one kind say the same of themselves; once is enough.
+    notes = tuple(
+        dict.fromkeys(note.split(": ", 1)[1] if len(parts) > 1 else note for part in parts for note in part.notes)
+    )
+    return Curves(tuple(names), run, **joined, notes=notes)
+
+
+def _each(names: tuple[str, ...], given: float | Mapping[str, float] | None, own: Array, what: str) -> list[float]:
+    """A number for every run."""
+    if isinstance(given, Mapping):
+        found = [float(given.get(name, np.nan)) for name in names]
+    else:
+        found = [float(x) for x in own] if given is None else [float(given)] * len(names)
+    unknown = [name for name, value in zip(names, found, strict=True) if not np.isfinite(value)]
+    if unknown:
+        raise UserError(f"{what} of run {unknown[0]!r} is not known; give {what}=, a number or run → number")
+    return found

@@ -1,0 +1,380 @@
+"""What a table of runs can support, and what looks wrong in it: the noise floor, odd runs, designs that tell little.
+
+A finding names its runs and says what to do; nothing is left out because of one. Only a design that cannot tell the
+constants of a law apart is refused, by ``check_design``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import UserError
+from ...quantities import format_count
+
+if TYPE_CHECKING:
+    from .observations import Observations
+
+Array = np.ndarray
+
+# Two runs that agree in these, where the table has them, repeat each other.
+CONDITIONS = ("batch_tokens", "batch_sequences", "lr", "unique_tokens", "warmup", "weight_decay", "group")
+# The logarithm of a vocabulary of a million: a model that knows nothing does no worse.
+MOST_LOSS = float(np.log(1e6))
+# A run this far from what its neighbours say, in scales of their scatter and as a logarithm, is none of them.
+FAR_SCALES, FAR, VERY_FAR = 6.0, np.log(1.1), np.log(1.5)
+ROUNDS = 30
+MOST_ROWS_FOR_SURFACE = 5000
+# Budgets of one sweep differ by so much, by rounding of sizes and steps.
+SAME_BUDGET = 0.02
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about the runs that a careful person would look at.
+
+    Attributes:
+        kind: "duplicate", "impossible", "diverged", "outlier", "collinear", "rising", "pre-asymptotic" or "edge".
+        rows: labels of the runs.
+        text: one sentence on what it is, one on what to do.
+    """
+
+    kind: str
+    rows: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The scatter between repeated runs.
+
+    Attributes:
+        sigma: standard deviation of ln L, pooled within the sets of repeats: 0.001 is 0.1 % of the loss.
+        freedom: its degrees of freedom.
+        sets: labels of the runs that repeat each other.
+    """
+
+    sigma: float
+    freedom: int
+    sets: tuple[tuple[str, ...], ...]
+
+
+def check_design(observations: Observations, name: str, count: int) -> None:
+    """Refuse a table that cannot tell the constants of a law in N and D apart, and say which run would help.
+
+    Raises:
+        UserError: fewer runs than ``count`` + 1, one size, one token count, N and D tied to each other, or (but for
+            ``power``, which may fit what rises) a loss that rises with both.
+    """
+    tied = _tied(observations)
+    if tied:
+        raise UserError(tied)
+    if name != "power" and (rising := _rising(observations)):
+        raise UserError(rising)
+    if len(observations) < count + 1:
+        raise UserError(
+            f"{len(observations)} runs are too few for law {name} with {count} constants; "
+            f"add runs up to {count + 1}, or fit a smaller law such as power"
+        )
+
+
+def noise(observations: Observations) -> Noise | None:
+    """The noise floor: standard deviation of ln L between runs that differ in nothing but the seed.
+
+    Runs that agree in loss and seed as well are copies, not repeats, and do not count. None without repeats.
+    """
+    alone = observations.where(~_copies(observations))
+    groups = _sets(_identity(alone), 2)
+    if not groups:
+        return None
+    log_loss = np.log(alone.loss)
+    squares = sum(float(((log_loss[rows] - log_loss[rows].mean()) ** 2).sum()) for rows in groups)
+    freedom = sum(len(rows) - 1 for rows in groups)
+    return Noise(float(np.sqrt(squares / freedom)), freedom, tuple(_labels(alone, rows) for rows in groups))
+
+
+def diagnose(observations: Observations) -> tuple[Finding, ...]:
+    """All findings, the gravest kinds first."""
+    searches = (_duplicates, _impossible, _far_off, _design_findings, _short, _edges)
+    return tuple(finding for search in searches for finding in search(observations))
+
+
+def excess(observations: Observations, flops: Array | None = None, log_loss: Array | None = None) -> Array:
+    """How far ln L lies above the best loss of the table at no more compute, at least 0; 0.1 is about 10 %.
+
+    Of the runs themselves, or of points with these FLOPs and ln L; the smallest run's loss is the best below all runs.
+    """
+    flops = observations.flops if flops is None else flops
+    log_loss = np.log(observations.loss) if log_loss is None else log_loss
+    order = np.argsort(observations.flops, kind="stable")
+    best = np.minimum.accumulate(np.log(observations.loss[order]))
+    # Runs of one budget differ in compute by rounding of sizes and steps; they share a frontier.
+    last = np.searchsorted(observations.flops[order], 1.01 * flops, side="right") - 1
+    return np.maximum(log_loss - best[np.maximum(last, 0)], 0.0)
+
+
+def _tied(observations: Observations) -> str:
+    """Why N and D cannot be told apart, and the run to add; empty if they can."""
+    log_n, log_d = np.log(observations.num_params), np.log(observations.tokens)
+    size, tokens = float(np.exp(np.median(log_n))), float(np.exp(np.median(log_d)))
+    who = f"all {len(observations)} runs have" if len(observations) > 1 else "the only run has"
+    if np.ptp(log_n) < 0.05:
+        return (
+            f"{who} one size ({format_count(size)} parameters): a law in N needs at least "
+            f"two; add a run at {format_count(4 * size)} parameters and {format_count(tokens)} tokens"
+        )
+    if np.ptp(log_d) < 0.05:
+        return (
+            f"{who} one token count ({format_count(tokens)}): a law in D needs at least "
+            f"two; add a run at {format_count(size)} parameters and {format_count(4 * tokens)} tokens"
+        )
+    slope, offset = np.polyfit(log_n, log_d, 1)
+    if np.std(log_d - slope * log_n - offset) >= 0.03:
+        return ""
+    ratio = f"one ratio of {tokens / size:.3g} tokens a parameter" if abs(slope - 1) < 0.05 else "one line in (N, D)"
+    return (
+        f"all {len(observations)} runs lie on {ratio}, so what N does cannot be told from what D does; "
+        f"add a run at {format_count(size)} parameters and {format_count(4 * tokens)} tokens"
+    )
+
+
+def _rising(observations: Observations) -> str:
+    """What to do about a loss that rises with size and with tokens; empty if it falls."""
+    if len(observations) < 4:
+        return ""
+    log_n, log_d, log_l = (np.log(x) for x in (observations.num_params, observations.tokens, observations.loss))
+    slopes = np.linalg.lstsq(np.stack([np.ones_like(log_n), log_n, log_d], axis=1), log_l, rcond=None)[0][1:]
+    log_c, log_l = log_n + log_d - (log_n + log_d).mean(), log_l - log_l.mean()
+    together = log_c @ log_l > 0.5 * np.sqrt((log_c @ log_c) * (log_l @ log_l))
+    if not (together and (slopes > 0).all()):
+        return ""
+    return (
+        "the loss rises with size and with tokens: is the column an accuracy or another score? "
+        "Choose the loss with columns={'loss': ...}, or fit the law power, which may rise"
+    )
+
+
+def _identity(observations: Observations, more: tuple[str, ...] = ()) -> Array:
+    """A number for each run, equal for runs of equal N, D and hyperparameters."""
+    names = ["num_params", "tokens", *(name for name in (*CONDITIONS, *more) if name in observations.extra)]
+    code = np.zeros(len(observations), np.int64)
+    for values in [*map(observations.column, names), *([observations.loss] if more else [])]:
+        # Six digits: the rest is how a number was written.
+        rounded = np.round(np.log(np.where(values > 0, values, 1.0)), 6) + np.where(values > 0, 0.0, values - 1e6)
+        levels, inverse = np.unique(np.where(np.isnan(values), -np.inf, rounded), return_inverse=True)
+        code = np.unique(code * len(levels) + inverse, return_inverse=True)[1]
+    return code
+
+
+def _sets(code: Array, least: int) -> list[Array]:
+    """The rows of each code that so many rows have."""
+    rows = np.flatnonzero(np.bincount(code)[code] >= least)
+    order = rows[np.argsort(code[rows], kind="stable")]
+    return np.split(order, np.flatnonzero(np.diff(code[order])) + 1) if len(rows) else []
+
+
+def _copies(observations: Observations) -> Array:
+    """Whether an earlier run is the same in everything, the loss and the seed among it."""
+    _, first = np.unique(_identity(observations, ("seed",)), return_index=True)
+    copies = np.ones(len(observations), bool)
+    copies[first] = False
+    return copies
+
+
+def _duplicates(observations: Observations) -> Iterator[Finding]:
+    rows = np.flatnonzero(_copies(observations))
+    if len(rows):
+        yield _finding(
+            "duplicate",
+            observations,
+            rows,
+            "the same as another in size, tokens, settings and loss; remove the copies, for a fit counts them twice",
+        )
+
+
+def _impossible(observations: Observations) -> Iterator[Finding]:
+    n, d, share = observations.num_params, observations.tokens, observations.flops / _six_nd(observations)
+    for wrong, text in (
+        (
+            observations.loss > MOST_LOSS,
+            "a loss above that of guessing among a million words; is it a perplexity (take its logarithm), or a "
+            "sum over tokens (divide by their number)?",
+        ),
+        ((n < 1e2) | (d < 1e3), "counts too small for a language model; are some cells in millions or billions?"),
+        ((n > 1e14) | (d > 1e16), "counts beyond any model or corpus; are the columns exchanged?"),
+        (d < n / 1000, "less than one token for a thousand parameters; are tokens in the same unit everywhere?"),
+        (
+            share < 1 / 3,
+            "less compute than one forward pass, 2·N·D; does N count parameters that are not active?",
+        ),
+    ):
+        if wrong.any():
+            yield _finding("impossible", observations, np.flatnonzero(wrong), text)
+
+
+def _far_off(observations: Observations) -> Iterator[Finding]:
+    """Runs far from a smooth surface through the others, on the side on which a smaller or larger run contradicts."""
+    found = _residuals(observations)
+    if found is None:
+        return
+    residual, scale = found
+    for kind, sign, text in (
+        (
+            "diverged",
+            1.0,
+            "a loss far above runs of like size, tokens and settings; if they diverged leave them out, or fit with "
+            "loss='huber'",
+        ),
+        (
+            "outlier",
+            -1.0,
+            "a loss far below runs of like size, tokens and settings; is it measured on the same text?",
+        ),
+    ):
+        far = np.flatnonzero(sign * residual > max(FAR, FAR_SCALES * scale))
+        rows = [row for row in far if sign * residual[row] > VERY_FAR or _contradicted(observations, row, sign)]
+        if rows:
+            yield _finding(kind, observations, np.array(rows), text)
+
+
+def _contradicted(observations: Observations, row: int, sign: float) -> bool:
+    """Whether a run that is no larger and no longer did better (sign 1), or one no smaller and no shorter worse (−1).
+
+    A surface bends wrongly at the ends of a table; this does not.
+    """
+    larger = sign * (observations.num_params[row] - observations.num_params) >= 0
+    longer = sign * (observations.tokens[row] - observations.tokens) >= 0
+    gap = sign * np.log(observations.loss[row] / observations.loss[larger & longer])
+    return bool(gap.max() > FAR / 2)
+
+
+def _residuals(observations: Observations) -> tuple[Array, float] | None:
+    """Residuals of ln L from a quadratic surface in what was varied, fitted so that few runs cannot bend it; scale.
+
+    Least absolute residuals by reweighting, in the logarithms of N, D, batch and rate. None with too few runs.
+    """
+    names = ("num_params", "tokens", "batch_tokens", "batch_sequences", "lr", "unique_tokens")
+    logs = []
+    for name in names:
+        values = observations.extra.get(name) if name not in ("num_params", "tokens") else observations.column(name)
+        if values is None or not np.all(np.isfinite(values) & (values > 0)) or np.ptp(np.log(values)) < 0.05:
+            continue
+        logs.append((np.log(values) - np.log(values).mean()) / np.log(values).std())
+    squares = [a * b for i, a in enumerate(logs) for b in logs[i:]]
+    terms = [np.ones(len(observations)), *logs]
+    if len(observations) >= 3 * (len(terms) + len(squares)):
+        terms += squares
+    if len(observations) < 2 * len(terms) + 2 or not logs:
+        return None
+    design, target = np.stack(terms, axis=1), np.log(observations.loss)
+    residual = target - np.median(target)
+    thin = slice(None, None, -(-len(target) // MOST_ROWS_FOR_SURFACE))
+    for _ in range(ROUNDS):
+        root = 1 / np.sqrt(np.maximum(np.abs(residual[thin]), 1e-4))
+        solution = np.linalg.lstsq(root[:, None] * design[thin], root * target[thin], rcond=1e-9)[0]
+        residual = target - design @ solution
+    return residual, 1.4826 * float(np.median(np.abs(residual)))
+
+
+def _design_findings(observations: Observations) -> Iterator[Finding]:
+    everyone = tuple(observations.labels)
+    if text := _tied(observations):
+        yield Finding("collinear", everyone, text)
+    if text := _rising(observations):
+        yield Finding("rising", everyone, text)
+
+
+def _short(observations: Observations) -> Iterator[Finding]:
+    """Runs that a law for long training need not hold for."""
+    ratio = observations.tokens / observations.num_params
+    few = (ratio < np.median(ratio) / 8) & (excess(observations) > FAR)
+    if few.any():
+        yield _finding(
+            "pre-asymptotic",
+            observations,
+            np.flatnonzero(few),
+            "far fewer tokens a parameter than the others, and a loss over 10 % above the best for their "
+            "compute; they bend a law, so fit without them and see whether the constants stay",
+        )
+    steps, warmup = observations.extra.get("steps"), observations.extra.get("warmup")
+    if steps is None or warmup is None:
+        return
+    rising = (warmup > 1) & (steps < 2 * warmup)
+    if rising.any():
+        yield _finding(
+            "pre-asymptotic",
+            observations,
+            np.flatnonzero(rising),
+            "more than half of the steps in warmup; train them longer, or leave them out",
+        )
+
+
+def _edges(observations: Observations) -> Iterator[Finding]:
+    """Sweeps whose best run is at the end of what was tried."""
+    batch = next((name for name in ("batch_tokens", "batch_sequences") if name in observations.extra), None)
+    rate = "lr" if "lr" in observations.extra else None
+    for what, name, fixed in (
+        ("size for its compute", "num_params", ("flops",)),
+        ("learning rate for its size and tokens", rate, ("num_params", "tokens")),
+        ("batch for its size and tokens", batch, ("num_params", "tokens")),
+    ):
+        if name is None:
+            continue
+        low, high = _best_at_ends(observations, observations.column(name), fixed)
+        for rows, side, beyond in ((low, "smallest", "below"), (high, "largest", "above")):
+            if rows:
+                text = f"best of its sweep at the {side} {what}; the optimum may lie {beyond}, so add a run there"
+                yield _finding("edge", observations, np.array(rows), text)
+
+
+def _best_at_ends(observations: Observations, values: Array, fixed: tuple[str, ...]) -> tuple[list[int], list[int]]:
+    """The best runs of the sweeps of at least four values over a factor of two, where they have the least or most."""
+    columns = [observations.column(name) for name in fixed]
+    code = np.zeros(len(observations), np.int64)
+    for column in [*columns, *([observations.extra["group"]] if "group" in observations.extra else [])]:
+        level = _levels(column)
+        code = np.unique(code * (level.max() + 1) + level, return_inverse=True)[1]
+    low, high, swept = [], [], 0
+    for rows in _sets(code, least=4):
+        tried = values[rows]
+        if not np.isfinite(tried).all() or len(np.unique(tried)) < 4 or tried.max() < 2 * tried.min():
+            continue
+        if any(np.ptp(np.log(column[rows])) > 2 * SAME_BUDGET for column in columns):
+            continue
+        swept += len(rows)
+        best = rows[np.argmin(observations.loss[rows])]
+        if values[best] == tried.min():
+            low.append(int(best))
+        if values[best] == tried.max():
+            high.append(int(best))
+    # Runs anywhere in (N, D) share a budget by chance now and then; that is no sweep over sizes.
+    by_chance = "flops" in fixed and swept < len(observations) / 2
+    return ([], []) if by_chance else (low, high)
+
+
+def _levels(column: Array) -> Array:
+    """A number for each value; what differs by rounding, as the budgets of one sweep do, has the same one."""
+    order = np.argsort(column, kind="stable")
+    ordered = column[order]
+    step = ~(np.diff(ordered) <= SAME_BUDGET * np.abs(ordered[:-1]))
+    level = np.empty(len(column), np.int64)
+    level[order] = np.concatenate([[0], np.cumsum(step)])
+    return level
+
+
+def _six_nd(observations: Observations) -> Array:
+    return 6 * observations.num_params * observations.tokens
+
+
+def _labels(observations: Observations, rows: Array) -> tuple[str, ...]:
+    return tuple(observations.labels[row] for row in rows)
+
+
+def _finding(kind: str, observations: Observations, rows: Array, text: str) -> Finding:
+    """A finding that begins with the runs: "2 runs (a, b): a loss far above ..."."""
+    labels = _labels(observations, rows)
+    shown = ", ".join(labels[:8]) + (f" and {len(labels) - 8} more" if len(labels) > 8 else "")
+    return Finding(kind, labels, f"{len(labels)} {'run' if len(labels) == 1 else 'runs'} ({shown}): {text}")

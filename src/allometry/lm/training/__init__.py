@@ -1,0 +1,1 @@
+"""Train the built-in model: one trunk, or several as one batched model, by a worker process."""

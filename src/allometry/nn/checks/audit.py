@@ -1,0 +1,329 @@
+"""Are a model's tensors at a healthy scale? Every activation, weight and gradient of a step, measured and judged.
+
+    print(nn.audit(model, (inputs, targets)))
+
+Works on any ``torch.nn.Module``, ours or not, and leaves it as it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import verdicts as judge
+from .probe import FORMATS, INPUT, Objective, Statistics, default_optimizer, untouched, unwrap, watched
+from .tables import BAD, GOOD, Line, Table, percent, short, spread
+from .verdicts import ACTIVATION, ACTIVATION_GRADIENT, KINDS, OK, PARAMETER, PARAMETER_GRADIENT, Limits, Measured
+
+_FOLD = 4  # so many alike become one line
+_ALWAYS = ("E4M3", "E5M2")
+_MEMBERS = 3  # so many names stand in a line of advice
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor of the step, pooled over the calls of its module.
+
+    Statistics are of the finite entries; ``underflow`` and ``overflow`` are, by format, the shares of the nonzero
+    finite entries that a cast would flush to zero or that lie beyond the greatest number. ``step``: how many
+    training steps had been taken.
+    """
+
+    name: str
+    kind: str
+    module: str
+    shape: tuple[int, ...]
+    calls: int
+    rms: float
+    std: float
+    mean: float
+    largest: float
+    nonfinite: int
+    zeros: float
+    underflow: dict[str, float]
+    overflow: dict[str, float]
+    verdict: str
+    advice: str
+    step: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong with it."""
+        return self.verdict == OK
+
+    def lost(self, form: str) -> float:
+        """The share of the nonzero entries that a cast to ``form`` would flush to zero or take beyond its maximum."""
+        return self.underflow[form] + self.overflow[form]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What :func:`audit` found: ``ok``, ``rows`` (every tensor), ``failures``; shows itself as a table."""
+
+    model: str
+    loss: str
+    value: float | None
+    healthy: tuple[float, float]
+    underflow: float
+    rows: tuple[Row, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no tensor failed."""
+        return not self.failures
+
+    @property
+    def failures(self) -> tuple[Row, ...]:
+        """The rows that failed, in the order of execution."""
+        return tuple(row for row in self.rows if not row.ok)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON value with everything in it."""
+        rows = [asdict(row) | {"shape": list(row.shape)} for row in self.rows]
+        head = {"ok": self.ok, "model": self.model, "loss": self.loss, "value": self.value}
+        return head | {"healthy": list(self.healthy), "underflow": self.underflow, "rows": rows}
+
+    def __str__(self) -> str:
+        return self._table().text()
+
+    def __rich__(self) -> Any:
+        return self._table()
+
+    def _repr_html_(self) -> str:
+        return self._table().html()
+
+    def _table(self) -> Table:
+        # A format in which nothing at all is lost (BF16, as a rule) needs no column.
+        shown = [name for name in FORMATS if name in _ALWAYS or any(row.lost(name) for row in self.rows)]
+        columns = ("tensor", "rms", "max|x|", *(f"{name}%" for name in shown), "verdict")
+        count, bad = len(self.rows), len(self.failures)
+        head = f"{self.model}: ok, {count} tensors" if self.ok else f"{self.model}: {bad} of {count} tensors fail"
+        loss = f"loss: {self.loss}" + ("" if self.value is None else f", {short(self.value)}")
+        low, high = (short(bound) for bound in self.healthy)
+        high_gradient = short(self.healthy[1] * judge.HEADROOM["E5M2"])
+        rule = f"healthy: rms {low} to {high}, gradients to {high_gradient}; at most {100 * self.underflow:g} % flushed"
+        rule += " to zero, none beyond the maximum (E4M3 forward, E5M2 backward). With %: lost, of the nonzero entries"
+        lines: list[Line] = []
+        steps = sorted({row.step for row in self.rows})
+        for healthy in (False, True):
+            for step in steps:
+                for kind in KINDS:
+                    rows = [row for row in self.rows if (row.ok, row.step, row.kind) == (healthy, step, kind)]
+                    lines += _section(rows, kind, step if len(steps) > 1 else None, shown)
+        return Table(Line((head, loss, rule), GOOD if self.ok else BAD), columns, tuple(lines), _notes(self.failures))
+
+
+def audit(
+    model: nn.Module,
+    batch: Any,
+    loss: Callable[..., Tensor] | None = None,
+    steps: int = 0,
+    *,
+    lr: float | None = None,
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
+    healthy: tuple[float, float] = (1 / 8, 8.0),
+    underflow: float = 0.05,
+    seed: int = 0,
+) -> Audit:
+    """Measure every activation, parameter and gradient of a step of ``model`` on ``batch``, and say what is wrong.
+
+    ``batch`` is the input, a pair (inputs, targets), or a dict of forward's arguments. ``loss(output, targets)``
+    (of the output alone where there are no targets; for a dict batch the targets are the dict) makes the scalar that
+    is differentiated. Without it, the first of these that there is: ``model.loss(inputs, targets)``; the scalar that
+    the model returns; cross-entropy for integer targets (unit-scaled where the model has layers of ours) and the
+    squared error for targets shaped like the output; and else a unit-normal gradient on the output.
+
+    With ``steps`` the model is measured, trained that many steps on the batch and measured again: by
+    ``optimizer(model)``, or AdamW at ``lr`` (ours, 0.1, for a model of ours; else torch's, 0.001).
+
+    A tensor fails when it is not finite; has an entry beyond the greatest number, or more than the share
+    ``underflow`` of its nonzero entries flushed to zero, in E4M3 (activations, weights) or E5M2 (gradients); has a
+    root mean square outside ``healthy`` (activations, their gradients, weight matrices); or is a gradient or an
+    activation of nothing but zeros. E4M3 holds 2^-9 to 448: at 1/8 a tenth of a normal tensor is already subnormal
+    (below 2^-6), and above 8 fewer than 56 standard deviations are left for outliers. E5M2's maximum is 128 times
+    E4M3's, so a gradient may be 128 times as large. A readout's weight and output are not for 8 bits: its weight may
+    have any scale, and its output may be small.
+
+    Seen are the outputs of modules, and what functional code between them hands to a module with parameters, as
+    ``name(input)``. The model runs in the mode (train or eval) it is in, and is left as it was: values, buffers,
+    gradients, modes, hooks and generators, also when it raises. ``seed`` sets dropout and the upstream gradient.
+
+    Raises:
+        TypeError, ValueError: a batch, loss or limit that cannot be used, a model without values.
+    """
+    model = unwrap(model)
+    limits = _limits(healthy, underflow)
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        raise ValueError(f"steps: {steps!r} is no number of steps; give 0 or more")
+    objective = Objective(model, batch, loss)
+    with untouched(model, seed):
+        value, found = _measure(model, objective, seed)
+        rows = _rows(found, limits, 0)
+        if steps:
+            _train(model, objective, steps, (optimizer or (lambda m: default_optimizer(m, lr))))
+            rows += _rows(_measure(model, objective, seed)[1], limits, steps)
+    return Audit(type(model).__name__, objective.description, value, limits[:2], limits.underflow, tuple(rows))
+
+
+def _limits(healthy: tuple[float, float], underflow: float) -> Limits:
+    try:
+        low, high = (float(bound) for bound in healthy)
+    except (TypeError, ValueError):
+        raise ValueError(f"healthy: {healthy!r}; give two numbers, the least and the greatest rms") from None
+    if not 0 <= low < high:
+        raise ValueError(f"healthy: {healthy!r}; the first must be below the second, neither negative")
+    if not 0 <= underflow <= 1:
+        raise ValueError(f"underflow: {underflow!r} is no share; give 0 to 1")
+    return Limits(low, high, float(underflow))
+
+
+def _measure(model: nn.Module, objective: Objective, seed: int) -> tuple[float | None, list[Measured]]:
+    """The loss, and every tensor of one forward and backward pass: parameters, then in the order of execution."""
+    forward: dict[str, Measured] = {}
+    backward: dict[str, Measured] = {}
+
+    def activation(name: str, module: nn.Module, tensor: Tensor) -> None:
+        forward.setdefault(name, Measured(name, ACTIVATION, module, Statistics())).stats.add(tensor)
+
+    def gradient(name: str, tensor: Tensor) -> None:
+        if name not in backward:
+            module = forward[name].module if name in forward else model
+            backward[name] = Measured(name, ACTIVATION_GRADIENT, module, Statistics())
+        backward[name].stats.add(tensor)
+
+    torch.manual_seed(seed)
+    model.zero_grad(set_to_none=True)
+    with watched(model, activation, gradient) as watch:
+        value = objective()
+        if value is not None:
+            watch.backward = True
+            value.backward()
+    for name, tensor in [*forward.items(), *backward.items()]:
+        # u-μP's logits start small on purpose, wherever in the model its readout stands.
+        readout = "output" in getattr(tensor.module, "roles", {}).values() and not name.endswith(INPUT)
+        tensor.final = name in watch.outputs or readout
+    weights, gradients = _parameters(model, value is not None)
+    for tensor in weights:
+        tensor.final = getattr(tensor.module, "roles", {}).get(tensor.name.rpartition(".")[2]) == "output"
+    number = None if value is None or objective.is_upstream else float(value.detach())
+    return number, [*weights, *forward.values(), *backward.values(), *gradients]
+
+
+def _parameters(model: nn.Module, with_gradients: bool) -> tuple[list[Measured], list[Measured]]:
+    weights, gradients = [], []
+    for name, parameter in model.named_parameters():
+        module = model.get_submodule(name.rpartition(".")[0])
+        weights.append(Measured(name, PARAMETER, module, Statistics()))
+        weights[-1].stats.add(parameter)
+        if with_gradients and parameter.requires_grad:
+            gradients.append(Measured(name, PARAMETER_GRADIENT, module, Statistics(shape=tuple(parameter.shape))))
+            if parameter.grad is not None:
+                gradients[-1].stats.add(parameter.grad)
+    return weights, gradients
+
+
+def _train(model: nn.Module, objective: Objective, steps: int, make: Callable) -> None:
+    if objective.is_upstream:
+        raise ValueError("steps: there is no loss to train on; give loss, or targets in the batch")
+    stepper = make(model)
+    for _ in range(steps):
+        model.zero_grad(set_to_none=True)
+        value = objective()
+        if value is None:
+            raise ValueError("steps: no parameter requires a gradient, so there is nothing to train")
+        value.backward()
+        stepper.step()
+
+
+def _rows(found: Iterable[Measured], limits: Limits, step: int) -> list[Row]:
+    return [_row(*judged, step) for judged in judge.advise(found, limits)]
+
+
+def _row(tensor: Measured, verdict: str, advice: str, step: int) -> Row:
+    stats = tensor.stats
+    return Row(
+        name=tensor.name,
+        kind=tensor.kind,
+        module=type(tensor.module).__name__,
+        shape=stats.shape,
+        calls=stats.calls,
+        rms=stats.rms,
+        std=stats.std,
+        mean=stats.mean,
+        largest=stats.largest,
+        nonfinite=stats.count - stats.finite,
+        zeros=(stats.finite - stats.nonzero) / max(1, stats.finite),
+        underflow=stats.shares(stats.under),
+        overflow=stats.shares(stats.over),
+        verdict=verdict,
+        advice=advice,
+        step=step,
+    )
+
+
+def _section(rows: list[Row], kind: str, step: int | None, formats: list[str]) -> list[Line]:
+    """The lines of one kind at one step under a heading; none where there are no rows."""
+    if not rows:
+        return []
+    plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
+    when = "" if step is None else f" after {step} steps" if step else " before training"
+    lines = [Line((f"{plural}{when}{'' if rows[0].ok else ' that fail'} ({len(rows)})",))]
+    for name, group in _folded(rows):
+        cells = [name, spread([row.rms for row in group]), short(max(row.largest for row in group))]
+        cells += [percent(max(row.lost(form) for row in group)) for form in formats]
+        lines.append(Line((*cells, group[0].verdict), "" if rows[0].ok else BAD))
+    return lines
+
+
+def _folded(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+    """Rows with names for them; those that differ in their layers' numbers alone become one."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_alike(row), []).append(row)
+    folded: dict[str, list[Row]] = {}
+    for row in rows:  # each where its first stands
+        group = groups[_alike(row)]
+        alone = len(group) < _FOLD
+        folded[row.name if alone else _common_name([row.name for row in group])] = [row] if alone else group
+    return list(folded.items())
+
+
+def _alike(row: Row) -> tuple:
+    pattern = ".".join("#" if part.isdigit() else part for part in row.name.split("."))
+    return pattern, row.module, row.kind, row.verdict, row.step
+
+
+def _common_name(names: list[str]) -> str:
+    """``blocks.0…23.norm`` for the names that fit; ``0…3,7`` where there are gaps."""
+    return ".".join(
+        _ranges(sorted({int(part) for part in parts})) if all(map(str.isdigit, parts)) else parts[0]
+        for parts in zip(*(name.split(".") for name in names), strict=True)
+    )
+
+
+def _ranges(numbers: list[int]) -> str:
+    runs = []
+    for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        first, *rest = (number for _, number in run)
+        runs.append(f"{first}…{rest[-1]}" if rest else str(first))
+    text = ",".join(runs)
+    return text if len(text) <= 12 else f"{numbers[0]}…{numbers[-1]}"
+
+
+def _notes(failures: Iterable[Row]) -> tuple[str, ...]:
+    """One line for each thing to do, with the tensors that it is for; the like differ in numbers only."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in failures:
+        groups.setdefault((row.kind, re.sub(r"[\d.e+-]+", "#", row.advice)), []).append(row)
+    notes = []
+    for (kind, _), rows in groups.items():
+        names = list(dict.fromkeys(name for name, _ in _folded(rows)))
+        more = f" and {len(names) - _MEMBERS} more" if len(names) > _MEMBERS else ""
+        notes.append(f"{kind} {', '.join(names[:_MEMBERS])}{more}: {rows[0].advice}")
+    return tuple(notes)

@@ -1,0 +1,1 @@
+"""Make an existing model unit-scaled: trace and rewrite (unit), or measure (absmax, rms)."""

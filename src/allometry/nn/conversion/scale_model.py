@@ -1,0 +1,73 @@
+"""Scale a model that exists: by constants known beforehand (``unit``) or by what examples show (the measured rules)."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Collection
+from typing import Any
+
+from torch import Tensor, nn
+
+from .factors import PARTS, RULES
+from .measured_rules import batches_of, inputs_of, scale_measured
+from .plain_linear_maps import lower
+from .unit_rule import scale_unit
+
+
+def scale_model(
+    model: nn.Module,
+    example: Any,
+    rule: str = "unit",
+    loss: Callable[..., Tensor] | None = None,
+    inplace: bool = False,
+    strict: bool = True,
+    *,
+    readout: str | None = None,
+    parts: Collection[str] = PARTS,
+    format: Any = None,
+    running: bool = False,
+    momentum: float = 0.1,
+    power_of_two: bool = False,
+) -> nn.Module:
+    """Scale a plain ``torch.nn`` model; returns the scaled one, a copy unless ``inplace``.
+
+    ``example`` is one batch, or an iterable of batches: a tensor, ``model(x)``; a tuple, ``model(*x)``; a dictionary,
+    ``model(**x)``. With a ``loss`` a tuple is a pair (inputs, targets), and ``loss(output, targets)`` a scalar.
+
+    ``rule`` "unit" makes of a model that is **yet to be trained** its unit-scaled counterpart: a new model, with fresh
+    weights from torch's global generator, in which every activation and gradient starts near unit scale; ``loss`` is
+    not used (train with :func:`~allometry.nn.functional.cross_entropy`). ``readout`` names the module that is the
+    output layer. See :mod:`allometry.nn.conversion.unit_rule` for what is understood.
+
+    ``rule`` "absmax" or "rms" keeps the weights and the function of a model, trained or not, and brings the operands
+    of its matrix products and convolutions near 1 (:mod:`allometry.nn.conversion.factors`). It is measured in the mode
+    it is in: put it in ``train()`` if training follows. Without ``loss`` no gradient is measured, and γ is 1 unless
+    ``running``. ``parts`` says which of weight, activation and gradient to scale; ``format`` is a number format (or a
+    pair, for weights with activations and for gradients) to which the operands are rounded, in simulation;
+    ``running`` lets β and γ follow the batches in training, ``momentum`` each; ``power_of_two`` rounds the factors to
+    powers of two, and the outputs are then equal bit for bit. Biases, and gains of norms, stay as they are. Before
+    fine-tuning see :func:`~allometry.nn.finetune_groups`.
+
+    Raises:
+        ValueError: an unknown rule; an example that is not finite; a module or function that cannot be treated, with
+            its path, unless ``strict`` is false: it is then left as it is, with a warning.
+        TypeError: an example that is no batch; integers or complex numbers where real ones are needed.
+    """
+    if rule not in ("unit", *RULES):
+        raise ValueError(f"rule: {rule!r} is unknown; give 'unit', {' or '.join(map(repr, RULES))}")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: {type(model).__name__} is no torch.nn.Module")
+    batches = batches_of(example)
+    if rule == "unit":
+        return scale_unit(model, inputs_of(model, batches[0], loss), inplace, strict, readout)
+    scaled = lower(model if inplace else copy.deepcopy(model))
+    formats = format if isinstance(format, tuple | list) else (format, format)
+    if len(formats) != 2 or not all(item is None or hasattr(item, "cast") for item in formats):
+        raise ValueError(f"format: {format!r}; give a number format with a cast method, or a pair of them")
+    options = {"parts": parts, "running": running, "momentum": momentum, "power_of_two": power_of_two}
+    left = scale_measured(scaled, batches, rule, loss, strict, formats=tuple(formats), **options)
+    if left:
+        listed = ", ".join(f"{name} ({why})" for name, why in left.items())
+        warnings.warn(f"scale_model left as they are: {listed}", stacklevel=2)
+    return scaled

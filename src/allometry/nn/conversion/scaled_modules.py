@@ -1,0 +1,270 @@
+"""Modules that compute what ``torch.nn``'s do from operands over the factors of :mod:`.measured`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from .factors import ActivationScaling, Factor, GradientScaling, WeightScaling
+
+
+class Operands(NamedTuple):
+    """What the three products need besides tensors: factors, formats, and who watches the gradient."""
+
+    alpha: Factor
+    beta: Factor
+    gamma: Factor
+    format: Any = None
+    grad_format: Any = None
+    observer: GradientScaling | None = None
+
+    def gradient(self, grad: Tensor) -> tuple[Tensor, Factor]:
+        """g/γ in its format, and γ: the running one moves by this gradient first."""
+        gamma = self.gamma
+        if self.observer is not None:
+            self.observer.observe(grad)
+            gamma = self.observer.value
+        return operand(grad, gamma, self.grad_format), gamma
+
+
+def operand(tensor: Tensor, factor: Factor, number_format: Any) -> Tensor:
+    """One operand as the product reads it: over its factor, rounded to its format."""
+    if isinstance(factor, Tensor):
+        factor = factor.to(tensor.dtype)
+    if isinstance(factor, Tensor) or factor != 1.0:
+        tensor = tensor / factor
+    return tensor if number_format is None else number_format.cast(tensor)
+
+
+def _product(a: Tensor, b: Tensor, alpha: Factor, bias: Tensor | None = None) -> Tensor:
+    """α·a·b + bias: one GEMM if α is a number."""
+    if isinstance(alpha, Tensor):
+        y = (a @ b) * alpha.to(a.dtype)
+        return y if bias is None else y + bias
+    addend = a.new_zeros(1) if bias is None else bias
+    return torch.addmm(addend, a, b, beta=float(bias is not None), alpha=alpha)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands) -> Tensor:
+        low_x = operand(x, operands.beta, operands.format)
+        low_w = operand(weight, 1.0, operands.format)
+        ctx.save_for_backward(low_x, low_w)
+        ctx.operands = operands
+        return _product(low_x, low_w.t(), operands.alpha * operands.beta, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        low_g, gamma = ctx.operands.gradient(grad)
+        alpha, beta = ctx.operands.alpha, ctx.operands.beta
+        grad_x = _product(low_g, weight, alpha * gamma) if ctx.needs_input_grad[0] else None
+        grad_w = _product(low_g.t(), x, alpha * beta * gamma) if ctx.needs_input_grad[1] else None
+        grad_b = grad.sum(0) if ctx.needs_input_grad[2] else None
+        return grad_x, grad_w, grad_b, None
+
+
+class _Convolution(torch.autograd.Function):
+    """No library's convolution takes a factor, so each is put on the result, with the bias where there is one."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple, operands: Operands) -> Tensor:
+        low_x = operand(x, operands.beta, operands.format)
+        low_w = operand(weight, 1.0, operands.format)
+        ctx.save_for_backward(low_x, low_w)
+        ctx.geometry, ctx.operands = geometry, operands
+        stride, dilation, groups = geometry
+        padding = [0] * len(stride)
+        y = torch.ops.aten.convolution(low_x, low_w, None, stride, padding, dilation, False, padding, groups)
+        y = _times(y, operands.alpha * operands.beta)
+        return y if bias is None else y.add_(bias.view(-1, *(1,) * len(stride)))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        stride, dilation, groups = ctx.geometry
+        low_g, gamma = ctx.operands.gradient(grad)
+        alpha, beta = ctx.operands.alpha, ctx.operands.beta
+        padding = [0] * len(stride)
+        wanted = [*ctx.needs_input_grad[:2], False]
+        grad_x, grad_w, _ = torch.ops.aten.convolution_backward(
+            low_g, x, weight, None, stride, padding, dilation, False, padding, groups, wanted
+        )
+        if wanted[0]:
+            grad_x = _times(grad_x, alpha * gamma)
+        if wanted[1]:
+            grad_w = _times(grad_w, alpha * beta * gamma)
+        grad_b = grad.transpose(0, 1).flatten(1).sum(1) if ctx.needs_input_grad[2] else None
+        return grad_x, grad_w, grad_b, None, None
+
+
+def _times(tensor: Tensor, factor: Factor) -> Tensor:
+    return tensor * (factor.to(tensor.dtype) if isinstance(factor, Tensor) else factor)
+
+
+class Scaled:
+    """What the scaled modules share: ``weight`` holds θ/α, and three scalings hold the factors.
+
+    A plain module becomes one in place (:func:`scale_module`), so that its names, hooks and identity stay.
+    """
+
+    weight: nn.Parameter
+    weight_scaling: WeightScaling
+    formats: tuple[Any, Any] = (None, None)
+
+    def unscaled_weight(self) -> Tensor:
+        """θ = α · ``weight``, differentiable."""
+        return self.weight_scaling.restore(self.weight)
+
+    def _run(self, product: Callable[[Tensor, Tensor, Tensor | None, Operands], Tensor], x: Tensor) -> Tensor:
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        x, weight = x.to(dtype), self.weight.to(dtype)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return product(x, weight, bias, self._operands(x))
+
+    def _operands(self, x: Tensor) -> Operands:
+        inputs, gradients = self.input_scaling, self.grad_scaling
+        if inputs.running and inputs.training:
+            inputs.observe(x)
+        watched = gradients if gradients.running and gradients.training else None
+        return Operands(self.weight_scaling.value, inputs.value, gradients.value, *self.formats, watched)
+
+    @torch.compiler.disable
+    def _run_running(self, product, x: Tensor) -> Tensor:
+        # A running factor moves during the backward pass, which no compiled graph can hold.
+        return self._run(product, x)
+
+    def _dispatch(self, product, x: Tensor) -> Tensor:
+        running = self.input_scaling.running or self.grad_scaling.running
+        return (self._run_running if running else self._run)(product, x)
+
+
+class ScaledLinear(Scaled, nn.Linear):
+    """``nn.Linear`` with measured scaling; the factors are the ``alpha`` of its three GEMMs."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        flat = input.reshape(-1, input.shape[-1])
+        return self._dispatch(_Linear.apply, flat).view(*input.shape[:-1], self.out_features)
+
+
+class _ScaledConv(Scaled):
+    def forward(self, input: Tensor) -> Tensor:
+        axes = self.weight.dim() - 2
+        batched = input if input.dim() == axes + 2 else input.unsqueeze(0)
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        if any(self._reversed_padding_repeated_twice):
+            batched = F.pad(batched, self._reversed_padding_repeated_twice, mode=mode)
+        y = self._dispatch(self._convolve, batched)
+        return y if input.dim() == axes + 2 else y.squeeze(0)
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands) -> Tensor:
+        return _Convolution.apply(x, weight, bias, (self.stride, self.dilation, self.groups), operands)
+
+
+class ScaledConv1d(_ScaledConv, nn.Conv1d):
+    """``nn.Conv1d`` with measured scaling."""
+
+
+class ScaledConv2d(_ScaledConv, nn.Conv2d):
+    """``nn.Conv2d`` with measured scaling."""
+
+
+class ScaledConv3d(_ScaledConv, nn.Conv3d):
+    """``nn.Conv3d`` with measured scaling."""
+
+
+class ScaledEmbedding(Scaled, nn.Embedding):
+    """``nn.Embedding`` whose table holds θ/α; the rows that are looked up are multiplied by α."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        rows = super().forward(input)
+        number_format = self.formats[0]
+        if number_format is not None:
+            rows = rows + (number_format.cast(rows.detach()) - rows.detach())
+        return self.weight_scaling.restore(rows)
+
+
+SCALED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: ScaledLinear,
+    nn.Conv1d: ScaledConv1d,
+    nn.Conv2d: ScaledConv2d,
+    nn.Conv3d: ScaledConv3d,
+    nn.Embedding: ScaledEmbedding,
+}
+PLAIN = {scaled: plain for plain, scaled in SCALED.items()}
+SCALINGS = ("weight_scaling", "input_scaling", "grad_scaling")
+
+
+def features(module: nn.Module) -> int:
+    """The dimension of a treated module's input and output that holds features, or channels."""
+    return -1 if isinstance(module, nn.Linear | nn.Embedding) else 1 - module.weight.dim()
+
+
+def scale_module(
+    module: nn.Module,
+    weight: WeightScaling,
+    activation: ActivationScaling | None,
+    gradient: GradientScaling | None,
+    formats: tuple[Any, Any] = (None, None),
+) -> None:
+    """Turn a plain module into its scaled one, in place; the caller divides the weight (it may be shared)."""
+    module.__class__ = SCALED[type(module)]
+    module.weight_scaling = weight
+    if activation is not None:
+        module.input_scaling, module.grad_scaling = activation, gradient
+    module.formats = formats
+
+
+def scaled_modules(model: nn.Module) -> dict[str, Any]:
+    """The scaled modules of ``model`` by path."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, Scaled)}
+
+
+@torch.no_grad()
+def unscale(model: nn.Module) -> nn.Module:
+    """Give ``model`` its plain modules and weights θ back, in place; what training did to them stays. Returns it."""
+    done: set[int] = set()
+    for module in scaled_modules(model).values():
+        if id(module.weight) not in done:
+            module.weight.mul_(module.weight_scaling.value)
+            done.add(id(module.weight))
+        module.__class__ = PLAIN[type(module)]
+        for name in SCALINGS:
+            module._modules.pop(name, None)
+        module.__dict__.pop("formats", None)
+    return model
+
+
+def finetune_groups(
+    model: nn.Module, lr: float, *, weight_decay: float = 0.0, eps: float = 1e-8, optimizer: str = "adamw"
+) -> list[dict[str, Any]]:
+    """Parameter groups with which ``torch.optim.AdamW`` or ``SGD`` takes the steps it would take on the plain model.
+
+    The stored weight is θ/α and its gradient α·dL/dθ. AdamW moves by ``lr`` whatever the gradient, hence ``lr``/α,
+    with decay and ε times α; SGD (with momentum or not) by the gradient, hence ``lr``/α², with L2 decay times α².
+    One group per distinct α.
+
+    Raises:
+        ValueError: ``optimizer`` is neither "adamw" nor "sgd".
+    """
+    if optimizer not in ("adamw", "sgd"):
+        raise ValueError(f"optimizer: {optimizer!r} is unknown; give 'adamw' or 'sgd'")
+    factors = {id(module.weight): float(module.weight_scaling.value) for module in scaled_modules(model).values()}
+    groups: dict[float, dict[str, Any]] = {}
+    for parameter in model.parameters():
+        alpha = factors.get(id(parameter), 1.0)
+        if optimizer == "adamw":
+            options = {"lr": lr / alpha, "weight_decay": weight_decay * alpha, "eps": eps * alpha}
+        else:
+            options = {"lr": lr / alpha**2, "weight_decay": weight_decay * alpha**2}
+        groups.setdefault(alpha, {"params": [], **options})["params"].append(parameter)
+    return list(groups.values())

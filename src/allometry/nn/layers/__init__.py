@@ -1,0 +1,1 @@
+"""Modules under the names of torch.nn: with parameters, without, and the transformer."""

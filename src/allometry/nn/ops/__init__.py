@@ -1,0 +1,1 @@
+"""Unit-scaled operations and their exact constants: scale, products, activations, attention, residual, losses."""

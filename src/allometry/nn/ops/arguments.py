@@ -1,0 +1,34 @@
+"""Checks of what an operation is given: shapes, dtypes, constraints."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+CONSTRAINTS = (None, "output")
+
+
+def check_float(**tensors: Tensor | None) -> None:
+    """Refuse what no scale can be given to: integers, complex numbers, tensors without elements."""
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: {type(tensor).__name__} is no tensor; give a real floating-point tensor")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name}: {tensor.dtype} has no unit scale; give a real floating-point tensor")
+        if 0 in tensor.shape:
+            raise ValueError(f"{name}: shape {tuple(tensor.shape)} has a dimension of size 0; every size must be ≥ 1")
+
+
+def check_shape(name: str, tensor: Tensor, shape: tuple, of: str) -> None:
+    """Refuse to broadcast: ``tensor`` must have the shape that ``of`` asks for."""
+    check_float(**{name: tensor})
+    if tuple(tensor.shape) != tuple(shape):
+        raise ValueError(f"{name}: shape {tuple(tensor.shape)}, but {of} wants {tuple(shape)}")
+
+
+def check_constraint(constraint: str | None) -> None:
+    if constraint not in CONSTRAINTS:
+        raise ValueError(
+            f"constraint: {constraint!r} is unknown; None (a factor for each direction) or 'output' (the true gradient)"
+        )

@@ -1,0 +1,189 @@
+"""Softmax and attention at unit scale, at every length and position.
+
+A softmax row and an attention output shrink as more entries share their unit of probability. How much, for independent
+unit-normal inputs, is known exactly (:mod:`allometry.nn.ops.moments`), and depends on a row only through the number of
+keys that the row may see, never on the length of the sequence that happens to run: a prefix keeps its outputs when
+text follows it, and a cache may be used.
+
+In a trained or deep model values are alike, averages of them shrink less, and no constant can know it: there, put a
+norm behind attention and pass ``scaled=False``.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from . import moments
+from .arguments import check_constraint, check_float
+from .autograd import Constants
+from .scale import scale
+
+
+@torch.compiler.assume_constant_result
+def _softmax_polynomials(multiplier: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return moments.softmax_polynomials(multiplier)
+
+
+@torch.compiler.assume_constant_result
+def _gain_polynomial(head_dim: int, multiplier: float, qk_norm: bool) -> tuple[float, ...]:
+    return moments.gain_polynomial(head_dim, multiplier, qk_norm)
+
+
+def softmax(x: Tensor, dim: int = -1, *, multiplier: float = 1.0, constraint: str | None = None) -> Tensor:
+    """Softmax of ``multiplier · x`` along ``dim``, times the constant that makes its root mean square 1.
+
+    The output is 1/√E[p²] times the probabilities, so it does not sum to 1. The gradient has a factor of its own
+    that brings it to unit scale; with ``constraint="output"`` it is the true gradient of the output. The constants
+    are exact (:func:`~allometry.nn.ops.moments.softmax_scale`); a compiled graph with a dynamic length computes them by
+    a polynomial that agrees to 1e-5.
+
+    Raises:
+        TypeError: ``x`` is not a floating-point tensor.
+        ValueError: ``x`` has no elements, ``multiplier`` is beyond ±16, ``constraint`` is not None or "output".
+    """
+    check_float(x=x)
+    check_constraint(constraint)
+    multiplier = _multiplier(multiplier)
+    forward, backward = _softmax_factors(x, dim, multiplier)
+    # The factor of the output multiplies the gradient too, where it would not overflow but is not wanted.
+    before = multiplier if constraint else multiplier * backward / forward
+    return F.softmax(scale(x, multiplier, before), dim) * forward
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = True,
+    multiplier: float = 1.0,
+    window: int | None = None,
+    scaled: bool = True,
+    qk_norm: bool = False,
+) -> Tensor:
+    """Softmax attention with logits ``multiplier · q·k / √head_dim``, each row times its gain.
+
+    Shapes: q (batch, heads, length, head_dim); k and v (batch, kv_heads, keys, head_dim), where kv_heads divides heads
+    (each is shared by heads / kv_heads neighbours) and v may have a head_dim of its own. When ``causal``, the last row
+    of q stands at the last key, so that with a cache q holds the new rows only; ``window`` limits each row to that many
+    keys, itself included.
+
+    A row that sees n keys is multiplied by 1/√E[Σp²] over n independent logits, which makes its root mean square 1
+    at every position (:func:`~allometry.nn.ops.moments.attention_gain`; evaluated by a polynomial, relative error below
+    1e-4). The gain is part of the function: gradients are the true ones. ``qk_norm`` says that q and k have been
+    normalised to root mean square 1, which it does not do itself; it only changes the gain, by some percent.
+    ``scaled=False`` leaves the gain out, for a norm that follows and would forget it.
+
+    Raises:
+        TypeError: q, k or v is not a floating-point tensor.
+        ValueError: shapes that do not fit, more causal rows than keys, ``window`` below 1 or without ``causal``, or,
+            when ``scaled``, a ``multiplier`` beyond ±16.
+    """
+    _check(q, k, v, causal, window)
+    length, keys, head_dim = q.shape[2], k.shape[2], q.shape[3]
+    if scaled:
+        multiplier, head_dim = _multiplier(multiplier), operator.index(head_dim)
+    first = keys - length  # the position of the first row
+    if window is not None and keys >= window + length:  # keys that no row sees
+        k, v = k[:, :, 1 - window - length :], v[:, :, 1 - window - length :]
+    y = _attend(q, k, v, causal, window, multiplier / math.sqrt(head_dim))
+    if not scaled:
+        return y
+    polynomial = _gain_polynomial(head_dim, multiplier, bool(qk_norm))
+    return y * _gains(polynomial, first if causal else keys - 1, length if causal else 1, window, y)
+
+
+_HALVES = (torch.bfloat16, torch.float16)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int | None, factor: float) -> Tensor:
+    """Attention without a gain, by the fastest way that fits."""
+    length, keys = q.shape[2], k.shape[2]
+    limited = window is not None and keys > window
+    options = {"scale": factor}
+    if q.shape[1] != k.shape[1]:
+        options["enable_gqa"] = True
+    if causal and not limited and length == keys:
+        options["is_causal"] = True
+    elif causal and (limited or length > 1):
+        options["attn_mask"] = _mask(length, keys, window if limited else None, q.device)
+    if q.device.type == "cpu" and q.dtype in _HALVES and torch.is_grad_enabled():
+        # PyTorch's backward kernel for these takes five to ten times as long as that for FP32.
+        return _attend(q.float(), k.float(), v.float(), causal, window, factor).to(q.dtype)
+    if not torch.compiler.is_compiling() and any(forward_ad.unpack_dual(x).tangent is not None for x in (q, k, v)):
+        with sdpa_kernel(SDPBackend.MATH):  # the fast kernels have no forward-mode derivative
+            return F.scaled_dot_product_attention(q, k, v, **options)
+    return F.scaled_dot_product_attention(q, k, v, **options)
+
+
+def _mask(length: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    """Which of the ``keys`` each of the last ``length`` positions may see."""
+    back = torch.arange(keys - length, keys, device=device)[:, None] - torch.arange(keys, device=device)
+    return back >= 0 if window is None else (back >= 0) & (back < window)
+
+
+def _gains(polynomial: tuple[float, ...], first: int, rows: int, window: int | None, like: Tensor) -> Tensor:
+    """The gains of ``rows`` rows from position ``first`` on: (rows, 1), in the type and place of ``like``."""
+    precise = torch.promote_types(like.dtype, torch.float32)
+    counts = torch.arange(first + 1, first + rows + 1, device=like.device).to(precise)
+    if window is not None:
+        counts = counts.clamp(max=window)
+    return (_exp_polynomial(polynomial, counts) * counts.sqrt()).to(like.dtype)[:, None]
+
+
+def _exp_polynomial(coefficients: tuple[float, ...], counts: Tensor) -> Tensor:
+    """e to a polynomial in the logarithm of ``counts``, as :mod:`allometry.nn.ops.moments` fits them."""
+    x = (counts.log() * (2 / math.log(moments.LARGEST)) - 1).clamp(max=1)
+    value = torch.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        value.mul_(x).add_(coefficient)
+    return value.exp_()
+
+
+def _softmax_factors(x: Tensor, dim: int, multiplier: float) -> tuple[float, float] | tuple[Tensor, Tensor]:
+    """Numbers; while compiling tensors without dimensions, so that a graph serves every length."""
+    if not torch.compiler.is_compiling():
+        return moments.softmax_scale(x.shape[dim], multiplier)
+    precise = torch.promote_types(x.dtype, torch.float32)
+    n = torch.full((), x.shape[dim], dtype=precise, device=x.device)
+    forward, backward = (_exp_polynomial(c, n) * n for c in _softmax_polynomials(multiplier))
+    return forward, backward * (n / (n - 1).clamp(min=1)).sqrt()  # finite for n = 1, where the gradient is zero
+
+
+_SHARPEST = Constants(moments.SHARPEST)
+
+
+def _multiplier(value: float) -> float:
+    """``value`` as a Python float within the range of the constants."""
+    (most,) = _SHARPEST()
+    if not -most <= value <= most:
+        raise ValueError(f"multiplier: {value} is beyond ±{most:g}, where the constants end")
+    numerator, denominator = float(value).as_integer_ratio()  # makes a symbolic number of a compiled graph a plain one
+    return numerator / denominator
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int | None) -> None:
+    for name, value in (("q", q), ("k", k), ("v", v)):
+        check_float(**{name: value})
+        if value.dim() != 4:
+            raise ValueError(f"{name}: shape {tuple(value.shape)}, not (batch, heads, length, head_dim)")
+    (batch, heads, length, head_dim), (_, kv_heads, keys, _) = q.shape, k.shape
+    if k.shape[0] != batch or k.shape[3] != head_dim:
+        raise ValueError(f"k: shape {tuple(k.shape)} does not fit q's {tuple(q.shape)}; batch and head_dim must agree")
+    if v.shape[:3] != k.shape[:3]:
+        raise ValueError(f"v: shape {tuple(v.shape)} does not fit k's {tuple(k.shape)}; all but the last must agree")
+    if heads % kv_heads:
+        raise ValueError(f"k: {kv_heads} heads do not divide the {heads} of q; give a divisor of {heads}")
+    if causal and length > keys:
+        raise ValueError(f"q: {length} causal rows but {keys} keys; give at most as many rows as keys")
+    if window is not None and window < 1:
+        raise ValueError(f"window: {window} keys; give at least 1, or None for all")
+    if window is not None and not causal:
+        raise ValueError(f"window: {window} with causal=False; a window looks back, so give causal=True or window=None")

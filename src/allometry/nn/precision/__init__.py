@@ -1,0 +1,1 @@
+"""Number formats to the bit, and linear maps in FP8."""

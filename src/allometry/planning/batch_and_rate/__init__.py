@@ -1,0 +1,1 @@
+"""Batch and learning rate from one's own runs: response surface, sweeps, gradient noise."""

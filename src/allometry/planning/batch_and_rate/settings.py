@@ -1,0 +1,200 @@
+"""The settings of a planned training: batch, learning rate, warmup, decay and weight decay, each with its interval.
+
+Batch and rate come from a response surface or a recipe measured on the user's own runs, or from a published rule; the
+interval is the surface's own, or the spread of all comparable rules. What published sources say of the rest:
+
+- Warmup over 2000 steps (arXiv 2401.02954), at most a twentieth of the run: in short runs longer ones cost loss, and as
+  many tokens as the model has parameters do (2406.19146), which is a twentieth at 20 tokens a parameter.
+- Warmup–stable–decay with the fall over the last 10 to 20 % of the tokens (2405.18392).
+- Weight decay λ from the AdamW timescale τ = B/(η·λ·D) = 1.084·(D/N)^−0.527 (2505.13738).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from ...errors import UserError
+from ...quantities import format_count, require_positive
+from ..rules import published as rules
+from ..rules.rule import Recommendation
+from ..rules.side_by_side import recommend
+
+DEFAULT_RULE = "step_law"
+DECAY = (0.1, 0.2)
+WARMUP_SHARE = 1 / 20
+WARMUP_STEPS = 2000
+# Rules for AdamW in the standard parametrisation, whose batches and rates mean the same: MiniCPM's rate is μP's,
+# Kaplan's batch the critical one and its rate falls to nothing at 12B parameters.
+_COMPARABLE = {
+    "batch_tokens": ("deepseek", "step_law", "moonlight", "porian", "three_term"),
+    "lr": ("deepseek", "step_law", "moonlight", "porian"),
+}
+
+Recipe = Callable[[float, float], Iterable[float]]
+
+
+class Surface(Protocol):
+    """Batch and rate measured on own runs, with intervals: what ``planning.surface`` gives."""
+
+    def optimum(self, num_params: float, tokens: float, level: float = 0.9) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Between which values a choice of the plan may lie (``high`` None: no end), and what says so."""
+
+    low: float
+    high: float | None
+    source: str
+
+    def to_json(self) -> dict:
+        """A plain dictionary, ready for ``json.dumps``."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the planned model is trained; batch and warmup in tokens, decay as a share of the run.
+
+    ``warmup_tokens``, ``decay`` and ``weight_decay`` are None where a recipe decides on them. ``rule`` says by what:
+    the name of a rule, "surface" or "recipe".
+    """
+
+    batch: float
+    lr: float
+    rule: str
+    recommendations: dict[str, Recommendation]
+    warmup_tokens: float | None = None
+    decay: float | None = None
+    weight_decay: float | None = None
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def choose(
+    num_params: float,
+    tokens: float,
+    flops: float | None,
+    *,
+    recipe: Recipe | Surface | None = None,
+    rule: str = DEFAULT_RULE,
+    least_batch: float = 1.0,
+    level: float = 0.9,
+) -> Settings:
+    """The settings for a size and tokens, by the surface or recipe if there is one, else by the rule.
+
+    Args:
+        num_params: non-embedding.
+        tokens: of training.
+        flops: of training, counted from the shapes; None: 6·N·D.
+        recipe: from (num_params, tokens) to a batch in tokens and a rate; or a surface.
+        rule: a name of ``rules.RULES``.
+        least_batch: one sequence, in tokens.
+        level: of a surface's intervals.
+
+    Raises:
+        UserError: an unknown rule, one that gives no batch or rate here, a recipe without numbers above zero, fewer
+            tokens than one batch.
+    """
+    recommendations = recommend(num_params, tokens, flops)
+    if hasattr(recipe, "optimum"):
+        found = _by_surface(recipe, num_params, tokens, recommendations, level)
+    elif recipe is not None:
+        batch, lr = recipe(num_params, tokens)
+        require_positive(batch_of_the_recipe=batch, learning_rate_of_the_recipe=lr)
+        found = Settings(float(batch), float(lr), "recipe", recommendations)
+    else:
+        found = _by_rule(rule, num_params, tokens, recommendations, least_batch)
+    if found.batch > tokens:
+        raise UserError(
+            f"the budget buys {format_count(tokens)} tokens, less than one batch of {format_count(found.batch)}: "
+            "give a larger budget or a smaller batch"
+        )
+    return found
+
+
+def timescale(num_params: float, tokens: float) -> float:
+    """AdamW's best τ as a share of the run: 1.084·(D/N)^−0.527 (arXiv 2505.13738)."""
+    return 1.084 * (tokens / num_params) ** -0.527
+
+
+def _by_surface(
+    surface: Surface, num_params: float, tokens: float, recommendations: dict[str, Recommendation], level: float
+) -> Settings:
+    best = surface.optimum(num_params, tokens, level=level)
+    batch, lr = best.batch_tokens, best.lr
+    source = f"{100 * level:g} % interval of the surface"
+    intervals = {
+        "batch": Interval(float(batch.low), float(batch.high), source),
+        "lr": Interval(float(lr.low), float(lr.high), source),
+    }
+    corners = [(batch.low, lr.high), (batch.high, lr.low)]
+    schedule, more = _schedule(num_params, tokens, float(batch.value), float(lr.value), corners, source)
+    outside = surface.outside(num_params, tokens) if hasattr(surface, "outside") else []
+    notes = [f"batch and rate: beyond the surface's runs: {'; '.join(outside)}"] if outside else []
+    return Settings(
+        float(batch.value), float(lr.value), "surface", recommendations, **schedule, intervals=intervals | more,
+        notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _by_rule(
+    rule: str, num_params: float, tokens: float, recommendations: dict[str, Recommendation], least_batch: float
+) -> Settings:
+    rules.rule(rule)
+    chosen = recommendations.get(rule)
+    if chosen is None or chosen.batch_tokens is None or chosen.lr is None:
+        able = [name for name, each in recommendations.items() if None not in tuple(each)]
+        raise UserError(f"rule {rule!r} gives no batch and learning rate here; these do: {', '.join(able)}")
+    notes = [f"batch and learning rate by {rule} ({chosen.source}), not by your own runs"]
+    if chosen.warning:
+        notes.append(f"{rule}: {chosen.warning}")
+    batch, lr = float(chosen.batch_tokens), float(chosen.lr)
+    if batch < least_batch:
+        notes.append(f"{rule} asks for a batch of {format_count(batch)} tokens; one sequence is the least")
+        batch = least_batch
+    pairs = [tuple(each) for name, each in recommendations.items() if name in _COMPARABLE["lr"]]
+    schedule, intervals = _schedule(num_params, tokens, batch, lr, pairs, "each rule's batch and rate")
+    intervals |= {
+        "batch": _spread(recommendations, "batch_tokens", batch),
+        "lr": _spread(recommendations, "lr", lr),
+    }
+    return Settings(batch, lr, rule, recommendations, **schedule, intervals=intervals, notes=tuple(notes))
+
+
+def _schedule(
+    num_params: float,
+    tokens: float,
+    batch: float,
+    lr: float,
+    pairs: list[tuple[float | None, float | None]],
+    source: str,
+) -> tuple[dict[str, float], dict[str, Interval]]:
+    """Warmup, decay and weight decay for a batch and rate, with intervals; ``pairs`` are other batches and rates."""
+    lengths = sorted(min(length, WARMUP_SHARE * tokens) for length in (num_params, WARMUP_STEPS * batch))
+    weight_decay = lambda batch, lr: float(batch / (lr * tokens * timescale(num_params, tokens)))
+    schedule = {
+        "warmup_tokens": min(WARMUP_STEPS * batch, WARMUP_SHARE * tokens),
+        "decay": DECAY[1],
+        "weight_decay": weight_decay(batch, lr),
+    }
+    others = [weight_decay(*pair) for pair in pairs if None not in pair]
+    intervals = {
+        "warmup_tokens": Interval(*lengths, "as many tokens as parameters (2406.19146), or 2000 steps (2401.02954)"),
+        "decay": Interval(*DECAY, "warmup–stable–decay (2405.18392)"),
+        "weight_decay": _around(others, schedule["weight_decay"], f"τ of 2505.13738 with {source}"),
+    }
+    return schedule, intervals
+
+
+def _spread(recommendations: dict[str, Recommendation], axis: str, chosen: float) -> Interval:
+    """What the comparable rules that answer would take instead."""
+    answers = {name: getattr(recommendations[name], axis) for name in _COMPARABLE[axis] if name in recommendations}
+    known = {name: value for name, value in answers.items() if value is not None}
+    return _around(list(known.values()), chosen, f"spread of {', '.join(known)}")
+
+
+def _around(values: list[float], chosen: float, source: str) -> Interval:
+    return Interval(float(min((*values, chosen))), float(max((*values, chosen))), source)

@@ -1,0 +1,239 @@
+"""Runs that differ in learning rate and batch, in cells of one size and token count; and which runs to add.
+
+What a sweep must hold before an optimum can be read from it is checked here; each refusal names a run that would mend
+it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import UserError
+from ...quantities import format_count
+
+if TYPE_CHECKING:
+    from ...laws import Observations
+
+Array = np.ndarray
+SAME = 0.02  # counts that differ by less than 2 % are one: tokens are whole steps, and steps depend on the batch
+AXES = {"lr": "learning rate", "batch_tokens": "batch"}
+LEAST_SETTINGS = 3  # two values have a lower one, but no minimum
+CLEARLY = math.log(2) / 2  # an optimum this far beyond the last value swept is a guess, not a measurement
+
+
+@dataclass(frozen=True)
+class Sweeps:
+    """Runs in cells of one size and token count, cell after cell.
+
+    ``log_lr``, ``log_batch``, ``log_loss`` and ``cell`` (an index that never falls) have one entry a run, ``log_n`` and
+    ``log_d`` one a cell.
+    """
+
+    log_lr: Array
+    log_batch: Array
+    log_loss: Array
+    cell: Array
+    log_n: Array
+    log_d: Array
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """The middle of the cells, (ln N, ln D)."""
+        return float(self.log_n.mean()), float(self.log_d.mean())
+
+    @cached_property
+    def starts(self) -> Array:
+        """The first run of each cell."""
+        return np.searchsorted(self.cell, np.arange(len(self.log_n)))
+
+    @property
+    def sizes(self) -> Array:
+        """How many runs each cell has."""
+        return np.bincount(self.cell, minlength=len(self.log_n))
+
+    @cached_property
+    def design(self) -> Array:
+        """1, ln N and ln D from the middle, one row a cell."""
+        n, d = self.centre
+        return np.stack([np.ones_like(self.log_n), self.log_n - n, self.log_d - d], axis=1)
+
+    @cached_property
+    def swept(self) -> dict[str, Array]:
+        """Of the logarithms of "lr" and of "batch_tokens": least, most, how many different; (cells, 3) each."""
+        groups = [np.split(logs, self.starts[1:]) for logs in (self.log_lr, self.log_batch)]
+        tell = lambda logs: (logs.min(), logs.max(), len(_groups(logs)[1]))
+        return {name: np.array([tell(logs) for logs in group]) for name, group in zip(AXES, groups, strict=True)}
+
+    def where(self, cell: int) -> str:
+        """``214M parameters and 4B tokens``."""
+        n, d = (format_count(np.exp(logs[cell])) for logs in (self.log_n, self.log_d))
+        return f"{n} parameters and {d} tokens"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one size and token count: how many, the best setting there by the fit, and its loss.
+
+    ``beyond`` names what had its optimum outside the swept values: "lr", "batch_tokens", both or none.
+    """
+
+    num_params: float
+    tokens: float
+    runs: int
+    lr: float
+    batch_tokens: float
+    loss: float
+    beyond: tuple[str, ...] = ()
+
+
+def gather(observations: Observations) -> tuple[Sweeps, list[str]]:
+    """The runs that share size and tokens with runs of another rate or batch, in cells; and notes on the others.
+
+    Raises:
+        UserError: no such columns or no such runs; a rate or a batch that is not above zero.
+    """
+    lr, batch = observations.column("lr"), observations.column("batch_tokens")
+    known = np.isfinite(lr) & np.isfinite(batch)
+    for name, values in (("lr", lr), ("batch_tokens", batch)):
+        wrong = np.flatnonzero(known & ~(values > 0))
+        if wrong.size:
+            label = observations.labels[wrong[0]]
+            raise UserError(f"{label}: {name} is {values[wrong[0]]:g}; it must be above zero; mend or remove the run")
+    cell = np.zeros(len(known), dtype=int)
+    cell[known] = _cells(np.log(observations.num_params[known]), np.log(observations.tokens[known]))
+    different = np.unique(np.stack([cell, lr, batch])[:, known], axis=1)[0].astype(int)
+    alone = known & (np.bincount(different, minlength=cell.max() + 1)[cell] < 2)
+    used = known & ~alone
+    if not used.any():
+        raise UserError(
+            "no two runs share size and tokens and differ in lr or batch_tokens: a surface needs such sweeps"
+        )
+    notes = []
+    for reason, mask in (("without lr or batch_tokens", ~known), ("alone at their size and tokens", alone)):
+        left = [observations.labels[i] for i in np.flatnonzero(mask)]
+        if left:
+            shown = ", ".join(left[:8]) + (f" and {len(left) - 8} more" if len(left) > 8 else "")
+            notes.append(f"left out {len(left)} of {len(known)} runs, {reason}: {shown}")
+    columns = (lr, batch, observations.loss, observations.num_params, observations.tokens)
+    return _in_order(cell[used], *(np.log(column[used]) for column in columns)), notes
+
+
+def _cells(n: Array, d: Array) -> Array:
+    """The cell of each run, by size and then by tokens."""
+    size, _ = _groups(n)
+    cell = np.empty(len(n), dtype=int)
+    cells = 0
+    for group in range(size.max(initial=-1) + 1):
+        runs = np.flatnonzero(size == group)
+        member, starts = _groups(d[runs])
+        cell[runs] = cells + member
+        cells += len(starts)
+    return cell
+
+
+def _in_order(cell: Array, lr: Array, batch: Array, loss: Array, n: Array, d: Array) -> Sweeps:
+    """Sweeps in an order that does not depend on the runs', cells numbered without gaps."""
+    _, cell = np.unique(cell, return_inverse=True)
+    order = np.lexsort((loss, batch, lr, cell))
+    mean = lambda logs: np.bincount(cell, logs) / np.bincount(cell)
+    return Sweeps(lr[order], batch[order], loss[order], cell[order], mean(n), mean(d))
+
+
+def _groups(logs: Array) -> tuple[Array, Array]:
+    """A group for each value, none wider than ``SAME``, numbered upwards; and the least value of each."""
+    starts: list[float] = []
+    for value in np.unique(logs):
+        if not starts or value - starts[-1] > SAME:
+            starts.append(value)
+    return np.searchsorted(starts, logs, side="right") - 1, np.array(starts)
+
+
+def check_settings(sweeps: Sweeps) -> None:
+    """Refuse sweeps that have a minimum in rate or in batch nowhere.
+
+    Raises:
+        UserError: under three rates, or under three batches, in every cell; it says which runs to add.
+    """
+    for name, word in (("lr", "learning rates"), ("batch_tokens", "batches")):
+        swept = sweeps.swept[name]
+        if swept[:, 2].max() >= LEAST_SETTINGS:
+            continue
+        cell = int(np.argmax(sweeps.sizes))
+        lr, batch = np.exp(sweeps.log_lr[sweeps.starts[cell]]), np.exp(sweeps.log_batch[sweeps.starts[cell]])
+        rates, batches = ([say(x / 2), say(x), say(2 * x)] for x, say in ((lr, "{:.3g}".format), (batch, format_count)))
+        many, other = (rates, f"batch {batches[1]}") if name == "lr" else (batches, f"learning rate {rates[1]}")
+        raise UserError(
+            f"no size and token count has runs at {LEAST_SETTINGS} {word}, so none has a minimum: add runs at "
+            f"{sweeps.where(cell)} until it has {word} {many[0]}, {many[1]} and {many[2]} with {other}"
+        )
+
+
+def check_exponents(sweeps: Sweeps) -> None:
+    """Refuse cells that cannot tell exponents in N and D without a prior.
+
+    Raises:
+        UserError: fewer than three cells with a sweep, or cells on a line in (ln N, ln D).
+    """
+    design = sweeps.design[sweeps.sizes >= LEAST_SETTINGS]
+    if len(design) >= 3 and np.linalg.svd(design[:, 1:] - design[:, 1:].mean(0))[1][-1] > 0.1:
+        return
+    # The largest size with the fewest tokens lies off a line that rises, with the most tokens off one that falls.
+    rises = (sweeps.design[:, 1] * sweeps.design[:, 2]).sum() > 0
+    n, d = np.exp(sweeps.log_n.max()), np.exp(sweeps.log_d.min() if rises else sweeps.log_d.max())
+    n = 4 * n if np.ptp(sweeps.log_n) < SAME else n
+    d = 4 * d if np.ptp(sweeps.log_d) < SAME else d
+    raise UserError(
+        f"sweeps at {len(design)} pairs of size and tokens do not tell how the optimum moves with each: add one at "
+        f"{format_count(n)} parameters and {format_count(d)} tokens, off the line of the others, or name a prior rule"
+    )
+
+
+def measured(sweeps: Sweeps, optima: Array, best: Array) -> tuple[Cell, ...]:
+    """The cells with their optima, (ln η*, ln B*) one row each, and ln of their best loss."""
+    beyond = {name: _beyond(sweeps, optima[:, axis], name) > 0 for axis, name in enumerate(AXES)}
+    columns = np.exp([sweeps.log_n, sweeps.log_d, *optima.T, best]).T.tolist()
+    return tuple(
+        Cell(n, d, int(runs), lr, batch, loss, tuple(name for name in AXES if beyond[name][cell]))
+        for cell, ((n, d, lr, batch, loss), runs) in enumerate(zip(columns, sweeps.sizes, strict=True))
+    )
+
+
+def _beyond(sweeps: Sweeps, optima: Array, name: str) -> Array:
+    """How far the optimum of each cell lies beyond its swept values; below 0 within them, nan without a sweep."""
+    least, most, different = sweeps.swept[name].T
+    return np.where(different >= LEAST_SETTINGS, np.maximum(least - optima, optima - most), np.nan)
+
+
+def check_bracketed(sweeps: Sweeps, cells: tuple[Cell, ...]) -> None:
+    """Refuse sweeps whose optimum lies clearly beyond the swept values in every cell.
+
+    Raises:
+        UserError: with the run that would bracket one.
+    """
+    for name, word in (("lr", "learning rates"), ("batch_tokens", "batches")):
+        distance = _beyond(sweeps, np.log([getattr(cell, name) for cell in cells]), name)
+        if np.nanmin(distance) > CLEARLY:
+            index = int(np.nanargmin(distance))
+            raise UserError(
+                f"the loss still falls at the end of the swept {word}, at every size and token count: "
+                f"{missing(sweeps, cells[index], index, name)}"
+            )
+
+
+def missing(sweeps: Sweeps, cell: Cell, index: int, name: str) -> str:
+    """Which run would bracket the optimum of a cell: beyond the end that it lies at, the other setting as swept."""
+    wanted = {}
+    for each in AXES:
+        least, most, _ = np.exp(sweeps.swept[each][index])
+        best = getattr(cell, each)
+        inside = min(max(best, least), most)
+        wanted[each] = inside if each != name else 2 * most if best > most else least / 2
+    return (
+        f"add a run with learning rate {wanted['lr']:.3g} and batch {format_count(wanted['batch_tokens'])} at "
+        f"{sweeps.where(index)}"
+    )

@@ -1,0 +1,1 @@
+"""Which runs to train so that a prediction becomes sure: ladder designs and next runs."""

@@ -1,0 +1,227 @@
+"""Which run to train next: the one that narrows the prediction at a target most for its FLOPs.
+
+>>> print(planning.next_runs(observations, target=(7e9, 140e9), budget=1e20).summary())
+
+Each law of the forecast, with its weight, is made Gaussian around its constants, given the runs that exist (see
+``belief``). A candidate narrows the interval by what it says of the constants, by bringing the laws together, and by
+lying nearer to the target, where less drift is left. Its loss is taken to come out as expected: nothing is refitted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import UserError
+from ...laws import forecast
+from ...quantities import format_count, format_flops, require_positive
+from .gaussian_model import DRIFT, MODELLED, check_flops, check_level, check_target, cost, log_points
+from .posterior import Belief
+
+if TYPE_CHECKING:
+    from ...laws import Forecast, Observations
+
+Array = np.ndarray
+# Candidates are a factor of about two apart, within these tokens a parameter (or what the middle of the runs and the
+# target have), and cost at least this share of the budget: else the tiniest run would win per FLOP, and hardly help.
+STEP = 2.0
+RATIOS = (5.0, 320.0)
+LEAST_SHARE = 1 / 64
+# A further run of a batch has to narrow the interval by this share.
+LEAST_GAIN = 0.01
+MOST_KNOWN = 300
+
+
+@dataclass(frozen=True)
+class NextRun:
+    """A run that could be trained next.
+
+    ``before`` and ``after`` are half widths of the interval of ln L at the target (0.03: ±3 % of the loss), without
+    and with this run; ``flops`` is 6·N·D.
+    """
+
+    num_params: float
+    tokens: float
+    flops: float
+    before: float
+    after: float
+
+    @property
+    def gain_per_flop(self) -> float:
+        """By how much a FLOP narrows the interval."""
+        return (self.before - self.after) / self.flops
+
+
+@dataclass(frozen=True)
+class NextRuns:
+    """What to train next, and what else could be.
+
+    Attributes:
+        runs: to be trained together, in this order; ``before`` of each is ``after`` of the one above it.
+        ranking: every candidate as a single run, the most gain per FLOP first.
+        target: (N, D) that is to be predicted.
+        budget: FLOPs.
+        level: probability of the interval.
+        notes: on what the figures rest.
+    """
+
+    runs: tuple[NextRun, ...]
+    ranking: tuple[NextRun, ...]
+    target: tuple[float, float]
+    budget: float
+    level: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def flops(self) -> float:
+        """What ``runs`` cost together."""
+        return sum(run.flops for run in self.runs)
+
+    def summary(self, most: int = 8) -> str:
+        """The runs chosen, and the best ``most`` single ones, for people."""
+        now = self.ranking[0].before
+        lines = [
+            f"target {format_count(self.target[0])} parameters, {format_count(self.target[1])} tokens: "
+            f"{self.level:.0%} interval ±{now:.2%} of the loss now",
+            f"together, {format_flops(self.flops)} of {format_flops(self.budget)} FLOPs:",
+            *map(_line, self.runs),
+            f"each alone, the most gain per FLOP first ({len(self.ranking)} candidates):",
+            *map(_line, self.ranking[:most]),
+        ]
+        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary, ready for ``json.dumps``."""
+        return {"kind": "next_runs"} | asdict(self)
+
+
+def next_runs(
+    observations: Observations,
+    target,
+    budget,
+    *,
+    count: int = 4,
+    forecasted: Forecast | None = None,
+    drift: float = DRIFT,
+    level: float = 0.9,
+) -> NextRuns:
+    """The runs that narrow the prediction at a target most per FLOP, given those that exist.
+
+    Works from one run on. Where ``laws.forecast`` refuses (one size, one ratio, too few runs) the widths rest on the
+    priors of ``information``, and only runs are named that leave the one line on which no law can be fitted.
+
+    Args:
+        observations: the runs that exist.
+        target: (num_params, tokens) to predict, or its FLOPs at 20 tokens a parameter.
+        budget: FLOPs (6·N·D) for further runs, or a ``Budget``.
+        count: at most so many runs together.
+        forecasted: the forecast of these observations, if it has been made already.
+        drift: standard deviation of the laws' error over an e-fold of N or of D.
+        level: of the interval.
+
+    Raises:
+        UserError: a number that is not above zero, a count that is not whole, or a budget that pays for no run worth
+            training.
+    """
+    flops, goal = check_flops(budget), check_target(target)
+    check_level(level)
+    require_positive(count=count, drift=drift)
+    if count != int(count):
+        raise UserError(f"count must be a whole number of runs, not {count!r}")
+    candidates = _candidates(observations, goal, flops)
+    weights, half_width, notes = _evidence(observations, forecasted, goal, level)
+    nearest = _nearest(observations, goal)
+    if len(nearest) < len(observations):
+        notes.append(f"the {len(nearest)} runs nearest to the target stand for all {len(observations)}")
+    state = Belief.from_runs(nearest, candidates, log_points(*goal), weights, drift)
+    # Where there is a forecast, its interval is the one to narrow, and by the factor that is found here.
+    scale = NormalDist().inv_cdf((1 + level) / 2) if half_width is None else half_width / state.spread()
+
+    def run(index: int, before: float, after: float) -> NextRun:
+        n, d = map(float, np.exp(candidates[index]))
+        return NextRun(n, d, cost(n, d), scale * before, scale * after)
+
+    after = state.spread_after()
+    alone = [run(index, state.spread(), after[index]) for index in np.flatnonzero(state.useful())]
+    alone.sort(key=lambda each: -each.gain_per_flop)
+    # By gain per FLOP, or by gain: within a budget either can be far off, the better of the two cannot.
+    batches = [_together(state, flops, int(count), by) for by in (state.price, np.ones(len(candidates)))]
+    best = min(batches, key=lambda batch: batch[-1][2])
+    return NextRuns(tuple(run(*each) for each in best), tuple(alone), goal, flops, level, tuple(notes))
+
+
+def _together(state: Belief, budget: float, count: int, by: Array) -> list[tuple[int, float, float]]:
+    """Greedily (candidate, spread before, spread after), the most gain over ``by`` first, inside the budget."""
+    chosen, left, price = [], budget, state.price
+    while len(chosen) < count:
+        before, after = state.spread(), state.spread_after()
+        worth = np.where((price <= left) & state.useful(), (before - after) / by, -np.inf)
+        if chosen:
+            worth[before - after < LEAST_GAIN * before] = -np.inf
+        index = int(np.argmax(worth))
+        if worth[index] == -np.inf:
+            break
+        chosen.append((index, before, float(after[index])))
+        state, left = state.after(index), left - price[index]
+    return chosen
+
+
+def _evidence(observations, forecasted, goal, level) -> tuple[dict[str, float], float | None, list[str]]:
+    """Weights of the laws, the forecast's half width of ln L at the target, and notes; equal and None without one."""
+    try:
+        made = forecasted or forecast(observations)
+    except UserError as error:
+        equal = dict.fromkeys(MODELLED, 1 / len(MODELLED))
+        return equal, None, [f"no forecast from these runs yet, widths rest on priors: {error}"]
+    weights = {name: made.weights[name] for name in MODELLED if made.weights.get(name, 0) > 0}
+    total = sum(weights.values())
+    if not total:
+        raise UserError(f"the forecast holds none of the laws that next_runs models: {', '.join(MODELLED)}")
+    interval = made.predict(*goal, level=level)
+    notes = []
+    if total < 0.995:
+        notes.append(f"laws with {1 - total:.0%} of the forecast's weight are left out: no prior for their constants")
+    half_width = float(np.log(interval.high / interval.low)) / 2
+    return {name: weight / total for name, weight in weights.items()}, half_width, notes
+
+
+def _nearest(observations: Observations, goal: tuple[float, float]) -> Observations:
+    """At most ``MOST_KNOWN`` runs, the nearest to the target in ln N and ln D; the work grows with their cube."""
+    away = np.abs(log_points(observations.num_params, observations.tokens) - log_points(*goal)).sum(axis=1)
+    return observations.where(np.sort(np.argsort(away, kind="stable")[:MOST_KNOWN]))
+
+
+def _candidates(observations: Observations, goal: tuple[float, float], budget: float) -> Array:
+    """(ln N, ln D) of the runs that are weighed: a grid between the smallest run and the target or the largest run."""
+    sizes, tokens = (
+        _levels(values, most) for values, most in zip((observations.num_params, observations.tokens), goal, strict=True)
+    )
+    n, d = (axis.ravel() for axis in np.meshgrid(sizes, tokens, indexing="ij"))
+    ratios = [*RATIOS, float(np.median(observations.tokens / observations.num_params)), goal[1] / goal[0]]
+    most = min(budget, cost(*goal))
+    least = max(LEAST_SHARE * most, cost(observations.num_params, observations.tokens).min())
+    price, ratio = cost(n, d), d / n
+    kept = (least <= price) & (price <= most) & (min(ratios) <= ratio) & (ratio <= max(ratios))
+    if not kept.any():
+        raise UserError(
+            f"a budget of {format_flops(budget)} FLOPs pays for no run as large as the smallest one here: "
+            f"give {format_flops(STEP**2 * least)} or more"
+        )
+    return log_points(n[kept], d[kept])
+
+
+def _levels(values: Array, most: float) -> Array:
+    low, high = values.min(), max(values.max(), most)
+    levels = np.geomspace(low, high, 1 + max(int(np.ceil(np.log(high / low) / np.log(STEP))), 1))
+    unit = 10.0 ** (np.floor(np.log10(levels)) - 2)
+    return np.unique(np.round(levels / unit) * unit)
+
+
+def _line(run: NextRun) -> str:
+    return (
+        f"  {format_count(run.num_params):>6} parameters on {format_count(run.tokens):>6} tokens   "
+        f"{format_flops(run.flops)} FLOPs   ±{run.before:.2%} → ±{run.after:.2%}"
+    )

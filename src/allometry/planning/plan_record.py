@@ -1,0 +1,261 @@
+"""The plan: what to train for a budget, and which loss to expect, written down before the training starts.
+
+A ``Plan`` is a plain record with a JSON form: it keeps the configuration of the model and of the run as dictionaries,
+so that this room needs to know neither.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import write_json
+from ..quantities import bytes_of, format_count, format_flops, format_seconds
+from ..text_table import Row, table
+from .batch_and_rate.settings import Interval
+from .optimum.optimal import Optimum
+from .resources.budget import Budget
+from .resources.memory import Memory
+from .rules.rule import Recommendation
+
+_WORDS = {
+    "num_params": "model",
+    "tokens": "tokens",
+    "flops": "FLOPs",
+    "batch": "batch",
+    "lr": "learning rate",
+    "warmup_tokens": "warmup",
+    "decay": "decay",
+    "weight_decay": "weight decay",
+}
+_COUNTED = {"total": "embedding and head included", "matmul": "head included"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train, and what to expect of it.
+
+    ``num_params`` and ``tokens`` are what will be trained, ``optimum`` what the law asked for; parameters are counted
+    as the law counts them (``count``). ``flops`` is 6·N·D; ``flops_exact`` counts the shapes, and ``counts`` holds
+    "num_params" (non-embedding), "num_params_matmul" (with the head), "num_params_total" (with embedding and head) and
+    "flops_per_token" (None, empty: no shape). ``batch`` and
+    ``warmup_tokens`` are in tokens, ``decay`` is the share of the tokens over which the rate falls at the end; these
+    and ``weight_decay`` are None where the recipe decides. ``loss`` with ``low`` and ``high`` at ``level`` is predicted
+    at ``num_params`` and ``tokens``; ``intervals`` are those of the other choices, by name. ``seconds`` and ``cost``
+    are of the training, ``inference_flops`` of serving afterwards.
+    """
+
+    created: str
+    budget: Budget
+    optimum: Optimum
+    num_params: float
+    tokens: float
+    flops: float
+    flops_exact: float | None
+    count: str
+    counts: dict[str, float]
+    batch: float
+    lr: float
+    warmup_tokens: float | None
+    decay: float | None
+    weight_decay: float | None
+    rule: str
+    recommendations: dict[str, Recommendation]
+    loss: float
+    low: float | None
+    high: float | None
+    level: float
+    intervals: dict[str, Interval]
+    seconds: float | None
+    cost: float | None
+    memory: Memory | None
+    inference_flops: float
+    model: dict | None
+    run: dict | None
+    notes: tuple[str, ...]
+
+    @property
+    def steps(self) -> float:
+        """Optimizer steps: tokens over batch."""
+        return self.tokens / self.batch
+
+    @property
+    def tokens_per_param(self) -> float:
+        """D/N of what will be trained."""
+        return self.tokens / self.num_params
+
+    def with_run(self, run: Mapping[str, Any]) -> Plan:
+        """The same plan with the run configuration that carries it out."""
+        return replace(self, run=dict(run))
+
+    def to_json(self) -> dict:
+        """A plain dictionary, ready for ``json.dumps``; its ``kind`` is ``plan``."""
+        record = {field.name: getattr(self, field.name) for field in fields(self)}
+        nested = {
+            "budget": self.budget.to_json(),
+            "optimum": self.optimum.to_json(),
+            "recommendations": {name: each.to_json() for name, each in self.recommendations.items()},
+            "intervals": {name: each.to_json() for name, each in self.intervals.items()},
+            "memory": self.memory.to_json() if self.memory else None,
+            "notes": list(self.notes),
+        }
+        return {"kind": "plan"} | record | nested
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Plan:
+        """The plan that ``to_json`` wrote.
+
+        Raises:
+            UserError: it is no plan, or fields are missing or unknown.
+        """
+        if not isinstance(record, Mapping) or record.get("kind") != "plan":
+            raise UserError("not a plan: a record of kind 'plan' is wanted, as written by allometry plan")
+        values = {name: value for name, value in record.items() if name != "kind"}
+        wanted = {field.name for field in fields(cls)}
+        if wanted != set(values):
+            wrong = ", ".join(sorted(wanted ^ set(values)))
+            raise UserError(f"not a plan of this version: missing or unknown fields {wrong}; plan again")
+        try:
+            nested = {
+                "budget": Budget.from_json(values["budget"]),
+                "optimum": Optimum.from_json(values["optimum"]),
+                "recommendations": {name: Recommendation(**x) for name, x in values["recommendations"].items()},
+                "intervals": {name: Interval(**x) for name, x in values["intervals"].items()},
+                "memory": Memory(**values["memory"]) if values["memory"] else None,
+                "notes": tuple(values["notes"]),
+            }
+            return cls(**values | nested)
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"not a plan of this version: {error}; plan again") from None
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the plan as JSON, whole or not at all."""
+        write_json(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Plan:
+        """Read a plan that ``save`` wrote.
+
+        Raises:
+            UserError: no such file, no JSON, or no plan.
+        """
+        try:
+            record = json.loads(Path(path).read_text("utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; write one with allometry plan -o {path}") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise UserError(f"{path}: not JSON; a plan is what allometry plan -o writes") from None
+        try:
+            return cls.from_json(record)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    def summary(self) -> str:
+        """The plan as a person reads it, a table without a trailing newline."""
+        return describe(self)
+
+
+def describe(plan: Plan) -> str:
+    """The plan as rows of name, value and interval; then what the intervals rest on, and its notes."""
+    rows = [("budget", plan.budget.describe(), ""), *_model(plan), *_training(plan), *_law(plan), *_machine(plan)]
+    rows.append(("written", plan.created, ""))
+    return "\n".join([*table(rows), *_sources(plan), *(f"note: {note}" for note in plan.notes)])
+
+
+def _model(plan: Plan) -> list[Row]:
+    size = f"{format_count(plan.num_params)} parameters, {_COUNTED.get(plan.count, 'non-embedding')}"
+    rows = [("model", size, _interval(plan, "num_params", format_count))]
+    asked = plan.optimum
+    if f"{plan.num_params:.2g}" != f"{asked.num_params:.2g}":
+        size, tokens = format_count(asked.num_params), format_count(asked.tokens)
+        rows.append(("by 6ND alone", f"the law asked for {size} parameters on {tokens} tokens", ""))
+    model = plan.model or {}
+    if {"width", "layers", "head_dim", "hidden"} <= set(model):
+        heads = model["width"] // model["head_dim"]
+        shape = f"{model['layers']} layers of width {model['width']}, {heads} heads of {model['head_dim']}"
+        rows.append(("shape", f"{shape}, hidden {model['hidden']}", ""))
+        rows.append(("reads", f"vocabulary {model['vocab_size']}, context {model['context']}", ""))
+    if "num_params_total" in plan.counts:
+        bare, matmul, total = (format_count(plan.counts[f"num_params{name}"]) for name in ("", "_matmul", "_total"))
+        rows.append(("counts", f"{bare} without embedding and head, {matmul} with the head, {total} in all", ""))
+    return rows
+
+
+def _training(plan: Plan) -> list[Row]:
+    flops = f"{format_flops(plan.flops)} by 6ND"
+    if plan.flops_exact is not None:
+        flops += f", {format_flops(plan.flops_exact)} counted from the shapes"
+    tokens = f"{format_count(plan.tokens)} ({plan.tokens_per_param:.3g} per parameter)"
+    rate = f"{plan.lr:.3g} (by {plan.rule})"
+    rows = [
+        ("tokens", tokens, _interval(plan, "tokens", format_count)),
+        ("FLOPs", flops, _interval(plan, "flops", format_flops)),
+        ("batch", f"{format_count(plan.batch)} tokens, {format_count(plan.steps)} steps",
+         _interval(plan, "batch", format_count)),
+        ("learning rate", rate, _interval(plan, "lr", "{:.3g}".format)),
+    ]  # fmt: skip
+    if plan.warmup_tokens is not None:
+        warmup, steps = format_count(plan.warmup_tokens), format_count(plan.warmup_tokens / plan.batch)
+        rows += [
+            ("warmup", f"{warmup} tokens, {steps} steps", _interval(plan, "warmup_tokens", format_count)),
+            ("decay", f"over the last {plan.decay:.0%} of the tokens", _interval(plan, "decay", "{:.0%}".format)),
+            ("weight decay", f"{plan.weight_decay:.3g}", _interval(plan, "weight_decay", "{:.3g}".format)),
+        ]
+    return rows
+
+
+def _law(plan: Plan) -> list[Row]:
+    within = ""
+    if plan.low is not None and plan.high is not None:
+        within = f"[{plan.low:.4g}, {plan.high:.4g}] at {100 * plan.level:g} %"
+    rows = [("predicted loss", f"{plan.loss:.4g}", within)]
+    basin = plan.optimum.basin
+    if basin is None:
+        return rows
+    for word, span in (("0.1 %", basin.within_0_1_percent), ("0.5 %", basin.within_0_5_percent)):
+        rows.append((f"within {word}", f"{' to '.join(map(format_count, span))} parameters", ""))
+    costs = [(basin.cost_of_half_size, "half"), (basin.cost_of_double_size, "twice")]
+    told = [f"{word} the size costs {100 * cost:+.2g} %" for cost, word in costs if cost is not None]
+    return [*rows, ("wrong by 2×", ", ".join(told), "")] if told else rows
+
+
+def _machine(plan: Plan) -> list[Row]:
+    rows = []
+    if plan.seconds is not None:
+        rows.append(("time", format_seconds(plan.seconds), ""))
+    if plan.cost is not None:
+        rows.append(("cost", f"{plan.cost:.3g} at {plan.budget.price_per_hour:g} a device hour", ""))
+    needed = plan.memory
+    if needed is not None:
+        where = "on one device" if needed.count == 1 else "a device"
+        states, activations = bytes_of(needed.states), bytes_of(needed.activations)
+        text = f"{bytes_of(needed.total)} {where}: states {states}, one sequence {activations}"
+        if needed.limit is not None:
+            text += f"; it has {bytes_of(needed.limit)}"
+        rows.append(("memory", text, ""))
+    if plan.inference_flops:
+        rows.append(("serving", f"{format_flops(plan.inference_flops)} FLOPs after training", ""))
+    return rows
+
+
+def _sources(plan: Plan) -> list[str]:
+    """What each interval rests on; those that rest on the same together."""
+    named: dict[str, list[str]] = {}
+    for name, interval in plan.intervals.items():
+        named.setdefault(interval.source, []).append(_WORDS[name])
+    return [f"interval of {' and '.join(names)}: {source}" for source, names in named.items()]
+
+
+def _interval(plan: Plan, name: str, form: Callable[[float], str]) -> str:
+    found = plan.intervals.get(name)
+    if found is None:
+        return ""
+    high = "…" if found.high is None else form(found.high)
+    return f"[{form(found.low)}, {high}]"

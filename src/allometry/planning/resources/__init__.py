@@ -1,0 +1,1 @@
+"""What a plan costs: budget, devices, memory, transformer shapes."""

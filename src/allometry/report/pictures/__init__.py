@@ -1,0 +1,1 @@
+"""Pictures of a study and of a law: the data computed first, then drawn."""

@@ -1,0 +1,198 @@
+"""The pictures of laws and plans, drawn from the arrays of ``law_curves``; each returns the text of one SVG."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from ... import laws
+from ...quantities import format_count, format_flops
+from .canvas import BAND, FAINT, HALO, INK, LAWS, SOFT, TARGET, finite, limit, log_x, log_y, power_of_ten, svg
+from .law_data import Basin, Calibration, Frontier, Residuals, SurfaceSlice
+
+SIZES = "viridis"
+LEVELS = (0.001, 0.003, 0.01, 0.03, 0.1)
+
+
+def frontier(data: Frontier) -> str:
+    """Loss against compute: runs coloured by size, the predicted frontier with its interval, the end of the data."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        best = data.best
+        axes.fill_between(best.flops, best.low, best.high, color=BAND, linewidth=0, label=f"{data.level:.0%} interval")
+        _by_size(figure, axes, data.flops, data.loss, data.num_params)
+        axes.plot(best.flops, best.loss, color=INK, label="predicted, each budget split best")
+        axes.axvline(data.reach, color=SOFT, linewidth=0.8, linestyle=(0, (2, 2)))
+        place = axes.get_xaxis_transform()
+        axes.text(data.reach, 0.98, " largest run", color=SOFT, fontsize=8, va="top", transform=place)
+        limit(axes, [*finite(best.low), *best.loss, *data.loss])
+        log_x(axes, "training compute (FLOPs)", power_of_ten)
+        log_y(axes, "loss")
+        axes.legend(loc="lower left", fontsize=8)
+
+    return svg(draw, 4.2)
+
+
+def residuals(data: Residuals) -> str:
+    """What a law left unexplained, by compute and by tokens per parameter: a pattern is a fault of the law."""
+
+    def draw(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2, sharey=True)
+        for axes, x, label, form in (
+            (left, data.flops, "training compute (FLOPs)", power_of_ten),
+            (right, data.tokens_per_param, "tokens per parameter", format_count),
+        ):
+            axes.axhspan(-100 * data.rms, 100 * data.rms, color=BAND, linewidth=0)
+            axes.axhline(0, color=SOFT, linewidth=0.8)
+            bar = _by_size(figure if axes is right else None, axes, x, 100 * data.residual, data.num_params)
+            log_x(axes, label, form)
+        assert bar is not None
+        left.set_ylabel(f"observed over {data.law}, less 1 (%)")
+
+    return svg(draw, 2.9)
+
+
+def isoflop(data: laws.IsoFlop) -> str:
+    """Loss along each budget with the fitted slice and its minimum; the best size against compute."""
+
+    def draw(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2)
+        for one, colour in zip(data.budgets, _colours([one.flops for one in data.budgets]), strict=True):
+            left.plot(one.run_params, one.run_loss, "o", color=colour, markersize=3.5, markeredgewidth=0)
+            refused = {"linestyle": (0, (2, 2))} if one.refused else {}
+            left.plot(one.curve_params, one.curve_loss, color=colour, linewidth=1.0, **refused)
+            if not one.refused:
+                left.plot(one.num_params, one.loss, "|", color=INK, markersize=9, markeredgewidth=1.3)
+        log_x(left, "parameters", format_count)
+        log_y(left, "loss")
+        _best_sizes(right, data)
+
+    return svg(draw, 3.6)
+
+
+def basin(data: Basin) -> str:
+    """Predicted loss against size along one budget, with the sizes that cost hardly more than the best."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        line = data.line
+        for (rise, (low, high)), colour in zip(data.within, ("#fdeee3", "#fadcc6"), strict=True):
+            axes.axvspan(low, high, color=colour, linewidth=0, label=f"within {rise:.1%} of the best")
+        axes.fill_between(line.num_params, line.low, line.high, color=BAND, linewidth=0, alpha=0.7)
+        axes.plot(line.num_params, line.loss, color=INK, linewidth=1.6)
+        axes.plot(data.num_params, data.loss, "D", color="white", markeredgecolor=TARGET, markeredgewidth=1.6)
+        text = f"{format_count(data.num_params)} parameters, {format_count(data.flops / 6 / data.num_params)} tokens"
+        place = {"xytext": (0, 12), "textcoords": "offset points", "ha": "center"}
+        axes.annotate(text, (data.num_params, data.loss), color=TARGET, path_effects=HALO, **place)
+        limit(axes, [*line.loss, *finite(line.low), *finite(line.high)])
+        axes.set_xlim(line.num_params[0], line.num_params[-1])
+        log_x(axes, f"parameters, at {format_flops(data.flops)} FLOPs (6·N·D)", format_count)
+        log_y(axes, f"predicted loss, {data.level:.0%} interval")
+        figure.legend(loc="outside upper left", ncols=2, fontsize=8)
+
+    return svg(draw, 3.4)
+
+
+def surface(data: SurfaceSlice) -> str:
+    """What a learning rate and a batch cost, in contours; dots are runs, the cross is the optimum with its interval."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        shades = ["#ffffff", "#f3f3f3", "#e6e6e6", "#d6d6d6", "#c4c4c4", "#b0b0b0"]
+        axes.contourf(data.lr, data.batch_tokens, np.maximum(data.price, 0), [0, *LEVELS], colors=shades, extend="max")
+        lines = axes.contour(data.lr, data.batch_tokens, data.price, LEVELS, colors=SOFT, linewidths=0.7)
+        axes.clabel(lines, fmt=lambda price: f"{100 * price:g} %", fontsize=7.5)
+        lr, batch, price = data.runs
+        dots = axes.scatter(
+            lr,
+            batch,
+            c=np.maximum(100 * price, 0.03),
+            s=26,
+            cmap="viridis_r",
+            norm=LogNorm(0.03, 10),
+            edgecolors="white",
+        )
+        figure.colorbar(dots, ax=axes, label="run: loss above the best run (%)", format=lambda x, _: f"{x:g}")
+        bars = {"ecolor": TARGET, "elinewidth": 1.4, "capsize": 3, "fmt": "none", "zorder": 5}
+        (best_lr, best_batch), (a, b), (c, d) = data.best, data.best_lr, data.best_batch
+        axes.errorbar(best_lr, best_batch, xerr=[[best_lr - a], [b - best_lr]], **bars)
+        axes.errorbar(best_lr, best_batch, yerr=[[best_batch - c], [d - best_batch]], **bars)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlim(data.lr[0], data.lr[-1])
+        axes.set_ylim(data.batch_tokens[0], data.batch_tokens[-1])
+        log_x(axes, "learning rate", lambda x: f"{x:.1g}")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: format_count(y)))
+        axes.set_ylabel("batch (tokens)")
+        axes.set_title(f"{format_count(data.num_params)} parameters, {format_count(data.tokens)} tokens")
+
+    return svg(draw, 3.8)
+
+
+def calibration(data: Calibration) -> str:
+    """Share of unseen runs inside their intervals by nominal level; on the diagonal they tell the truth."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.plot([0, 100], [0, 100], color=SOFT, linewidth=0.8)
+        for row in data.groups:
+            axes.plot(100 * data.nominal, 100 * row, color=FAINT, linewidth=0.7)
+        axes.plot([], [], color=FAINT, linewidth=0.7, label="each table")
+        label = f"all {data.points} runs"
+        axes.plot(100 * data.nominal, 100 * data.observed, "o-", color=LAWS[0], markersize=4.5, label=label)
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0, 103)
+        axes.set_aspect("equal")
+        axes.set_xlabel("nominal level (%)")
+        axes.set_ylabel("runs inside (%)")
+        axes.legend(loc="upper left", fontsize=8)
+
+    return svg(draw, 4.2)
+
+
+def _best_sizes(axes: Axes, data: laws.IsoFlop) -> None:
+    flops, sizes, low, high = (
+        np.array([getattr(one, name) for one in data.accepted]) for name in ("flops", "num_params", "low", "high")
+    )
+    grid = np.geomspace(flops.min() / 2, flops.max() * 10, 40)
+    made = data.num_params(grid)
+    axes.fill_between(grid, made.low, made.high, color=BAND, linewidth=0, label=f"{made.level:.0%} interval")
+    axes.plot(grid, made.value, color=INK, label=f"exponent {data.exponents['num_params']:.3f}")
+    bars = [np.maximum(sizes - low, 0), np.maximum(high - sizes, 0)]
+    axes.errorbar(flops, sizes, yerr=bars, fmt="none", ecolor=TARGET, elinewidth=0.8)
+    axes.plot(flops, sizes, "o", color=TARGET, markersize=4.5, markeredgecolor="white", label="minimum of a budget")
+    axes.set_yscale("log")
+    log_x(axes, "training compute (FLOPs)", power_of_ten)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: format_count(y)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylabel("best size (parameters)")
+    axes.legend(loc="upper left", fontsize=8)
+
+
+def _by_size(figure: Figure | None, axes: Axes, x: np.ndarray, y: np.ndarray, sizes: np.ndarray):
+    """Dots whose colour is the size, with a bar of colours where a figure is given."""
+    least, most = float(sizes.min()), float(sizes.max())
+    norm = LogNorm(least, most * (most / least) ** 0.25 * 1.0001)  # the palest end, lost on white, is left out
+    axes.scatter(x, y, c=sizes, s=16, cmap=SIZES, norm=norm, linewidths=0.4, edgecolors="white", zorder=2)
+    if figure is None:
+        return None
+    bar = figure.colorbar(ScalarMappable(norm, SIZES), ax=axes, pad=0.02)
+    bar.ax.set_ylim(least, most * 1.0001)
+    ticks = [tick for tick in 10.0 ** np.arange(0, 16) if least <= tick <= most] or [least, most]
+    bar.ax.yaxis.set_major_locator(FixedLocator(ticks))
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: format_count(y)))
+    bar.set_label("parameters")
+    return bar
+
+
+def _colours(values: list[float]) -> list:
+    import matplotlib
+
+    ranks = np.argsort(np.argsort(values)) / max(len(values) - 1, 1)
+    return [matplotlib.colormaps[SIZES](0.85 * rank) for rank in ranks]

@@ -1,0 +1,148 @@
+"""The ladder on Slurm, by submitit: each job of the ladder is a job of the cluster, which trains it and ends.
+
+The study's folder must be one that all nodes see. A job says what came of it in the study's records and in a JSON
+file of its own; of what submitit keeps in its log folder, its own pickles among them, nothing is read back here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...config.run import RunConfig
+from ...errors import UserError
+from ...files import write_json
+from ..study import Study
+from .job_queue import Dispatch, Job, Listener, Turn
+from .local import start_worker
+
+_LOOK_SECONDS = 1.0
+MINUTES = 24 * 60  # of a job; one that is cut off has saved, and is handed in again
+LOGS = "slurm"  # in the study: what submitit writes
+
+
+def serve(message: dict[str, Any], events: str, threads: int, device: str) -> None:
+    """What a job of the cluster runs: a training process with one message; its events go to a file, the last wins."""
+    process = start_worker(threads, device)
+    process.stdin.write(json.dumps(message) + "\n")
+    process.stdin.close()
+    for line in process.stdout:
+        event = json.loads(line)
+        if event["event"] != "recorded":
+            write_json(Path(events), event)
+    process.wait()
+
+
+class SlurmEngine:
+    """Jobs of a Slurm cluster. Use as a context manager: leaving it cancels what still runs, its training saved.
+
+    At most ``workers`` at a time, of ``threads`` cores and ``gpus`` GPUs each; ``options`` go to submitit
+    (``slurm_partition``, ``timeout_min``, …), ``cluster`` is "slurm", or "local" for processes on this machine.
+    """
+
+    def __init__(
+        self,
+        workers: int = 8,
+        threads: int = 1,
+        gpus: int = 0,
+        *,
+        cluster: str = "slurm",
+        options: dict[str, Any] | None = None,
+    ):
+        self.workers, self.threads, self.gpus = workers, threads, gpus
+        self.cluster, self.options = cluster, options or {}
+        self._running: list[Any] = []
+        self._count = 0
+
+    def __enter__(self) -> SlurmEngine:
+        try:
+            import submitit
+        except ImportError:
+            raise UserError("--engine slurm needs submitit: pip install 'allometry[slurm]'") from None
+        if self.cluster == "slurm" and shutil.which("sbatch") is None:
+            raise UserError("--engine slurm: this machine has no sbatch; run the command where jobs are submitted")
+        self._submitit = submitit
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for job in self._running:
+            job.cancel(check=False)  # Slurm sends SIGTERM first, and the training process saves
+        self._running = []
+
+    def train(self, study: Study, jobs: Sequence[Job], listener: Listener = lambda event: None) -> None:
+        """Train all jobs, the longest first; ``listener`` hears progress, notes and every record.
+
+        Raises:
+            UserError: a job failed, or died again and again; what was recorded stays.
+        """
+        study = Study(study.path.resolve())
+        dispatch = Dispatch(study, jobs, listener)
+        at_work: dict[Any, tuple[Turn, Path]] = {}
+        told = {config.id for job in jobs for config in job.configs if study.record(config.id) is not None}
+        while dispatch.open:
+            while len(at_work) < self.workers and (turn := dispatch.take()):
+                job, events = self._submit(study, turn.message(study), turn.job.claim)
+                at_work[job] = turn, events
+            time.sleep(_LOOK_SECONDS)
+            for job, (turn, events) in [*at_work.items()]:
+                ended = job.done()
+                event = _last(events)
+                self._tell(dispatch, turn, event, told)
+                if not ended:
+                    continue
+                del at_work[job]
+                self._running.remove(job)
+                if event.get("event") == "failed":
+                    raise UserError(event["message"])
+                if event.get("event") == "done":
+                    dispatch.taken(turn) if event["result"] == "taken" else dispatch.done(turn)
+                else:
+                    dispatch.died(turn, f"job {job.job_id} ended as {job.state}")
+
+    def measure(self, configs: Sequence[RunConfig], models: int = 1) -> list[float]:
+        """Seconds a training step of each configuration (of ``models`` as one batched model), in a job of its own."""
+        import tempfile
+
+        with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".allometry-") as folder:
+            message = {"measure": [config.to_dict() for config in configs], "models": models}
+            job, events = self._submit(Study(Path(folder)), message, "measure")
+            while not job.done():
+                time.sleep(_LOOK_SECONDS)
+            self._running.remove(job)
+            event = _last(events)
+        if event.get("event") != "done":
+            raise UserError(f"job {job.job_id} that was to measure the speed ended as {job.state}")
+        return event["result"]
+
+    def _submit(self, study: Study, message: dict[str, Any], name: str) -> tuple[Any, Path]:
+        logs = study.path / LOGS
+        self._count += 1
+        events = logs / f"{name}-{time.time_ns()}-{self._count}.json"
+        executor = self._submitit.AutoExecutor(folder=logs / "%j", cluster=self.cluster)
+        share = {"cpus_per_task": self.threads, "gpus_per_node": self.gpus or None, "timeout_min": MINUTES}
+        executor.update_parameters(**{"name": f"allometry-{name}"} | share | self.options)
+        job = executor.submit(serve, message, str(events), self.threads, "cuda" if self.gpus else "cpu")
+        self._running.append(job)
+        return job, events
+
+    def _tell(self, dispatch: Dispatch, turn: Turn, event: dict[str, Any], told: set[str]) -> None:
+        """Pass on what a job has said and recorded since."""
+        for config in turn.job.configs:
+            record = dispatch.study.run_path(config.id) / "record.json"
+            if config.id not in told and record.exists():
+                told.add(config.id)
+                dispatch.hear({"event": "recorded", "id": config.id})
+        if event.get("event") in ("progress", "note"):
+            dispatch.hear(event)
+
+
+def _last(events: Path) -> dict[str, Any]:
+    """The last event of a job; empty before the first."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return json.loads(events.read_bytes())
+    return {}

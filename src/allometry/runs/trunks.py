@@ -1,0 +1,39 @@
+"""Runs that share a trunk or a step: how they are grouped and what each adds to the cost."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from ..config.run import RunConfig
+from .cost import Throughput
+
+HELD_OUT_TOKENS = 512 * 128
+
+
+def groups(configs: Sequence[RunConfig], batched: bool) -> list[list[list[RunConfig]]]:
+    """The trunks of these runs, each with its runs; in groups of those that step alike, or each a group by itself."""
+    trunks: dict[str, list[RunConfig]] = defaultdict(list)
+    for config in configs:
+        trunks[config.trunk].append(config)
+    alike: dict[Any, list[list[RunConfig]]] = defaultdict(list)
+    for trunk, runs in trunks.items():
+        lengths = sorted(config.train.tokens for config in runs)
+        alike[step_shape(runs[0]), *lengths, "" if batched else trunk].append(runs)
+    return list(alike.values())
+
+
+def step_shape(config: RunConfig) -> str:
+    """What runs must share to be trained as one batched model: everything but rate, seed and length."""
+    train = config.train.model_dump(exclude={"lr", "seed", "tokens"})
+    return repr((config.model, config.data.fingerprint, config.data.tokenizer, sorted(train.items())))
+
+
+def trunk_costs(speed: Throughput, configs: Sequence[RunConfig]) -> dict[str, float]:
+    """Expected seconds that each run adds to its trunk, by run id."""
+    added: dict[str, float] = {}
+    for (group,) in groups(configs, batched=False):
+        ordered = sorted(group, key=lambda config: config.train.tokens)
+        added |= zip((c.id for c in ordered), speed.trunk_seconds(ordered, HELD_OUT_TOKENS), strict=True)
+    return added
