@@ -27,7 +27,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 import torch
 
 from allometry import nn
-from allometry.config.model import ModelConfig
+from allometry.config.model import DecoderConfig
 from allometry.files import write_json
 from allometry.ladder.shape import shape
 from allometry.lm.compiled import build as kernels
@@ -49,7 +49,7 @@ def best(call: Callable[[], object], seconds: float) -> float:
     return min(times)
 
 
-def gemm_seconds(model: ModelConfig, rows: int, dtype: torch.dtype) -> float:
+def gemm_seconds(model: DecoderConfig, rows: int, dtype: torch.dtype) -> float:
     """The bare products of a step: y = x·wᵀ, and the gradients of x and w, of every linear map."""
     maps = [
         (3 * model.width, model.width, model.layers),
@@ -106,7 +106,7 @@ class Parts:
             setattr(owner, name, function)
 
 
-def stepper(model: ModelConfig, precision: str, batch: int, way: str) -> Callable[[], None]:
+def stepper(model: DecoderConfig, precision: str, batch: int, way: str) -> Callable[[], None]:
     language_model = build(model, 0, precision, way == "ours")
     optimizer = nn.AdamW(language_model, 1e-3)
     tokens = torch.randint(model.vocab_size, (batch, model.context))

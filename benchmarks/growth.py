@@ -25,7 +25,7 @@ import torch
 
 from allometry import nn
 from allometry.config.run import RunConfig
-from allometry.config.training import DataConfig
+from allometry.config.task import TextConfig
 from allometry.files import write_json
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
@@ -45,7 +45,7 @@ SECONDS = 1.5
 def configuration(width: int, context: int, sequences: int, compiled: bool) -> RunConfig:
     tokens = sequences * context
     recipe = Recipe(batch_tokens=tokens, batch_exponent=0.0, compile=compiled)
-    return recipe.run(shape(width, context), DataConfig(source="", fingerprint=""), tokens, 0)
+    return recipe.run(shape(width, context), TextConfig(source="", fingerprint=""), tokens, 0)
 
 
 def resident(peak: bool) -> float:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from allometry.config.run import RunConfig
-from allometry.config.training import DataConfig
+from allometry.config.task import TextConfig
 from allometry.data import corpus as corpora
 from allometry.files import write_json
 from allometry.ladder.climb import jobs
@@ -45,7 +45,7 @@ HERE = Path(__file__).parent
 
 
 def run(width: int, tokens: int, recipe: Recipe = RECIPE, fingerprint: str = "") -> RunConfig:
-    return recipe.run(shape(width, CONTEXT), DataConfig(source="stdlib", fingerprint=fingerprint), tokens, 0)
+    return recipe.run(shape(width, CONTEXT), TextConfig(source="stdlib", fingerprint=fingerprint), tokens, 0)
 
 
 def study(folder: Path, corpus: corpora.Corpus) -> Study:
@@ -169,7 +169,7 @@ def batched(folder: Path, corpus: corpora.Corpus, python: str) -> dict:
             found = dict(zip(map(str, counts), np.median(rounds, 0).round(2).tolist(), strict=True))
             way = "compiled kernels" if compiled else "eager"
             gains.setdefault(f"{way}, of as many one after another", {})[f"{width} wide, {sequences} sequences"] = found
-    data = DataConfig(source="stdlib", fingerprint=corpus.fingerprint)
+    data = TextConfig(source="stdlib", fingerprint=corpus.fingerprint)
     chosen = sweep(Recipe(compile=True), shape(32, CONTEXT), data, (50_000, 100_000), 0)
     together, apart = study(folder / "together", corpus), study(folder / "apart", corpus)
     seconds = [train(together, chosen, 2, 1, batched=True), train(apart, chosen, 2, 1)]

@@ -34,9 +34,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from allometry.config.model import ModelConfig
+from allometry.config.model import DecoderConfig
 from allometry.config.run import RunConfig
-from allometry.config.training import DataConfig
+from allometry.config.task import TextConfig
 from allometry.data.corpus import Corpus, read_corpus
 from allometry.files import write_json
 from allometry.ladder.recipe import Recipe
@@ -69,7 +69,7 @@ class Block(nn.Module):
 class GPT2(nn.Module):
     """GPT-2 as plain PyTorch: LayerNorm, learned positions, GELU, tied embeddings, its initialisation."""
 
-    def __init__(self, model: ModelConfig):
+    def __init__(self, model: DecoderConfig):
         super().__init__()
         self.tokens, self.places = (
             nn.Embedding(model.vocab_size, model.width),
@@ -92,15 +92,15 @@ class GPT2(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-def our_config(model: ModelConfig, batch: int, tokens: int, precision: str) -> RunConfig:
+def our_config(model: DecoderConfig, batch: int, tokens: int, precision: str) -> RunConfig:
     recipe = Recipe(batch_tokens=batch * CONTEXT, batch_exponent=0.0, precision=precision, compile=True)
-    return recipe.run(model, DataConfig(source="stdlib", fingerprint=""), tokens, 0)
+    return recipe.run(model, TextConfig(source="stdlib", fingerprint=""), tokens, 0)
 
 
 class Ours:
     """The engine's own loop, data included."""
 
-    def __init__(self, model: ModelConfig, batch: int, corpus: Corpus):
+    def __init__(self, model: DecoderConfig, batch: int, corpus: Corpus):
         begin = time.perf_counter()
         found = {}
         for precision in ("fp32", "bf16"):
@@ -122,7 +122,7 @@ class Ours:
 class Compiled:
     """What a person who knows PyTorch writes."""
 
-    def __init__(self, model: ModelConfig, batch: int, corpus: Corpus, lr: float = 1e-3):
+    def __init__(self, model: DecoderConfig, batch: int, corpus: Corpus, lr: float = 1e-3):
         begin = time.perf_counter()
         torch.manual_seed(0)
         self.model, self.batch, self.step = GPT2(model), batch, 0
@@ -155,7 +155,7 @@ class Compiled:
 class Trainer:
     """Hugging Face's Trainer as it comes; its time is that between the steps it reports."""
 
-    def __init__(self, model: ModelConfig, batch: int, corpus: Corpus):
+    def __init__(self, model: DecoderConfig, batch: int, corpus: Corpus):
         import transformers
 
         logging.disable(logging.WARNING)

@@ -96,7 +96,7 @@ def test_every_step_of_a_study_knows_the_vocabulary(done, study, corpus):
     assert len(records) == 9
     for record in records:
         assert record.config.model.vocab_size == 400
-        assert record.config.data.tokenizer == "bpe:400"
+        assert record.config.task.tokenizer == "bpe:400"
         assert record.config.epochs == pytest.approx(record.config.tokens / train_tokens)
         assert record.loss < math.log(400)
         assert record.bits_per_byte < record.loss / math.log(2) / 2
@@ -104,7 +104,7 @@ def test_every_step_of_a_study_knows_the_vocabulary(done, study, corpus):
     long, _ = done("plan", path, "--flops", "1e12", "-o", path.parent / "long.json", "--json")
     assert any(f"reads its text {long['tokens'] / train_tokens:.3g} times" in note for note in long["notes"])
     plan, _ = done("plan", path, "--flops", "3e10", "--json")
-    assert plan["model"]["vocab_size"] == plan["run"]["data"]["vocab_size"] == 400
+    assert plan["model"]["vocab_size"] == plan["run"]["task"]["vocab_size"] == 400
     assert not any("reads its text" in note for note in plan["notes"])
     outcome, _ = done("train", path / "plan.json", "--json")
     assert outcome["bits_per_byte"] == pytest.approx(Study(path).find(outcome["run"]).bits_per_byte)
@@ -143,7 +143,7 @@ def test_bits_a_byte_compare_bytes_and_subwords(text, corpus, tmp_path):
     for data, tokens in ((text, 150_000), (corpus, 80_000)):
         read = read_corpus(str(data))
         recipe = Recipe(lr=0.7, batch_tokens=4096)
-        run = recipe.run(shape(32, 64, read.vocab_size), read.data(str(data)), tokens, 0)
+        run = recipe.run(shape(32, 64, read.vocab_size), read.task(str(data)), tokens, 0)
         study = Study.create(tmp_path / read.tokenizer, {"study": {}})
         train_trunk([run], read, study, kind="run")
         found[read.tokenizer] = study.record(run.id)

@@ -6,9 +6,9 @@ import random
 import shutil
 
 import pytest
-import trials
 
 from allometry.runs import saved_states as sealed
+from helpers import trials
 
 LENGTH = 4_000  # tokens: 125 steps, 100 of them of the trunk
 COUNT = 200 if trials.LONG else 60

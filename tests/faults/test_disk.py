@@ -8,11 +8,11 @@ import subprocess
 import sys
 
 import pytest
-import trials
 
 from allometry.files import append_line, read_lines
 from allometry.runs import saved_states as sealed
-from builders import record, run_config
+from helpers import trials
+from helpers.builders import record, run_config
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 TINY = 'mount -t tmpfs -o size=$0 tmpfs $1 && shift && exec "$@"'  # a disk that is soon full

@@ -4,7 +4,6 @@ import itertools
 import math
 
 import pytest
-import trials
 
 from allometry import laws
 from allometry.ladder.climb import climb
@@ -14,6 +13,7 @@ from allometry.lm.training import train_trunk as train
 from allometry.lm.training import trunk
 from allometry.lm.training.health import SPIKE_NATS, SPIKE_STEPS, Spikes
 from allometry.runs.study import Study
+from helpers import trials
 
 
 def first_lost(losses):

@@ -8,12 +8,12 @@ import sys
 import time
 
 import pytest
-import trials
 
 from allometry.data.corpus import save_corpus
 from allometry.lm.training.train_trunk import Fenced
 from allometry.runs import claims
 from allometry.runs.claims import Observer, Taken, take
+from helpers import trials
 
 STALE = 0.6
 
@@ -141,9 +141,9 @@ PAIR = """
 import sys
 from pathlib import Path
 from allometry.config import RunConfig
-from allometry.runs.dispatch import Job
-from allometry.runs.engine import LocalEngine
-from allometry.runs.store import Study
+from allometry.runs.engines.job_queue import Job
+from allometry.runs.engines.local import LocalEngine
+from allometry.runs.study import Study
 
 where = Study.open(Path(sys.argv[1]))
 jobs = [Job(tuple(map(RunConfig.parse, group)), "ladder") for group in where.read("jobs.json")]

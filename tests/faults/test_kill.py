@@ -4,9 +4,9 @@ import random
 import time
 
 import pytest
-import trials
 
 from allometry.lm.compiled.build import available
+from helpers import trials
 
 KILLS = [(False, 70, 1, {}), (True, 30, 2, {}), (False, 20, 0, {"compile": True})]
 

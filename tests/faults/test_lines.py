@@ -3,9 +3,9 @@
 import json
 
 import pytest
-import trials
 
 from allometry.files import append_line, read_lines
+from helpers import trials
 
 EVENTS = [{"event": "started", "step": 0}, {"event": "τ \n {", "list": [1, {"a": 2}]}, {"event": "resumed", "step": 7}]
 

@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-import trials
 
 from allometry.data.corpus import save_corpus
 from allometry.runs import saved_states as sealed
 from allometry.runs.engines.job_queue import Job
 from allometry.runs.engines.local import LocalEngine
 from allometry.runs.study import Study
-from builders import drawn_words
+from helpers import trials
+from helpers.builders import drawn_words
 
 RUN = """
 data = "{text}"

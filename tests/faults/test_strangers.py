@@ -6,7 +6,6 @@ import pickle
 from pathlib import Path
 
 import pytest
-import trials
 
 import allometry
 from allometry.cli.app import main
@@ -15,7 +14,8 @@ from allometry.errors import UserError
 from allometry.lm.generate import load_model
 from allometry.runs import saved_states as sealed
 from allometry.runs.study import Study
-from builders import record, run_config
+from helpers import trials
+from helpers.builders import record, run_config
 
 
 class Payload:

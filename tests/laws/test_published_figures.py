@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from allometry.laws import LAWS, Observations, fit
-
-from .ladders import shared
+from helpers.ladders import shared
 
 
 def rows(name):

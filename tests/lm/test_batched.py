@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from allometry.config.training import DataConfig
+from allometry.config.task import TextConfig
 from allometry.data.corpus import Corpus
 from allometry.errors import UserError
 from allometry.ladder.recipe import Recipe
@@ -19,7 +19,7 @@ from allometry.lm.training.stacked_models import Stack
 from allometry.lm.training.step_seconds import step_seconds
 from allometry.lm.training.train_trunk import Hooks, Interrupted, train_trunk
 from allometry.runs.study import Study
-from builders import run_config
+from helpers.builders import run_config
 
 LENGTHS = (2_000, 5_000)
 
@@ -32,7 +32,7 @@ def corpus():
 
 
 def config(tokens, lr=0.3, seed=0, **recipe):
-    data = DataConfig(source="made", fingerprint="made")
+    data = TextConfig(source="made", fingerprint="made")
     return Recipe(lr=lr, batch_tokens=1024, **recipe).run(shape(16, context=32), data, tokens, seed)
 
 

@@ -17,7 +17,7 @@ from allometry.lm.model import build
 from allometry.lm.training.train_trunk import Hooks, Interrupted, train_trunk
 from allometry.lm.training.trunk import Trunk
 from allometry.runs.study import Study
-from builders import model_config, run_config
+from helpers.builders import model_config, run_config
 
 pytestmark = pytest.mark.skipif(bool(kernels.available()), reason=kernels.available())
 
@@ -184,9 +184,9 @@ def test_an_interrupted_training_ends_where_an_undisturbed_one_does(corpus, tmp_
 def test_without_a_compiler_training_goes_on_with_one_line():
     code = """
 from allometry.lm.model import build
-from allometry.config import ModelConfig
+from allometry.config.model import DecoderConfig
 for _ in range(2):
-    assert build(ModelConfig(width=8, layers=1, hidden=8, head_dim=4), 0, compile=True).step is None
+    assert build(DecoderConfig(width=8, layers=1, hidden=8, head_dim=4), 0, compile=True).step is None
 """
     environment = {"PATH": "/nowhere", "PYTHONPATH": ":".join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -5,16 +5,16 @@ import json
 import socket
 from pathlib import Path
 
-import crew
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
 from allometry import nn
-from allometry.config.model import ModelConfig
+from allometry.config.model import DecoderConfig
 from allometry.config.run import RunConfig
-from allometry.config.training import DataConfig, TrainConfig
+from allometry.config.task import TextConfig
+from allometry.config.training import TrainConfig
 from allometry.data import corpus as corpora
 from allometry.data.corpus import Corpus
 from allometry.data.shards import fingerprint
@@ -28,6 +28,7 @@ from allometry.lm.generate import generate
 from allometry.lm.model import build
 from allometry.lm.training.trunk import Trunk, evaluate
 from allometry.runs.study import Study
+from helpers import processes
 
 PARALLEL = ("ddp", "fsdp")
 HALF = 25
@@ -45,8 +46,8 @@ def config(corpus, tokens=4_000) -> RunConfig:
     """Some 50 steps of 1, 2 and then 4 windows: at first there is nothing for a second process to do."""
     train = TrainConfig(tokens=tokens, batch_tokens=2048, lr=0.3, warmup_tokens=300, weight_decay=0.001)
     return RunConfig(
-        model=ModelConfig(width=16, layers=2, head_dim=8, hidden=24, context=32),
-        data=DataConfig(source="made", fingerprint=corpus.fingerprint),
+        model=DecoderConfig(width=16, layers=2, head_dim=8, hidden=24, context=32),
+        task=TextConfig(source="made", fingerprint=corpus.fingerprint),
         train=train,
     )
 
@@ -71,7 +72,7 @@ def launch(folder, scenarios):
     """Run the scenarios in two processes: exit codes and standard errors."""
     path = folder / "scenarios.json"
     path.write_text(json.dumps(scenarios))
-    codes, _, errors = crew.launch(folder, "main", str(path), 60.0)
+    codes, _, errors = processes.launch(folder, "main", str(path), 60.0)
     return codes, errors
 
 
@@ -114,7 +115,7 @@ def alone(stored):
     trunk, seen = Trunk(run, stored), []
     trunk.advance(run, run.schedule.steps, lambda: seen.append((trunk.step, trunk.smooth)))
     held_out = held_out_windows(stored.held_out, run.model.context, distributed.HELD_OUT_WINDOWS)
-    rates = crew.rates(trunk.model, trunk.optimizer)
+    rates = processes.rates(trunk.model, trunk.optimizer)
     return {"losses": losses(seen), "held_out": evaluate(trunk.model, held_out), "rates": rates, "model": trunk.model}
 
 
@@ -133,7 +134,7 @@ def ran(stored, tmp_path_factory):
     try:
         one = {p: scenario(where["one to two", p], run, p, stop_after=HALF) for p in PARALLEL}
         for parallel in PARALLEL:
-            crew.run(world, one[parallel])
+            processes.run(world, one[parallel])
         calm = {p: scenario(where["calm", p], run, p) for p in PARALLEL}
         shared = {p: scenario(where["two to one", p], run, p, stop_after=HALF) for p in PARALLEL}
         fall = scenario(where["fall", "ddp"], run, "ddp", stop_after=steps - 3)
@@ -148,7 +149,7 @@ def ran(stored, tmp_path_factory):
         resumed = launch(folder, [*again.values(), *two.values(), scenario(where["fall", "ddp"], run, "ddp")])
         back = {p: scenario(where["two to one", p], run, p) for p in PARALLEL}
         for parallel in PARALLEL:
-            crew.run(world, back[parallel])
+            processes.run(world, back[parallel])
     finally:
         dist.destroy_process_group()
     seen = {
@@ -272,11 +273,11 @@ def test_what_does_not_fit_is_sharded_and_cut_into_pieces(group, stored, monkeyp
     world = World(dist.HashStore(), 0, 1, 0, 1, 1.0)
     states = 16 * run.model.num_params_total
     rows = run.schedule.stages[-1].batch
-    a_row = (distributed.memory_bytes(run) - states) / rows
+    a_row = (sharded_training.memory_bytes(run) - states) / rows
 
     def choice(size, free):
         world.size = size
-        monkeypatch.setattr(distributed.devices, "free_bytes", lambda *_: free / sharded_training.USABLE)
+        monkeypatch.setattr(sharded_training.devices, "free_bytes", lambda *_: free / sharded_training.USABLE)
         return sharded_training._fit_memory(world, run, "auto")
 
     assert choice(1, 1e15) == ("ddp", rows)
@@ -333,7 +334,7 @@ def test_under_torchrun_a_run_is_a_run_like_any_other(tmp_path):
     text, run, out = tmp_path / "text.txt", tmp_path / "run.toml", tmp_path / "s"
     text.write_text("\n".join(f"line {number} of {number % 7} words" for number in range(9000)))
     run.write_text(RUN.format(text=text))
-    codes, printed, said = crew.launch(tmp_path, "command", ["train", str(run), "--out", str(out)])
+    codes, printed, said = processes.launch(tmp_path, "command", ["train", str(run), "--out", str(out)])
     assert codes == [0, 0], said
     where = Study.open(out)
     record = where.records()[0]
@@ -345,7 +346,7 @@ def test_under_torchrun_a_run_is_a_run_like_any_other(tmp_path):
 
 
 def test_under_torchrun_a_mistake_is_one_line_of_one_process_and_ends_all(tmp_path):
-    codes, printed, said = crew.launch(tmp_path, "command", ["train", str(tmp_path / "none.toml")])
+    codes, printed, said = processes.launch(tmp_path, "command", ["train", str(tmp_path / "none.toml")])
     assert codes == [2, 2]
     assert printed == ["", ""]
     assert said[0].count("\n") == 1

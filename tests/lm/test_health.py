@@ -5,7 +5,7 @@ import torch
 
 from allometry.lm.model import build
 from allometry.lm.training.health import scale_warning
-from builders import model_config
+from helpers.builders import model_config
 
 
 @pytest.fixture

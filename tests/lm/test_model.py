@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from allometry.lm.model import build
-from builders import model_config
+from helpers.builders import model_config
 
 
 def test_logits_have_a_row_for_each_token_and_a_column_for_each_symbol():

@@ -13,7 +13,7 @@ from allometry.lm.training.trunk import Trunk, evaluate, recompute
 from allometry.runs import cost
 from allometry.runs.cost import EVAL_TOKENS, PROCESS_BYTES, machine_memory, memory_bytes, memory_share, most_sequences
 from allometry.runs.study import Study
-from builders import model_config, run_config
+from helpers.builders import model_config, run_config
 
 COMPILED = [
     False,

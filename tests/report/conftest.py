@@ -3,8 +3,7 @@
 import pytest
 
 from allometry.report.study_contents import Findings
-
-from .studies import build
+from helpers.studies import build
 
 
 @pytest.fixture(scope="session")

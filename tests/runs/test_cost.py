@@ -10,7 +10,7 @@ from allometry.ladder.shape import shape
 from allometry.lm.compiled.build import available
 from allometry.lm.model import build
 from allometry.runs.cost import EVAL_TOKENS, HELD_OUT_SHARE, Throughput, memory_bytes
-from builders import run_config
+from helpers.builders import run_config
 
 PLANTED = Throughput(overhead=2e-4, per_activation=3e-9, per_flop=2e-11)
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from allometry.config.training import DataConfig
+from allometry.config.task import TextConfig
 from allometry.data import corpus as corpora
 from allometry.errors import UserError
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
 from allometry.runs.engines.local import Job, LocalEngine
 from allometry.runs.study import Study
-from builders import drawn_words
+from helpers.builders import drawn_words
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def study_of(path, text):
     corpus = corpora.read_corpus(str(text))
     study = Study.create(path, {"made": True})
     corpora.save_corpus(corpus, study.corpus_path)
-    return study, DataConfig(source=str(text), fingerprint=corpus.fingerprint)
+    return study, TextConfig(source=str(text), fingerprint=corpus.fingerprint)
 
 
 def jobs_of(data, tokens=20_000, widths=(16, 24, 32)):
@@ -133,7 +133,7 @@ def test_a_mistake_of_a_job_reaches_the_user(engine, text, tmp_path):
 
 def test_measured_steps_take_time(engine, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    data = DataConfig(source="", fingerprint="")
+    data = TextConfig(source="", fingerprint="")
     narrow, wide = (Recipe(batch_exponent=0.0).run(shape(width, 32), data, 1_000, 0) for width in (16, 256))
     fast, slow = engine.measure([narrow, wide])
     assert 0 < fast < slow

@@ -7,7 +7,7 @@ import pytest
 
 from allometry.errors import UserError
 from allometry.runs.record import RunRecord, environment, now
-from builders import record, run_config
+from helpers.builders import record, run_config
 
 
 @pytest.mark.parametrize("made", [record(run_config()), record(run_config(), loss=None, status="diverged")])
@@ -38,7 +38,7 @@ def test_the_row_of_a_record_has_what_a_law_reads():
 
 
 @pytest.mark.parametrize(
-    ("part", "name", "value"), [("train", "lr", 0.7), ("model", "width", 32), ("data", "fingerprint", "x")]
+    ("part", "name", "value"), [("train", "lr", 0.7), ("model", "width", 32), ("task", "fingerprint", "x")]
 )
 def test_a_record_of_a_changed_configuration_is_refused(part, name, value):
     plain = record(run_config()).to_json()
@@ -49,7 +49,7 @@ def test_a_record_of_a_changed_configuration_is_refused(part, name, value):
 
 def test_a_record_of_an_older_trainer_is_refused(monkeypatch):
     plain = record(run_config()).to_json()
-    monkeypatch.setattr("allometry.config.run.TRAINER_VERSION", -1)
+    monkeypatch.setattr("allometry.config.training.TRAINER_VERSION", -1)
     with pytest.raises(UserError, match="older version"):
         RunRecord.from_json(plain)
 
@@ -71,7 +71,7 @@ def test_what_is_no_record_is_refused_in_one_line(value):
 
 def test_where_the_text_lay_does_not_make_a_record_foreign():
     plain = record(run_config(source="here")).to_json()
-    plain["config"]["data"]["source"] = "/somewhere/else"
+    plain["config"]["task"]["source"] = "/somewhere/else"
     assert RunRecord.from_json(plain).id == plain["id"]
 
 

@@ -137,7 +137,7 @@ def scale(
     as_json: bool,
 ) -> None:
     """A baseline at another size, by every rule that applies."""
-    scaled = planning.rules.scale(
+    scaled = planning.scale(
         parse_number(params, "--params"),
         parse_number(batch, "--batch"),
         parse_number(str(lr), "--lr"),

@@ -1,4 +1,4 @@
-"""What every configuration is: frozen, strict, read from TOML or JSON."""
+"""What every configuration is: frozen, strict, read from TOML or JSON; and configurations of several kinds."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import tomllib
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..errors import UserError
 
@@ -32,14 +32,12 @@ class Config(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             # A misspelt key is also a missing one; the misspelling is the better news.
-            first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+            first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
             key = ".".join(str(part) for part in first["loc"]) or "value"
             if first["type"] == "extra_forbidden":
-                owner = cls
-                for part in first["loc"][:-1]:
-                    owner = owner.model_fields[part].annotation
+                owner = cls._at(values, first["loc"][:-1])
                 raise UserError(f"{where}: unknown key {_nearest(key, owner.model_fields)}") from None
-            raise UserError(f"{where}: {key}: {first['msg']}") from None
+            raise UserError(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -63,6 +61,69 @@ class Config(BaseModel):
 
     def to_toml(self) -> str:
         return tomli_w.dumps(self.to_dict())
+
+    def identity(self) -> dict[str, Any]:
+        """What of it decides the outcome of a run, as JSON.
+
+        Fields at their default are left out: a field that is added later, whose default is what was done before,
+        changes no identity. So a default never changes.
+        """
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @classmethod
+    def _kind(cls, values: Any) -> type[Config]:
+        """The class that ``values`` are parsed as."""
+        return cls
+
+    @classmethod
+    def _at(cls, values: Any, path: tuple[str | int, ...]) -> type[Config]:
+        """The class of the configuration at ``path`` within ``values``."""
+        owner = cls._kind(values)
+        for part in path:
+            values = values[part]
+            owner = owner.model_fields[str(part)].annotation._kind(values)
+        return owner
+
+
+class OneOf(Config):
+    """A configuration of several kinds: parsed as the base class, it becomes the kind that one key names.
+
+    The base class names the key, :attr:`key`, and the kind that is meant without it, :attr:`default_kind`. A kind is
+    a subclass whose class keyword ``kind`` is its name.
+    """
+
+    key: ClassVar[str]
+    default_kind: ClassVar[str]
+    kinds: ClassVar[dict[str, type[OneOf]]]
+
+    def __init_subclass__(cls, kind: str | None = None, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if kind is None:
+            cls.kinds = {}
+        else:
+            cls.kinds[kind] = cls
+
+    @classmethod
+    def _kind(cls, values: Any) -> type[Config]:
+        if cls in cls.kinds.values() or not isinstance(values, dict):
+            return cls
+        return cls.kinds.get(values.get(cls.key, cls.default_kind), cls)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _as_its_kind(cls, values: Any, handler: Any) -> Any:
+        if isinstance(values, cls):
+            return values
+        kind = cls._kind(values)
+        if kind is not cls:
+            return kind.model_validate(values)
+        if cls not in cls.kinds.values() and isinstance(values, dict):
+            name = values.get(cls.key)
+            raise ValueError(f"unknown {cls.key} {_nearest(str(name), cls.kinds)}")
+        return handler(values)
+
+    def identity(self) -> dict[str, Any]:
+        return {self.key: getattr(self, self.key)} | super().identity()
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:

@@ -1,18 +1,60 @@
-"""The built-in decoder: its shape, and its parameters and FLOPs under every convention in use, without torch."""
+"""Which model a run trains: one member of a family, with its parameters and FLOPs under every convention in use.
+
+Counts are computed from the configuration alone, without torch.
+"""
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .base import Config
+from .base import OneOf
 
 
-class ModelConfig(Config):
-    """A decoder-only transformer: RMSNorm, RoPE, SwiGLU, causal attention, an untied head."""
+class ModelConfig(OneOf):
+    """One member of a family; ``family`` says which, and a subclass has the fields that decide its shape.
 
+    Scaling laws need its counts. ``num_params`` is non-embedding: without what is only looked up, and without the
+    head. ``num_params_matmul`` are the parameters that one unit of data is multiplied with, the head included.
+    """
+
+    key: ClassVar[str] = "family"
+    default_kind: ClassVar[str] = "decoder"
+
+    family: str
     width: int = Field(ge=8)
+
+    @property
+    def num_params(self) -> int:
+        """Non-embedding parameters."""
+        raise NotImplementedError
+
+    @property
+    def num_params_matmul(self) -> int:
+        """Parameters that a unit of data is multiplied with, the head included."""
+        raise NotImplementedError
+
+    @property
+    def num_params_total(self) -> int:
+        """All parameters."""
+        raise NotImplementedError
+
+    @property
+    def flops_per_token(self) -> float:
+        """Forward and backward FLOPs for one unit of data, from the shapes."""
+        raise NotImplementedError
+
+    @property
+    def row_tokens(self) -> int:
+        """Units of data in one row of a batch: the context of a language model, 1 of a classifier."""
+        return 1
+
+
+class DecoderConfig(ModelConfig, kind="decoder"):
+    """The built-in language model, a decoder-only transformer: RMSNorm, RoPE, SwiGLU, causal attention, untied head."""
+
+    family: Literal["decoder"] = "decoder"
     layers: int = Field(ge=1)
     head_dim: int = Field(default=16, ge=2, multiple_of=2)
     hidden: int = Field(ge=8)
@@ -52,3 +94,7 @@ class ModelConfig(Config):
         """
         attention = 12 * self.layers * self.width * (self.context + 1) / 2
         return 6 * self.num_params_matmul + attention
+
+    @property
+    def row_tokens(self) -> int:
+        return self.context

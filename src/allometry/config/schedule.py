@@ -13,27 +13,25 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .run import RunConfig
+from .training import TrainConfig
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Consecutive steps of one batch size, in sequences."""
+    """Consecutive steps of one batch size, in rows."""
 
     first_step: int
-    first_sequence: int
+    first_row: int
     batch: int
 
 
 class Schedule:
     """The steps of one run. Before :attr:`decay_start` nothing depends on the run's length."""
 
-    def __init__(self, config: RunConfig):
-        self.train, self.context = config.train, config.model.context
-        wanted = max(1, round(self.train.tokens / self.context))  # sequences
+    def __init__(self, train: TrainConfig, row_tokens: int):
+        self.train, self.row_tokens = train, row_tokens
+        wanted = max(1, round(self.train.tokens / self.row_tokens))  # rows
         self.stages = self._stages(wanted)
         self._firsts = [stage.first_step for stage in self.stages]
         self.steps = self._step_at(wanted)
@@ -42,36 +40,36 @@ class Schedule:
         self.decay_start = min(self._step_at(wanted - fall), self.steps - 1)
 
     def batch_at(self, step: int) -> tuple[int, int]:
-        """First sequence and number of sequences of a step."""
+        """First row and number of rows of a step."""
         stage = self.stages[bisect_right(self._firsts, step) - 1]
-        return stage.first_sequence + (step - stage.first_step) * stage.batch, stage.batch
+        return stage.first_row + (step - stage.first_step) * stage.batch, stage.batch
 
     def tokens_before(self, step: int) -> int:
         """Tokens seen when ``step`` begins."""
-        return self.batch_at(step)[0] * self.context
+        return self.batch_at(step)[0] * self.row_tokens
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, as a share of the base rate."""
         train = self.train
         first, batch = self.batch_at(step)
-        seen = max((first + batch) * self.context, self._floor)
+        seen = max((first + batch) * self.row_tokens, self._floor)
         rate = (seen / train.reference_tokens) ** -train.lr_exponent
         if train.warmup_tokens:
-            rate *= min(1.0, (first + batch) * self.context / train.warmup_tokens)
+            rate *= min(1.0, (first + batch) * self.row_tokens / train.warmup_tokens)
         if step >= self.decay_start:
             start = self.tokens_before(self.decay_start)
-            rate *= (self.tokens - first * self.context) / (self.tokens - start)
+            rate *= (self.tokens - first * self.row_tokens) / (self.tokens - start)
         return rate
 
     @property
     def _floor(self) -> float:
         """Tokens below which the power laws are held, so that they do not run off at the very beginning."""
-        return max(self.train.warmup_tokens, self.context)
+        return max(self.train.warmup_tokens, self.row_tokens)
 
-    def _stages(self, sequences: int) -> list[Stage]:
+    def _stages(self, rows: int) -> list[Stage]:
         """Powers of two nearest to the power law in the tokens seen: few shapes, each kept for long."""
         train = self.train
-        reference = train.batch_tokens / self.context
+        reference = train.batch_tokens / self.row_tokens
         at_start = reference * (self._floor / train.reference_tokens) ** train.batch_exponent
         exponent = max(0, round(math.log2(at_start)))
         stages = [Stage(0, 0, 2**exponent)]
@@ -81,15 +79,15 @@ class Schedule:
             doublings = (exponent + 0.5 - math.log2(reference)) / train.batch_exponent
             bound = train.reference_tokens * 2 ** min(doublings, 100.0)
             last = stages[-1]
-            steps = max(1, math.ceil((bound / self.context - last.first_sequence) / last.batch))
-            first = last.first_sequence + steps * last.batch
-            if first >= sequences:
+            steps = max(1, math.ceil((bound / self.row_tokens - last.first_row) / last.batch))
+            first = last.first_row + steps * last.batch
+            if first >= rows:
                 break
             exponent += 1
             stages.append(Stage(last.first_step + steps, first, 2**exponent))
         return stages
 
-    def _step_at(self, sequences: int) -> int:
-        """The first step that begins at or after so many sequences."""
-        stage = next(stage for stage in reversed(self.stages) if stage.first_sequence <= sequences)
-        return stage.first_step + math.ceil((sequences - stage.first_sequence) / stage.batch)
+    def _step_at(self, rows: int) -> int:
+        """The first step that begins at or after so many rows."""
+        stage = next(stage for stage in reversed(self.stages) if stage.first_row <= rows)
+        return stage.first_step + math.ceil((rows - stage.first_row) / stage.batch)

@@ -1,33 +1,14 @@
-"""Text and training: what acts on the outcome of a run beside its model."""
+"""How a run is trained: what acts on its outcome beside model and task, and who trains it."""
 
 from __future__ import annotations
 
-import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from .base import Config
+from .base import Config, OneOf
 
-
-class DataConfig(Config):
-    """Which text, by which tokenizer.
-
-    The fingerprint, of all tokens and of the tokenizer itself, and the tokenizer's name decide identity. The rest
-    follows from them, or informs: ``source`` says where the text came from, ``train_tokens`` how many there are to
-    train on (None: not recorded), ``bytes_per_token`` is that of the held-out text.
-    """
-
-    source: str
-    fingerprint: str
-    tokenizer: str = "bytes"
-    vocab_size: int = Field(default=256, ge=2)
-    train_tokens: int | None = Field(default=None, ge=1)
-    bytes_per_token: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-
-    def bits_per_byte(self, loss: float) -> float:
-        """A loss in nats a token as bits a byte of text, which compares across tokenizers."""
-        return loss / (math.log(2) * self.bytes_per_token)
+TRAINER_VERSION = 4  # of the built-in trainer; raise it whenever the same configuration would train to another result
 
 
 class TrainConfig(Config):
@@ -54,3 +35,35 @@ class TrainConfig(Config):
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+class TrainerConfig(OneOf):
+    """Who trains a run; ``name`` says which trainer, and a subclass has the fields that it needs.
+
+    ``version`` is raised whenever the trainer would train the same configuration to another result.
+    """
+
+    key: ClassVar[str] = "name"
+    default_kind: ClassVar[str] = "built_in"
+
+    name: str
+    version: int
+
+    @property
+    def current(self) -> bool:
+        """Whether this is the version that trains now; runs of another do not compare."""
+        return True
+
+
+class BuiltInConfig(TrainerConfig, kind="built_in"):
+    """The trainer of this package: unit-scaled, the same bits however often it is interrupted."""
+
+    name: Literal["built_in"] = "built_in"
+    version: int = TRAINER_VERSION
+
+    @property
+    def current(self) -> bool:
+        return self.version == TRAINER_VERSION
+
+    def identity(self) -> dict[str, object]:
+        return super().identity() | {"version": self.version}

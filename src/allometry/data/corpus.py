@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config.training import DataConfig
+from ..config.task import TextConfig
 from ..errors import UserError
 from ..files import replace_file
 from .documents import MANIFEST, PIECE, STDLIB, is_corpus
@@ -64,9 +64,9 @@ class Corpus:
     notes: tuple[str, ...] = ()
     folder: Path | None = None
 
-    def data(self, source: str) -> DataConfig:
+    def task(self, source: str) -> TextConfig:
         """What runs on this text record of it; ``source`` is where the user said it is."""
-        return DataConfig(
+        return TextConfig(
             source=source,
             fingerprint=self.fingerprint,
             tokenizer=self.tokenizer,

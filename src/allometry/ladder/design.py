@@ -14,7 +14,7 @@ from typing import Any
 
 from ..config.run import RunConfig
 from ..config.study import StudyConfig
-from ..config.training import DataConfig
+from ..config.task import TextConfig
 from ..errors import UserError
 from ..quantities import format_seconds
 from ..runs.cost import PROCESS_BYTES, memory_bytes
@@ -81,7 +81,7 @@ class Design:
         )
 
 
-def design(config: StudyConfig, data: DataConfig, train_tokens: int, speed: Speed | None) -> Design:
+def design(config: StudyConfig, task: TextConfig, train_tokens: int, speed: Speed | None) -> Design:
     """The ladder that a study asks for; with ``minutes``, the largest that fits them, plan and target included.
 
     Raises:
@@ -91,22 +91,22 @@ def design(config: StudyConfig, data: DataConfig, train_tokens: int, speed: Spee
     recipe = Recipe(lr=config.lr, batch_tokens=config.batch_tokens, **way)
     if config.minutes is None:
         rungs = [
-            recipe.run(shape(width, config.context, data.vocab_size), data, tokens, config.seed)
+            recipe.run(shape(width, config.context, task.vocab_size), task, tokens, config.seed)
             for width in sorted(set(config.widths))
             for tokens in sorted(set(config.tokens))
         ]
-        made = Design(_sweep(config, recipe, data, rungs), tuple(rungs), recipe)
+        made = Design(_sweep(config, recipe, task, rungs), tuple(rungs), recipe)
         return made if speed is None else _with_seconds(made, speed)
     best = None
     for top in range(SIZES - 1, len(WIDTHS)):
-        fitted = _fill(config, data, recipe, speed, top)
+        fitted = _fill(config, task, recipe, speed, top)
         if fitted is None:
             break
         widest = max(fitted.rungs, key=lambda rung: (rung.num_params, rung.tokens))
         if best is None or widest.tokens >= TOKENS_PER_PARAM * widest.num_params:
             best = fitted
     if best is None:
-        least = _with_seconds(_ladder(config, data, recipe, SIZES - 1, 1.0), speed)
+        least = _with_seconds(_ladder(config, task, recipe, SIZES - 1, 1.0), speed)
         # Rounded up: the advice must hold when it is followed.
         minutes = math.ceil((FIXED_SECONDS + least.ladder_seconds + least.target_seconds) / 6) / 10
         raise UserError(
@@ -115,23 +115,23 @@ def design(config: StudyConfig, data: DataConfig, train_tokens: int, speed: Spee
     needed = max(rung.tokens for rung in best.rungs) / 8
     if train_tokens < needed:
         raise UserError(
-            f"{data.source}: {train_tokens} tokens of training text are too few for this ladder; "
-            f"give {needed * data.bytes_per_token / 1e6:.1f} MB or more, or fewer --minutes"
+            f"{task.source}: {train_tokens} tokens of training text are too few for this ladder; "
+            f"give {needed * task.bytes_per_token / 1e6:.1f} MB or more, or fewer --minutes"
         )
     return best
 
 
 def rungs(made: Design, recipe: Recipe) -> list[RunConfig]:
     """The rungs of a design by a recipe."""
-    return [recipe.run(rung.model, rung.data, rung.train.tokens, rung.train.seed) for rung in made.rungs]
+    return [recipe.run(rung.model, rung.task, rung.train.tokens, rung.train.seed) for rung in made.rungs]
 
 
-def _fill(config: StudyConfig, data: DataConfig, recipe: Recipe, speed: Speed, top: int) -> Design | None:
+def _fill(config: StudyConfig, task: TextConfig, recipe: Recipe, speed: Speed, top: int) -> Design | None:
     """The ladder up to ``WIDTHS[top]`` that fills the minutes; None if even the shortest does not fit."""
     available = 60 * config.minutes - FIXED_SECONDS
 
     def timed(flops: float) -> tuple[float, Design]:
-        made = _with_seconds(_ladder(config, data, recipe, top, flops), speed)
+        made = _with_seconds(_ladder(config, task, recipe, top, flops), speed)
         return made.ladder_seconds + made.target_seconds, made
 
     low, high = 1.0, 1e24  # of FLOPs, in the logarithm
@@ -148,7 +148,7 @@ def _fill(config: StudyConfig, data: DataConfig, recipe: Recipe, speed: Speed, t
     return best[1]
 
 
-def _ladder(config: StudyConfig, data: DataConfig, recipe: Recipe, top: int, flops: float) -> Design:
+def _ladder(config: StudyConfig, task: TextConfig, recipe: Recipe, top: int, flops: float) -> Design:
     """The longest run of every size takes ``flops``: the smaller, the more tokens.
 
     So the ladder reaches about as far in tokens as the plan will, and as far in size, though never in both at once;
@@ -156,13 +156,13 @@ def _ladder(config: StudyConfig, data: DataConfig, recipe: Recipe, top: int, flo
     """
     configs = []
     for width in WIDTHS[top - SIZES + 1 : top + 1]:
-        model = shape(width, config.context, data.vocab_size)
+        model = shape(width, config.context, task.vocab_size)
         longest = max(flops / model.flops_per_token, LEAST_TOKENS / LENGTHS[0])
-        configs += [recipe.run(model, data, _round(length * longest), config.seed) for length in LENGTHS]
-    return Design(_sweep(config, recipe, data, configs), tuple(configs), recipe)
+        configs += [recipe.run(model, task, _round(length * longest), config.seed) for length in LENGTHS]
+    return Design(_sweep(config, recipe, task, configs), tuple(configs), recipe)
 
 
-def _sweep(config: StudyConfig, recipe: Recipe, data: DataConfig, rungs: Sequence[RunConfig]) -> tuple[RunConfig, ...]:
+def _sweep(config: StudyConfig, recipe: Recipe, task: TextConfig, rungs: Sequence[RunConfig]) -> tuple[RunConfig, ...]:
     """The sweep of a ladder: its second smallest size, at its shortest length and half of that.
 
     The smallest is narrower than the rate carries over from: its best rate is the lower (docs/log.md).
@@ -172,7 +172,7 @@ def _sweep(config: StudyConfig, recipe: Recipe, data: DataConfig, rungs: Sequenc
     models = sorted({rung.num_params: rung.model for rung in rungs}.items())
     model = models[min(1, len(models) - 1)][1]
     shortest = min(rung.train.tokens for rung in rungs if rung.model == model)
-    return tuple(sweep(recipe, model, data, (shortest // 2, shortest), config.seed))
+    return tuple(sweep(recipe, model, task, (shortest // 2, shortest), config.seed))
 
 
 def _with_seconds(made: Design, speed: Speed) -> Design:
@@ -185,7 +185,7 @@ def _with_seconds(made: Design, speed: Speed) -> Design:
     models = sorted({rung.num_params: rung.model for rung in made.rungs}.items())
     model = models[max(0, len(models) - 2)][1]
     tokens = round(made.target_flops / model.flops_per_token)
-    target = made.recipe.run(model, made.largest.data, tokens, 0)
+    target = made.recipe.run(model, made.largest.task, tokens, 0)
     seconds = speed.target.trunk_seconds([target], HELD_OUT_TOKENS)[0]
     return Design(made.sweep, made.rungs, made.recipe, total, seconds, batched)
 

@@ -4,8 +4,8 @@ Batch and rate move the loss of a small model more than its size does, so a law 
 near their best predicts nothing but those settings. A :class:`Recipe` lets both follow a power law in the tokens seen
 (:mod:`allometry.config.schedule`). Its exponents are the theory's: the batch grows as √tokens, within the range of
 published measurements (D^0.38 to D^0.57: 2505.13738, 2503.04715), and as Adam's best rate goes as √batch at a fixed
-length but falls with the length at a fixed batch, the two cancel and the rate stays. Its constants are measured on this text by
-a *sweep* of the cheapest runs. Under u-μP one base rate serves every width.
+length but falls with the length at a fixed batch, the two cancel and the rate stays. Its constants are measured on
+this text by a *sweep* of the cheapest runs. Under u-μP one base rate serves every width.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..config.model import ModelConfig
+from ..config.model import DecoderConfig
 from ..config.run import RunConfig
-from ..config.training import DataConfig, TrainConfig
+from ..config.task import TextConfig
+from ..config.training import TrainConfig
 
 REFERENCE_TOKENS = 1_000_000
 
@@ -41,12 +42,12 @@ class Recipe:
         ratio = tokens / self.reference_tokens
         return self.batch_tokens * ratio**self.batch_exponent, self.lr * ratio**-self.lr_exponent
 
-    def run(self, model: ModelConfig, data: DataConfig, tokens: int, seed: int) -> RunConfig:
+    def run(self, model: DecoderConfig, task: TextConfig, tokens: int, seed: int) -> RunConfig:
         """The configuration of a run of ``tokens`` tokens by this recipe."""
         names = ("lr", "batch_tokens", "batch_exponent", "lr_exponent", "reference_tokens", "precision", "compile")
         values = {name: getattr(self, name) for name in names}
         train = TrainConfig.parse(values | {"tokens": tokens, "seed": seed}, "recipe")
-        return RunConfig(model=model, data=data, train=train)
+        return RunConfig(model=model, task=task, train=train)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 
-from ..config.model import ModelConfig
+from ..config.model import DecoderConfig
 from ..errors import UserError
 
 
-def shape(width: int, context: int = 128, vocab_size: int = 256) -> ModelConfig:
+def shape(width: int, context: int = 128, vocab_size: int = 256) -> DecoderConfig:
     """The model of a width: heads of about 16 dimensions, an MLP of 8/3 the width, depth that grows with the width.
 
     Four layers up to width 128, then 4·(width/128)^0.6: 12 at width 768, 32 at 4096, as in common practice.
@@ -21,12 +21,12 @@ def shape(width: int, context: int = 128, vocab_size: int = 256) -> ModelConfig:
         heads -= 1
     layers = max(4, round(4 * (width / 128) ** 0.6))
     hidden = max(8, 8 * round(width / 3))
-    return ModelConfig(
+    return DecoderConfig(
         width=width, layers=layers, head_dim=width // heads, hidden=hidden, vocab_size=vocab_size, context=context
     )
 
 
-def shape_near(num_params: float, context: int = 128, vocab_size: int = 256) -> ModelConfig:
+def shape_near(num_params: float, context: int = 128, vocab_size: int = 256) -> DecoderConfig:
     """The shape whose count of non-embedding parameters is nearest, in the logarithm, to the one asked for."""
     if num_params > 1e13:
         raise UserError(f"a model of {num_params:.3g} parameters is beyond what this recipe shapes (1e13)")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config.run import RunConfig
-from ..config.training import DataConfig
+from ..config.task import TextConfig
 from ..runs.cost import Throughput
 from ..runs.engines.local import LocalEngine
 from ..runs.machine import compiler
@@ -50,12 +50,12 @@ def measure_speed(ladder: LocalEngine, target: LocalEngine, context: int, vocab_
     Compiled wherever there is a compiler, without asking the clock: a study begun again on a busy machine must find
     its runs. For the same reason BF16 has to be faster at the smallest width too, where it never is by chance.
     """
-    data = DataConfig(source="", fingerprint="")
+    task = TextConfig(source="", fingerprint="")
 
     def at(way: dict[str, Any], *shapes: tuple[int, int]) -> list[RunConfig]:
         recipes_ = [Recipe(batch_tokens=n * context, batch_exponent=0.0, **way) for _, n in shapes]
         return [
-            recipe.run(shape(width, context, vocab_size), data, recipe.batch_tokens, 0)
+            recipe.run(shape(width, context, vocab_size), task, recipe.batch_tokens, 0)
             for recipe, (width, _) in zip(recipes_, shapes, strict=True)
         ]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..config.model import ModelConfig
+from ..config.model import DecoderConfig
 from ..config.run import RunConfig
-from ..config.training import DataConfig
+from ..config.task import TextConfig
 from ..errors import UserError
 from ..runs.record import RunRecord
 from .recipe import Recipe
@@ -19,11 +19,11 @@ from .recipe import Recipe
 BATCH_TOLERANCE = 0.003  # of the loss: what a batch may cost that lets the machine work in larger pieces
 
 
-def sweep(recipe: Recipe, model: ModelConfig, data: DataConfig, tokens: Sequence[int], seed: int) -> list[RunConfig]:
+def sweep(recipe: Recipe, model: DecoderConfig, task: TextConfig, tokens: Sequence[int], seed: int) -> list[RunConfig]:
     """A star around ``recipe``: the rate halved and doubled, the batch halved and doubled, at each token count."""
     steps = [(1, 1), (0.5, 1), (2, 1), (1, 0.5), (1, 2)]
     variants = [replace(recipe, lr=recipe.lr * a, batch_tokens=round(recipe.batch_tokens * b)) for a, b in steps]
-    return [variant.run(model, data, count, seed) for variant in variants for count in tokens]
+    return [variant.run(model, task, count, seed) for variant in variants for count in tokens]
 
 
 def measure(recipe: Recipe, records: Sequence[RunRecord]) -> tuple[Recipe, dict[str, Any]]:

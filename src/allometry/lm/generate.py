@@ -39,14 +39,14 @@ def tokenizer_of(study: Study, record: RunRecord) -> Tokenizer:
     Raises:
         UserError: it is not in the study, or what is there is another one.
     """
-    data = record.config.data
-    if data.tokenizer == "bytes":
+    task = record.config.task
+    if task.tokenizer == "bytes":
         return Bytes()
     tokenizer = load_tokenizer(study.corpus_path)
-    if read_manifest(study.corpus_path)["fingerprint"] != data.fingerprint or tokenizer.name != data.tokenizer:
+    if read_manifest(study.corpus_path)["fingerprint"] != task.fingerprint or tokenizer.name != task.tokenizer:
         raise UserError(
             f"{study.corpus_path}: not the text and the tokenizer that run {record.id} was trained on "
-            f"({data.tokenizer}, text {data.fingerprint}); put that corpus back"
+            f"({task.tokenizer}, text {task.fingerprint}); put that corpus back"
         )
     return tokenizer
 

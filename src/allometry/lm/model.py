@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import nn
-from ..config.model import ModelConfig
+from ..config.model import DecoderConfig
 from .compiled import step as compiled
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -19,7 +19,7 @@ class LanguageModel(nn.Decoder):
     holds unit-scaled tensors as they are. With ``compile`` losses come from compiled kernels, equal to rounding.
     """
 
-    def __init__(self, config: ModelConfig, precision: str = "fp32", compile: bool = False):
+    def __init__(self, config: DecoderConfig, precision: str = "fp32", compile: bool = False):
         shape = (config.vocab_size, config.layers, config.width, config.heads, config.hidden)
         super().__init__(*shape, compute=PRECISIONS[precision])
         self.config = config
@@ -43,7 +43,7 @@ class LanguageModel(nn.Decoder):
             return torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="none").view(targets.shape)
 
 
-def build(config: ModelConfig, seed: int, precision: str = "fp32", compile: bool = False) -> LanguageModel:
+def build(config: DecoderConfig, seed: int, precision: str = "fp32", compile: bool = False) -> LanguageModel:
     """A freshly initialised model, the same for the same seed whatever was drawn before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -111,12 +111,12 @@ class Findings:
         """Where the text came from."""
         if self.corpus:
             return self.corpus["source"]
-        return self.records[0].config.data.source if self.records else "unknown text"
+        return self.records[0].config.task.source if self.records else "unknown text"
 
     @property
     def unit(self) -> str:
         """The unit of every loss."""
-        tokenizers = {record.config.data.tokenizer for record in self.records}
+        tokenizers = {record.config.task.tokenizer for record in self.records}
         return "nats per byte" if tokenizers == {"bytes"} else "nats per token"
 
 

@@ -56,7 +56,7 @@ def runs(records: Iterable[RunRecord]) -> Table:
     """
     ordered = sorted(records, key=lambda r: (KIND_ORDER.get(r.kind, 9), r.config.flops, r.id))
     shown = dict(_RUN)
-    if all(record.config.data.tokenizer == "bytes" for record in ordered):
+    if all(record.config.task.tokenizer == "bytes" for record in ordered):
         del shown["bits/byte"]
     if all((record.config.epochs or 0) <= 1 for record in ordered):
         del shown["epochs"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config.model import ModelConfig
+from ..config.model import DecoderConfig
 from ..config.run import RunConfig
 
 MEMORY_VARIABLE = "ALLOMETRY_MEMORY"  # bytes for this process, as its starter divides them
@@ -47,11 +47,11 @@ class Throughput:
         return cls(*map(float, coefficients / size))
 
     @staticmethod
-    def _features(model: ModelConfig, batch_tokens: int) -> tuple[float, float, float]:
+    def _features(model: DecoderConfig, batch_tokens: int) -> tuple[float, float, float]:
         activations = batch_tokens * (model.layers * (6 * model.width + 3 * model.hidden) + 2 * model.vocab_size)
         return float(model.layers), float(activations), model.flops_per_token * batch_tokens
 
-    def step_seconds(self, model: ModelConfig, batch_tokens: int) -> float:
+    def step_seconds(self, model: DecoderConfig, batch_tokens: int) -> float:
         features = self._features(model, batch_tokens)
         return float(np.dot(features, (self.overhead, self.per_activation, self.per_flop)))
 

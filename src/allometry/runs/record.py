@@ -46,7 +46,7 @@ class RunRecord:
     @property
     def bits_per_byte(self) -> float | None:
         """The loss in bits a byte of text: what compares across tokenizers."""
-        return None if self.loss is None else self.config.data.bits_per_byte(self.loss)
+        return None if self.loss is None else self.config.task.bits_per_byte(self.loss)
 
     def counts(self) -> dict[str, float]:
         """Parameters and FLOPs under every convention, and the tokens."""
@@ -63,7 +63,7 @@ class RunRecord:
 
     def row(self) -> dict[str, Any]:
         """The row of a table of runs, as :mod:`allometry.laws` reads it."""
-        train, data = self.config.train, self.config.data
+        train, task = self.config.train, self.config.task
         return {
             "label": self.id,
             "kind": self.kind,
@@ -72,8 +72,8 @@ class RunRecord:
             "loss": self.loss,
             "loss_se": self.loss_se,
             "bits_per_byte": self.bits_per_byte,
-            "bits_per_byte_se": None if self.loss_se is None else data.bits_per_byte(self.loss_se),
-            "unique_tokens": data.train_tokens,
+            "bits_per_byte_se": None if self.loss_se is None else task.bits_per_byte(self.loss_se),
+            "unique_tokens": task.train_tokens,
             "epochs": self.config.epochs,
             "batch_tokens": train.batch_tokens,
             "lr": train.lr,
@@ -120,7 +120,7 @@ class RunRecord:
             record = cls(config=config, **{name: value[name] for name in names})
         except (KeyError, TypeError) as error:
             raise UserError(f"a run record lacks {error}; delete that run and run the same command again") from None
-        if record.id != value["id"]:
+        if record.id != value["id"] or not config.trainer.current:
             raise UserError(f"run {value['id']}: its configuration was changed, or an older version trained it")
         return record
 

@@ -27,7 +27,7 @@ def groups(configs: Sequence[RunConfig], batched: bool) -> list[list[list[RunCon
 def step_shape(config: RunConfig) -> str:
     """What runs must share to be trained as one batched model: everything but rate, seed and length."""
     train = config.train.model_dump(exclude={"lr", "seed", "tokens"})
-    return repr((config.model, config.data.fingerprint, config.data.tokenizer, sorted(train.items())))
+    return repr((config.model, sorted(config.task.identity().items()), sorted(train.items())))
 
 
 def trunk_costs(speed: Throughput, configs: Sequence[RunConfig]) -> dict[str, float]:

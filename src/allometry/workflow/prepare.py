@@ -10,10 +10,10 @@ from pathlib import Path
 
 from ..cli.output import note
 from ..config.base import Config
-from ..config.model import ModelConfig
-from ..config.run import TRAINER_VERSION, RunConfig
+from ..config.model import DecoderConfig
+from ..config.run import RunConfig
 from ..config.study import StudyConfig
-from ..config.training import TrainConfig
+from ..config.training import TRAINER_VERSION, TrainConfig
 from ..data import corpus as corpora
 from ..data.corpus import Corpus
 from ..errors import UserError
@@ -27,7 +27,7 @@ class RunFile(Config):
     """A run as a person writes it: the text's place instead of its fingerprint."""
 
     data: str
-    model: ModelConfig
+    model: DecoderConfig
     train: TrainConfig
 
 
@@ -39,7 +39,7 @@ def _begin(file: RunFile, out: Path) -> tuple[Study, RunConfig]:
     if "vocab_size" not in model.model_fields_set:
         model = model.model_copy(update={"vocab_size": corpus.vocab_size})
     corpus.check(model.context, model.vocab_size)
-    config = RunConfig(model=model, data=corpus.data(file.data), train=file.train)
+    config = RunConfig(model=model, task=corpus.task(file.data), train=file.train)
     study = Study.create(out, settings)
     with study.lock(note):
         if not (study.corpus_path / "manifest.json").exists():
@@ -99,6 +99,6 @@ def design_of(study: Study, config: StudyConfig, corpus: Corpus, speed: Speed | 
     value = study.read("ladder.json")
     if value is not None:
         return Design.from_json(value)
-    made = design(config, corpus.data(config.data), len(corpus.train), speed)
+    made = design(config, corpus.task(config.data), len(corpus.train), speed)
     study.write("ladder.json", made.to_json())
     return made

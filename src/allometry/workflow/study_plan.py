@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import laws, planning
 from ..cli.output import note
-from ..config.model import ModelConfig
+from ..config.model import DecoderConfig
 from ..config.run import RunConfig
 from ..config.study import StudyConfig
 from ..errors import UserError
@@ -55,13 +55,13 @@ class _Practice:
         self.rungs = [record.config for record in study.records("ladder") if record.status == "finished"]
         if not self.rungs:
             raise UserError(f"{study.path}: no finished run of a ladder to plan by; run `allometry ladder` on it")
-        self.data = self.rungs[0].data
+        self.task = self.rungs[0].task
 
     def shape(self, num_params: float):
-        return shape_near(num_params, self.config.context, self.data.vocab_size)
+        return shape_near(num_params, self.config.context, self.task.vocab_size)
 
     def run(self, model, tokens: float) -> RunConfig:
-        return self.recipe.run(model, self.data, round(tokens), self.config.seed)
+        return self.recipe.run(model, self.task, round(tokens), self.config.seed)
 
     def options(self) -> dict[str, Any]:
         """The options of ``planning.plan`` that a study decides on."""
@@ -97,7 +97,7 @@ def _step(path: Path) -> int:
 
 def _finished(study: Study) -> list[Checkpoint]:
     """Runs that ended and left their weights, the longest of each model."""
-    longest: dict[ModelConfig, RunRecord] = {}
+    longest: dict[DecoderConfig, RunRecord] = {}
     for record in study.records():
         if record.status == "finished" and study.weights_path(record.id).is_file():
             longest[record.config.model] = record  # by FLOPs: a longer one comes later

@@ -187,6 +187,6 @@ def _corpus(study: Study, config: RunConfig, world: World) -> Corpus:
     if not study.settings_path.is_file():
         raise UserError(f"process {world.rank} sees no study at {study.path}; it must lie where all machines see it")
     corpus = load_corpus(study.corpus_path, verify=world.rank == 0)
-    if config.data.fingerprint != corpus.fingerprint:
+    if config.task.fingerprint != corpus.fingerprint:
         raise UserError(f"{study.path}: run {config.id} was planned for other text than this study holds")
     return corpus

@@ -96,7 +96,7 @@ def _serve(job: dict[str, Any], corpora: dict[str, Corpus], send, stop) -> None:
 def _check(configs: list[RunConfig], corpus: Corpus, study: Study) -> None:
     """Refuse to train on another text than the configurations were made for."""
     for config in configs:
-        if config.data.fingerprint != corpus.fingerprint:
+        if config.task.fingerprint != corpus.fingerprint:
             raise UserError(f"{study.path}: run {config.id} was planned for other text than this study holds")
         corpus.check(config.model.context, config.model.vocab_size)
 

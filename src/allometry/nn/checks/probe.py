@@ -22,6 +22,7 @@ from ..precision.formats import BF16, E4M3FN, E5M2, FP16
 
 FORMATS = {"E4M3": E4M3FN, "E5M2": E5M2, "FP16": FP16, "BF16": BF16}
 INPUT, OUTPUT = "(input)", "(output)"
+_OURS = __package__.rpartition(".")[0] + "."  # what the names of our modules begin with
 
 
 @dataclass
@@ -218,7 +219,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def is_ours(model: nn.Module) -> bool:
     """Whether any module of the model is one of this package."""
-    return any(type(module).__module__.split(".")[:-1] == __package__.split(".") for module in model.modules())
+    return any(type(module).__module__.startswith(_OURS) for module in model.modules())
 
 
 def is_real(tensor: Tensor) -> bool:

@@ -32,6 +32,7 @@ from .counterparts import COUNTERPARTS, MEASURED, PASSING, DotProductAttention, 
 from .graph import Values, trace, wrapped
 from .plain_linear_maps import lower
 
+_OURS = __package__.rpartition(".")[0] + "."  # what the names of our modules begin with
 ELEMENTWISE = {
     "relu", "gelu", "silu", "tanh", "sigmoid", "softplus", "leaky_relu", "elu", "selu", "celu", "relu6", "hardtanh",
     "hardswish", "hardsigmoid", "mish", "softsign", "logsigmoid", "sin", "cos", "relu_", "tanh_", "sigmoid_",
@@ -103,7 +104,7 @@ class Rewriting(Structure):
         self._functions()
         self._residual_additions()
         for node in self.graph.nodes:
-            if node.op == "call_function" and getattr(node.target, "__module__", "").startswith(__package__):
+            if node.op == "call_function" and getattr(node.target, "__module__", "").startswith(_OURS):
                 wrapped(node)
         self.graph.lint()
         if self.chain:

@@ -65,7 +65,7 @@ class Memory:
 
 
 def memory(model: Any, count: int = 1, limit: float | None = None) -> Memory | None:
-    """The estimate for a configuration; None for one without the fields of ``ModelConfig``.
+    """The estimate for a configuration; None for one without the fields of ``DecoderConfig``.
 
     Args:
         model: the configuration.

@@ -19,7 +19,7 @@ from ...errors import UserError
 from ...quantities import format_count, require_positive
 
 if TYPE_CHECKING:
-    from ...config.model import ModelConfig
+    from ...config.model import DecoderConfig
 
 _MOST_WIDTH = 65_536
 _FREEDOM = (0.8, 1.25)
@@ -30,7 +30,7 @@ _DEPTH_WEIGHT = 0.025
 class Shape(Protocol):
     """A model configuration, as far as a plan must know it: its non-embedding count and exact FLOPs a token.
 
-    With the fields of ``allometry.config.model.ModelConfig`` a plan also knows the other counts and the memory.
+    With the fields of ``allometry.config.model.DecoderConfig`` a plan also knows the other counts and the memory.
     """
 
     num_params: int
@@ -77,7 +77,7 @@ class Shapes:
                 raise UserError(f"{name.replace('_', ' ')} must be a whole number from 2 up, not {value:g}")
             object.__setattr__(self, name, int(value))
 
-    def __call__(self, num_params: float) -> ModelConfig:
+    def __call__(self, num_params: float) -> DecoderConfig:
         """The nearest configuration.
 
         Raises:
@@ -95,11 +95,11 @@ class Shapes:
         _, width, layers = min(near, key=lambda each: _distance(num_params, *each))
         return self.of(width, layers)
 
-    def of(self, width: int, layers: int) -> ModelConfig:
+    def of(self, width: int, layers: int) -> DecoderConfig:
         """The configuration of a width and depth."""
-        from ...config.model import ModelConfig
+        from ...config.model import DecoderConfig
 
-        return ModelConfig(
+        return DecoderConfig(
             width=width,
             layers=layers,
             head_dim=_head_dim(width),

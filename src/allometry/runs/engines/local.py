@@ -151,7 +151,7 @@ class LocalEngine:
 
 
 def start_worker(threads: int, device: str = "cpu", place: int = 0, memory: float | None = None) -> subprocess.Popen:
-    """A training process of so many threads (:mod:`allometry.lm.training.worker`): messages in, events out, by the line.
+    """A training process of so many threads (:mod:`allometry.lm.training.worker`): messages in, events out.
 
     It trains on the device number ``place`` of the kind ``device``, within ``memory`` bytes: by default all there are.
     """

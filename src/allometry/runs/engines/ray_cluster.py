@@ -2,8 +2,8 @@
 
 An actor starts the same training process as :mod:`allometry.runs.engines.local` does and passes jobs in and events
 out, so a run on a cluster is a run anywhere: same study folder, which all nodes must see, same records, same claims.
-What a node was training when it died is gone on with by another; should that node still be at work, its claim stands or it is
-refused (:mod:`allometry.runs.claims`), whatever Ray believes.
+What a node was training when it died is gone on with by another; should that node still be at work, its claim stands
+or it is refused (:mod:`allometry.runs.claims`), whatever Ray believes.
 """
 
 from __future__ import annotations

@@ -1,0 +1,227 @@
+"""``allometry plan``: budgets of every kind, goals, studies, checkpoints to go on with, and mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from allometry import laws
+from allometry.config.run import RunConfig
+from allometry.planning import Plan
+from allometry.runs import saved_states as sealed
+from allometry.runs.study import Study
+from helpers import studies
+
+LAW = {"E": 1.7, "A": 400.0, "B": 1000.0, "alpha": 0.34, "beta": 0.3}
+
+
+@pytest.fixture(scope="module")
+def fit(tmp_path_factory):
+    """A fit to runs of a known law."""
+    n, d = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e8, 1e11, 5)))
+    noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(n.shape))
+    loss = laws.Chinchilla().loss(LAW, n, d) * noise
+    rows = [{"num_params": a, "tokens": b, "loss": c} for a, b, c in zip(n, d, loss, strict=True)]
+    path = tmp_path_factory.mktemp("plan") / "fit.json"
+    laws.save(path, laws.fit("chinchilla", laws.Observations.from_records(rows)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A study whose losses come from a known law."""
+    study = studies.build(tmp_path_factory.mktemp("built") / "study")
+    settings = study.settings()
+    study.write("study.json", settings | {"study": settings["study"] | {"minutes": 5}})
+    return study
+
+
+@pytest.fixture
+def study(built, tmp_path):
+    """A study with a law and no plan yet."""
+    return studies.cut(built, tmp_path / "study", "fit")
+
+
+@pytest.fixture
+def planned(cli):
+    """The JSON answer of a plan that must succeed."""
+
+    def run(*arguments):
+        status, out, err = cli("plan", *arguments, "--json")
+        assert status == 0, err
+        return json.loads(out)
+
+    return run
+
+
+@pytest.fixture
+def refused(cli):
+    """A plan that must be refused: one line, status 2, nothing on standard output."""
+
+    def run(*arguments):
+        status, out, err = cli("plan", *arguments)
+        assert (status, out) == (2, ""), (out, err)
+        lines = err.splitlines()
+        assert len([line for line in lines if line.startswith("allometry:")]) == 1, err
+        assert "Traceback" not in err
+        return lines[-1]
+
+    return run
+
+
+def test_one_budget_in_four_ways(planned, fit):
+    by_flops = planned(fit, "--flops", "1.0253e19")
+    machine = ["--device", "h100", "--count", "8", "--mfu", "0.4"]
+    seconds = 1.0253e19 / (8 * 0.4 * 989e12)
+    by_hours = planned(fit, *machine, "--hours", seconds / 3600)
+    by_money = planned(fit, *machine, "--cost", 8 * 2.5 * seconds / 3600, "--price", "2.5")
+    measured = planned(fit, "--flops-per-second", 8 * 0.4 * 989e12, "--hours", seconds / 3600)
+    for other in (by_hours, by_money, measured):
+        assert other["model"] == by_flops["model"]
+        assert other["loss"] == pytest.approx(by_flops["loss"], rel=1e-9)
+    assert by_flops["seconds"] is None
+    assert by_hours["seconds"] == pytest.approx(seconds)
+    assert by_money["cost"] == pytest.approx(8 * 2.5 * seconds / 3600)
+
+
+def test_the_table_has_everything(cli, fit):
+    status, out, _ = cli("plan", fit, "--device", "h100", "--count", "8", "--hours", "24", "--price", "2")
+    assert status == 0
+    names = [line.split("  ")[0] for line in out.splitlines()]
+    wanted = ["budget", "model", "shape", "tokens", "batch", "learning rate", "warmup", "decay", "weight decay"]
+    wanted += ["predicted loss", "within 0.1 %", "within 0.5 %", "wrong by 2×", "time", "cost", "memory"]
+    assert [name for name in names if name in wanted] == wanted
+    assert "heads of" in out
+    assert out.count("[") >= 7  # an interval for each choice
+
+
+def test_goals(planned, fit):
+    reached = planned(fit, "--loss", "2.3", "--device", "h100")
+    assert reached["loss"] == pytest.approx(2.3, rel=1e-6)
+    assert reached["seconds"] == pytest.approx(reached["flops_exact"] / (0.4 * 989e12))
+    known = planned(fit, "--params", "1B", "--tokens", "20B")
+    assert known["tokens"] == 20e9
+    fixed = planned(fit, "--flops", "1e20", "--params", "500M")
+    assert fixed["num_params"] == pytest.approx(5e8, rel=0.03)
+
+
+def test_serving_and_repetition(planned, fit):
+    plain = planned(fit, "--flops", "1e20")
+    served = planned(fit, "--flops", "1e20", "--inference-tokens", "10B")
+    assert served["flops_exact"] + served["inference_flops"] == pytest.approx(1e20)
+    assert served["num_params"] < plain["num_params"]
+    scarce = planned(fit, "--flops", "1e20", "--tokens-available", "500M")
+    assert scarce["loss"] > plain["loss"]
+    assert any("reads the data" in note for note in scarce["notes"])
+
+
+def test_vocabulary_context_and_rule(planned, fit):
+    made = planned(fit, "--flops", "1e20", "--vocab", "32k", "--context", "1024", "--rule", "deepseek")
+    assert (made["model"]["vocab_size"], made["model"]["context"], made["rule"]) == (32_000, 1024, "deepseek")
+    larger = planned(fit, "--flops", "1e20", "--vocab", "256k", "--context", "1024")
+    assert larger["tokens"] < made["tokens"]  # the head takes its share
+
+
+def test_memory(cli, fit):
+    status, out, _ = cli("plan", fit, "--params", "7B", "--tokens", "1T", "--device", "h100", "--memory", "24G")
+    assert status == 0
+    assert "sharded over" in out
+
+
+def test_a_study_is_planned_in_its_own_shapes(planned, study):
+    made = planned(study.path, "--flops", "1e13")
+    assert made["rule"] == "recipe"
+    assert made["run"]["train"]["tokens"] == round(made["tokens"])
+    assert Plan.load(study.path / "plan.json").to_json() == made
+
+
+def test_hours_without_a_device_are_the_study_s_own(cli, planned, study):
+    made = planned(study.path, "--hours", "1")
+    # The records of this study say 2e9 FLOP/s.
+    assert made["budget"]["flops_per_second"] == pytest.approx(2e9, rel=1e-3)
+    assert made["flops_exact"] == pytest.approx(7.2e12, rel=1e-3)
+    _, _, err = cli("plan", study.path, "--hours", "1", "-o", study.path / "other.json")
+    assert "FLOP/s, as the largest runs" in err
+
+
+def save_state(folder, step):
+    """The state of a training at a step, as far as a plan reads it."""
+    with sealed.writing(folder, f"step-{step:08d}") as state:
+        (state / "state.json").write_text(json.dumps({"step": step}))
+    return sealed.newest(folder)
+
+
+def test_a_training_under_way_goes_on_with_its_own_trunk(cli, planned, study):
+    """Half of a planned run is trained; with half of the rest left, the same trunk goes on to fewer tokens."""
+    planned(study.path, "--flops", "3e13")
+    config = RunConfig.parse(Plan.load(study.path / "plan.json").run)
+    step = config.schedule.decay_start // 2
+    tokens = config.schedule.tokens_before(step)
+    save_state(study.trunk_path(config.trunk), step)
+    left = 0.3 * config.flops
+    output = study.path / "next.json"
+    status, out, err = cli("plan", "--resume", study.path, "--flops", left, "-o", output, "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    best = found["alternatives"][0]
+    assert best["tokens_done"] == tokens
+    assert best["flops"] == pytest.approx(left)
+    assert best["new_tokens"] == pytest.approx(left / config.model.flops_per_token)
+    made = Plan.load(output)
+    assert made.to_json() == best["plan"]
+    longer = RunConfig.parse(made.run)
+    assert (longer.trunk, longer.train.tokens) == (config.trunk, round(made.tokens))
+    assert longer.id != config.id
+    names = [each["name"] for each in found["alternatives"]]
+    assert names[0].startswith("go on with the training under way")
+    assert "another model anew" in names
+
+
+def test_finished_runs_can_be_gone_on_with(cli, built, tmp_path):
+    study = Study(studies.cut(built, tmp_path / "study", "fit").path)
+    chosen = study.records("ladder")[-1]
+    study.weights_path(chosen.id).write_bytes(b"")
+    status, out, err = cli("plan", "--resume", study.path, "--flops", 0.05 * chosen.config.flops)
+    assert status == 0, err
+    first = out.splitlines()[1]
+    assert first.startswith(f"go on with run {chosen.id}")
+    assert "another model anew" in out
+    assert "warm up again" in out
+    assert "cannot go on with bare weights" in out
+    assert not (study.path / "plan.json").exists()
+
+
+def test_mistakes(refused, fit, study):
+    assert "none was given" in refused(fit)
+    assert "--resume STUDY" in refused()
+    assert "unknown device 'abacus'" in refused(fit, "--device", "abacus", "--hours", "1")
+    assert "needs price_per_hour" in refused(fit, "--device", "h100", "--cost", "100")
+    assert "not flops and hours" in refused(fit, "--device", "h100", "--hours", "1", "--flops", "1e20")
+    assert "needs a device" in refused(fit, "--hours", "1")
+    assert "--flops" in refused(fit, "--flops", "-1e20")
+    assert "count must be" in refused(fit, "--flops", "1e20", "--device", "h100", "--count", "-1")
+    assert "loss must be" in refused(fit, "--loss", "-2")
+    assert "no compute reaches" in refused(fit, "--loss", "1.0")
+    assert "less than one batch" in refused(fit, "--flops", "1e10")
+    assert "pay for no model" in refused(fit, "--flops", "1e6")
+    assert "less than one batch" in refused(fit, "--flops", "1e20", "--tokens-available", "10k")
+    assert "unknown rule" in refused(fit, "--flops", "1e20", "--rule", "folklore")
+    assert "--vocab" in refused(fit, "--flops", "1e20", "--vocab", "many")
+    assert "whole number" in refused(fit, "--flops", "1e20", "--vocab", "1.5")
+    assert "level" in refused(fit, "--flops", "1e20", "--level", "90")
+    assert "leave out --rule" in refused(study.path, "--flops", "1e13", "--rule", "deepseek")
+    assert "no run with weights" in refused("--resume", study.path, "--flops", "1e13")
+    assert "not a study" in refused(fit, "--resume", fit.parent, "--flops", "1e13")
+
+
+def test_a_damaged_state_is_told_and_the_one_before_taken(cli, planned, study):
+    planned(study.path, "--flops", "3e13")
+    config = RunConfig.parse(Plan.load(study.path / "plan.json").run)
+    step = config.schedule.decay_start // 2
+    save_state(study.trunk_path(config.trunk), step)
+    damaged = save_state(study.trunk_path(config.trunk), step + 1)
+    (damaged / "state.json").write_bytes(b"\x80\x04K\x01.")
+    status, out, err = cli("plan", "--resume", study.path, "--flops", 0.3 * config.flops, "--json")
+    assert status == 0, err
+    assert f"step-{step + 1:08d}: damaged" in err
+    assert json.loads(out)["alternatives"][0]["tokens_done"] == config.schedule.tokens_before(step)

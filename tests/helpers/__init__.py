@@ -1,0 +1,1 @@
+"""What several tests build upon: small configurations, tables of runs, studies, processes."""

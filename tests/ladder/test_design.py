@@ -1,0 +1,148 @@
+"""The ladder's design: it fits the minutes, covers sizes and lengths, and says so when it cannot."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from allometry.config.study import StudyConfig
+from allometry.config.task import TextConfig
+from allometry.errors import UserError
+from allometry.ladder import design as ladder
+from allometry.ladder.climb import jobs
+from allometry.ladder.design import FIXED_SECONDS, TARGET_RATIO, Design, design, rungs
+from allometry.ladder.recipe import Recipe
+from allometry.ladder.speed import Speed
+from allometry.runs.cost import Throughput
+from allometry.runs.study import Study
+from helpers.builders import record
+
+DATA = TextConfig(source="text", fingerprint="f")
+# About what two laptop cores do: milliseconds a step, tens of GFLOP/s.
+SPEED = Speed(Throughput(0.001, 1e-8, 1.5e-11), Throughput(0.0015, 5e-9, 1e-11), workers=2)
+
+
+def made(minutes, speed=SPEED, tokens=30_000_000, **more):
+    return design(StudyConfig(minutes=minutes, **more), DATA, tokens, speed)
+
+
+@pytest.mark.parametrize("minutes", [3, 5, 20, 120, 2000])
+def test_the_whole_fits_the_minutes_and_uses_them(minutes):
+    one = made(minutes, tokens=10**10)
+    total = one.ladder_seconds + one.target_seconds + FIXED_SECONDS
+    assert 0.85 * 60 * minutes < total <= 60 * minutes
+
+
+@pytest.mark.parametrize("minutes", [3, 5, 60])
+def test_five_sizes_three_lengths_and_two_ratios_each(minutes):
+    rungs_ = made(minutes).rungs
+    sizes = {rung.num_params for rung in rungs_}
+    assert len(sizes) >= 5
+    for size in sizes:
+        assert len({rung.tokens for rung in rungs_ if rung.num_params == size}) == 3
+    assert max(sizes) / min(sizes) > 4
+
+
+def test_what_is_expected_grows_with_the_ladder():
+    times = [_ladder_seconds(flops) for flops in np.geomspace(2e11, 2e12, 40)]
+    assert all(later > earlier * 0.99 for earlier, later in itertools.pairwise(times))
+
+
+def _ladder_seconds(flops):
+    config = StudyConfig(minutes=5)
+    one = ladder._with_seconds(ladder._ladder(config, DATA, Recipe(), ladder.SIZES - 1, flops), SPEED)
+    return one.ladder_seconds + one.target_seconds
+
+
+def test_more_minutes_are_never_a_smaller_ladder():
+    flops = [made(minutes, tokens=10**10).largest.flops for minutes in (3, 5, 10, 30, 100, 1000)]
+    assert flops == sorted(flops)
+
+
+def test_the_target_is_eight_times_the_largest_rung():
+    one = made(5)
+    assert one.target_flops == pytest.approx(TARGET_RATIO * max(rung.flops for rung in one.rungs))
+
+
+def test_too_few_minutes_name_the_least_and_the_least_is_enough():
+    with pytest.raises(UserError, match="the least is") as told:
+        made(0.5)
+    least = float(str(told.value).rsplit(" ", 1)[1])
+    assert made(least).rungs
+
+
+def test_too_little_text_is_refused():
+    with pytest.raises(UserError, match="tokens of training text are too few"):
+        made(5, tokens=20_000)
+
+
+def test_the_sweep_varies_rate_and_batch_around_the_recipe():
+    sweep = made(5).sweep
+    assert {run.train.lr for run in sweep} == {0.25, 0.5, 1.0}
+    assert {run.train.batch_tokens for run in sweep} == {256, 512, 1024}
+    assert len({run.num_params for run in sweep}) == 1
+    assert made(5, sweep=False).sweep == ()
+
+
+def test_a_design_survives_its_file():
+    one = made(5)
+    assert Design.from_json(one.to_json()) == one
+
+
+def test_runs_of_one_trunk_go_together_and_recorded_ones_are_left_out(tmp_path):
+    study = Study.create(tmp_path / "s", {})
+    one = made(5)
+    groups = jobs(study, rungs(one, Recipe(lr=0.3)), "ladder")
+    assert len(groups) == 5
+    assert sorted(len(job.configs) for job in groups) == [3] * 5
+    assert all(len({config.trunk for config in job.configs}) == 1 for job in groups)
+
+
+def test_widths_and_tokens_may_be_given_instead():
+    config = StudyConfig(widths=(32, 16), tokens=(40_000, 20_000), sweep=False)
+    one = design(config, DATA, 10**6, None)
+    assert [(rung.model.width, rung.train.tokens) for rung in one.rungs] == [
+        (16, 20_000),
+        (16, 40_000),
+        (32, 20_000),
+        (32, 40_000),
+    ]
+    with pytest.raises(UserError, match="either minutes, or widths and tokens"):
+        StudyConfig.parse({"widths": [16, 32]})
+
+
+def test_rates_and_seeds_of_one_shape_are_one_job_when_batched(tmp_path):
+    study = Study.create(tmp_path / "s", {})
+    sweep = made(5).sweep
+    assert sorted(len(job.configs) for job in jobs(study, sweep, "sweep")) == [2] * 5
+    together = jobs(study, sweep, "sweep", batched=True)
+    assert sorted(len(job.configs) for job in together) == [2, 2, 6]
+    (largest,) = (job for job in together if len(job.configs) == 6)
+    assert len({(run.train.batch_tokens, run.train.seed) for run in largest.configs}) == 1
+    assert sum(job.seconds for job in together) == pytest.approx(
+        sum(job.seconds for job in jobs(study, sweep, "sweep"))
+    )
+
+
+def test_a_batched_job_that_was_cut_short_is_the_same_again(tmp_path):
+    study = Study.create(tmp_path / "s", {})
+    sweep = made(5).sweep
+    (whole,) = (job for job in jobs(study, sweep, "sweep", batched=True) if len(job.configs) == 6)
+    for run in whole.configs[:5]:
+        study.save(record(run, kind="sweep"), [])
+    (again,) = (job for job in jobs(study, sweep, "sweep", batched=True) if len(job.configs) == 6)
+    assert again.configs == whole.configs
+    study.save(record(whole.configs[5], kind="sweep"), [])
+    assert sorted(len(job.configs) for job in jobs(study, sweep, "sweep", batched=True)) == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("gain", "workers", "batched"),
+    [(1.0, 2, False), (1.15, 2, False), (1.5, 2, True), (1.5, 8, False)],
+)
+def test_the_sweep_is_batched_where_that_is_faster(gain, workers, batched):
+    """With a core for every trunk it is not."""
+    one = made(5, replace(SPEED, batched=gain, workers=workers))
+    assert one.batched is batched
+    assert Design.from_json(one.to_json()) == one

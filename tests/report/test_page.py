@@ -1,0 +1,208 @@
+"""The page: whole at every stage, its numbers the records', nothing run, nothing fetched, nothing unescaped."""
+
+import base64
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from allometry import laws
+from allometry.errors import UserError
+from allometry.report import write_report
+from allometry.report.page import POLICY
+from helpers.studies import STAGES, build, cut
+
+HOSTILE = "</script></style></pre><img src=x onerror=alert(1)>{{ 7*7 }}`$x$`&amp;\"'"
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Tags with attributes, the text by tag, and whether every element was closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.words, self.cells, self.row = [], [], {}, [], None
+        self.feed(text)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.cells.append([])
+        if tag == "td":
+            self.cells[-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        for tag in set(self.open):
+            self.words[tag] = self.words.get(tag, "") + data
+        if "td" in self.open:
+            self.cells[-1][-1] += data
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def read(path):
+    return Page(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def page(study):
+    return read(write_report(study))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_has_its_parts_and_says_what_is_missing(study, tmp_path, stage):
+    at = STAGES.index(stage)
+    page = read(write_report(cut(study, tmp_path / "study", stage)))
+    sections = [attrs["id"] for attrs in page.all("section")]
+    expected = {
+        "sizes": 1,
+        "plan": 3,
+        "law": 2,
+        "recipe": 1,
+        "training": 1,
+        "sample": 4,
+        "runs": 1,
+        "origin": 0,
+    }
+    assert sections == [name for name, first in expected.items() if at >= first]
+    assert len(page.all("img")) == [0, 4, 5, 6, 6][at]
+    said = page.words["main"]
+    assert ("7 of 15 runs" in said) == (stage == "runs")
+    assert ("allometry fit STUDY" in said) == (at < 2)
+    assert ("allometry plan STUDY" in said) == (at < 3)
+    assert ("allometry train STUDY" in said) == (stage == "plan")
+    assert ("Still missing" in said) == (at < 4)
+
+
+def test_nothing_runs_and_nothing_is_fetched(study, page):
+    assert page.tags[0][0] == "html"
+    metas = page.all("meta")
+    assert {"http-equiv": "Content-Security-Policy", "content": POLICY} in metas
+    assert "default-src 'none'" in POLICY
+    assert "script" not in POLICY
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "iframe", "object", "embed", "form", "base", "a", "svg"}
+    for _, attrs in page.tags:
+        assert not [name for name in attrs if name.startswith("on") or name == "style"]
+        for name in ("src", "href", "srcset", "action", "data"):
+            assert attrs.get(name, "data:").startswith("data:")
+    text = (study.path / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"data:[^\"]*", "", text))
+
+
+def test_pictures_are_svg_with_words_beside_them(page):
+    for image in page.all("img"):
+        kind, _, payload = image["src"].partition(",")
+        assert kind == "data:image/svg+xml;base64"
+        assert base64.b64decode(payload).startswith(b"<?xml")
+        assert len(image["alt"]) > 40
+
+
+def test_rows_are_the_records(study, page):
+    rows = {row[0]: row for row in page.cells if row}
+    for record in study.records():
+        row = rows[record.id]
+        assert row[1] == record.kind
+        assert row[9] == f"{record.seconds:.1f}"
+        if record.status == "finished":
+            assert row[7:9] == [f"{record.loss:.4f}", f"{record.loss_se:.4f}"]
+            assert row[10] == "finished"
+        else:
+            assert row[10] == f"diverged: {record.note}"
+    exact = {attrs["title"] for attrs in page.all("td") if "title" in attrs}
+    assert {repr(r.loss) for r in study.records() if r.loss is not None} <= exact
+    assert {f"{r.config.tokens:,}" for r in study.records()} <= exact
+    assert [attrs for tag, attrs in page.tags if tag == "tr" and attrs.get("class") == "diverged"]
+
+
+def test_verdict_plan_and_law_say_what_the_files_say(study, found, page):
+    outcome, plan = study.read("outcome.json"), found.plan
+    for text in (page.words["p"], page.words["dl"]):
+        assert f"{outcome['predicted']:.4f}" in text
+        assert f"{outcome['actual']:.4f}" in text
+        assert f"{abs(outcome['relative_error']):.2%}" in text
+        assert f"{outcome['compute_ratio']:.3g}" in text
+        assert f"{outcome['ladder_share']:.1%}" in text
+    rows = {row[0]: row[1:] for row in page.cells if row}
+    assert rows["learning rate"] == [f"{plan.lr:.3g}"]
+    assert rows["predicted loss"] == [f"{plan.loss:.4f}"]
+    assert rows["fingerprint"] == [study.read("corpus/manifest.json")["fingerprint"]]
+    for name, weight in found.predictor.weights.items():
+        assert f"{weight:.3f}" in next(row for row in page.cells if row and row[0] == name)
+        for value in found.predictor.fits[name].values.values():
+            assert any(f"{value:.5g}" in row for row in page.cells)
+    assert found.target.id in page.words["section"]
+
+
+def test_hostile_text_stays_text(tmp_path):
+    study = build(tmp_path / "study", source=HOSTILE, note=HOSTILE, sample=HOSTILE + "\x00\x1b[31m\u202e", word=HOSTILE)
+    path = write_report(study)
+    page = read(path)
+    text = path.read_text(encoding="utf-8")
+    assert "<img src=x" not in text
+    assert "</script>" not in text
+    assert len(page.all("img")) == 6
+    assert not page.all("script")
+    assert page.words["pre"].startswith("def " + HOSTILE)
+    assert page.words["pre"].endswith("\u2400\u241b[31m\ufffd")
+    assert HOSTILE in page.words["h1"]
+    assert page.words["td"].count(HOSTILE) >= 3  # the run's note, the text's source, the machine
+    for image in page.all("img"):
+        assert b"onerror" not in base64.b64decode(image["src"].partition(",")[2])
+
+
+def test_lone_surrogates_of_a_byte_model_do_not_stop_the_report(study, tmp_path):
+    copy = cut(study, tmp_path / "study", "outcome")
+    copy.write("sample.json", copy.read("sample.json") | {"text": "def \ud83d broken"})
+    assert "def \ufffd broken" in read(write_report(copy)).words["pre"]
+
+
+@pytest.mark.usefixtures("page")
+def test_same_study_same_bytes(study, tmp_path):
+    before = (study.path / "report.html").read_bytes()
+    path = write_report(study, tmp_path / "folder" / "other.html")
+    assert path == tmp_path / "folder" / "other.html"
+    assert path.read_bytes() == before
+
+
+def test_the_old_report_stays_when_a_new_one_fails(study, tmp_path, monkeypatch):
+    copy = cut(study, tmp_path / "study", "empty")
+    path = write_report(copy)
+    before, names = path.read_bytes(), sorted(p.name for p in copy.path.iterdir())
+    monkeypatch.setattr("allometry.files.os.replace", _full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_report(copy)
+    monkeypatch.undo()
+    (copy.path / "fit.json").write_text('{"kind": "forecast", ')
+    with pytest.raises(UserError, match=r"fit\.json"):
+        write_report(copy)
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in copy.path.iterdir()) == sorted([*names, "fit.json"])
+
+
+def test_a_law_that_missed_new_runs_is_told(study, tmp_path):
+    copy = cut(study, tmp_path / "study", "fit")
+    fit = laws.fit("power", laws.Observations.from_records(copy.rows()[:9]), bootstrap=20)
+    copy.write("fit.json", fit.to_json())
+    assert f"The law rests on {fit.n} runs, and the ladder has 14" in read(write_report(copy)).words["main"]
+
+
+def test_the_room_needs_no_torch_and_its_tables_no_matplotlib():
+    code = (
+        "import sys, allometry.report; assert not {'torch', 'matplotlib', 'rich'} & set(sys.modules); "
+        "import allometry.report.pictures.study_drawn; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def _full_disk(*_):
+    raise OSError(28, "No space left on device")

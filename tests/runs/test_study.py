@@ -1,0 +1,230 @@
+"""Studies: one folder, one set of settings, records in one order, one process at work."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from allometry.errors import UserError
+from allometry.runs.study import Study
+from helpers.builders import record, run_config
+
+SETTINGS = {"data": "stdlib", "seed": 0, "widths": [16, 32]}
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study.create(tmp_path / "study", SETTINGS)
+
+
+# ---- one study, one set of settings
+
+
+def test_a_study_is_made_once_and_found_again(study):
+    assert Study.create(study.path, SETTINGS).settings() == SETTINGS
+    assert Study.open(study.path).settings() == SETTINGS
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", 1), ("widths", [16]), ("sweep", True)])
+def test_other_settings_are_refused_and_the_study_stays(study, name, value):
+    (study.path / "runs" / "some_run").mkdir(parents=True)
+    with pytest.raises(UserError, match=f"holds a study with {name} = "):
+        Study.create(study.path, SETTINGS | {name: value})
+    assert study.settings() == SETTINGS
+
+
+def test_a_folder_of_something_else_is_refused_and_untouched(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="exists and is not a study"):
+        Study.create(tmp_path, SETTINGS)
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+def test_a_file_in_the_place_of_the_study_or_of_its_parent_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="exists and is not a study"):
+        Study.create(tmp_path / "file", SETTINGS)
+    with pytest.raises(UserError, match="cannot be written"):
+        Study.create(tmp_path / "file" / "study", SETTINGS)
+
+
+def test_an_empty_folder_may_become_a_study(tmp_path):
+    assert Study.create(tmp_path, SETTINGS).settings() == SETTINGS
+
+
+def test_what_is_no_study_is_not_opened(tmp_path):
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match="not a study"):
+            Study.open(path)
+
+
+# ---- records
+
+
+def fill(study: Study) -> list[str]:
+    """Saved in an order that is neither that of FLOPs nor of ids; returns the ids by FLOPs."""
+    configs = [run_config(tokens=tokens, seed=seed) for tokens in (400_000, 50_000, 100_000) for seed in (1, 0)]
+    for config in configs:
+        study.save(record(config), [[100, 5.0], [200, 4.5]])
+    return [config.id for config in sorted(configs, key=lambda config: (config.flops, config.id))]
+
+
+def test_records_come_by_flops_whatever_order_they_were_saved_in(study):
+    expected = fill(study)
+    assert [found.id for found in study.records()] == expected
+    assert [found.id for found in Study.open(study.path).records()] == expected
+
+
+def test_a_saved_record_is_the_one_read(study):
+    made = record(run_config())
+    study.save(made, [[100, 5.0], [200, 4.5]])
+    assert study.record(made.id) == made
+    assert study.curve(made.id) == [(100, 5.0), (200, 4.5)]
+
+
+def test_a_run_without_its_record_does_not_exist(study):
+    """As a crash between curve and record leaves it."""
+    ids = fill(study)
+    (study.run_path(ids[0]) / "record.json").unlink()
+    assert study.record(ids[0]) is None
+    assert [found.id for found in study.records()] == ids[1:]
+
+
+def test_kinds_are_told_apart_and_a_law_is_given_the_ladder(study):
+    for kind, seed in (("sweep", 0), ("ladder", 1), ("target", 2)):
+        study.save(record(run_config(seed=seed), kind=kind), [])
+    assert {found.kind for found in study.records()} == {"sweep", "ladder", "target"}
+    assert [found.kind for found in study.records("target", "sweep")].count("ladder") == 0
+    assert [row["kind"] for row in study.rows()] == ["ladder"]
+    assert len(study.rows("sweep", "target")) == 2
+
+
+def test_a_changed_record_is_refused(study):
+    made = record(run_config())
+    study.save(made, [])
+    path = study.run_path(made.id) / "record.json"
+    value = json.loads(path.read_text())
+    value["config"]["train"]["lr"] *= 2
+    path.write_text(json.dumps(value))
+    with pytest.raises(UserError, match="its configuration was changed"):
+        study.record(made.id)
+
+
+@pytest.mark.parametrize("content", ["", "{", "\0\0\0"])
+def test_a_damaged_record_is_one_line_with_its_path(study, content):
+    made = record(run_config())
+    study.save(made, [])
+    (study.run_path(made.id) / "record.json").write_text(content)
+    with pytest.raises(UserError, match=r"record\.json: not readable") as caught:
+        study.records()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stray_file_among_the_runs_does_no_harm(study):
+    ids = fill(study)
+    (study.path / "runs" / ".DS_Store").write_text("left by a file browser")
+    assert [found.id for found in study.records()] == ids
+
+
+def test_nothing_recorded_yet_is_no_error(study):
+    assert study.records() == []
+    assert study.rows() == []
+    assert study.curve("none") == []
+    assert study.read("fit.json") is None
+
+
+# ---- finding by prefix
+
+
+def test_a_run_is_found_by_as_much_of_its_id_as_is_its_own(study):
+    ids = fill(study)
+    for run in ids:
+        prefix = next(run[:n] for n in range(1, 13) if sum(other.startswith(run[:n]) for other in ids) == 1)
+        assert study.find(prefix).id == run
+        assert study.find(run).id == run
+
+
+def test_an_ambiguous_or_unknown_prefix_names_the_runs_there_are(study):
+    ids = fill(study)
+    with pytest.raises(UserError, match=r"6 runs with an id that begins ''") as caught:
+        study.find("")
+    assert all(run in str(caught.value) for run in ids)
+    with pytest.raises(UserError, match="no run with an id that begins 'zz'"):
+        study.find("zz")
+
+
+def test_an_empty_study_says_that_it_has_no_runs(study):
+    with pytest.raises(UserError, match="none yet"):
+        study.find("a")
+
+
+# ---- one process
+
+
+def hold(study: Study) -> subprocess.Popen:
+    """Another process that holds the study until its input is closed."""
+    code = (
+        "import sys; from allometry.runs.study import Study\n"
+        "with Study.open(sys.argv[1]).lock(): print('held', flush=True); sys.stdin.read()"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(study.path)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"held\n"
+    return process
+
+
+def test_a_study_held_by_another_process_is_waited_for_aloud_until_that_is_killed(study):
+    process = hold(study)
+    said = []
+
+    def say(text):
+        said.append(text)
+        process.kill()
+
+    with study.lock(say):
+        assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert said == [f"{study.path}: process {process.pid} is preparing this study; waiting for it"]
+    with study.lock(said.append):
+        assert len(said) == 1
+
+
+def test_a_lock_is_given_back(study):
+    for _ in range(2):
+        with study.lock():
+            pass
+    with pytest.raises(RuntimeError), study.lock():
+        raise RuntimeError
+    with study.lock():
+        pass
+
+
+def test_what_a_crash_left_of_the_first_write_is_no_study(tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / ".study.json.abc123").write_text("{")
+    assert Study.create(tmp_path / "s", {"a": 1}).settings() == {"a": 1}
+
+
+def test_a_study_in_which_nothing_was_trained_may_begin_anew(tmp_path):
+    study = Study.create(tmp_path / "s", {"minutes": 5})
+    study.write("ladder.json", {"made": "for 5 minutes"})
+    again = Study.create(tmp_path / "s", {"minutes": 3})
+    assert again.settings() == {"minutes": 3}
+    assert again.read("ladder.json") is None
+    (tmp_path / "s" / "trunks").mkdir()
+    (tmp_path / "s" / "trunks" / "t.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="minutes = 3, not 5"):
+        Study.create(tmp_path / "s", {"minutes": 5})
+
+
+def test_the_same_text_under_another_name_is_the_same_study(tmp_path):
+    Study.create(tmp_path / "s", {"study": {"data": "a.txt", "seed": 1}, "fingerprint": "f"})
+    (tmp_path / "s" / "runs" / "x").mkdir(parents=True)
+    assert Study.create(tmp_path / "s", {"study": {"data": "./a.txt", "seed": 1}, "fingerprint": "f"})
+    with pytest.raises(UserError, match="fingerprint"):
+        Study.create(tmp_path / "s", {"study": {"data": "a.txt", "seed": 1}, "fingerprint": "g"})
