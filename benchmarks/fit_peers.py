@@ -318,8 +318,10 @@ def main() -> None:
     arguments = parser.parse_args()
     observations = published_points()
     optimum = laws.fit("chinchilla", observations, "huber", DELTA, bootstrap=0)
-    excess = optimum.objective / OPTIMUM - 1
-    print(f"{len(observations)} points; objective {optimum.objective:.12g}, {excess:+.1e} from the known optimum\n")
+    excess = optimum.objective_value / OPTIMUM - 1
+    print(
+        f"{len(observations)} points; objective {optimum.objective_value:.12g}, {excess:+.1e} from the known optimum\n"
+    )
     rows = peers(observations, arguments.peers, arguments.limit)
     print_peers(rows)
     seeds = over_seeds(observations, arguments.refits, arguments.seeds)
@@ -328,7 +330,7 @@ def main() -> None:
     print_refits(seeds, resamples, arguments.refits)
     if arguments.output:
         versions = {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__}
-        result = {"versions": versions, "objective": optimum.objective, "optimum": OPTIMUM, "peers": rows}
+        result = {"versions": versions, "objective": optimum.objective_value, "optimum": OPTIMUM, "peers": rows}
         result |= {"refits": arguments.refits, "published": PUBLISHED, "seeds": seeds, "resamples": resamples}
         write_json(arguments.output, json.loads(json.dumps(result, default=np.ndarray.tolist)))
 

@@ -114,7 +114,7 @@ def design(law: laws.Law, generator: np.random.Generator) -> dict[str, np.ndarra
         columns["unique_tokens"] = third[0] * d
     kept = generator.permutation(len(n))
     if generator.random() < 1 / 3:
-        least = max(law.count + 4, round(0.7 * len(n)))
+        least = max(law.num_constants + 4, round(0.7 * len(n)))
         kept = kept[: generator.integers(min(least, len(n)), len(n) + 1)]
     return {key: array[np.sort(kept)] for key, array in columns.items()}
 
@@ -186,9 +186,9 @@ def measure(name: str, tables: int, starts: int, long: int) -> dict:
         made = trial(name, seed)
         fit = laws.fit(name, made.observations, bootstrap=REFITS)
         best = judge(made, name, long if seed % 10 == 0 else starts, seed)
-        if fit.objective > best * (1 + TOLERANCE):
-            failures.append({"table": seed, "objective": fit.objective, "excess": fit.objective / best - 1})
-        beaten += best > fit.objective * (1 + TOLERANCE)
+        if fit.objective_value > best * (1 + TOLERANCE):
+            failures.append({"table": seed, "objective": fit.objective_value, "excess": fit.objective_value / best - 1})
+        beaten += best > fit.objective_value * (1 + TOLERANCE)
         for what, level, inside in covered(made, fit):
             hits.setdefault(str(level), {}).setdefault(what, []).append(inside)
     return {

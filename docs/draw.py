@@ -48,7 +48,7 @@ def fit() -> str:
 
 def residuals() -> str:
     runs = chinchilla()
-    return law_plots.residuals(law_curves.residuals(laws.fit("chinchilla", runs, loss="huber"), runs))
+    return law_plots.residuals(law_curves.residuals(laws.fit("chinchilla", runs, objective="huber"), runs))
 
 
 def isoflop() -> str:

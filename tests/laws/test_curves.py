@@ -170,10 +170,10 @@ def test_a_jump_of_the_rate_stays_between_two_points():
 
 def test_ends_of_curves_are_observations_with_the_curves_beside_them():
     curves = Curves.read(long(steps=1000))
-    found = curves.final(num_params={"a": 1e6, "b": 2e6}, tokens=1e9, share=0.1, count="total")
+    found = curves.final(num_params={"a": 1e6, "b": 2e6}, tokens=1e9, share=0.1, counted="total")
     assert found.labels == ("a", "b")
     assert found.num_params.tolist() == [1e6, 2e6]
-    assert found.count == "total"
+    assert found.counted == "total"
     expected = 2 + np.mean(np.arange(900.0, 1001) ** -0.5)
     assert found.loss == pytest.approx([expected, expected + 1])
     assert found.column("steps").tolist() == [1000, 1000]

@@ -209,7 +209,7 @@ def test_origins_find_the_optimum_below_every_cut():
         below = origin.below
         weights = prediction_weights(below)
         for form in forms:
-            best = optimum(make_problem(form, below, "log_squares", 1.0)[0], weights).objective
+            best = optimum(make_problem(form, below, "log_squares", 1.0)[0], weights).objective_value
             residuals = origin.log_loss[form.name][: len(below)] - np.log(below.loss)
             assert (weights * residuals**2).sum() / 2 <= best * 1.001
 
@@ -260,7 +260,7 @@ def test_forecast_is_deterministic_and_survives_json(tmp_path):
     assert isinstance(back, Forecast)
     assert back.to_json() == first.to_json()
     assert back.predict(1e6, 1e7) == first.predict(1e6, 1e7)
-    assert back.n == 15
+    assert back.num_runs == 15
     with pytest.raises(UserError, match="not a forecast"):
         Forecast.from_json({"fits": {}})
 
@@ -348,7 +348,7 @@ def test_thousands_of_runs_are_thinned_for_the_residuals_alone():
     n, d = np.exp(generator.uniform(np.log(1e7), np.log(1e9), 1200)), np.exp(generator.uniform(21, 25, 1200))
     result = forecast(runs(n, d, "chinchilla", TRUTHS["chinchilla"], noise=0.003), laws=["power", "chinchilla"])
     truth = LAWS["chinchilla"].loss(TRUTHS["chinchilla"], 3e9, 3e11)
-    assert result.n == 1200
+    assert result.num_runs == 1200
     assert result.predict(3e9, 3e11).value == pytest.approx(truth, rel=0.005)
 
 

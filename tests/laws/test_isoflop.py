@@ -339,9 +339,9 @@ def test_which_parameters_are_counted_is_said():
     observations = sweep(CHINCHILLA)
     columns = zip(observations.num_params, observations.tokens, observations.loss, strict=True)
     rows = [dict(zip(("num_params", "tokens", "loss"), row, strict=True)) for row in columns]
-    found = isoflop(Observations.from_records(rows, count="non_embedding"), bootstrap=100)
+    found = isoflop(Observations.from_records(rows, counted="non_embedding"), bootstrap=100)
     assert "N is non-embedding parameters" in found.summary()
-    assert IsoFlop.from_json(found.to_json()).count == "non_embedding"
+    assert IsoFlop.from_json(found.to_json()).counted == "non_embedding"
 
 
 # Porian et al. 2024, table isoflop_points.csv: 15 experiments with their published exponents and bootstrap intervals.

@@ -77,7 +77,7 @@ def centred(form, seed=3, runs=7):
 def test_loss_is_the_formula(name):
     form = LAWS[name]
     np.testing.assert_allclose(form.loss(TRUTHS[name], *inputs_of(form)), FORMULAS[name](TRUTHS[name]), rtol=1e-11)
-    assert form.count == len(TRUTHS[name])
+    assert form.num_constants == len(TRUTHS[name])
     assert tuple(TRUTHS[name]) == form.symbols
 
 
@@ -102,8 +102,8 @@ def test_derivatives_match_differences(name):
     form = LAWS[name]
     inputs, _, theta = centred(form)
     _, jacobian = form.log_loss(theta, *inputs)
-    for index in range(form.count):
-        step = np.zeros(form.count)
+    for index in range(form.num_constants):
+        step = np.zeros(form.num_constants)
         step[index] = 1e-6
         difference = (form.log_loss(theta + step, *inputs)[0] - form.log_loss(theta - step, *inputs)[0]) / 2e-6
         np.testing.assert_allclose(jacobian[:, index], difference, rtol=2e-7, atol=2e-9)
@@ -115,7 +115,7 @@ def test_fit_recovers_the_truth_from_clean_runs(name):
     observations = ladder(name, sizes=7, counts=6)
     problem, centre = make_problem(LAWS[name], observations, "log_squares", 1.0)
     best = optimum(problem, np.ones(len(observations)))
-    assert best.objective < 1e-12
+    assert best.objective_value < 1e-12
     values = dict(zip(LAWS[name].symbols, LAWS[name].values(best.theta, centre), strict=True))
     larger = [observations.column(x) * (10 if x in ("num_params", "tokens", "unique_tokens") else 3) for x in
               LAWS[name].inputs]  # fmt: skip

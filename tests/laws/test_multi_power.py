@@ -138,22 +138,22 @@ def published_fits():
     return {size: fit_curves({name: curve(size, name) for name in TRAINED}, warmup=WARMUP) for size in PUBLISHED}
 
 
-@pytest.mark.parametrize("loss", ["log_squares", "huber"])
-def test_the_optimum_is_below_the_published_constants(loss):
+@pytest.mark.parametrize("objective", ["log_squares", "huber"])
+def test_the_optimum_is_below_the_published_constants(objective):
     """Theirs come from Adam, stopped early: on their own training curves, by their own objective, far from the optimum.
 
     Both are judged by the plain sum. On the 400M curves their Huber objective falls from 5.7e-4 to 0.8e-4.
     """
     curves = {name: curve("400", name) for name in TRAINED}
-    fitted = fit_curves(curves, warmup=WARMUP, loss=loss)
+    fitted = fit_curves(curves, warmup=WARMUP, objective=objective)
 
-    def objective(values):
+    def value(values):
         exact = [plain_sum(values, schedule(name), steps.astype(int)) for name, (steps, _, _) in curves.items()]
         size = np.abs(np.log(np.concatenate(exact)) - np.log(np.concatenate([rows[2] for rows in curves.values()])))
-        return (np.where(size > 1e-3, 1e-3 * (size - 5e-4), size**2 / 2) if loss == "huber" else size**2 / 2).sum()
+        return (np.where(size > 1e-3, 1e-3 * (size - 5e-4), size**2 / 2) if objective == "huber" else size**2 / 2).sum()
 
-    assert objective(fitted.values) < objective(TRUTH) / 5
-    assert objective(fitted.values) == pytest.approx(fitted.objective, rel=0.03)
+    assert value(fitted.values) < value(TRUTH) / 5
+    assert value(fitted.values) == pytest.approx(fitted.objective_value, rel=0.03)
     assert fitted.agreed == fitted.starts
 
 
@@ -191,7 +191,7 @@ def test_nine_curves_fit_to_a_seventh_of_a_percent(published_fits):
     fitted = fit_curves({name: curve("400", name) for name in TRAINED + HELD_OUT}, warmup=WARMUP)
     assert fitted.rms < 0.0015
     assert fitted.agreed == fitted.starts
-    assert fitted.n == 2103
+    assert fitted.num_rows == 2103
     assert fitted.range == {"steps": (2160, 71936), "lr": (pytest.approx(3e-5), pytest.approx(3e-4))}
     for symbol, (low, high) in fitted.intervals.items():
         assert low <= TRUTH[symbol] <= high, symbol
@@ -249,7 +249,7 @@ def test_never_worse_than_a_scipy_multistart():
             x_scale="jac",
         )
         best = min(best, found.cost)
-    assert fit_curves(curves, schedules=schedules).objective <= best * (1 + 1e-7)
+    assert fit_curves(curves, schedules=schedules).objective_value <= best * (1 + 1e-7)
 
 
 def test_intervals_cover_constants_and_new_schedules():
@@ -300,7 +300,7 @@ def test_long_curves_are_averaged_and_said_so():
     rates = cosine(5000, 500)
     steps = np.arange(1, 5001)
     fitted = fit_curves({"one": (steps, rates, LAW.loss(TRUTH, rates))})
-    assert fitted.n == 600
+    assert fitted.num_rows == 600
     assert fitted.notes[:2] == ("curve one: left out 499 rows of warm-up", "curve one: 4501 rows averaged to 600")
     assert fitted.notes[2] == "the rate falls in curve one only: how a fall acts elsewhere is not tested"
     np.testing.assert_allclose(
@@ -379,7 +379,7 @@ FALLING = (ROWS, cosine(2000, 1)[ROWS - 1], 3 - ROWS / 1e4)
         ({"a": tuple(column[:5] for column in FALLING)}, {}, "5 rows after warm-up are too few; give 8 or more"),
         ({"a": (ROWS, FALLING[1], FALLING[2] * np.nan)}, {}, "0 rows after warm-up"),
         ({"a": FALLING}, {"schedules": {"a": np.ones(50)}}, "its schedule has 50 steps, but its last row is step 2000"),
-        ({"a": FALLING}, {"loss": "absolute"}, "no objective 'absolute'"),
+        ({"a": FALLING}, {"objective": "absolute"}, "no objective 'absolute'"),
         ({"a": FALLING}, {"delta": 0}, "delta is 0"),
     ],
 )

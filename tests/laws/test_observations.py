@@ -77,7 +77,7 @@ def test_non_embedding_count_goes_before_total_and_both_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("header", "count", "taken", "counted"),
+    ("header", "asked", "taken", "counted"),
     [
         ("N,N_noembed", None, 3e6, "non_embedding"),
         ("N,N_noembed", "total", 2e6, "total"),
@@ -87,23 +87,23 @@ def test_non_embedding_count_goes_before_total_and_both_are_named(tmp_path):
         ("params,size_kb", "non_embedding", 2e6, "non_embedding"),
     ],
 )
-def test_the_count_chooses_among_columns_of_parameters_and_is_kept(tmp_path, header, count, taken, counted):
+def test_the_count_chooses_among_columns_of_parameters_and_is_kept(tmp_path, header, asked, taken, counted):
     path = write(tmp_path, f"{header},D,loss\n2e6,3e6,2e7,3\n")
-    observations = Observations.read(path, count=count)
+    observations = Observations.read(path, counted=asked)
     assert observations.num_params.tolist() == [taken]
-    assert observations.count == counted
+    assert observations.counted == counted
     assert any("exponents depend on it" in note for note in observations.notes) == (counted == "unknown")
-    assert observations.where([0]).count == counted
+    assert observations.where([0]).counted == counted
 
 
 def test_a_count_that_the_table_does_not_have_is_refused(tmp_path):
     path = write(tmp_path, "N_noembed,D,loss\n2e6,2e7,3\n")
-    with pytest.raises(UserError, match="'N_noembed' counts non_embedding parameters: give another count"):
-        Observations.read(path, count="total")
+    with pytest.raises(UserError, match="'N_noembed' counts non_embedding parameters: choose another counted="):
+        Observations.read(path, counted="total")
     with pytest.raises(UserError, match="counts non_embedding parameters, not total"):
-        Observations.read(path, columns={"num_params": "N_noembed"}, count="total")
+        Observations.read(path, columns={"num_params": "N_noembed"}, counted="total")
     with pytest.raises(UserError, match="parameters are counted non_embedding, matmul, total"):
-        Observations.read(path, count="active")
+        Observations.read(path, counted="active")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ words = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_
     st.sampled_from(["lr", "n_experts", "val_loss", "params", "Loss", "D"]),
 )
 @settings(max_examples=60, deadline=None)
-def test_csv_round_trip_is_exact(tmp_path_factory, rows, count, other):
+def test_csv_round_trip_is_exact(tmp_path_factory, rows, counted, other):
     """Whatever the other columns are called: in a file that ``write_csv`` wrote, names are fields."""
     names = ("num_params", "tokens", "loss", "loss_se", "label", other)
     records = [dict(zip(names, row, strict=True)) for row in rows]
@@ -244,7 +244,7 @@ def test_csv_round_trip_is_exact(tmp_path_factory, rows, count, other):
         record["num_params"] += 100
         record["tokens"] += 1000
         record[other] = min(abs(record[other]), 1.0) + 1e-9
-    before = Observations.from_records(records, count=count)
+    before = Observations.from_records(records, counted=counted)
     path = tmp_path_factory.mktemp("trip") / "runs.csv"
     before.write_csv(path)
     after = Observations.read(path)
@@ -252,7 +252,7 @@ def test_csv_round_trip_is_exact(tmp_path_factory, rows, count, other):
         assert np.array_equal(before.column(name), after.column(name), equal_nan=True), name
     assert set(after.extra) == set(before.extra)
     assert after.labels == before.labels
-    assert after.count == count
+    assert after.counted == counted
 
 
 def test_counts_may_be_written_with_suffixes(tmp_path):
@@ -368,9 +368,9 @@ def test_public_tables_are_read_by_their_paths():
     assert len(chinchilla) == 245
     assert "tokens derived as D = C/(6·N) in 245 rows" in chinchilla.notes
     gadre = Observations.read(shared("gadre/models.csv"), columns={"loss": "loss_c4_val"}, where={"train": "rpj"})
-    assert (len(gadre), gadre.count, gadre.num_params[0]) == (35, "non_embedding", 359973888.0)
+    assert (len(gadre), gadre.counted, gadre.num_params[0]) == (35, "non_embedding", 359973888.0)
     assert {"lr", "seed", "warmup", "weight_decay", "batch_sequences", "mult"} <= set(gadre.extra)
-    total = Observations.read(shared("gadre/models.csv"), columns={"loss": "loss_c4_val"}, count="total")
+    total = Observations.read(shared("gadre/models.csv"), columns={"loss": "loss_c4_val"}, counted="total")
     assert total.num_params[0] == 411616256.0
     where = {"dataset": "rw", "hparams": "base", "warmup": "long", "decay": "kaplan"}
     porian = Observations.read(shared("porian/isoflop_points.csv"), where=where)
@@ -386,17 +386,17 @@ def test_public_tables_are_read_by_their_paths():
 
 def test_published_parquet_files_are_read_by_their_paths():
     grids = Observations.read(shared("scalebench/lr_bsz_scaling_law__train.parquet"), columns={"sequence_length": 2048})
-    assert (len(grids), grids.count) == (2702, "non_embedding")
+    assert (len(grids), grids.counted) == (2702, "non_embedding")
     assert grids.column("batch_tokens")[0] == 736 * 2048
     farseer = Observations.read(shared("scalebench/farseer_scaling_law__train.parquet"))
-    assert (len(farseer), farseer.count) == (404, "unknown")
+    assert (len(farseer), farseer.counted) == (404, "unknown")
     repeated = Observations.read(shared("scalebench/data_constrained_scaling_law__train.parquet"))
     assert (len(repeated), repeated.column("unique_tokens")[0]) == (161, 4e9)
 
 
 def test_the_summary_says_what_was_read_found_and_left_out(tmp_path):
     path = write(tmp_path, "name,N,D,loss,seed\na,1e6,2e7,3,0\nb,1e6,2e7,3.03,1\nc,2e6,4e7,2.6,0\nd,2e6,4e7,nan,1\n")
-    lines = Observations.read(path, count="total").summary().splitlines()
+    lines = Observations.read(path, counted="total").summary().splitlines()
     assert lines[0].startswith("3 runs, parameters counted: total; N 1M to 2M, D 20M to 40M, C 1.20e+14 to 4.80e+14")
     # Two runs whose logarithms differ by x scatter by x/√2.
     assert (

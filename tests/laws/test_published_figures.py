@@ -59,7 +59,7 @@ def test_gadre_predicts_over_trained_models(corpus, model, multiplier, error):
     fitted = fit(
         "chinchilla_tied",
         Observations.from_records([{key: run[key] for key in keys} for run in chosen]),
-        loss="squares",
+        objective="squares",
         bootstrap=0,
     )
     (target,) = (run for run in runs if run["model"] == model and 20 * float(run["mult"]) == multiplier)

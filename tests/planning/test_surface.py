@@ -70,7 +70,7 @@ def runs(truth=Truth(), cells=LADDER, steps=2, noise=0.0, seed=0, off=(1.0, 1.0)
 
 
 def observe(rows: list[dict]) -> Observations:
-    return Observations.from_records(rows, count="non_embedding")
+    return Observations.from_records(rows, counted="non_embedding")
 
 
 def values(found: Surface) -> list[float]:
@@ -239,7 +239,7 @@ def test_summary_and_range():
     assert found.in_range(5e7, 2e9)
     assert not found.in_range(5e8, 2e9)
     assert found.outside(5e8, 2e9) == ["500M parameters, measured at 30M to 120M"]
-    assert found.count == "non_embedding"
+    assert found.counted == "non_embedding"
     assert "90%" in str(found.optimum(5e7, 2e9))
 
 

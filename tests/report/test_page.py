@@ -193,7 +193,7 @@ def test_a_law_that_missed_new_runs_is_told(study, tmp_path):
     copy = cut(study, tmp_path / "study", "fit")
     fit = laws.fit("power", laws.Observations.from_records(copy.rows()[:9]), bootstrap=20)
     copy.write("fit.json", fit.to_json())
-    assert f"The law rests on {fit.n} runs, and the ladder has 14" in read(write_report(copy)).words["main"]
+    assert f"The law rests on {fit.num_runs} runs, and the ladder has 14" in read(write_report(copy)).words["main"]
 
 
 def test_the_room_needs_no_torch_and_its_tables_no_matplotlib():

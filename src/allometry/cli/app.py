@@ -132,8 +132,10 @@ def fit(
         list[str] | None, typer.Option(help="Which column holds a field: loss=c4_loss; a number fills it: lr=0.01.")
     ] = None,
     where: Annotated[list[str] | None, typer.Option(help="Only these rows: dataset=c4.")] = None,
-    count: Annotated[str | None, typer.Option(help="Which parameters to take: non_embedding, total or matmul.")] = None,
-    loss: Annotated[
+    counted: Annotated[
+        str | None, typer.Option(help="Which parameters to take: non_embedding, total or matmul.")
+    ] = None,
+    objective: Annotated[
         str | None, typer.Option(help="For a single law: log_squares, huber or squares.", rich_help_panel="One law")
     ] = None,
     delta: Annotated[
@@ -151,8 +153,18 @@ def fit(
     """Fit scaling laws to a table of runs, test them on its largest runs, and weigh them."""
     from .fit import fit as run
 
-    table = {"columns": column, "where": where, "count": count}
-    run(source, table, names=law, loss=loss, delta=delta, isoflop=isoflop, level=level, output=output, as_json=json)
+    table = {"columns": column, "where": where, "counted": counted}
+    run(
+        source,
+        table,
+        names=law,
+        objective=objective,
+        delta=delta,
+        isoflop=isoflop,
+        level=level,
+        output=output,
+        as_json=json,
+    )
 
 
 @app.command()

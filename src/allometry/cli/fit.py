@@ -21,7 +21,7 @@ def fit(
     table: dict[str, Any],
     *,
     names: list[str] | None,
-    loss: str | None,
+    objective: str | None,
     delta: float | None,
     isoflop: bool,
     level: float,
@@ -30,16 +30,18 @@ def fit(
 ) -> None:
     """One law asked for is fitted alone; several, or none named, make a forecast; or the minima of the budgets."""
     single = names is not None and len(names) == 1
-    if (loss or delta) and not single:
-        raise UserError("--loss and --delta are for one law: name it with --law, as --law chinchilla --loss huber")
+    if (objective or delta) and not single:
+        raise UserError(
+            "--objective and --delta are for one law: name it with --law, as --law chinchilla --objective huber"
+        )
     if isoflop and names:
         raise UserError("--isoflop takes no --law: it reads the minima of the budgets themselves")
     observations = read(source, **table)
     if isoflop:
         made = laws.isoflop(observations)
     elif single:
-        objective = {key: value for key, value in (("loss", loss), ("delta", delta)) if value is not None}
-        made = laws.fit(names[0], observations, **objective)
+        options = {key: value for key, value in (("objective", objective), ("delta", delta)) if value is not None}
+        made = laws.fit(names[0], observations, **options)
     else:
         made = laws.forecast(observations, names)
     # What was taken, derived and left out stands in the summary; a machine's answer has it under "notes".
@@ -57,11 +59,13 @@ def fit(
 
 
 def read(
-    source: Path, columns: list[str] | None = None, where: list[str] | None = None, count: str | None = None
+    source: Path, columns: list[str] | None = None, where: list[str] | None = None, counted: str | None = None
 ) -> laws.Observations:
     """The runs of a study or a table, by the options of the command line."""
     chosen = {name: _column(value) for name, value in _pairs(columns, "--column").items()}
-    return laws.Observations.read(source, columns=chosen or None, where=_pairs(where, "--where") or None, count=count)
+    return laws.Observations.read(
+        source, columns=chosen or None, where=_pairs(where, "--where") or None, counted=counted
+    )
 
 
 def predict(

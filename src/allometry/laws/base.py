@@ -45,7 +45,7 @@ class Law(ABC):
     inputs: ClassVar[tuple[str, ...]] = ("num_params", "tokens")
 
     @property
-    def count(self) -> int:
+    def num_constants(self) -> int:
         """The number of constants."""
         return len(self.symbols)
 

@@ -84,14 +84,14 @@ class MetricFit:
     kind: str = field(default="metric_fit", init=False)
 
     @property
-    def n(self) -> int:
+    def num_points(self) -> int:
         """Number of points."""
         return len(self.residuals)
 
     @property
     def freedom(self) -> int:
         """Points less the constants fitted to them."""
-        return max(self.n - len(SIGMOID.symbols) + (self.chance is not None), 1)
+        return max(self.num_points - len(SIGMOID.symbols) + (self.chance is not None), 1)
 
     @property
     def sigma(self) -> float:
@@ -143,7 +143,7 @@ class MetricFit:
             lines.append(f"{symbol:8}{value:12.5g}{self.standard_errors[symbol]:12.3g}{held}")
         loss, metric = self.range["loss"], self.range["metric"]
         lines.append(
-            f"{self.n} points, noise {self.sigma:.2g}; loss {loss[0]:.4g} to {loss[1]:.4g}, "
+            f"{self.num_points} points, noise {self.sigma:.2g}; loss {loss[0]:.4g} to {loss[1]:.4g}, "
             f"metric {metric[0]:.3g} to {metric[1]:.3g}"
         )
         return "\n".join([*lines, *(f"note: {text}" for text in self.active_bounds)])

@@ -38,7 +38,7 @@ def plan(
     """Plan a training: size, tokens and shape; batch, rate and schedule; predicted loss, time, memory and money.
 
     Args:
-        predictor: a Fit or Forecast; its ``count`` says which parameters it counts, non-embedding if it does not.
+        predictor: a Fit or Forecast; its ``counted`` says which parameters it counts, non-embedding if it does not.
         budget: what may be spent, or the goal, and what the plan is held to; a number is FLOPs.
         shape: from a number of parameters to a real configuration. The plan is the best of those that exist, each with
             the tokens that the budget buys at its exact FLOPs a token. None: the law's own size, counted as 6·N·D.
@@ -56,13 +56,13 @@ def plan(
     """
     budget = Budget.of(budget)
     rules.rule(rule)
-    covered, count = covered or Covered.by(predictor), count_of(predictor)
+    covered, counted = covered or Covered.by(predictor), count_of(predictor)
     if budget.tokens_available is not None and not isinstance(predictor, Repeated):
         predictor = Repeated(predictor, budget.tokens_available)
     optimum = optimal(predictor, budget, tokens_per_param_range=tokens_per_param_range, covered=covered, level=level)
     model, point, notes = None, optimum, list(optimum.notes)
     if shape is not None:
-        model, point, notes = Realizer(predictor, budget, shape, covered, count, seconds, within).best(optimum)
+        model, point, notes = Realizer(predictor, budget, shape, covered, counted, seconds, within).best(optimum)
     exact = None if model is None else float(model.flops_per_token) * point.tokens
     size, least = getattr(model, "num_params", point.num_params), float(getattr(model, "context", 1))
     settings = choose(size, point.tokens, exact, recipe=recipe, rule=rule, least_batch=least, level=level)
@@ -77,7 +77,7 @@ def plan(
         **{name: getattr(settings, name) for name in _OF_SETTINGS},
         intervals=_law_intervals(optimum, point) | settings.intervals,
         flops_exact=exact,
-        count=count,
+        counted=counted,
         counts=_counts(model),
         seconds=duration,
         cost=budget.money(duration),

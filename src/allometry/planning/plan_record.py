@@ -41,7 +41,7 @@ class Plan:
     """What to train, and what to expect of it.
 
     ``num_params`` and ``tokens`` are what will be trained, ``optimum`` what the law asked for; parameters are counted
-    as the law counts them (``count``). ``flops`` is 6·N·D; ``flops_exact`` counts the shapes, and ``counts`` holds
+    as the law counts them (``counted``). ``flops`` is 6·N·D; ``flops_exact`` counts the shapes, and ``counts`` holds
     "num_params" (non-embedding), "num_params_matmul" (with the head), "num_params_total" (with embedding and head) and
     "flops_per_token" (None, empty: no shape). ``batch`` and
     ``warmup_tokens`` are in tokens, ``decay`` is the share of the tokens over which the rate falls at the end; these
@@ -57,7 +57,7 @@ class Plan:
     tokens: float
     flops: float
     flops_exact: float | None
-    count: str
+    counted: str
     counts: dict[str, float]
     batch: float
     lr: float
@@ -170,7 +170,7 @@ def describe(plan: Plan) -> str:
 
 
 def _model(plan: Plan) -> list[Row]:
-    size = f"{format_count(plan.num_params)} parameters, {_COUNTED.get(plan.count, 'non-embedding')}"
+    size = f"{format_count(plan.num_params)} parameters, {_COUNTED.get(plan.counted, 'non-embedding')}"
     rows = [("model", size, _interval(plan, "num_params", format_count))]
     asked = plan.optimum
     if f"{plan.num_params:.2g}" != f"{asked.num_params:.2g}":

@@ -27,7 +27,7 @@ _BELOW = 8.0  # with fixed tokens, how far below the law's size one is sought wh
 class Realizer:
     """How a law's optimum becomes real: shapes, and the seconds they take.
 
-    ``count`` says which parameters the law counts. ``seconds`` gives the time of training a shape on so many tokens;
+    ``counted`` says which parameters the law counts. ``seconds`` gives the time of training a shape on so many tokens;
     with ``within`` only shapes that take at most so long are considered, or else the fastest.
     """
 
@@ -35,7 +35,7 @@ class Realizer:
     budget: Budget
     shape: Callable[[float], Shape]
     covered: Covered | None
-    count: str = "unknown"
+    counted: str = "unknown"
     seconds: Callable[[Shape, float], float] | None = None
     within: float | None = None
 
@@ -84,11 +84,11 @@ class Realizer:
         return list({model.num_params: model for model in (self._nearest(float(size)) for size in sizes)}.values())
 
     def _nearest(self, size: float) -> Shape:
-        """The shape nearest to a size in the law's count; a call of ``shape`` knows non-embedding parameters only."""
+        """The shape nearest to a size as the law counts it; a call of ``shape`` knows non-embedding parameters only."""
         asked, found = size, []
         for _ in range(_ROUNDS):
             model = self.shape(asked)
-            counted = size_of(model, self.count)
+            counted = size_of(model, self.counted)
             require_positive(parameters_of_the_shape=counted, flops_per_token_of_the_shape=model.flops_per_token)
             ratio = size / counted
             found.append((abs(math.log(ratio)), model))
@@ -101,7 +101,7 @@ class Realizer:
         """The tokens that a goal asks of a shape."""
         if self.budget.loss is None or self.budget.tokens is not None:
             return optimum.tokens
-        asked = replace(self.budget, num_params=size_of(model, self.count))
+        asked = replace(self.budget, num_params=size_of(model, self.counted))
         return optimal(self.predictor, asked, covered=self.covered, level=optimum.level).tokens
 
     def _in_time(self, candidates: list[tuple[Shape, float]]) -> list[tuple[Shape, float]]:
@@ -113,7 +113,7 @@ class Realizer:
         return kept or [candidates[int(np.argmin(durations))]]
 
     def _lowest(self, optimum: Optimum, candidates: list[tuple[Shape, float]]) -> tuple[Shape, Optimum, list[str]]:
-        sizes, tokens = np.array([(size_of(model, self.count), bought) for model, bought in candidates], float).T
+        sizes, tokens = np.array([(size_of(model, self.counted), bought) for model, bought in candidates], float).T
         losses = np.asarray(self.predictor.predict(sizes, tokens, level=optimum.level).value, float)
         best = int(np.nanargmin(losses))
         served = self.budget.inference_tokens or 0.0

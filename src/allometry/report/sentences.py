@@ -15,9 +15,8 @@ def verdict(found: Findings) -> str:
     ended = _ladder(found)
     if found.predictor:
         best = next(iter(weights_of(found.predictor)))
-        return (
-            f"{ended} The laws were fitted to {found.predictor.n} of its runs; {best} weighs most. No plan is made yet."
-        )
+        runs = found.predictor.num_runs
+        return f"{ended} The laws were fitted to {runs} of its runs; {best} weighs most. No plan is made yet."
     finished = found.finished("ladder")
     if not finished:
         return f"{ended} There is nothing to fit a law to yet."
@@ -44,8 +43,9 @@ def missing(found: Findings) -> list[tuple[str, str]]:
         )
     if found.predictor is None:
         lines.append(("There is no law yet; this fits one to the ladder's runs:", "allometry fit STUDY"))
-    elif usable and found.predictor.n != usable:
-        rests = f"The law rests on {found.predictor.n} runs, and the ladder has {usable} finished ones now; fit anew:"
+    elif usable and found.predictor.num_runs != usable:
+        fitted = found.predictor.num_runs
+        rests = f"The law rests on {fitted} runs, and the ladder has {usable} finished ones now; fit anew:"
         lines.append((rests, "allometry fit STUDY"))
     if found.plan is None:
         lines.append(("There is no plan yet; this makes one from the law:", "allometry plan STUDY --flops …"))
@@ -114,7 +114,7 @@ def _predicted(found: Findings) -> str:
     plan = found.plan
     if plan is None:  # an outcome whose plan was deleted since
         return "The plan behind this outcome is no longer in the study."
-    runs = f"the law of {found.predictor.n} smaller runs" if found.predictor else "its law"
+    runs = f"the law of {found.predictor.num_runs} smaller runs" if found.predictor else "its law"
     interval = "" if plan.low is None else f" [{plan.low:.4f}, {plan.high:.4f}]"
     level = "" if plan.low is None else f" ({plan.level:.0%} interval)"
     return (

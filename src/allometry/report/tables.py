@@ -87,7 +87,7 @@ def law_weights(predictor: laws.Fit | laws.Forecast) -> Table:
             Cell(f"{weight:.3f}", repr(weight)),
             Cell(f"{scores[name]:.2%}", repr(scores[name])) if name in scores else NONE,
             Cell(f"{fits[name].rms:.2%}", repr(fits[name].rms)),
-            str(fits[name].n),
+            str(fits[name].num_runs),
         )
         for name, weight in weights_of(predictor).items()
     ]

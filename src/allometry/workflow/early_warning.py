@@ -67,7 +67,9 @@ class Early:
             predictor = self.predictor
             if predictor is None:
                 rows = [record.row() for record in others]
-                predictor = laws.fit(LAW, laws.Observations.from_records(rows, count="non_embedding"), bootstrap=REFITS)
+                predictor = laws.fit(
+                    LAW, laws.Observations.from_records(rows, counted="non_embedding"), bootstrap=REFITS
+                )
             courses = [_course(record.config, predictor, self.study.curve(record.id)) for record in others]
             return band(predictor, [course for course in courses if course.curve], _course(config, predictor))
         except UserError:
@@ -87,4 +89,4 @@ def _course(
 ) -> Course:
     schedule = config.schedule
     fall = schedule.tokens_before(schedule.decay_start)
-    return Course(size_of(config.model, predictor.count), config.tokens, max(1, fall), curve or ())
+    return Course(size_of(config.model, predictor.counted), config.tokens, max(1, fall), curve or ())

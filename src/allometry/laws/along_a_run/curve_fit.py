@@ -44,8 +44,9 @@ class CurveFit:
 
     Attributes:
         values: constant → value, for rates and steps as they were given.
-        objective: Σ ρ(residual) over rows at the optimum: ρ = r²/2 for squares, Huber's with δ = ``delta`` for huber.
-        loss: which objective: "log_squares", "huber" or "squares".
+        objective: the name of what was minimised: "log_squares", "huber" or "squares".
+        objective_value: Σ ρ(residual) over rows at the optimum: ρ = r²/2 for squares, Huber's with δ = ``delta``
+            for huber.
         delta: δ of huber.
         residuals: curve → ln(observed/fitted) of its rows.
         refits: constants with one block of rows left out, (blocks, constants).
@@ -58,8 +59,8 @@ class CurveFit:
     """
 
     values: dict[str, float]
-    objective: float
-    loss: str
+    objective: str
+    objective_value: float
     delta: float
     residuals: dict[str, Array]
     refits: Array
@@ -72,7 +73,7 @@ class CurveFit:
     kind: str = field(default="curve_fit", init=False)
 
     @property
-    def n(self) -> int:
+    def num_rows(self) -> int:
         """Number of rows fitted."""
         return sum(map(len, self.residuals.values()))
 
@@ -155,7 +156,7 @@ class CurveFit:
             lines.append(f"{name:8}{value:12.5g}{errors[symbol]:12.3g}   {low:.5g} to {high:.5g}")
         first, last = self.range["steps"]
         lines.append(
-            f"{self.n} rows of {len(self.residuals)} curves, steps {first:.0f} to {last:.0f}; rms residual "
+            f"{self.num_rows} rows of {len(self.residuals)} curves, steps {first:.0f} to {last:.0f}; rms residual "
             f"{self.rms:.3%}, of what was left out {self.held_out:.3%}; {self.agreed} of {self.starts} starts agree"
         )
         lines += [f"note: {text}" for text in (*self.active_bounds, *self.notes)]
@@ -163,7 +164,7 @@ class CurveFit:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that ``from_json`` takes back without loss."""
-        plain = ("kind", "values", "objective", "loss", "delta", "held_out", "starts", "agreed")
+        plain = ("kind", "values", "objective", "objective_value", "delta", "held_out", "starts", "agreed")
         return {
             **{name: getattr(self, name) for name in plain},
             "standard_errors": self.standard_errors,
@@ -189,7 +190,7 @@ class CurveFit:
                 range={key: (float(pair[0]), float(pair[1])) for key, pair in data["range"].items()},
                 active_bounds=tuple(data["active_bounds"]),
                 notes=tuple(data["notes"]),
-                **{key: data[key] for key in ("objective", "loss", "delta", "held_out", "starts", "agreed")},
+                **{key: data[key] for key in ("objective", "objective_value", "delta", "held_out", "starts", "agreed")},
             )
         except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             raise UserError(f"not a fit of curves: {type(error).__name__} {error}; fit them anew") from None
@@ -228,7 +229,7 @@ def fit_curves(
     curves: Mapping[str, tuple[Array, Array, Array]] | Curves,
     warmup: int = 0,
     schedules: Mapping[str, Array] | None = None,
-    loss: str = "log_squares",
+    objective: str = "log_squares",
     delta: float = 1e-3,
 ) -> CurveFit:
     """Fit the multi-power law to curves of one model size at the global optimum of its objective.
@@ -241,14 +242,14 @@ def fit_curves(
         curves: run → (steps, learning rates, losses), or ``Curves``.
         warmup: steps of linear warm-up, where the rows do not show it.
         schedules: run → the rate of every step from the first on, where the rows do not tell enough.
-        loss: "log_squares" (relative errors), "huber" (of relative errors: outliers count less) or "squares".
+        objective: "log_squares" (relative errors), "huber" (of relative errors: outliers count less) or "squares".
         delta: where Huber's loss turns linear.
 
     Raises:
         UserError: no curve, too few rows, rows out of order, no rate, a rate that never falls, an unknown objective.
     """
-    if loss not in OBJECTIVES:
-        raise UserError(f"no objective {loss!r}; known are {', '.join(OBJECTIVES)}")
+    if objective not in OBJECTIVES:
+        raise UserError(f"no objective {objective!r}; known are {', '.join(OBJECTIVES)}")
     if not delta > 0:
         raise UserError(f"delta is {delta}; it must be above zero")
     runs = curves.by_run() if hasattr(curves, "by_run") else curves
@@ -261,14 +262,14 @@ def fit_curves(
     units = units_of(tracks)
     log_loss = np.log(np.concatenate([curve.loss for curve in read]))
     scaled = tuple(track.scaled(units) for track in tracks)
-    problem = Problem(LAW, scaled, log_loss, loss, delta, *LAW.bounds(np.exp(log_loss)))
-    theta, objective, agreed, starts = _optimum(problem)
+    problem = Problem(LAW, scaled, log_loss, objective, delta, *LAW.bounds(np.exp(log_loss)))
+    theta, objective_value, agreed, starts = _optimum(problem)
     refits, held_out = _leave_out(problem, theta)
     residuals = log_loss - LAW.log_loss(theta[None], *scaled)[0][0]
     return CurveFit(
         values=dict(zip(LAW.symbols, map(float, LAW.values(theta, units)), strict=True)),
         objective=objective,
-        loss=loss,
+        objective_value=objective_value,
         delta=delta,
         residuals=dict(zip([curve.name for curve in read], np.split(residuals, _ends(scaled)[:-1]), strict=True)),
         refits=LAW.values(refits, units),
@@ -366,9 +367,9 @@ def _optimum(problem: Problem) -> tuple[Array, float, int, int]:
     theta, squares = LAW.starts(tracks, np.exp(few.log_loss), np.ones(len(rows)))
     order = np.argsort(squares, kind="stable")
     chosen = np.append(order[: STARTS // 2], order[STARTS // 2 :: len(order) // (STARTS // 2)][: STARTS // 2])
-    theta, objective = solve(few, theta[chosen], np.ones((len(chosen), len(rows))))
-    best = int(np.argmin(objective))
-    agreed = int(np.sum(objective <= objective[best] * (1 + 1e-6)))
+    theta, reached = solve(few, theta[chosen], np.ones((len(chosen), len(rows))))
+    best = int(np.argmin(reached))
+    agreed = int(np.sum(reached <= reached[best] * (1 + 1e-6)))
     polished, least = solve(problem, theta[best][None], np.ones((1, len(problem.log_loss))), steps=1000)
     return polished[0], float(least[0]), agreed, len(chosen)
 

@@ -27,7 +27,7 @@ class Optimum(NamedTuple):
     """The best θ, its objective, how many of how many starts came to it, and θ of local optima that nearly match it."""
 
     theta: Array
-    objective: float
+    objective_value: float
     agreed: int
     starts: int
     rivals: Array
@@ -36,7 +36,7 @@ class Optimum(NamedTuple):
 def fit(
     law_or_name: Law | str,
     observations: Observations,
-    loss: str = "log_squares",
+    objective: str = "log_squares",
     delta: float = 1e-3,
     weights: Array | None = None,
     bootstrap: int = 1000,
@@ -48,7 +48,7 @@ def fit(
     Args:
         law_or_name: a ``Law`` or its name in ``LAWS``.
         observations: the runs.
-        loss: "log_squares" (relative errors), "huber" (of relative errors: outliers count less) or "squares".
+        objective: "log_squares" (relative errors), "huber" (of relative errors: outliers count less) or "squares".
         delta: where Huber's loss turns linear; 1e-3 is the usual choice of the literature.
         weights: one positive weight a run; all equal if not given.
         bootstrap: number of refits behind standard errors and intervals; 0 for none.
@@ -60,21 +60,21 @@ def fit(
             unknown law, objective or resampling, impossible weights.
     """
     form = law(law_or_name)
-    check_design(observations, form.name, form.count)
-    weights = _check_options(observations, loss, delta, weights, bootstrap, resample)
-    problem, centre = make_problem(form, observations, loss, delta)
+    check_design(observations, form.name, form.num_constants)
+    weights = _check_options(observations, objective, delta, weights, bootstrap, resample)
+    problem, centre = make_problem(form, observations, objective, delta)
     best = optimum(problem, weights)
-    draws = np.empty((0, form.count))
+    draws = np.empty((0, form.num_constants))
     if bootstrap:
         draws = form.values(refits(problem, best.theta, weights, bootstrap, resample, seed, best.rivals), centre)
     fitted = form.log_loss(best.theta[None], *problem.inputs)[0][0]
     return Fit(
         law=form,
         values=dict(zip(form.symbols, map(float, form.values(best.theta, centre)), strict=True)),
-        objective=best.objective,
-        loss=loss,
+        objective=objective,
+        objective_value=best.objective_value,
         delta=delta,
-        n=len(observations),
+        num_runs=len(observations),
         residuals=problem.log_loss - fitted,
         weights=weights,
         range=data_range(observations, form.inputs),
@@ -83,13 +83,15 @@ def fit(
         starts=best.starts,
         agreed=best.agreed,
         condition=_condition(problem, best.theta, weights),
-        count=observations.count,
+        counted=observations.counted,
         notes=observations.notes,
         seed=seed,
     )
 
 
-def make_problem(form: Law, observations: Observations, loss: str, delta: float) -> tuple[Problem, tuple[float, ...]]:
+def make_problem(
+    form: Law, observations: Observations, objective: str, delta: float
+) -> tuple[Problem, tuple[float, ...]]:
     """The minimisation around the middle of the data, and that middle (a logarithm an input).
 
     Raises:
@@ -98,7 +100,7 @@ def make_problem(form: Law, observations: Observations, loss: str, delta: float)
     logs = [np.log(_column(form, observations, name)) for name in form.inputs]
     centre = form.centre(logs)
     inputs = tuple(x - middle for x, middle in zip(logs, centre, strict=True))
-    return Problem(form, inputs, np.log(observations.loss), loss, delta, *form.bounds(observations.loss)), centre
+    return Problem(form, inputs, np.log(observations.loss), objective, delta, *form.bounds(observations.loss)), centre
 
 
 def optimum(problem: Problem, weights: Array, steps: int = 200, polish: int = 5000) -> Optimum:
@@ -113,19 +115,19 @@ def optimum(problem: Problem, weights: Array, steps: int = 200, polish: int = 50
     theta, squares = problem.law.starts(inputs, np.exp(problem.log_loss[thin]), weights[thin])
     theta = _spread(theta[np.argsort(squares, kind="stable")])
     tiled = np.tile(weights, (len(theta), 1))
-    smooth, objective = solve(replace(problem, objective="log_squares"), theta, tiled, steps)
+    smooth, reached = solve(replace(problem, objective="log_squares"), theta, tiled, steps)
     if problem.objective == "log_squares":
         theta = smooth
     else:
-        _, different = np.unique(np.round(np.log(objective + 1e-300), 3), return_index=True)
+        _, different = np.unique(np.round(np.log(reached + 1e-300), 3), return_index=True)
         both = np.concatenate([smooth[different[:4]], theta[::4]])
-        theta, objective = solve(problem, both, np.tile(weights, (len(both), 1)), steps=500)
-    best = int(np.argmin(objective))
-    agreed = int(np.sum(objective <= objective[best] * (1 + 1e-6) + 1e-18))
+        theta, reached = solve(problem, both, np.tile(weights, (len(both), 1)), steps=500)
+    best = int(np.argmin(reached))
+    agreed = int(np.sum(reached <= reached[best] * (1 + 1e-6) + 1e-18))
     # Long flat valleys (a large k, few runs) take many more steps than the starts are given.
     polished, least = solve(problem, theta[best : best + 1], weights[None], steps=polish)
-    rivals = _rivals(theta, objective, len(problem.log_loss))
-    return Optimum(polished[0], float(least[0]), agreed, len(objective), rivals)
+    rivals = _rivals(theta, reached, len(problem.log_loss))
+    return Optimum(polished[0], float(least[0]), agreed, len(reached), rivals)
 
 
 def data_range(
@@ -161,15 +163,15 @@ def _column(form: Law, observations: Observations, name: str) -> Array:
     return values
 
 
-def _rivals(theta: Array, objective: Array, runs: int) -> Array:
+def _rivals(theta: Array, reached: Array, num_runs: int) -> Array:
     """At most ``RIVALS`` local optima that the data hardly tell from the best: an F test at 95 % does not part them."""
     from scipy.special import fdtri
 
-    count, freedom = theta.shape[1], max(runs - theta.shape[1], 1)
-    order = np.argsort(objective, kind="stable")
-    near = order[objective[order] <= objective[order[0]] * (1 + count / freedom * fdtri(count, freedom, 0.95))]
+    count, freedom = theta.shape[1], max(num_runs - theta.shape[1], 1)
+    order = np.argsort(reached, kind="stable")
+    near = order[reached[order] <= reached[order[0]] * (1 + count / freedom * fdtri(count, freedom, 0.95))]
     # One of each: starts that came to the same optimum differ by less than this.
-    apart = np.diff(objective[near], prepend=objective[near[0]]) > 1e-3 * objective[near[0]]
+    apart = np.diff(reached[near], prepend=reached[near[0]]) > 1e-3 * reached[near[0]]
     return theta[near[apart]][:RIVALS]
 
 
@@ -180,9 +182,9 @@ def _spread(ordered: Array) -> Array:
     return np.concatenate([near, far])
 
 
-def _check_options(observations, loss, delta, weights, bootstrap, resample) -> Array:
-    if loss not in OBJECTIVES:
-        raise UserError(f"no objective {loss!r}; known are {', '.join(OBJECTIVES)}")
+def _check_options(observations, objective, delta, weights, bootstrap, resample) -> Array:
+    if objective not in OBJECTIVES:
+        raise UserError(f"no objective {objective!r}; known are {', '.join(OBJECTIVES)}")
     if not delta > 0:
         raise UserError(f"delta is {delta}; it must be above zero")
     if resample not in ("auto", "pairs", "residual"):

@@ -26,10 +26,10 @@ class Fit:
     Attributes:
         law: the form.
         values: constant → value, in the formula's own units (N parameters, D tokens).
-        objective: Σ w·ρ(residual) at the optimum: ρ = r²/2 for squares, Huber's with δ = ``delta`` for huber.
-        loss: which objective: "log_squares", "huber" or "squares".
+        objective: the name of what was minimised: "log_squares", "huber" or "squares".
+        objective_value: Σ w·ρ(residual) at the optimum: ρ = r²/2 for squares, Huber's with δ = ``delta`` for huber.
         delta: δ of huber.
-        n: number of runs fitted.
+        num_runs: number of runs fitted.
         residuals: ln(observed/fitted), one a run.
         weights: of the runs.
         range: "num_params", "tokens", "flops" and what else the law reads → (least, most) of the data.
@@ -38,17 +38,17 @@ class Fit:
         starts: how many starts were solved, after the grid had chosen them.
         agreed: how many of them reached the optimum to 1e-6 of its objective.
         condition: condition number of the normal equations at unit scale; above 1e6 constants trade for each other.
-        count: which parameters N counts; predictions are for the same count.
+        counted: which parameters N counts; predictions count them likewise.
         notes: the observations' notes.
         seed: of the draws.
     """
 
     law: Law
     values: dict[str, float]
-    objective: float
-    loss: str
+    objective: str
+    objective_value: float
     delta: float
-    n: int
+    num_runs: int
     residuals: Array
     weights: Array
     range: dict[str, tuple[float, float]]
@@ -57,7 +57,7 @@ class Fit:
     starts: int = 1
     agreed: int = 1
     condition: float = 1.0
-    count: str = "unknown"
+    counted: str = "unknown"
     notes: tuple[str, ...] = ()
     seed: int = 0
     kind: str = field(default="fit", init=False)
@@ -70,7 +70,7 @@ class Fit:
     @cached_property
     def standard_errors(self) -> dict[str, float]:
         """Constant → standard deviation over the refits (nan without a bootstrap)."""
-        spread = self.draws.std(axis=0, ddof=1) if len(self.draws) > 1 else np.full(self.law.count, np.nan)
+        spread = self.draws.std(axis=0, ddof=1) if len(self.draws) > 1 else np.full(self.law.num_constants, np.nan)
         return dict(zip(self.law.symbols, map(float, spread), strict=True))
 
     @cached_property
@@ -80,7 +80,7 @@ class Fit:
         By ranks, as A and B spread over decades.
         """
         if len(self.draws) < 3:
-            return np.full((self.law.count, self.law.count), np.nan)
+            return np.full((self.law.num_constants, self.law.num_constants), np.nan)
         ranks = self.draws.argsort(axis=0).argsort(axis=0).astype(float)
         ranks[:, np.ptp(self.draws, axis=0) == 0] = np.nan  # held at a bound in every refit
         centred = ranks - ranks.mean(axis=0)
@@ -138,7 +138,7 @@ class Fit:
     def sigma(self) -> float:
         """The noise of ln L for a run of the largest weight, corrected for the constants fitted."""
         relative = self.weights / self.weights.max()
-        return float(np.sqrt((relative * self.residuals**2).sum() / max(self.n - self.law.count, 1)))
+        return float(np.sqrt((relative * self.residuals**2).sum() / max(self.num_runs - self.law.num_constants, 1)))
 
     def noise(self, count: int) -> Array:
         """``count`` draws of a new run's residual of ln L, the same on every call.
@@ -146,9 +146,11 @@ class Fit:
         Standardised residuals times √(n/χ²_ν), ν runs minus constants: how large the noise is, few runs do not tell.
         """
         standardised = self.residuals * np.sqrt(self.weights / self.weights.max())
-        freedom = max(self.n - self.law.count, 1)
+        freedom = max(self.num_runs - self.law.num_constants, 1)
         generator = np.random.default_rng(self.seed + 1)
-        return generator.choice(standardised, size=count) * np.sqrt(self.n / generator.chisquare(freedom, size=count))
+        return generator.choice(standardised, size=count) * np.sqrt(
+            self.num_runs / generator.chisquare(freedom, size=count)
+        )
 
     def summary(self, level: float = 0.9) -> str:
         """A table of the constants with standard errors and intervals, and how good the fit is."""
@@ -160,10 +162,10 @@ class Fit:
             name = GREEK.get(symbol, symbol)
             lines.append(f"{name:8}{value:12.5g}{self.standard_errors[symbol]:12.3g}   {low:.5g} to {high:.5g}")
         span = self.range
-        counted = "" if self.count == "unknown" else f" ({self.count.replace('_', '-')} parameters)"
+        kind = "" if self.counted == "unknown" else f" ({self.counted.replace('_', '-')} parameters)"
         lines.append(
-            f"{self.n} runs, rms residual {self.rms:.2%}; "
-            f"N {format_count(span['num_params'][0])} to {format_count(span['num_params'][1])}{counted}, "
+            f"{self.num_runs} runs, rms residual {self.rms:.2%}; "
+            f"N {format_count(span['num_params'][0])} to {format_count(span['num_params'][1])}{kind}, "
             f"D {format_count(span['tokens'][0])} to {format_count(span['tokens'][1])}, "
             f"C {format_flops(span['flops'][0])} to {format_flops(span['flops'][1])}"
         )
@@ -200,16 +202,16 @@ class Fit:
             "standard_errors": dict(self.standard_errors) if refitted else None,
             "intervals": {s: list(pair) for s, pair in self.intervals.items()} if refitted else None,
             "objective": self.objective,
-            "loss": self.loss,
+            "objective_value": self.objective_value,
             "delta": self.delta,
-            "n": self.n,
+            "num_runs": self.num_runs,
             "rms": self.rms,
             "range": {key: list(pair) for key, pair in self.range.items()},
             "active_bounds": list(self.active_bounds),
             "starts": self.starts,
             "agreed": self.agreed,
             "condition": self.condition,
-            "count": self.count,
+            "counted": self.counted,
             "notes": list(self.notes),
             "seed": self.seed,
             "residuals": self.residuals.tolist(),
@@ -224,7 +226,17 @@ class Fit:
         Raises:
             UserError: not such a record, or of a law that is not known here.
         """
-        plain = ("objective", "loss", "delta", "n", "starts", "agreed", "condition", "count", "seed")
+        plain = (
+            "objective",
+            "objective_value",
+            "delta",
+            "num_runs",
+            "starts",
+            "agreed",
+            "condition",
+            "counted",
+            "seed",
+        )
         try:
             form = law(data["law"]) if form is None else form
             return cls(
@@ -233,7 +245,7 @@ class Fit:
                 residuals=np.array(data["residuals"], dtype=float),
                 weights=np.array(data["weights"], dtype=float),
                 range={key: (float(pair[0]), float(pair[1])) for key, pair in data["range"].items()},
-                draws=np.array(data["draws"], dtype=float).reshape(-1, form.count),
+                draws=np.array(data["draws"], dtype=float).reshape(-1, form.num_constants),
                 active_bounds=tuple(data["active_bounds"]),
                 notes=tuple(data["notes"]),
                 **{key: data[key] for key in plain},

@@ -78,7 +78,7 @@ def by_compute(observations: Observations) -> Observations:
 
 def origins(forms: Sequence[Law], ordered: Observations, most_cuts: int = MOST_CUTS) -> list[Origin]:
     """Every law fitted below every cut of runs in the order of compute."""
-    sizes = cuts(ordered, max(form.count for form in forms) + 2, most_cuts)
+    sizes = cuts(ordered, max(form.num_constants for form in forms) + 2, most_cuts)
     if not sizes:
         return []
     sides = [(ordered.where(np.arange(size)), ordered.where(np.arange(size, len(ordered)))) for size in sizes]
@@ -169,7 +169,9 @@ def _look_above(problem: Problem, theta: Array, weights: Array, cut: int, runs: 
     above = jacobian[:, runs:]
     variance = np.einsum("pr,pq,qr->r", above, covariance(part, theta[cut], weights), above)
     squares = (weights * (part.log_loss - predicted[:runs]) ** 2).sum()
-    return _Below(predicted, np.sqrt(variance.clip(0)), float(np.sqrt(squares / max(runs - problem.law.count, 1))))
+    return _Below(
+        predicted, np.sqrt(variance.clip(0)), float(np.sqrt(squares / max(runs - problem.law.num_constants, 1)))
+    )
 
 
 def _starts(problem: Problem, weights: Array) -> Array:

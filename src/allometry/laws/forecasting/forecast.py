@@ -73,14 +73,14 @@ class Forecast:
         return next(iter(self.fits.values())).range
 
     @property
-    def n(self) -> int:
+    def num_runs(self) -> int:
         """Number of runs fitted."""
         return len(self.runs)
 
     @property
-    def count(self) -> str:
-        """Which parameters N counts; predictions are for the same count."""
-        return next(iter(self.fits.values())).count
+    def counted(self) -> str:
+        """Which parameters N counts; predictions count them likewise."""
+        return next(iter(self.fits.values())).counted
 
     @property
     def drift(self) -> float:
@@ -166,7 +166,7 @@ class Forecast:
 
     def summary(self) -> str:
         """Weights, backtest and drift, for people."""
-        lines = [f"forecast from {self.n} runs, laws weighted by their backtest"]
+        lines = [f"forecast from {self.num_runs} runs, laws weighted by their backtest"]
         scores = dict(self.backtest.ranking())
         for name in sorted(self.weights, key=self.weights.get, reverse=True):
             score = f"{scores[name]:.2%}" if name in scores else "–"
@@ -240,9 +240,9 @@ def forecast(observations: Observations, laws: Sequence[Law | str] | None = None
             more than N and D.
     """
     forms = predictive(laws)
-    smallest = min(forms, key=lambda form: form.count)
-    check_design(observations, smallest.name, smallest.count)
-    usable = [form for form in forms if len(observations) >= form.count + 2] or [smallest]
+    smallest = min(forms, key=lambda form: form.num_constants)
+    check_design(observations, smallest.name, smallest.num_constants)
+    usable = [form for form in forms if len(observations) >= form.num_constants + 2] or [smallest]
     notes = list(observations.notes)
     if len(usable) < len(forms):
         left = ", ".join(form.name for form in forms if form not in usable)
@@ -264,7 +264,7 @@ def forecast(observations: Observations, laws: Sequence[Law | str] | None = None
 
 def constants(fits: dict[str, Fit], weights: dict[str, float]) -> float:
     """How many constants the weighted laws take from the runs."""
-    return sum(weight * fits[name].law.count for name, weight in weights.items())
+    return sum(weight * fits[name].law.num_constants for name, weight in weights.items())
 
 
 def _spread(samples: Array) -> Array:

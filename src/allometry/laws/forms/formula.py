@@ -62,10 +62,12 @@ class Formula(Law):
     def log_loss(self, theta, *inputs):
         raw = [np.exp(x) for x in inputs]
         # One row of constants for the value and one for the derivative by each constant.
-        steps = 1j * STEP * np.concatenate([np.zeros((1, self.count)), np.eye(self.count)])
-        stepped = (theta[:, None] + steps).reshape(-1, self.count)
+        steps = 1j * STEP * np.concatenate([np.zeros((1, self.num_constants)), np.eye(self.num_constants)])
+        stepped = (theta[:, None] + steps).reshape(-1, self.num_constants)
         with np.errstate(all="ignore"):
-            log_loss = np.log(self._at(self._natural(stepped), raw)).reshape(*theta.shape[:1], self.count + 1, -1)
+            log_loss = np.log(self._at(self._natural(stepped), raw)).reshape(
+                *theta.shape[:1], self.num_constants + 1, -1
+            )
         return log_loss[:, 0].real, log_loss[:, 1:].imag / STEP
 
     def values(self, theta, centre):
@@ -87,11 +89,11 @@ class Formula(Law):
     def starts(self, inputs, loss, weights):
         lower, upper = self.bounds(loss)
         linear = np.array([isinstance(kind, str) for kind in self.constants.values()])
-        theta = np.where(linear, 0.0, lower + _low_discrepancy(SAMPLES, self.count) * (upper - lower))
+        theta = np.where(linear, 0.0, lower + _low_discrepancy(SAMPLES, self.num_constants) * (upper - lower))
         raw = [np.exp(x) for x in inputs]
         with np.errstate(all="ignore"):
             natural = self._natural(theta)
-            units = [np.where(linear, np.eye(self.count)[j], natural) for j in np.flatnonzero(linear)]
+            units = [np.where(linear, np.eye(self.num_constants)[j], natural) for j in np.flatnonzero(linear)]
             columns = np.stack([self._at(unit, raw) for unit in units], axis=1) if units else None
         if columns is None:
             squares = (weights * (self.log_loss(theta, *inputs)[0] - np.log(loss)) ** 2).sum(axis=1)

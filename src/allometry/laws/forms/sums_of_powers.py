@@ -47,7 +47,7 @@ class SumOfPowers(Law):
     def _powers(self) -> Array:
         """How term j falls with input i by exponent e: 0 or 1, shape (terms, exponents, inputs)."""
         _, begin = self._split
-        table = np.zeros((len(self.terms), self.count - begin, len(self.inputs)))
+        table = np.zeros((len(self.terms), self.num_constants - begin, len(self.inputs)))
         for j, powers in enumerate(self.terms.values()):
             for name, exponent in powers.items():
                 table[j, self.symbols.index(exponent) - begin, self.inputs.index(name)] = 1
@@ -61,7 +61,7 @@ class SumOfPowers(Law):
             log_term = theta[:, first + j, None] - sum(self.sign * theta[:, begin + e, None] * x for e, x in falls)
             terms.append(np.exp(log_term))
         loss = sum(terms) + (theta[:, 0, None] if first else 0.0)
-        jacobian = np.zeros((len(theta), self.count, loss.shape[1]))
+        jacobian = np.zeros((len(theta), self.num_constants, loss.shape[1]))
         if first:
             jacobian[:, 0] = 1 / loss
         for j, (falls, term) in enumerate(zip(table, terms, strict=True)):
@@ -96,14 +96,14 @@ class SumOfPowers(Law):
         first, begin = self._split
         low, high = coefficient_bounds(loss)
         least, most = (EXPONENTS[0], EXPONENTS[1]) if self.sign > 0 else (-EXPONENTS[1], 0.0)
-        lower = [*[0.0] * first, *[low] * (begin - first), *[least] * (self.count - begin)]
+        lower = [*[0.0] * first, *[low] * (begin - first), *[least] * (self.num_constants - begin)]
         return np.array(lower), np.array(
-            [*[floor_bound(loss)] * first, *[high] * (begin - first), *[most] * (self.count - begin)]
+            [*[floor_bound(loss)] * first, *[high] * (begin - first), *[most] * (self.num_constants - begin)]
         )
 
     def starts(self, inputs, loss, weights):
         first, begin = self._split
-        free = self.count - begin
+        free = self.num_constants - begin
         axis = np.geomspace(0.015, 2, max(round(GRID_CELLS ** (1 / free)), 5))
         exponents = grid(*[axis] * free)
         falls = self._powers @ np.stack(inputs)

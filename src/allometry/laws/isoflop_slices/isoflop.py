@@ -41,7 +41,7 @@ class IsoFlop:
         sigma: relative noise of a run's loss at the floor of a valley.
         reach: a run this far above its budget's best, relative, counts half; inf if all count the same.
         scatter: standard deviation of ln N* about its line beyond what noise explains; it is in the intervals.
-        count: which parameters N counts: "non_embedding", "total", "matmul" or "unknown". The exponents depend on it.
+        counted: which parameters N counts: "non_embedding", "total", "matmul" or "unknown". The exponents depend on it.
         notes: the observations' notes, and what was left out.
         seed: of the draws.
     """
@@ -54,7 +54,7 @@ class IsoFlop:
     sigma: float
     reach: float
     scatter: float
-    count: str = "unknown"
+    counted: str = "unknown"
     notes: tuple[str, ...] = ()
     seed: int = 0
     kind: str = field(default="isoflop", init=False)
@@ -113,10 +113,10 @@ class IsoFlop:
 
     def summary(self) -> str:
         """The two power laws, a table of the budgets, what was refused and why."""
-        counted = "an unknown count of" if self.count == "unknown" else self.count.replace("_", "-")
+        kind = "an unknown count of" if self.counted == "unknown" else self.counted.replace("_", "-")
         lines = [
             f"isoflop by {self.method}: {len(self.accepted)} of {len(self.budgets)} budgets have a minimum; "
-            f"N is {counted} parameters"
+            f"N is {kind} parameters"
         ]
         for name, symbol in QUANTITIES.items():
             low, high = self.intervals[name]
@@ -148,7 +148,7 @@ class IsoFlop:
             "sigma": self.sigma,
             "reach": self.reach if np.isfinite(self.reach) else None,
             "scatter": self.scatter,
-            "count": self.count,
+            "counted": self.counted,
             "notes": list(self.notes),
             "seed": self.seed,
         }
@@ -167,7 +167,7 @@ class IsoFlop:
                 draws={name: np.array(lines, dtype=float) for name, lines in data["draws"].items()},
                 reach=np.inf if data["reach"] is None else float(data["reach"]),
                 notes=tuple(data["notes"]),
-                **{key: data[key] for key in ("method", "centre", "sigma", "scatter", "count", "seed")},
+                **{key: data[key] for key in ("method", "centre", "sigma", "scatter", "counted", "seed")},
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"not an isoflop result: {type(error).__name__} {error}; compute it anew") from None
@@ -231,7 +231,7 @@ def isoflop(
         budgets=tuple(slices),
         sigma=valleys.sigma,
         reach=float(valleys.reach),
-        count=observations.count,
+        counted=observations.counted,
         notes=(*observations.notes, *notes),
         seed=seed,
         **frontier(sweep, valleys, weighted=method == "slices", seed=seed),

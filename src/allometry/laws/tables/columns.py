@@ -82,13 +82,13 @@ class Match:
 
     Attributes:
         taken: field → name of its column, or a number that holds in every row.
-        count: what num_params counts.
+        counted: what num_params counts.
         bare_batch: whether ``batch_sequences`` comes from a column that does not say its unit.
         notes: which columns were taken and which others could have been.
     """
 
     taken: dict[str, str | float]
-    count: str = "unknown"
+    counted: str = "unknown"
     bare_batch: bool = False
     notes: tuple[str, ...] = ()
 
@@ -99,27 +99,27 @@ def normalise(name: object) -> str:
 
 
 def match_columns(
-    table: Table, chosen: Mapping[str, str | float | None] | None = None, count: str | None = None
+    table: Table, chosen: Mapping[str, str | float | None] | None = None, counted: str | None = None
 ) -> Match:
     """Choose a column for every field that the table offers.
 
     Args:
         table: with the columns; one that holds words is not taken for a number because of its name.
         chosen: field → column, number, or None for no column, as the user said; it goes before the usual names.
-        count: which parameters to take where the table counts several ways.
+        counted: which parameters to take where the table counts several ways.
 
     Raises:
         UserError: a chosen column or field does not exist; no size, no loss, or neither tokens nor flops; several
-            columns could be one field; no parameters of that count.
+            columns could be one field; no parameters counted that way.
     """
     chosen = chosen or {}
     taken = _chosen(table, chosen)
     if WRITTEN.issubset(table.columns):
-        taken, notes = _written(table, count) | taken, []
+        taken, notes = _written(table, counted) | taken, []
     else:
-        notes = _search(table, taken, {name for name, column in chosen.items() if column is None}, count)
+        notes = _search(table, taken, {name for name, column in chosen.items() if column is None}, counted)
     _check_complete(table, taken)
-    counted, said = _counted(table, taken, count)
+    counted, said = _which_counted(table, taken, counted)
     used = ", ".join(f"{name} = {taken[name]!r}" for name in (*FIELDS, *EXTRA) if name in taken)
     if re.search("bits?(per|$)|bpb", normalise(taken["loss"])):
         notes.append(f"loss is column {taken['loss']!r}, in bits by its name: so are predictions")
@@ -168,16 +168,16 @@ def _chosen(table: Table, chosen: Mapping[str, str | float | None]) -> dict[str,
     return taken
 
 
-def _written(table: Table, count: str | None) -> dict[str, str | float]:
+def _written(table: Table, counted: str | None) -> dict[str, str | float]:
     """The fields of a table that ``Observations.write_csv`` wrote, by nothing but their own names."""
     taken: dict[str, str | float] = {name: name for name in KNOWN if name in table.columns}
     sizes = [column for column in table.columns if column in ("num_params", *(f"num_params_{one}" for one in COUNTED))]
     if sizes:
-        taken["num_params"] = f"num_params_{count}" if f"num_params_{count}" in sizes else sizes[0]
+        taken["num_params"] = f"num_params_{counted}" if f"num_params_{counted}" in sizes else sizes[0]
     return taken
 
 
-def _search(table: Table, taken: dict[str, str | float], skipped: set[str], count: str | None) -> list[str]:
+def _search(table: Table, taken: dict[str, str | float], skipped: set[str], counted: str | None) -> list[str]:
     """Fill ``taken`` by the usual names; notes on what else could have been."""
     by_name: dict[str, list[str]] = {}
     for column in table.columns:
@@ -186,7 +186,7 @@ def _search(table: Table, taken: dict[str, str | float], skipped: set[str], coun
     for name, words in KNOWN.items():
         if name in taken or name in skipped:
             continue
-        matches = _candidates(table, by_name, name, _count_words(count, words) if name == "num_params" else words)
+        matches = _candidates(table, by_name, name, _count_words(counted, words) if name == "num_params" else words)
         if matches:
             taken[name] = matches[0]
         if len(matches) > 1 and name in FIELDS:
@@ -238,7 +238,7 @@ def _check_complete(table: Table, taken: Mapping[str, str | float]) -> None:
     hint = ""
     others = [column for column in table.columns if _named_count(column)]
     if "num_params" in missing and others:
-        hint = f"; {', '.join(map(repr, others))} counts {_named_count(others[0])} parameters: give another count"
+        hint = f"; {', '.join(map(repr, others))} counts {_named_count(others[0])} parameters: choose another counted="
     if any(normalise(column) in ("ppl", "perplexity", "valppl", "valperplexity") for column in table.columns):
         hint = "; loss is the natural logarithm of a perplexity"
     if "batch_sequences" in taken and not tokens:
@@ -253,28 +253,30 @@ def _has_batch(taken: Mapping[str, str | float]) -> bool:
     return "batch_tokens" in taken or {"batch_sequences", "sequence_length"} <= set(taken)
 
 
-def _count_words(count: str | None, bare: list[str]) -> list[str]:
-    """Names of a column of parameters, for one count or for any: non-embedding first, for laws are usually in that."""
-    if count is None:
+def _count_words(counted: str | None, bare: list[str]) -> list[str]:
+    """Names of a column of parameters, counted one way or any: non-embedding first, as laws usually count."""
+    if counted is None:
         return [*COUNTED["non_embedding"].split(), *bare, *COUNTED["matmul"].split(), *COUNTED["total"].split()]
-    if count not in COUNTED:
-        raise UserError(f"count is {count!r}; parameters are counted {', '.join(COUNTED)}")
-    return [*COUNTED[count].split(), *bare]
+    if counted not in COUNTED:
+        raise UserError(f"counted is {counted!r}; parameters are counted {', '.join(COUNTED)}")
+    return [*COUNTED[counted].split(), *bare]
 
 
-def _counted(table: Table, taken: Mapping[str, str | float], count: str | None) -> tuple[str, list[str]]:
+def _which_counted(table: Table, taken: Mapping[str, str | float], counted: str | None) -> tuple[str, list[str]]:
     """What the column of parameters counts: by its name, or as the user says."""
     column = taken.get("num_params")
     if column is None:
-        return count or "unknown", []
+        return counted or "unknown", []
     named = _named_count(column)
-    if count is not None and named is not None and named != count:
-        raise UserError(f"{table.name}: column {column!r} counts {named} parameters, not {count}; give one of the two")
-    if count is not None or named is not None:
-        return count or named, []
+    if counted is not None and named is not None and named != counted:
+        raise UserError(
+            f"{table.name}: column {column!r} counts {named} parameters, not {counted}; give one of the two"
+        )
+    if counted is not None or named is not None:
+        return counted or named, []
     return "unknown", [
-        f"which parameters {column!r} counts is not said: exponents depend on it, so state count= "
-        f"({', '.join(COUNTED)}) and plan by the same count"
+        f"which parameters {column!r} counts is not said: exponents depend on it, so state counted= "
+        f"({', '.join(COUNTED)}) and plan with the same"
     ]
 
 

@@ -147,7 +147,7 @@ class Curves:
         num_params: float | Mapping[str, float] | None = None,
         tokens: float | Mapping[str, float] | None = None,
         share: float = 0.01,
-        count: str = "unknown",
+        counted: str = "unknown",
     ) -> Observations:
         """The ends of the runs as a table, with these curves beside it.
 
@@ -155,7 +155,7 @@ class Curves:
             num_params: of all runs, or run → N; the curves' own if None.
             tokens: of all runs, or run → D; the tokens of the last point if None.
             share: the loss is the mean over the last so much of the steps; 0 for the last point alone.
-            count: what num_params counts.
+            counted: what num_params counts.
 
         Raises:
             UserError: a run whose N or D is not known.
@@ -174,7 +174,7 @@ class Curves:
             row = {"label": self.names[i], "num_params": sizes[i], "tokens": lengths[i], "loss": end.mean()}
             row |= {"steps": step[-1]} | ({"lr": peak} if peak > 0 else {})
             rows.append(row)
-        found = Observations.from_records(rows, count=count)
+        found = Observations.from_records(rows, counted=counted)
         return replace(found, curves=self, notes=(*self.notes, *found.notes))
 
 

@@ -62,22 +62,22 @@ class Noise:
     sets: tuple[tuple[str, ...], ...]
 
 
-def check_design(observations: Observations, name: str, count: int) -> None:
+def check_design(observations: Observations, name: str, num_constants: int) -> None:
     """Refuse a table that cannot tell the constants of a law in N and D apart, and say which run would help.
 
     Raises:
-        UserError: fewer runs than ``count`` + 1, one size, one token count, N and D tied to each other, or (but for
-            ``power``, which may fit what rises) a loss that rises with both.
+        UserError: fewer runs than ``num_constants`` + 1, one size, one token count, N and D tied to each other, or a
+            loss that rises with both (``power`` may fit that).
     """
     tied = _tied(observations)
     if tied:
         raise UserError(tied)
     if name != "power" and (rising := _rising(observations)):
         raise UserError(rising)
-    if len(observations) < count + 1:
+    if len(observations) < num_constants + 1:
         raise UserError(
-            f"{len(observations)} runs are too few for law {name} with {count} constants; "
-            f"add runs up to {count + 1}, or fit a smaller law such as power"
+            f"{len(observations)} runs are too few for law {name} with {num_constants} constants; "
+            f"add runs up to {num_constants + 1}, or fit a smaller law such as power"
         )
 
 
@@ -226,7 +226,7 @@ def _far_off(observations: Observations) -> Iterator[Finding]:
             "diverged",
             1.0,
             "a loss far above runs of like size, tokens and settings; if they diverged leave them out, or fit with "
-            "loss='huber'",
+            "objective='huber'",
         ),
         (
             "outlier",

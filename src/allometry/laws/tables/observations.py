@@ -32,7 +32,7 @@ class Observations:
     """Finished runs as parallel arrays, one entry a run.
 
     Attributes:
-        num_params: N, parameters, float64; ``count`` says which.
+        num_params: N, parameters, float64; ``counted`` says which.
         tokens: D, training tokens, float64.
         loss: final loss in the source's unit (nats a token, nats a byte, ...), float64, positive.
         flops: C, training FLOPs; 6·N·D where the source has none.
@@ -42,7 +42,7 @@ class Observations:
         extra: further numeric columns by name, nan where a row has none. Known ones have one name whatever the source
             called them: batch_tokens, batch_sequences, sequence_length, steps, lr (the peak), unique_tokens, warmup,
             weight_decay, seed, group (rows of unlike text columns); others keep theirs.
-        count: which parameters ``num_params`` counts: "non_embedding", "total", "matmul" or "unknown".
+        counted: which parameters ``num_params`` counts: "non_embedding", "total", "matmul" or "unknown".
         curves: the loss along the runs, where the source has it.
     """
 
@@ -54,7 +54,7 @@ class Observations:
     labels: tuple[str, ...]
     notes: tuple[str, ...] = ()
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)
-    count: str = "unknown"
+    counted: str = "unknown"
     curves: Curves | None = None
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class Observations:
         cls,
         source: Any,
         columns: Mapping[str, str | float | None] | None = None,
-        count: str | None = None,
+        counted: str | None = None,
         where: Mapping[str, Any] | None = None,
         curves: Any = None,
     ) -> Observations:
@@ -77,7 +77,7 @@ class Observations:
                 ``val_loss``, ``lr``, ``bsz`` ...).
             columns: which column holds a field where the names do not say, e.g. ``{"loss": "loss_c4_val"}``; a number
                 holds in every row (``{"sequence_length": 2048}``), None takes no column.
-            count: "non_embedding", "total" or "matmul": which parameters to take, or what the only column counts.
+            counted: "non_embedding", "total" or "matmul": which parameters to take, or what the only column counts.
             where: the rows to take, column → value or list of values, e.g. ``{"dataset": "c4"}``.
             curves: the loss along the runs: ``Curves``, or what ``Curves.read`` takes (the folder of a study too).
 
@@ -88,15 +88,15 @@ class Observations:
         if curves is not None and not isinstance(curves, Curves):
             curves = Curves.read(curves)
         if isinstance(source, str | Path) and Path(source).is_dir():
-            return replace(_read_study(Path(source), columns, count, where), curves=curves)
+            return replace(_read_study(Path(source), columns, counted, where), curves=curves)
         table = read_table(source).select(where or {})
-        match = match_columns(table, columns, count)
+        match = match_columns(table, columns, counted)
         observations = _assemble(table, match)
         check_units(observations, match)
         return replace(observations, curves=curves)
 
     @classmethod
-    def from_records(cls, rows: Iterable[Mapping], count: str = "unknown") -> Observations:
+    def from_records(cls, rows: Iterable[Mapping], counted: str = "unknown") -> Observations:
         """Build from dicts with the keys num_params, tokens, loss and, where known, flops, loss_se, label, status.
 
         Keys of ``extra`` and other numbers are kept under their own names.
@@ -107,14 +107,14 @@ class Observations:
         table = from_records(rows)
         if not len(table):
             raise UserError("no runs to read: the table is empty; give at least one row with num_params, tokens, loss")
-        if count not in (*COUNTED, "unknown"):
-            raise UserError(f"count is {count!r}; parameters are counted {', '.join(COUNTED)}")
+        if counted not in (*COUNTED, "unknown"):
+            raise UserError(f"counted is {counted!r}; parameters are counted {', '.join(COUNTED)}")
         missing = [name for name in ("num_params", "loss") if name not in table.columns]
         if not {"tokens", "flops"} & set(table.columns):
             missing.append("tokens")
         if missing:
             raise UserError(f"records lack {', '.join(missing)}; found: {', '.join(sorted(table.columns))}")
-        return _assemble(table, Match({name: name for name in KNOWN if name in table.columns}, count))
+        return _assemble(table, Match({name: name for name in KNOWN if name in table.columns}, counted))
 
     def where(self, mask: np.ndarray) -> Observations:
         """The runs where ``mask`` (boolean array or index array, one entry a run) holds."""
@@ -160,7 +160,7 @@ class Observations:
                 ("loss", self.loss, "{:.4g}".format),
             )
         ]
-        lines = [f"{len(self)} runs, parameters counted: {self.count}; {', '.join(spans)}"]
+        lines = [f"{len(self)} runs, parameters counted: {self.counted}; {', '.join(spans)}"]
         if self.noise:
             runs = sum(map(len, self.noise.sets))
             lines.append(f"noise floor {self.noise.sigma:.3%} of the loss, from {runs} runs that repeat each other")
@@ -170,7 +170,7 @@ class Observations:
     def write_csv(self, path: str | Path) -> None:
         """Write label, columns and ``extra``, which ``read`` takes back unchanged; notes and curves are not in it."""
         names = ["num_params", "tokens", "flops", "loss", "loss_se", *self.extra]
-        header = [f"num_params_{self.count}" if self.count in COUNTED else "num_params", *names[1:]]
+        header = [f"num_params_{self.counted}" if self.counted in COUNTED else "num_params", *names[1:]]
         with Path(path).open("w", newline="", encoding="utf-8", errors="backslashreplace") as handle:
             writer = csv.writer(handle)
             writer.writerow(["label", *header])
@@ -178,7 +178,7 @@ class Observations:
                 writer.writerow([label, *("" if math.isnan(x) else repr(float(x)) for x in numbers)])
 
 
-def _read_study(path: Path, columns: Any, count: str | None, where: Any) -> Observations:
+def _read_study(path: Path, columns: Any, counted: str | None, where: Any) -> Observations:
     """The ladder of a study."""
     from ...runs.study import Study
 
@@ -193,10 +193,10 @@ def _read_study(path: Path, columns: Any, count: str | None, where: Any) -> Obse
     taken: dict[str, str | float] = {name: name for name in KNOWN if name in table.columns}
     if columns:
         taken |= {"loss": "bits_per_byte", "loss_se": "bits_per_byte_se"}
-    count = count or "non_embedding"
-    if f"num_params_{count}" in table.columns:
-        taken["num_params"] = f"num_params_{count}"
-    return _assemble(table.select(where or {}), Match(taken, count))
+    counted = counted or "non_embedding"
+    if f"num_params_{counted}" in table.columns:
+        taken["num_params"] = f"num_params_{counted}"
+    return _assemble(table.select(where or {}), Match(taken, counted))
 
 
 def _assemble(table: Table, match: Match) -> Observations:
@@ -215,4 +215,4 @@ def _assemble(table: Table, match: Match) -> Observations:
     fields = {name: columns.pop(name) for name in FIELDS}
     extra = {name: values for name, values in (columns | own).items() if not np.isnan(values).all()}
     notes = (*table.notes, *match.notes, *mixed, *derived, *dropped)
-    return Observations(**fields, labels=tuple(labels), notes=notes, extra=extra, count=match.count)
+    return Observations(**fields, labels=tuple(labels), notes=notes, extra=extra, counted=match.counted)

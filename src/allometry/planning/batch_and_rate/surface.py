@@ -96,7 +96,7 @@ class Surface:
         prior: the rule that the exponents started from, None without.
         prior_exponents: η* in N, η* in D, B* in N, B* in D, by that rule.
         n: number of runs.
-        count: which parameters were counted.
+        counted: which parameters were counted.
         range: "num_params", "tokens", "flops", "lr", "batch_tokens" → (least, most) of the runs.
         cells: what was measured at each size and token count.
         notes: what the runs do not tell, and the observations' notes.
@@ -113,7 +113,7 @@ class Surface:
     prior: str | None
     prior_exponents: tuple[float, ...]
     n: int
-    count: str
+    counted: str
     range: dict[str, tuple[float, float]]
     cells: tuple[Cell, ...]
     notes: tuple[str, ...] = ()
@@ -189,7 +189,7 @@ class Surface:
     def to_json(self) -> dict[str, Any]:
         """Plain data that ``from_json`` takes back without loss."""
         arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        numbers = {name: getattr(self, name) for name in ("noise", "stray", "freedom", "prior", "n", "count")}
+        numbers = {name: getattr(self, name) for name in ("noise", "stray", "freedom", "prior", "n", "counted")}
         return (
             {"kind": "surface"}
             | arrays
@@ -265,7 +265,7 @@ def surface(observations: Observations, prior: str | Rule | None = DEFAULT_PRIOR
         prior=name,
         prior_exponents=() if prior is None else tuple(map(float, exponents)),
         n=len(sweeps.cell),
-        count=getattr(observations, "count", "unknown"),
+        counted=getattr(observations, "counted", "unknown"),
         range=_range(sweeps),
         cells=cells,
     )

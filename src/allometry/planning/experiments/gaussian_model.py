@@ -54,7 +54,7 @@ def plausible(name: str, run: tuple[float, float], loss: float | Array, draws: i
         return np.stack(columns if name == "power_floor" else columns[1:], axis=1)
     alpha, beta, rest = alpha / k, beta / k, ((1 - part) * loss) ** (1 / k)
     columns = [part * loss, rest * share * run[0] ** alpha, rest * (1 - share) * run[1] ** beta, alpha, beta, k]
-    return np.stack(columns[: LAWS[name].count], axis=1)
+    return np.stack(columns[: LAWS[name].num_constants], axis=1)
 
 
 def prior(name: str, run: tuple[float, float], loss: float, centre: Array) -> tuple[Array, Array]:

@@ -31,7 +31,7 @@ class Predictor(Protocol):
 def count_of(predictor: Predictor) -> str:
     """Which parameters a predictor counts: "non_embedding", "matmul", "total", or "unknown", taken as the first."""
     laws = getattr(predictor, "fits", None) or {}
-    return getattr(predictor, "count", None) or getattr(next(iter(laws.values()), None), "count", None) or "unknown"
+    return getattr(predictor, "counted", None) or getattr(next(iter(laws.values()), None), "counted", None) or "unknown"
 
 
 def refits(

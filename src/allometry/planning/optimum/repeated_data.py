@@ -61,7 +61,7 @@ class Repeated:
         return getattr(self.predictor, "range", None)
 
     @property
-    def count(self) -> str:
+    def counted(self) -> str:
         """Which parameters the predictor counts."""
         return count_of(self.predictor)
 
