@@ -137,7 +137,7 @@ def test_a_command_on_a_disk_that_is_really_full(tmp_path, mounted, size):
     disk = tmp_path / "disk"
     disk.mkdir()
     # The study is looked at within the same mount, before it is gone.
-    code = "import subprocess, sys; from allometry.runs import sealed; from pathlib import Path\n" + (
+    code = "import subprocess, sys; from allometry.runs import saved_states as sealed; from pathlib import Path\n" + (
         "done = subprocess.run(sys.argv[2:]); said = []\n"
         "for trunk in Path(sys.argv[1]).glob('s/trunks/*'): sealed.newest(trunk, said.append)\n"
         "print('damaged:', said); sys.exit(done.returncode)"

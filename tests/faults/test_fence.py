@@ -140,7 +140,7 @@ def test_a_claim_that_is_given_back_or_damaged_can_be_followed(tmp_path):
 PAIR = """
 import sys
 from pathlib import Path
-from allometry.config import RunConfig
+from allometry.config.run import RunConfig
 from allometry.runs.engines.job_queue import Job
 from allometry.runs.engines.local import LocalEngine
 from allometry.runs.study import Study

@@ -103,7 +103,7 @@ def launch(folder: Path, target: str, *arguments, size: int = 2) -> tuple[list[i
     They are forked from a process that has imported everything, which costs seconds.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["crew"])
+    context.set_forkserver_preload([__name__])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

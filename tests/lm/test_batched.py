@@ -129,8 +129,9 @@ def assert_same(one, other):
 
 
 def test_a_member_that_diverges_is_recorded_and_hurts_no_other(corpus, tmp_path):
+    """Its first step is beyond FP32, also in the warm-up: with smaller ones it depends on the CPU when ∞ − ∞ occurs."""
     where, calm_ = study(tmp_path / "s"), study(tmp_path / "calm")
-    wild, tame = ([config(tokens, lr) for tokens in LENGTHS] for lr in (1e39, 0.3))
+    wild, tame = ([config(tokens, lr) for tokens in LENGTHS] for lr in (1e45, 0.3))
     train_batched([*wild, *tame], corpus, where, kind="sweep")
     train_trunk(tame, corpus, calm_, kind="sweep")
     assert [where.record(run.id).status for run in wild] == ["diverged"] * 2

@@ -26,7 +26,8 @@ from allometry.lm.distributed import sharded_training
 from allometry.lm.distributed.world import World
 from allometry.lm.generate import generate
 from allometry.lm.model import build
-from allometry.lm.training.trunk import Trunk, evaluate
+from allometry.lm.training.train_trunk import HELD_OUT_WINDOWS
+from allometry.lm.training.trunk import SMOOTHING, Trunk, evaluate
 from allometry.runs.study import Study
 from helpers import processes
 
@@ -88,7 +89,7 @@ def losses(seen, before=None):
         if last is None:
             found[step] = smooth
         else:
-            found[step] = last + (smooth - last) / distributed.SMOOTHING
+            found[step] = last + (smooth - last) / SMOOTHING
         last = smooth
     return found
 
@@ -114,7 +115,7 @@ def alone(stored):
     run = config(stored)
     trunk, seen = Trunk(run, stored), []
     trunk.advance(run, run.schedule.steps, lambda: seen.append((trunk.step, trunk.smooth)))
-    held_out = held_out_windows(stored.held_out, run.model.context, distributed.HELD_OUT_WINDOWS)
+    held_out = held_out_windows(stored.held_out, run.model.context, HELD_OUT_WINDOWS)
     rates = processes.rates(trunk.model, trunk.optimizer)
     return {"losses": losses(seen), "held_out": evaluate(trunk.model, held_out), "rates": rates, "model": trunk.model}
 
