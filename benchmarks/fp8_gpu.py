@@ -171,7 +171,7 @@ def bench_layer(bench: Bench, fan_out: int, fan_in: int, tokens: int) -> dict:
     layers = {
         "bf16": torch.nn.Linear(fan_in, fan_out, bias=False, **options),
         "ours bf16": nn.Linear(fan_in, fan_out, **options),
-        "ours fp8": fp8.Linear(fan_in, fan_out, **options),
+        "ours fp8": fp8.FP8Linear(fan_in, fan_out, **options),
     }
     if torchao_version():
         for name, recipe in TORCHAO.items():

@@ -5,7 +5,7 @@
 Four layers, width 128, bytes of the Python standard library, the same data and seed for every arm; warmup over a tenth,
 then a linear fall to zero. All hidden linear layers are converted. FP8 is E4M3 forward and E5M2 for gradients with no
 scaling of the loss and no maxima taken. `plain` is the same architecture of torch.nn layers with PyTorch's
-cross-entropy, its FP8 casts the tensors as they are: the recipe without unit scaling.
+cross-entropy, its FP8 casts the tensors as they are: the same without unit scaling.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from allometry.lm.batches import Windows, held_out_windows
 from nn_overhead import PlainBlock, PlainDecoder
 
 CONTEXT, BATCH, STEPS, VOCAB, WIDTH, LAYERS, HEADS = 64, 8, 500, 256, 128, 4, 4
-SIMULATED, REAL = nn.fp8.Recipe(mode="simulated"), nn.fp8.Recipe(mode="real")
+SIMULATED, REAL = nn.fp8.FP8Formats(mode="simulated"), nn.fp8.FP8Formats(mode="real")
 
 
 class PlainFP8(torch.nn.Linear):
     """A plain linear map whose operands are cast to FP8 as they are."""
 
-    recipe = SIMULATED
+    formats = SIMULATED
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.fp8.linear(x, self.weight, factors=nn.Factors(1.0, 1.0), recipe=self.recipe)
+        return nn.fp8.linear(x, self.weight, factors=nn.Factors(1.0, 1.0), formats=self.formats)
 
 
-def unit(recipe: nn.fp8.Recipe | None, lr: float):
+def unit(formats: nn.fp8.FP8Formats | None, lr: float):
     model = nn.Decoder(VOCAB, LAYERS, WIDTH, HEADS, rope=False, compute=torch.bfloat16)
-    if recipe is not None:
-        nn.fp8.convert(model, recipe)
+    if formats is not None:
+        nn.fp8.convert(model, formats)
     return model, nn.AdamW(model, lr), nn.functional.cross_entropy
 
 

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from allometry.nn.conversion.measured_modules import finetune_groups
 from allometry.nn.conversion.measured_rules import range_report
 from allometry.nn.conversion.scale_model import scale_model
-from allometry.nn.conversion.scaled_modules import finetune_groups
 from allometry.nn.precision.formats import E3M2, E4M3FN, E5M2
 
 Data = tuple[Tensor, Tensor, Tensor, Tensor]  # inputs and targets to train on, inputs and targets to test on

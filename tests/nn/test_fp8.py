@@ -134,7 +134,7 @@ def test_pieces_of_a_batch_add_up_to_the_gradient_of_the_whole(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_layers_keep_unit_scale(mode):
-    layer = fp8.Linear(256, 384, recipe=fp8.Recipe(mode=mode))
+    layer = fp8.FP8Linear(256, 384, formats=fp8.FP8Formats(mode=mode))
     x = torch.randn(2, 256, 256, requires_grad=True)
     y = layer(x)
     y.backward(torch.randn_like(y))
@@ -168,7 +168,7 @@ def test_convert_keeps_every_object_and_name():
     assert nn.roles(model) == before[2]
     assert list(model.state_dict()) == list(before[3])
     assert model.stack.blocks[0].mlp.up._forward_hooks
-    converted = {name for name, module in model.named_modules() if isinstance(module, fp8.Linear)}
+    converted = {name for name, module in model.named_modules() if isinstance(module, fp8.FP8Linear)}
     assert len(converted) == 8
     assert all(nn.roles(model)[f"{name}.weight"].kind == "hidden" for name in converted)
     assert type(model.readout) is nn.Readout
@@ -188,7 +188,7 @@ def test_a_converted_model_computes_nearly_the_same_and_really_in_8_bits():
         error = lambda: ((model(tokens) - exact).norm() / exact.norm()).item()
         fp8.convert(model)
         assert 0.01 < error() < 0.15
-        fp8.convert(model, fp8.Recipe("bf16", None, mode="simulated"))  # and again, with another recipe
+        fp8.convert(model, fp8.FP8Formats("bf16", None, mode="simulated"))  # and again, with other formats
         assert 1e-5 < error() < 0.01
         errors = []
         for name in ("e4m3", "mxfp8", "mxfp6_e2m3", "nvfp4", "mxfp4"):
@@ -201,9 +201,9 @@ def test_a_converted_model_computes_nearly_the_same_and_really_in_8_bits():
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_readout_is_converted_when_asked_for(tied):
     model = decoder(tied=tied)
-    fp8.convert(model, fp8.Recipe(roles=("output",)))
-    assert [name for name, m in model.named_modules() if isinstance(m, fp8.Linear | fp8.Readout)] == ["readout"]
-    assert type(model.readout) is fp8.Readout
+    fp8.convert(model, fp8.FP8Formats(roles=("output",)))
+    assert [name for name, m in model.named_modules() if isinstance(m, fp8.FP8Linear | fp8.FP8Readout)] == ["readout"]
+    assert type(model.readout) is fp8.FP8Readout
     assert nn.roles(model)["embedding.weight" if tied else "readout.weight"].kind in ("input", "output")
     assert (model.readout.weight is model.embedding.weight) == tied
     assert model(torch.randint(0, 40, (1, 4))).isfinite().all()
@@ -211,10 +211,10 @@ def test_the_readout_is_converted_when_asked_for(tied):
 
 def test_a_model_that_is_one_layer_is_converted_in_place():
     layer = nn.Linear(16, 16)
-    assert type(fp8.convert(layer)) is fp8.Linear
+    assert type(fp8.convert(layer)) is fp8.FP8Linear
     assert "E4M3FN" in repr(layer)
     clone = copy.deepcopy(layer)
-    assert clone.recipe == layer.recipe
+    assert clone.formats == layer.formats
     assert torch.equal(clone(torch.ones(1, 16)), layer(torch.ones(1, 16)))
 
 
@@ -232,7 +232,7 @@ def test_parametrize_after_converting_changes_the_factors():
 @pytest.mark.parametrize("mode", MODES)
 def test_compiled_equals_eager(mode):
     torch._dynamo.reset()
-    model = fp8.convert(nn.MLP(24, 40, bias=True), fp8.Recipe(mode=mode))
+    model = fp8.convert(nn.MLP(24, 40, bias=True), fp8.FP8Formats(mode=mode))
     x, onto = torch.randn(2, 8, 24), torch.randn(2, 8, 24)
     results = []
     for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
@@ -246,7 +246,7 @@ def test_compiled_equals_eager(mode):
 
 
 def test_autocast_sets_the_type_of_the_output():
-    layer = fp8.Linear(16, 16)
+    layer = fp8.FP8Linear(16, 16)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(torch.randn(4, 16)).dtype == torch.bfloat16
     assert layer(torch.randn(4, 16)).dtype == torch.float32
@@ -274,7 +274,7 @@ def test_a_format_that_the_device_lacks_is_an_error_that_names_both():
     with pytest.raises(ValueError, match=r"'cpu' .*float64"):
         fp8.linear(torch.zeros(16, 16).double(), torch.zeros(16, 16), factors=FACTORS, mode="real")
     with pytest.raises(ValueError, match=r"mode: 'real' knows .* not MXFP4 and E5M2"):
-        fp8.Recipe("mxfp4", mode="real")
+        fp8.FP8Formats("mxfp4", mode="real")
 
 
 def test_wrong_input_is_named():
@@ -288,10 +288,10 @@ def test_wrong_input_is_named():
     with pytest.raises(ValueError, match="mode: 'fast' is unknown"):
         fp8.linear(x, weight, factors=FACTORS, mode="fast")
     with pytest.raises(ValueError, match=r"roles: .*embedding"):
-        fp8.Recipe(roles="embedding")
+        fp8.FP8Formats(roles="embedding")
     with pytest.raises(ValueError, match="no format 'e9m9'"):
         fp8.convert(nn.Linear(4, 4), "e9m9")
-    with pytest.raises(TypeError, match="recipe: int"):
+    with pytest.raises(TypeError, match="formats: int"):
         fp8.convert(nn.Linear(4, 4), 8)
     with pytest.raises(ValueError, match=r"model: no allometry.nn.Linear .*hidden.* only Readout"):
         fp8.convert(nn.Readout(4, 4))
@@ -305,7 +305,7 @@ def test_a_small_decoder_learns_as_in_full_precision(mode):
     for name in ("exact", mode):
         model = decoder()
         if name != "exact":
-            fp8.convert(model, fp8.Recipe(mode=mode))
+            fp8.convert(model, fp8.FP8Formats(mode=mode))
         optimizer = nn.AdamW(model, lr=0.1)
         tokens = (torch.arange(17)[None] * torch.arange(1, 9)[:, None]) % 40
         for _ in range(30):
@@ -355,7 +355,7 @@ def test_the_benchmarks_plain_model_computes_what_ours_does(benchmark):
 @pytest.mark.parametrize("mode", MODES)
 def test_lengths_do_not_recompile_under_dynamic(mode):
     torch._dynamo.reset()
-    layer = fp8.Linear(16, 16, recipe=fp8.Recipe(mode=mode))
+    layer = fp8.FP8Linear(16, 16, formats=fp8.FP8Formats(mode=mode))
     graphs = []
     compiled = torch.compile(layer, backend=lambda graph, _: graphs.append(1) or graph, dynamic=True, fullgraph=True)
     for length in (3, 5, 8, 13):

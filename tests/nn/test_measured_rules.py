@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from allometry.nn.conversion.factors import ActivationScaling, GradientScaling, WeightScaling
+from allometry.nn.conversion.measured_factors import ActivationFactor, GradientFactor, WeightFactor
+from allometry.nn.conversion.measured_modules import MeasuredLinear, finetune_groups, measured_modules, unscale
 from allometry.nn.conversion.measured_rules import exponent_bits, range_report
 from allometry.nn.conversion.scale_model import scale_model
-from allometry.nn.conversion.scaled_modules import ScaledLinear, finetune_groups, scaled_modules, unscale
 from allometry.nn.precision.formats import E3M2
 
 CROSS_ENTROPY = F.cross_entropy
@@ -78,7 +78,7 @@ def gradients(model, x, y):
     x = x.clone().requires_grad_() if x.is_floating_point() else x
     model.zero_grad()
     CROSS_ENTROPY(model(x), y).backward()
-    factors = {id(m.weight): float(m.weight_scaling.value) for m in scaled_modules(model).values()}
+    factors = {id(m.weight): float(m.weight_factor.value) for m in measured_modules(model).values()}
     found = {name: p.grad / factors.get(id(p), 1.0) for name, p in model.named_parameters()}
     return found | ({"input": x.grad} if x.is_floating_point() else {})
 
@@ -110,7 +110,7 @@ def test_any_linear_map_of_any_scale(rule, rows, fan_in, data):
         plain.weight.mul_(10.0**exponent)
     x = torch.randn(2, rows, fan_in) * 10.0 ** data.draw(st.integers(-6, 6))
     scaled = scale_model(plain, x, rule)
-    assert isinstance(scaled, ScaledLinear)
+    assert isinstance(scaled, MeasuredLinear)
     torch.testing.assert_close(scaled(x), plain(x), rtol=1e-6, atol=1e-6 * float(plain(x).detach().abs().max()))
     with torch.no_grad():
         torch.testing.assert_close(scaled.unscaled_weight(), plain.weight, rtol=1e-6, atol=0)
@@ -122,24 +122,24 @@ def test_any_linear_map_of_any_scale(rule, rows, fan_in, data):
 def test_the_factors_are_those_of_the_definition():
     model, batch = case("mlp")
     scaled = scale_model(model, batch, "absmax", CROSS_ENTROPY)
-    assert float(scaled[0].weight_scaling.factor) == pytest.approx(float(model[0].weight.detach().abs().max()) / 8)
-    assert float(scaled[0].input_scaling.factor) == pytest.approx(float(batch[0].abs().max()) / 8)
+    assert float(scaled[0].weight_factor.measured) == pytest.approx(float(model[0].weight.detach().abs().max()) / 8)
+    assert float(scaled[0].input_factor.measured) == pytest.approx(float(batch[0].abs().max()) / 8)
     hidden = model[:1](batch[0])
     hidden.retain_grad()
     CROSS_ENTROPY(model[1:](hidden), batch[1]).backward()
-    assert float(scaled[0].grad_scaling.factor) == pytest.approx(float(hidden.grad.abs().max()) / math.sqrt(32))
+    assert float(scaled[0].grad_factor.measured) == pytest.approx(float(hidden.grad.abs().max()) / math.sqrt(32))
     scaled = scale_model(model, batch, "rms", CROSS_ENTROPY)
-    assert float(scaled[0].grad_scaling.factor) == pytest.approx(float(hidden.grad.square().mean().sqrt()))
+    assert float(scaled[0].grad_factor.measured) == pytest.approx(float(hidden.grad.square().mean().sqrt()))
 
 
 def test_convolutions_count_channels_and_not_the_length():
     model, (x, _) = case("audio")
     model.eval()
     scaled = scale_model(model, x, "absmax")
-    assert float(scaled[0].input_scaling.factor) == pytest.approx(float(x.abs().max()))
-    assert float(scaled[0].weight_scaling.factor) == pytest.approx(float(model[0].weight.detach().abs().max()) / 3)
+    assert float(scaled[0].input_factor.measured) == pytest.approx(float(x.abs().max()))
+    assert float(scaled[0].weight_factor.measured) == pytest.approx(float(model[0].weight.detach().abs().max()) / 3)
     inputs = model[:3](x).detach()
-    assert float(scaled[3].input_scaling.factor) == pytest.approx(float(inputs.abs().max()) / math.sqrt(8))
+    assert float(scaled[3].input_factor.measured) == pytest.approx(float(inputs.abs().max()) / math.sqrt(8))
 
 
 class Spy:
@@ -168,15 +168,15 @@ def test_a_running_gradient_factor_needs_no_loss():
     model, (x, y) = case("mlp")
     grads = Spy()
     scaled = scale_model(model, x, "rms", running=True, momentum=0.5, format=(None, grads))
-    assert float(scaled[2].grad_scaling.value) == 1
+    assert float(scaled[2].grad_factor.value) == 1
     CROSS_ENTROPY(scaled(x), y).backward()
     for seen in grads.seen:
         assert float(seen.square().mean().sqrt()) == pytest.approx(1, rel=1e-4)
-    before = float(scaled[2].grad_scaling.value)
+    before = float(scaled[2].grad_factor.value)
     (3 * CROSS_ENTROPY(scaled(x), y)).backward()
-    assert float(scaled[2].grad_scaling.value) == pytest.approx(2 * before, rel=1e-4)
+    assert float(scaled[2].grad_factor.value) == pytest.approx(2 * before, rel=1e-4)
     (9 * CROSS_ENTROPY(scaled.eval()(x), y)).backward()
-    assert float(scaled[2].grad_scaling.value) == pytest.approx(2 * before, rel=1e-4)
+    assert float(scaled[2].grad_factor.value) == pytest.approx(2 * before, rel=1e-4)
 
 
 # Not for text alone: scikit-learn's digits, and sounds
@@ -221,8 +221,8 @@ def test_digits_and_sounds(data, make, rule):
 def test_the_mode_is_the_models_own():
     """Before training, a batch norm passes quiet inputs on as they are in evaluation, and at unit scale in training."""
     model, (x, _) = case("audio")
-    training = scale_model(model.train(), x, "rms")[3].input_scaling.value
-    evaluating = scale_model(model.eval(), x, "rms")[3].input_scaling.value
+    training = scale_model(model.train(), x, "rms")[3].input_factor.value
+    evaluating = scale_model(model.eval(), x, "rms")[3].input_factor.value
     assert training == pytest.approx(0.5**0.5, rel=0.1)
     assert evaluating < 0.01
 
@@ -234,14 +234,14 @@ def test_dropout_is_drawn_alike():
     state = torch.get_rng_state()
     scaled = scale_model(model, x, "absmax", running=True)
     assert torch.equal(torch.get_rng_state(), state)
-    assert int(scaled[0].input_scaling.seen) == x.numel()
+    assert int(scaled[0].input_factor.seen) == x.numel()
 
 
 def test_parts_are_scaled_alone():
     model, batch = case("mlp")
     for part in ("weight", "activation", "gradient"):
         layer = scale_model(model, batch, "absmax", CROSS_ENTROPY, parts=(part,))[0]
-        factors = {"weight": layer.weight_scaling, "activation": layer.input_scaling, "gradient": layer.grad_scaling}
+        factors = {"weight": layer.weight_factor, "activation": layer.input_factor, "gradient": layer.grad_factor}
         assert [name for name, scaling in factors.items() if scaling.value != 1] == [part]
     assert torch.equal(scale_model(model, batch, "absmax", CROSS_ENTROPY, parts=())[0].weight, model[0].weight)
     with pytest.raises(ValueError, match="parts: 'bias' is unknown"):
@@ -277,7 +277,7 @@ def test_a_shared_weight_is_divided_once():
     model, (tokens, _) = case("tied")
     scaled = scale_model(model, tokens, "absmax")
     assert scaled.out.weight is scaled.table.weight
-    assert scaled.out.weight_scaling is scaled.table.weight_scaling
+    assert scaled.out.weight_factor is scaled.table.weight_factor
     assert relative(unscale(scaled).table.weight, model.table.weight) < 1e-6
 
 
@@ -297,7 +297,7 @@ def test_a_weight_read_past_its_module_is_found_out():
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=r"read a weight past the module"):
         scale_model(model, torch.randn(3, 8), "absmax", inplace=True)
-    assert not scaled_modules(model)
+    assert not measured_modules(model)
     torch.testing.assert_close(model.state_dict(), before, rtol=1e-6, atol=0)
 
 
@@ -309,9 +309,9 @@ def test_copies_state_and_types():
     other = scale_model(audio_net(), (batch[0] * 5, batch[1]), "absmax", CROSS_ENTROPY).eval()
     other.load_state_dict(scaled.state_dict())
     assert torch.equal(other(batch[0]), reference)
-    assert {"0.weight", "3.bias", "0.weight_scaling.factor", "0.grad_scaling.factor"} <= scaled.state_dict().keys()
+    assert {"0.weight", "3.bias", "0.weight_factor.measured", "0.grad_factor.measured"} <= scaled.state_dict().keys()
     half = copy.deepcopy(scaled).to(torch.bfloat16)
-    assert half[0].grad_scaling.factor.dtype == torch.float32
+    assert half[0].grad_factor.measured.dtype == torch.float32
     assert half(batch[0].bfloat16()).dtype == torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16):
         out = scaled(batch[0])
@@ -330,8 +330,8 @@ def test_compiles(name):
     expected = gradients(scaled, *batch)
     CROSS_ENTROPY(compiled(batch[0]), batch[1]).backward()
     for (key, parameter), other in zip(compiled.named_parameters(), expected.values(), strict=False):
-        owner = scaled_modules(compiled)
-        factors = {id(m.weight): float(m.weight_scaling.value) for m in owner.values()}
+        owner = measured_modules(compiled)
+        factors = {id(m.weight): float(m.weight_factor.value) for m in owner.values()}
         assert relative(parameter.grad / factors.get(id(parameter), 1.0), other) < 1e-5, key
 
 
@@ -342,14 +342,14 @@ def test_compiles_with_running_statistics_and_moves_them():
     compiled = torch.compile(scaled, backend="aot_eager")
     CROSS_ENTROPY(compiled(3 * x), y).backward()
     before = float(x.abs().max()) / 8
-    assert float(scaled[0].input_scaling.factor) == pytest.approx(before * (0.9 + 0.1 * 3), rel=1e-5)
+    assert float(scaled[0].input_factor.measured) == pytest.approx(before * (0.9 + 0.1 * 3), rel=1e-5)
     scaled.eval()
     compiled(100 * x)
-    assert float(scaled[0].input_scaling.factor) == pytest.approx(before * 1.2, rel=1e-5)
+    assert float(scaled[0].input_factor.measured) == pytest.approx(before * 1.2, rel=1e-5)
 
 
 def test_running_statistics_pass_over_what_is_not_finite():
-    scaling = GradientScaling(running=True, momentum=0.5)
+    scaling = GradientFactor(running=True, momentum=0.5)
     assert float(scaling.value) == 1
     for value, expected in ((0.0, 1), (8.0, 4), (float("inf"), 4), (16.0, 6), (float("nan"), 6)):
         scaling.observe(torch.full((3, 4), value))
@@ -358,7 +358,7 @@ def test_running_statistics_pass_over_what_is_not_finite():
 
 def test_fixed_statistics_are_of_everything_seen():
     batches = [torch.randn(n, 16) * n for n in (1, 7, 3)]
-    peak, root = ActivationScaling("absmax"), ActivationScaling("rms")
+    peak, root = ActivationFactor("absmax"), ActivationFactor("rms")
     for batch in batches:
         peak.observe(batch)
         root.observe(batch)
@@ -372,9 +372,7 @@ def test_fixed_statistics_are_of_everything_seen():
 @pytest.mark.parametrize("running", [False, True])
 def test_each_scaling_alone(running):
     x, weight = torch.randn(6, 16) * 50, torch.randn(3, 16) / 70
-    activation, theta, gradient = (
-        kind(running=running) for kind in (ActivationScaling, WeightScaling, GradientScaling)
-    )
+    activation, theta, gradient = (kind(running=running) for kind in (ActivationFactor, WeightFactor, GradientFactor))
     if not running:
         activation.observe(x)
         theta.observe(weight)
@@ -477,8 +475,8 @@ def test_examples_that_cannot_be_measured():
         scale_model(model, [], "absmax")
     with pytest.raises(TypeError, match="example: int"):
         scale_model(model, 3, "absmax")
-    with pytest.raises(TypeError, match=r"WeightScaling: torch\.int64"):
-        WeightScaling().observe(torch.ones(3, dtype=torch.int64))
+    with pytest.raises(TypeError, match=r"WeightFactor: torch\.int64"):
+        WeightFactor().observe(torch.ones(3, dtype=torch.int64))
     with torch.no_grad():
         model[2].weight[0, 0] = float("inf")
     with pytest.raises(ValueError, match=r"2.weight: 1 of 320|output gradient"):
@@ -493,7 +491,7 @@ def test_modules_that_cannot_be_treated():
     with pytest.warns(UserWarning, match=r"cell \(GRUCell\)"):
         scaled = scale_model(model, torch.randn(2, 4), "absmax", inplace=True, strict=False)
     assert type(scaled["cell"]) is nn.GRUCell
-    assert isinstance(scaled["body"], ScaledLinear)
+    assert isinstance(scaled["body"], MeasuredLinear)
     with pytest.raises(ValueError, match="holds no module"):
         scale_model(nn.ReLU(), torch.randn(2), "absmax")
     unused = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
@@ -505,7 +503,7 @@ def test_modules_that_cannot_be_treated():
     with pytest.raises(ValueError, match="loss: must return a scalar"):
         scale_model(mlp(), torch.randn(2, 64), "absmax", lambda y: y)
     with pytest.raises(ValueError, match="rule: 'unit' is unknown; a measured rule"):
-        ActivationScaling("unit")
+        ActivationFactor("unit")
 
 
 def test_measuring_leaves_no_trace():

@@ -12,9 +12,9 @@ from torch import fx, nn
 
 from allometry.nn import AdamW, roles
 from allometry.nn.conversion.counterparts import MeasuredScale
+from allometry.nn.conversion.measured_modules import MeasuredLinear
 from allometry.nn.conversion.plain_linear_maps import lower
 from allometry.nn.conversion.scale_model import scale_model
-from allometry.nn.conversion.scaled_modules import ScaledLinear
 from allometry.nn.layers import stateless
 from allometry.nn.layers import with_parameters as layers
 
@@ -415,8 +415,8 @@ def test_attention_lowered_is_the_same_function(own, batch_first):
 def test_the_measured_rule_keeps_an_encoder(norm_first):
     model, x = encoder(norm_first).eval(), torch.randn(4, 6, 32)
     scaled = scale_model(model, x, "absmax")
-    assert isinstance(scaled.layers[0].linear1, ScaledLinear)
-    assert isinstance(scaled.layers[1].self_attn.k_proj, ScaledLinear)
+    assert isinstance(scaled.layers[0].linear1, MeasuredLinear)
+    assert isinstance(scaled.layers[1].self_attn.k_proj, MeasuredLinear)
     causal = nn.Transformer.generate_square_subsequent_mask(6)
     with torch.no_grad():  # where the plain one takes its short cut past the modules
         for mask in (None, causal):

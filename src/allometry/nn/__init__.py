@@ -12,20 +12,20 @@ The layers have the names and argument order of ``torch.nn``. Needs torch and no
 from torch.nn import Flatten, Identity, Module, ModuleDict, ModuleList, Parameter, Sequential, Unflatten, init
 
 from . import functional, schemes
-from .checks.audit import Audit, Row, audit
+from .checks.audit import Audit, AuditRow, audit
 from .checks.coord_check import CoordCheck, Coordinate, coord_check
-from .conversion.factors import ActivationScaling, GradientScaling, WeightScaling
-from .conversion.measured_rules import Range, RangeReport, exponent_bits, range_report
-from .conversion.scale_model import scale_model
-from .conversion.scaled_modules import (
-    ScaledConv1d,
-    ScaledConv2d,
-    ScaledConv3d,
-    ScaledEmbedding,
-    ScaledLinear,
+from .conversion.measured_factors import ActivationFactor, GradientFactor, WeightFactor
+from .conversion.measured_modules import (
+    MeasuredConv1d,
+    MeasuredConv2d,
+    MeasuredConv3d,
+    MeasuredEmbedding,
+    MeasuredLinear,
     finetune_groups,
     unscale,
 )
+from .conversion.measured_rules import OperandRange, RangeReport, exponent_bits, range_report
+from .conversion.scale_model import scale_model
 from .layers.stateless import (
     GEGLU,
     GELU,
@@ -55,11 +55,12 @@ __all__ = [
     "GELU",
     "MLP",
     "SGD",
-    "ActivationScaling",
+    "ActivationFactor",
     "Adam",
     "AdamW",
     "Attention",
     "Audit",
+    "AuditRow",
     "Base",
     "Conv1d",
     "Conv2d",
@@ -71,33 +72,32 @@ __all__ = [
     "Embedding",
     "Factors",
     "Flatten",
-    "GradientScaling",
+    "GradientFactor",
     "Identity",
     "LayerNorm",
     "Linear",
     "Lion",
     "MSELoss",
+    "MeasuredConv1d",
+    "MeasuredConv2d",
+    "MeasuredConv3d",
+    "MeasuredEmbedding",
+    "MeasuredLinear",
     "Module",
     "ModuleDict",
     "ModuleList",
     "Muon",
+    "OperandRange",
     "Parameter",
     "Parametrized",
     "RMSNorm",
-    "Range",
     "RangeReport",
     "ReLU",
     "ReLU2",
     "Readout",
     "ResidualStack",
     "Role",
-    "Row",
     "Scale",
-    "ScaledConv1d",
-    "ScaledConv2d",
-    "ScaledConv3d",
-    "ScaledEmbedding",
-    "ScaledLinear",
     "Scheme",
     "Sequential",
     "SiLU",
@@ -108,7 +108,7 @@ __all__ = [
     "Tanh",
     "TransformerBlock",
     "Unflatten",
-    "WeightScaling",
+    "WeightFactor",
     "accumulation",
     "audit",
     "coord_check",

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from . import verdicts as judge
+from .check_table import BAD, GOOD, CheckLine, CheckTable, percent, short, spread
 from .probe import FORMATS, INPUT, Objective, Statistics, default_optimizer, untouched, unwrap, watched
-from .tables import BAD, GOOD, Line, Table, percent, short, spread
 from .verdicts import ACTIVATION, ACTIVATION_GRADIENT, KINDS, OK, PARAMETER, PARAMETER_GRADIENT, Limits, Measured
 
 _FOLD = 4  # so many alike become one line
@@ -27,7 +27,7 @@ _MEMBERS = 3  # so many names stand in a line of advice
 
 
 @dataclass(frozen=True)
-class Row:
+class AuditRow:
     """One tensor of the step, pooled over the calls of its module.
 
     Statistics are of the finite entries; ``underflow`` and ``overflow`` are, by format, the shares of the nonzero
@@ -71,7 +71,7 @@ class Audit:
     value: float | None
     healthy: tuple[float, float]
     underflow: float
-    rows: tuple[Row, ...]
+    rows: tuple[AuditRow, ...]
 
     @property
     def ok(self) -> bool:
@@ -79,7 +79,7 @@ class Audit:
         return not self.failures
 
     @property
-    def failures(self) -> tuple[Row, ...]:
+    def failures(self) -> tuple[AuditRow, ...]:
         """The rows that failed, in the order of execution."""
         return tuple(row for row in self.rows if not row.ok)
 
@@ -98,7 +98,7 @@ class Audit:
     def _repr_html_(self) -> str:
         return self._table().html()
 
-    def _table(self) -> Table:
+    def _table(self) -> CheckTable:
         # A format in which nothing at all is lost (BF16, as a rule) needs no column.
         shown = [name for name in FORMATS if name in _ALWAYS or any(row.lost(name) for row in self.rows)]
         columns = ("tensor", "rms", "max|x|", *(f"{name}%" for name in shown), "verdict")
@@ -109,14 +109,15 @@ class Audit:
         high_gradient = short(self.healthy[1] * judge.HEADROOM["E5M2"])
         rule = f"healthy: rms {low} to {high}, gradients to {high_gradient}; at most {100 * self.underflow:g} % flushed"
         rule += " to zero, none beyond the maximum (E4M3 forward, E5M2 backward). With %: lost, of the nonzero entries"
-        lines: list[Line] = []
+        lines: list[CheckLine] = []
         steps = sorted({row.step for row in self.rows})
         for healthy in (False, True):
             for step in steps:
                 for kind in KINDS:
                     rows = [row for row in self.rows if (row.ok, row.step, row.kind) == (healthy, step, kind)]
                     lines += _section(rows, kind, step if len(steps) > 1 else None, shown)
-        return Table(Line((head, loss, rule), GOOD if self.ok else BAD), columns, tuple(lines), _notes(self.failures))
+        verdict = CheckLine((head, loss, rule), GOOD if self.ok else BAD)
+        return CheckTable(verdict, columns, tuple(lines), _notes(self.failures))
 
 
 def audit(
@@ -241,13 +242,13 @@ def _train(model: nn.Module, objective: Objective, steps: int, make: Callable) -
         stepper.step()
 
 
-def _rows(found: Iterable[Measured], limits: Limits, step: int) -> list[Row]:
+def _rows(found: Iterable[Measured], limits: Limits, step: int) -> list[AuditRow]:
     return [_row(*judged, step) for judged in judge.advise(found, limits)]
 
 
-def _row(tensor: Measured, verdict: str, advice: str, step: int) -> Row:
+def _row(tensor: Measured, verdict: str, advice: str, step: int) -> AuditRow:
     stats = tensor.stats
-    return Row(
+    return AuditRow(
         name=tensor.name,
         kind=tensor.kind,
         module=type(tensor.module).__name__,
@@ -267,26 +268,26 @@ def _row(tensor: Measured, verdict: str, advice: str, step: int) -> Row:
     )
 
 
-def _section(rows: list[Row], kind: str, step: int | None, formats: list[str]) -> list[Line]:
+def _section(rows: list[AuditRow], kind: str, step: int | None, formats: list[str]) -> list[CheckLine]:
     """The lines of one kind at one step under a heading; none where there are no rows."""
     if not rows:
         return []
     plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
     when = "" if step is None else f" after {step} steps" if step else " before training"
-    lines = [Line((f"{plural}{when}{'' if rows[0].ok else ' that fail'} ({len(rows)})",))]
+    lines = [CheckLine((f"{plural}{when}{'' if rows[0].ok else ' that fail'} ({len(rows)})",))]
     for name, group in _folded(rows):
         cells = [name, spread([row.rms for row in group]), short(max(row.largest for row in group))]
         cells += [percent(max(row.lost(form) for row in group)) for form in formats]
-        lines.append(Line((*cells, group[0].verdict), "" if rows[0].ok else BAD))
+        lines.append(CheckLine((*cells, group[0].verdict), "" if rows[0].ok else BAD))
     return lines
 
 
-def _folded(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+def _folded(rows: list[AuditRow]) -> list[tuple[str, list[AuditRow]]]:
     """Rows with names for them; those that differ in their layers' numbers alone become one."""
-    groups: dict[tuple, list[Row]] = {}
+    groups: dict[tuple, list[AuditRow]] = {}
     for row in rows:
         groups.setdefault(_alike(row), []).append(row)
-    folded: dict[str, list[Row]] = {}
+    folded: dict[str, list[AuditRow]] = {}
     for row in rows:  # each where its first stands
         group = groups[_alike(row)]
         alone = len(group) < _FOLD
@@ -294,7 +295,7 @@ def _folded(rows: list[Row]) -> list[tuple[str, list[Row]]]:
     return list(folded.items())
 
 
-def _alike(row: Row) -> tuple:
+def _alike(row: AuditRow) -> tuple:
     pattern = ".".join("#" if part.isdigit() else part for part in row.name.split("."))
     return pattern, row.module, row.kind, row.verdict, row.step
 
@@ -316,9 +317,9 @@ def _ranges(numbers: list[int]) -> str:
     return text if len(text) <= 12 else f"{numbers[0]}…{numbers[-1]}"
 
 
-def _notes(failures: Iterable[Row]) -> tuple[str, ...]:
+def _notes(failures: Iterable[AuditRow]) -> tuple[str, ...]:
     """One line for each thing to do, with the tensors that it is for; the like differ in numbers only."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[AuditRow]] = {}
     for row in failures:
         groups.setdefault((row.kind, re.sub(r"[\d.e+-]+", "#", row.advice)), []).append(row)
     notes = []

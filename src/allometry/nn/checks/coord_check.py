@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .check_table import BAD, GOOD, CheckLine, CheckTable, short
 from .probe import INPUT, Objective, default_optimizer, untouched, unwrap, watched
-from .tables import BAD, GOOD, Line, Table, short
 
 OK, GROWS, SHRINKS, NON_FINITE = "ok", "grows", "shrinks", "non-finite"
 
@@ -74,7 +74,7 @@ class CoordCheck:
         return {"ok": self.ok, **_listed(asdict(self))}
 
     @property
-    def table(self) -> Table:
+    def table(self) -> CheckTable:
         """The table that ``print`` shows."""
         count, bad = len(self.rows), len(self.failures)
         head = f"{self.model}: ok, {count} activations" if self.ok else f"{self.model}: {bad} of {count} activations"
@@ -84,7 +84,7 @@ class CoordCheck:
         about += f"{self.steps} steps for the change, the last for the value; healthy within ±{self.tolerance:g}"
         columns = ("activation", "slope", f"change@{first}", f"@{last}", "value slope", "verdict")
         lines = [_line(row) for row in sorted(self.rows, key=lambda row: row.ok)]
-        return Table(Line((head, about), GOOD if self.ok else BAD), columns, tuple(lines), self._notes())
+        return CheckTable(CheckLine((head, about), GOOD if self.ok else BAD), columns, tuple(lines), self._notes())
 
     def _notes(self) -> tuple[str, ...]:
         kinds = {row.verdict for row in self.failures}
@@ -294,7 +294,7 @@ def slope(widths: Sequence[float], values: Sequence[float]) -> float | None:
     return covariance / sum((a - mean_x) ** 2 for a in x)
 
 
-def _line(row: Coordinate) -> Line:
+def _line(row: Coordinate) -> CheckLine:
     known = [one for one in row.slopes if one is not None]
     sign = lambda number: "–" if number is None else f"{number:+.2f}"
     cells = (
@@ -305,7 +305,7 @@ def _line(row: Coordinate) -> Line:
         sign(row.value_slopes[-1]),
         row.verdict,
     )
-    return Line(cells, "" if row.ok else BAD)
+    return CheckLine(cells, "" if row.ok else BAD)
 
 
 def _listed(value: Any) -> Any:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..optim import AdamW
+from ..own_modules import has_ours
 from ..precision.formats import BF16, E4M3FN, E5M2, FP16
 
 FORMATS = {"E4M3": E4M3FN, "E5M2": E5M2, "FP16": FP16, "BF16": BF16}
 INPUT, OUTPUT = "(input)", "(output)"
-_OURS = __package__.rpartition(".")[0] + "."  # what the names of our modules begin with
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Statistics:
         return {name: count / self.nonzero if self.nonzero else 0.0 for name, count in counts.items()}
 
 
-class Watch:
+class TensorWatch:
     """Hooks on every module: hands on each tensor a module returns, once, and its gradient when that comes.
 
     ``activation(name, module, tensor)`` sees values in the order of execution; ``gradient(name, tensor)`` in the order
@@ -153,9 +153,9 @@ class Watch:
 
 
 @contextmanager
-def watched(model: nn.Module, activation: Callable, gradient: Callable | None = None) -> Iterator[Watch]:
-    """A :class:`Watch` that is removed at the end, whatever happens."""
-    watch = Watch(model, activation, gradient)
+def watched(model: nn.Module, activation: Callable, gradient: Callable | None = None) -> Iterator[TensorWatch]:
+    """A :class:`TensorWatch` that is removed at the end, whatever happens."""
+    watch = TensorWatch(model, activation, gradient)
     try:
         yield watch
     finally:
@@ -215,11 +215,6 @@ def unwrap(model: nn.Module) -> nn.Module:
         if nn.parameter.is_lazy(tensor) or tensor.is_meta:
             raise ValueError(f"model: {name} holds no values yet; run a batch (lazy modules) or to_empty() and init")
     return model
-
-
-def is_ours(model: nn.Module) -> bool:
-    """Whether any module of the model is one of this package."""
-    return any(type(module).__module__.startswith(_OURS) for module in model.modules())
 
 
 def is_real(tensor: Tensor) -> bool:
@@ -317,14 +312,14 @@ class Objective:
         else:
             shapes = f"{tuple(targets.shape)} for an output of {tuple(output.shape)}"
             raise ValueError(f"batch: targets of shape {shapes} are no classes of it; give loss")
-        if is_ours(self.model):
+        if has_ours(self.model):
             self.description = "cross-entropy, unit-scaled"
             return functional.cross_entropy(logits, targets.flatten())
         self.description = "mean cross-entropy"
         return F.cross_entropy(logits.float(), targets.flatten())
 
     def _squared_error(self, output: Tensor, targets: Tensor) -> Tensor:
-        if is_ours(self.model):
+        if has_ours(self.model):
             self.description = "squared error, unit-scaled"
             return functional.mse_loss(output, targets)
         self.description = "mean squared error"
@@ -344,7 +339,7 @@ def _scalar_in(output: Any) -> Tensor | None:
 
 def default_optimizer(model: nn.Module, lr: float | None) -> torch.optim.Optimizer:
     """Our AdamW at ``lr`` (0.1) where the model is ours, torch's (0.001, no decay) where it is not."""
-    if is_ours(model):
+    if has_ours(model):
         return AdamW(model, 0.1 if lr is None else lr)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(parameters, lr=1e-3 if lr is None else lr, weight_decay=0.0)

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from torch import nn
 
+from ..own_modules import has_ours
 from ..precision.formats import E4M3FN, E5M2
-from .probe import INPUT, Statistics, is_ours
-from .tables import short
+from .check_table import short
+from .probe import INPUT, Statistics
 
 ACTIVATION, ACTIVATION_GRADIENT = "activation", "activation gradient"
 PARAMETER, PARAMETER_GRADIENT = "parameter", "parameter gradient"
@@ -209,7 +210,7 @@ def _smaller(tensor: Measured) -> str:
 
 def is_plain(tensor: Measured) -> bool:
     """Whether the module that made it is not one of this package."""
-    return not is_ours(tensor.module)
+    return not has_ours(tensor.module)
 
 
 def counterpart(module: nn.Module) -> str:

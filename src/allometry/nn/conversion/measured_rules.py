@@ -1,4 +1,4 @@
-"""Measure a model on examples: give it the measured scaling of :mod:`.measured`, and say what range it needs.
+"""Measure a model on examples: give it the measured scaling of :mod:`.measured_rule`, and say what range it needs.
 
 A model is measured in the mode it is in, training or evaluation (an untrained batch norm gives other numbers in the
 two), and left as it was: no buffer moved, no random number drawn, no gradient accumulated.
@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checks.check_table import GOOD, CheckLine, CheckTable
 from ..checks.probe import tensors_in
-from ..checks.tables import GOOD, Line, Table
-from .factors import PARTS, ActivationScaling, GradientScaling, Scaling, WeightScaling, check_real
-from .scaled_modules import SCALED, features, scale_module, scaled_modules, unscale
+from .measured_factors import PARTS, ActivationFactor, GradientFactor, MeasuredFactor, WeightFactor, check_real
+from .measured_modules import MEASURED_MODULES, attach_factors, features, measured_modules, unscale
 
 Loss = Callable[..., Tensor]  # of (output, targets), or of the output alone where there are none
 # They own parameters and multiply no matrix by them: nothing to bring in range, so they stay as they are.
@@ -92,7 +92,7 @@ def _takes(model: nn.Module, arguments: Any) -> bool:
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Buffers and generators are afterwards as they were; running scalings do not move inside."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    scalings = [module for module in model.modules() if isinstance(module, Scaling)]
+    scalings = [module for module in model.modules() if isinstance(module, MeasuredFactor)]
     modes = [scaling.training for scaling in scalings]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)), torch.enable_grad():
@@ -161,7 +161,7 @@ def treatable(model: nn.Module, strict: bool) -> tuple[dict[str, nn.Module], dic
     left: dict[str, str] = {}
     for path, module in model.named_modules():
         name = path or "(model)"
-        if type(module) in SCALED:
+        if type(module) in MEASURED_MODULES:
             if getattr(module, "max_norm", None) is None:
                 found[name] = module
             else:
@@ -170,7 +170,7 @@ def treatable(model: nn.Module, strict: bool) -> tuple[dict[str, nn.Module], dic
             left[name] = type(module).__name__
     if left and strict:
         listed = ", ".join(f"{name} ({kind})" for name, kind in left.items())
-        known = ", ".join(f"torch.nn.{kind.__name__}" for kind in SCALED)
+        known = ", ".join(f"torch.nn.{kind.__name__}" for kind in MEASURED_MODULES)
         raise ValueError(
             f"model: cannot scale {listed}; the measured rules treat {known}. strict=False leaves others as they are"
         )
@@ -198,8 +198,8 @@ def scale_measured(
             raise ValueError(f"parts: {part!r} is unknown; any of {', '.join(map(repr, PARTS))}")
     found, left = treatable(model, strict)
     options = {"running": running, "momentum": momentum, "power_of_two": power_of_two}
-    inputs = {path: ActivationScaling(rule, dim=features(module), **options) for path, module in found.items()}
-    gradients = {path: GradientScaling(rule, dim=features(module), **options) for path, module in found.items()}
+    inputs = {path: ActivationFactor(rule, dim=features(module), **options) for path, module in found.items()}
+    gradients = {path: GradientFactor(rule, dim=features(module), **options) for path, module in found.items()}
     reached: set[str] = set()
 
     def see(path: str, kind: str, module: nn.Module, tensor: Tensor) -> None:
@@ -222,25 +222,25 @@ def scale_measured(
         for scaling in (weights[path], *own):
             if scaling is not None:
                 scaling.to(module.weight.device).train(module.training)
-        scale_module(module, weights[path], *own)
+        attach_factors(module, weights[path], *own)
     _verify(model, batches[0], loss, before)
-    for module in scaled_modules(model).values():
+    for module in measured_modules(model).values():
         module.formats = formats
     return left
 
 
 def _divide_weights(
     found: dict[str, nn.Module], rule: str, power_of_two: bool, wanted: bool
-) -> dict[str, WeightScaling]:
+) -> dict[str, WeightFactor]:
     """Measure every weight and divide it, a shared one once; its scaling is shared likewise."""
-    shared: dict[int, WeightScaling] = {}
+    shared: dict[int, WeightFactor] = {}
     scalings = {}
     for path, module in found.items():  # before any is divided
         check_real(f"{path}.weight", module.weight)
     for path, module in found.items():
         weight = module.weight
         if id(weight) not in shared:
-            scaling = shared[id(weight)] = WeightScaling(rule, power_of_two=power_of_two)
+            scaling = shared[id(weight)] = WeightFactor(rule, power_of_two=power_of_two)
             if wanted:
                 scaling.observe(weight)
                 with torch.no_grad():
@@ -295,7 +295,7 @@ def exponent_bits(tensor: Tensor, share: float = 1e-3) -> int:
 
 
 @dataclass(frozen=True)
-class Range:
+class OperandRange:
     """Exponent bits that one tensor needs, as the plain model has it and as the scaled model's GEMM reads it."""
 
     module: str
@@ -308,7 +308,7 @@ class Range:
 class RangeReport:
     """The ranges of a scaled model's operands; the definition is that of :func:`exponent_bits`."""
 
-    ranges: tuple[Range, ...]
+    ranges: tuple[OperandRange, ...]
     share: float
 
     @property
@@ -326,14 +326,14 @@ class RangeReport:
         rows = [{"module": r.module, "tensor": r.tensor, "before": r.before, "after": r.after} for r in self.ranges]
         return {"share": self.share, "before": self.before, "after": self.after, "ranges": rows}
 
-    def _table(self) -> Table:
-        verdict = Line((f"exponent bits needed by any operand: {self.before} before, {self.after} after scaling",))
+    def _table(self) -> CheckTable:
+        verdict = CheckLine((f"exponent bits needed by any operand: {self.before} before, {self.after} after scaling",))
         lines = tuple(
-            Line((row.module, row.tensor, str(row.before), str(row.after)), GOOD if row.after < row.before else "")
+            CheckLine((row.module, row.tensor, str(row.before), str(row.after)), GOOD if row.after < row.before else "")
             for row in self.ranges
         )
         note = f"the fewest that hold all but {self.share:g} of the tensor's energy, bias 2^(e−1) − 1"
-        return Table(verdict, ("module", "tensor", "before", "after"), lines, (note,))
+        return CheckTable(verdict, ("module", "tensor", "before", "after"), lines, (note,))
 
     def __str__(self) -> str:
         return self._table().text()
@@ -354,7 +354,7 @@ def range_report(model: nn.Module, example: Any, loss: Loss | None = None, share
     Raises:
         ValueError: the model has no scaled modules.
     """
-    modules = scaled_modules(model)
+    modules = measured_modules(model)
     if not modules:
         raise ValueError("model: has no scaled modules; give what nn.scale_model(..., rule='absmax') returned")
     bits: dict[tuple[str, str], tuple[int, int]] = {}
@@ -367,7 +367,7 @@ def range_report(model: nn.Module, example: Any, loss: Loss | None = None, share
     def see(path: str, kind: str, module: nn.Module, tensor: Tensor) -> None:
         if isinstance(module, nn.Embedding):
             return
-        scaling = module.input_scaling if kind == "activation" else module.grad_scaling
+        scaling = module.input_factor if kind == "activation" else module.grad_factor
         note(path, kind, tensor, tensor / scaling.value)
 
     for path, module in modules.items():
@@ -375,4 +375,4 @@ def range_report(model: nn.Module, example: Any, loss: Loss | None = None, share
     watch(model, modules, batches_of(example), loss, see)
     order = {path: index for index, path in enumerate(modules)}
     found = sorted(bits.items(), key=lambda item: (order[item[0][0]], PARTS.index(item[0][1])))
-    return RangeReport(tuple(Range(path, tensor, *counts) for (path, tensor), counts in found), share)
+    return RangeReport(tuple(OperandRange(path, tensor, *counts) for (path, tensor), counts in found), share)

@@ -1,4 +1,4 @@
-"""Scale a model that exists: by constants known beforehand (``unit``) or by what examples show (the measured rules)."""
+"""Scale an existing model: by constants known beforehand (``unit``) or by factors measured on examples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .factors import PARTS, RULES
+from .measured_factors import MEASURED_RULES, PARTS
 from .measured_rules import batches_of, inputs_of, scale_measured
 from .plain_linear_maps import lower
 from .unit_rule import scale_unit
@@ -30,32 +30,36 @@ def scale_model(
     momentum: float = 0.1,
     power_of_two: bool = False,
 ) -> nn.Module:
-    """Scale a plain ``torch.nn`` model; returns the scaled one, a copy unless ``inplace``.
+    """Scale a plain ``torch.nn`` model; returns the scaled model, a copy unless ``inplace``.
 
     ``example`` is one batch, or an iterable of batches: a tensor, ``model(x)``; a tuple, ``model(*x)``; a dictionary,
-    ``model(**x)``. With a ``loss`` a tuple is a pair (inputs, targets), and ``loss(output, targets)`` a scalar.
+    ``model(**x)``. With a ``loss`` a tuple is a pair (inputs, targets), and ``loss(output, targets)`` returns a scalar.
 
-    ``rule`` "unit" makes of a model that is **yet to be trained** its unit-scaled counterpart: a new model, with fresh
-    weights from torch's global generator, in which every activation and gradient starts near unit scale; ``loss`` is
-    not used (train with :func:`~allometry.nn.functional.cross_entropy`). ``readout`` names the module that is the
-    output layer. See :mod:`allometry.nn.conversion.unit_rule` for what is understood.
+    ``rule`` "unit" is for a model that is **not trained yet**. It returns the unit-scaled counterpart, a new model with
+    fresh weights from torch's global generator, in which every activation and gradient starts near unit scale. It does
+    not use ``loss``; train with :func:`~allometry.nn.functional.cross_entropy`. ``readout`` names the module that is
+    the output layer. :mod:`allometry.nn.conversion.unit_rule` lists the operations that the rule knows.
 
     ``rule`` "absmax" or "rms" keeps the weights and the function of a model, trained or not, and brings the operands
-    of its matrix products and convolutions near 1 (:mod:`allometry.nn.conversion.factors`). It is measured in the mode
-    it is in: put it in ``train()`` if training follows. Without ``loss`` no gradient is measured, and γ is 1 unless
-    ``running``. ``parts`` says which of weight, activation and gradient to scale; ``format`` is a number format (or a
-    pair, for weights with activations and for gradients) to which the operands are rounded, in simulation;
-    ``running`` lets β and γ follow the batches in training, ``momentum`` each; ``power_of_two`` rounds the factors to
-    powers of two, and the outputs are then equal bit for bit. Biases, and gains of norms, stay as they are. Before
-    fine-tuning see :func:`~allometry.nn.finetune_groups`.
+    of its matrix products and convolutions near 1 (:mod:`allometry.nn.conversion.measured_factors`). The model is
+    measured in its current mode: call ``train()`` first if training follows. Without ``loss`` no gradient is measured,
+    and γ is 1 unless ``running``.
+
+    - ``parts``: which of weight, activation and gradient to scale.
+    - ``format``: a number format (or a pair: one for weights and activations, one for gradients) to which the operands
+      are rounded, in simulation.
+    - ``running``: β and γ follow the training batches, each with ``momentum``.
+    - ``power_of_two``: factors are rounded to powers of two; the outputs are then equal bit for bit.
+
+    Biases, and gains of norms, stay as they are. Before fine-tuning see :func:`~allometry.nn.finetune_groups`.
 
     Raises:
-        ValueError: an unknown rule; an example that is not finite; a module or function that cannot be treated, with
-            its path, unless ``strict`` is false: it is then left as it is, with a warning.
+        ValueError: an unknown rule; an example that is not finite; a module or function that the rule does not know,
+            named by its path. With ``strict=False`` the module stays as it is, with a warning.
         TypeError: an example that is no batch; integers or complex numbers where real ones are needed.
     """
-    if rule not in ("unit", *RULES):
-        raise ValueError(f"rule: {rule!r} is unknown; give 'unit', {' or '.join(map(repr, RULES))}")
+    if rule not in ("unit", *MEASURED_RULES):
+        raise ValueError(f"rule: {rule!r} is unknown; give 'unit', {' or '.join(map(repr, MEASURED_RULES))}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: {type(model).__name__} is no torch.nn.Module")
     batches = batches_of(example)

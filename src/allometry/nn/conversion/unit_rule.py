@@ -26,13 +26,13 @@ from .. import functional
 from ..layers import stateless
 from ..layers import with_parameters as layers
 from ..ops.scale import exact_scale, scale
+from ..own_modules import is_ours
 from ..schemes import residual_taus
 from .branches import ADD, MULTIPLY, PASS, Structure, name_of
 from .counterparts import COUNTERPARTS, MEASURED, PASSING, DotProductAttention, MeasuredScale, ratio_of
 from .graph import Values, trace, wrapped
 from .plain_linear_maps import lower
 
-_OURS = __package__.rpartition(".")[0] + "."  # what the names of our modules begin with
 ELEMENTWISE = {
     "relu", "gelu", "silu", "tanh", "sigmoid", "softplus", "leaky_relu", "elu", "selu", "celu", "relu6", "hardtanh",
     "hardswish", "hardsigmoid", "mish", "softsign", "logsigmoid", "sin", "cos", "relu_", "tanh_", "sigmoid_",
@@ -104,7 +104,7 @@ class Rewriting(Structure):
         self._functions()
         self._residual_additions()
         for node in self.graph.nodes:
-            if node.op == "call_function" and getattr(node.target, "__module__", "").startswith(_OURS):
+            if node.op == "call_function" and is_ours(node.target):
                 wrapped(node)
         self.graph.lint()
         if self.chain:

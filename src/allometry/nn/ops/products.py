@@ -64,7 +64,7 @@ def linear_factors(fan_in: int, fan_out: int, constraint: str | None = None) -> 
     return Factors(output, output if constraint else fan_out**-0.5)
 
 
-class _Linear(Function):
+class _LinearFunction(Function):
     """β·addend + α·x·wᵀ on two dimensions; the addend is a bias (columns) or a tensor to add onto (rows, columns)."""
 
     @staticmethod
@@ -166,7 +166,7 @@ def linear(
         addend, beta, output = onto.to(dtype).reshape(-1, fan_out), keep, share * output
     elif bias is not None:
         addend, beta = bias.to(dtype), 1.0
-    y = call(_Linear, flat, weight, addend, beta, output, grad_input, grad_weight)
+    y = call(_LinearFunction, flat, weight, addend, beta, output, grad_input, grad_weight)
     if onto is not None and bias is not None:
         y = y + scale(bias.to(dtype), share, over_rows(flat.shape[0]))
     return y if x.dim() == 2 else y.view(*x.shape[:-1], fan_out)
@@ -192,7 +192,7 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
-class _Convolution(Function):
+class _ConvolutionFunction(Function):
     """A convolution whose factors are on the weight, by far the smaller operand."""
 
     @staticmethod
@@ -264,7 +264,7 @@ def _conv(x, weight, bias, stride, padding, dilation, groups, constraint, factor
         fan = (weight.shape[1] * groups, weight.shape[0], taps, groups, math.prod(stride))
         factors = conv_factors(*fan, constraint)
     batched = x if x.dim() == axes + 2 else x.unsqueeze(0)
-    y = call(_Convolution, batched, weight.to(x.dtype), (stride, padding, dilation, groups), *factors)
+    y = call(_ConvolutionFunction, batched, weight.to(x.dtype), (stride, padding, dilation, groups), *factors)
     if bias is not None:
         bias = scale(bias.to(x.dtype), 1.0, over_rows(y.numel() // y.shape[1]))
         y = y + bias.view(-1, *(1,) * axes)

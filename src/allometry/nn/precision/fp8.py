@@ -47,7 +47,7 @@ AnyFormat = Format | MX | NVFP4Format
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FP8Formats:
     """What is cast to what, and in which layers.
 
     ``forward`` is the format of activations and weights, ``gradient`` that of the gradients that enter a layer from
@@ -87,12 +87,12 @@ class Recipe:
         return self.forward.name == "E4M3FN" and self.gradient is not None and self.gradient.name in GRADIENTS
 
 
-E4M3 = Recipe()
+E4M3 = FP8Formats()
 
 
-def supported(device: torch.device | str = "cpu", recipe: Recipe = E4M3) -> bool:
-    """Whether this device has a real FP8 product for the recipe's formats; found out by trying, once."""
-    return recipe.has_product and _tried(str(device), recipe.gradient.name)
+def supported(device: torch.device | str = "cpu", formats: FP8Formats = E4M3) -> bool:
+    """Whether this device has a real FP8 product for the formats's formats; found out by trying, once."""
+    return formats.has_product and _tried(str(device), formats.gradient.name)
 
 
 @lru_cache
@@ -113,15 +113,15 @@ def _tried(device: str, gradient: str) -> bool:
 _tried_constant = torch.compiler.assume_constant_result(lambda device, gradient: _tried(device, gradient))
 
 
-def _is_real(x: Tensor, recipe: Recipe) -> bool:
-    if recipe.mode == "simulated" or not recipe.has_product:
+def _is_real(x: Tensor, formats: FP8Formats) -> bool:
+    if formats.mode == "simulated" or not formats.has_product:
         return False
     tried = _tried_constant if torch.compiler.is_compiling() else _tried
-    real = x.dtype in REAL_DTYPES and tried(str(x.device), recipe.gradient.name)
-    if recipe.mode == "real" and not real:
+    real = x.dtype in REAL_DTYPES and tried(str(x.device), formats.gradient.name)
+    if formats.mode == "real" and not real:
         raise ValueError(
-            f"mode: 'real', but device {str(x.device)!r} has no FP8 product of {recipe.forward} with "
-            f"{recipe.gradient} gradients for {x.dtype}; give mode='simulated' or 'auto'"
+            f"mode: 'real', but device {str(x.device)!r} has no FP8 product of {formats.forward} with "
+            f"{formats.gradient} gradients for {x.dtype}; give mode='simulated' or 'auto'"
         )
     return real
 
@@ -156,21 +156,21 @@ def _simulated(a: Tensor, b: Tensor, factor: float) -> Tensor:
     return torch.addmm(a.new_zeros(1), a, b, beta=0, alpha=factor)
 
 
-class _Linear(torch.autograd.Function):
+class _FP8LinearFunction(torch.autograd.Function):
     """β·addend + x·wᵀ with cast operands; the addend is a bias (columns) or a tensor to add onto (rows, columns)."""
 
     @staticmethod
     def forward(
-        ctx, x, weight, addend, beta: float, output: float, grad_input: float, grad_weight: float, recipe, real
+        ctx, x, weight, addend, beta: float, output: float, grad_input: float, grad_weight: float, formats, real
     ):
-        ctx.dtypes, ctx.recipe, ctx.real = (x.dtype, weight.dtype), recipe, real
+        ctx.dtypes, ctx.formats, ctx.real = (x.dtype, weight.dtype), formats, real
         ctx.factors = grad_input, grad_weight
         ctx.bias = addend is not None and addend.dim() == 1
         if real:
-            x, weight = to_fp8(x, recipe.forward), to_fp8(weight, recipe.forward)
+            x, weight = to_fp8(x, formats.forward), to_fp8(weight, formats.forward)
             y = _product(x, weight.t(), output, ctx.dtypes[0], fast=True)
         else:
-            x, weight = recipe.forward.cast(x), recipe.forward.cast(weight).to(x.dtype)
+            x, weight = formats.forward.cast(x), formats.forward.cast(weight).to(x.dtype)
             y = _simulated(x, weight.t(), output)
         ctx.save_for_backward(x, weight)
         return y if addend is None else torch.add(y, addend, alpha=beta)
@@ -179,7 +179,7 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
-        form, rows = ctx.recipe.gradient, over_rows_of(grad)
+        form, rows = ctx.formats.gradient, over_rows_of(grad)
         grad_x = grad_weight = grad_addend = None
         if ctx.needs_input_grad[2]:
             # What is added onto takes the gradient as it is: its weight β is put back where the branch split off.
@@ -201,7 +201,7 @@ def linear(
     bias: Tensor | None = None,
     *,
     factors: Factors,
-    recipe: Recipe = E4M3,
+    formats: FP8Formats = E4M3,
     mode: str | None = None,
     onto: Tensor | None = None,
     keep: float = 1.0,
@@ -209,10 +209,10 @@ def linear(
 ) -> Tensor:
     """:func:`allometry.nn.functional.linear` with its three products in FP8: (…, fan_in) → (…, fan_out).
 
-    ``factors``, ``onto``, ``keep`` and ``share`` as there. x and weight are cast to the recipe's forward format from
+    ``factors``, ``onto``, ``keep`` and ``share`` as there. x and weight are cast to the formats's forward format from
     whatever type they have; the gradient to its gradient format, for both products; a bias and ``onto`` are not cast.
     The output is of the type of ``x`` (or autocast's), the gradients of the types of ``x`` and ``weight``. What the
-    backward pass keeps are the cast operands, one byte each when real. ``mode`` replaces the recipe's.
+    backward pass keeps are the cast operands, one byte each when real. ``mode`` replaces the formats's.
 
     Raises:
         TypeError: an integer or complex tensor.
@@ -222,28 +222,28 @@ def linear(
     fan_out, fan_in = weight.shape
     if x.shape[-1] != fan_in:
         raise ValueError(f"x: last dimension is {x.shape[-1]}, but the weight reads {fan_in} features")
-    if mode is not None and mode != recipe.mode:
-        recipe = Recipe(recipe.forward, recipe.gradient, recipe.roles, mode)
+    if mode is not None and mode != formats.mode:
+        formats = FP8Formats(formats.forward, formats.gradient, formats.roles, mode)
     device = x.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
         x = x.to(torch.get_autocast_dtype(device))
     flat = x.reshape(-1, fan_in)
-    real = _is_real(flat, recipe)
+    real = _is_real(flat, formats)
     if onto is not None:
         onto = onto.to(x.dtype).reshape(-1, fan_out)
-        y = _Linear.apply(flat, weight, onto, keep, share * factors[0], *factors[1:], recipe, real)
+        y = _FP8LinearFunction.apply(flat, weight, onto, keep, share * factors[0], *factors[1:], formats, real)
         if bias is not None:
             y = y + scale(bias.to(x.dtype), share, over_rows(flat.shape[0]))
     else:
         bias = None if bias is None else bias.to(x.dtype)
-        y = _Linear.apply(flat, weight, bias, 1.0, *factors, recipe, real)
+        y = _FP8LinearFunction.apply(flat, weight, bias, 1.0, *factors, formats, real)
     return y.view(*x.shape[:-1], fan_out)
 
 
-class _Converted:
+class _FP8Forward:
     """The forward pass of a layer in FP8; all else is the layer's own."""
 
-    recipe: Recipe = E4M3
+    formats: FP8Formats = E4M3
 
     def forward(self, x: Tensor, onto: Tensor | None = None, keep: float = 1.0, share: float = 1.0) -> Tensor:
         return linear(
@@ -251,37 +251,37 @@ class _Converted:
             self.weight,
             self.bias,
             factors=self.factors(),
-            recipe=self.recipe,
+            formats=self.formats,
             onto=onto,
             keep=keep,
             share=share,
         )
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, forward={self.recipe.forward}, gradient={self.recipe.gradient}"
+        return f"{super().extra_repr()}, forward={self.formats.forward}, gradient={self.formats.gradient}"
 
 
-class Linear(_Converted, layers.Linear):
-    """:class:`allometry.nn.Linear` in FP8; ``recipe`` is a :class:`Recipe` or the name of a forward format."""
+class FP8Linear(_FP8Forward, layers.Linear):
+    """:class:`allometry.nn.Linear` in FP8; ``formats`` is a :class:`FP8Formats` or the name of a forward format."""
 
-    def __init__(self, *arguments, recipe: Recipe | str = E4M3, **options):
+    def __init__(self, *arguments, formats: FP8Formats | str = E4M3, **options):
         super().__init__(*arguments, **options)
-        self.recipe = _recipe(recipe)
+        self.formats = _as_formats(formats)
 
 
-class Readout(_Converted, layers.Readout):
-    """:class:`allometry.nn.Readout` in FP8, which is made only where a recipe's roles include "output"."""
+class FP8Readout(_FP8Forward, layers.Readout):
+    """:class:`allometry.nn.Readout` in FP8, which is made only where a formats's roles include "output"."""
 
-    def __init__(self, *arguments, recipe: Recipe | str = E4M3, **options):
+    def __init__(self, *arguments, formats: FP8Formats | str = E4M3, **options):
         super().__init__(*arguments, **options)
-        self.recipe = _recipe(recipe)
+        self.formats = _as_formats(formats)
 
 
-_TWINS = {layers.Linear: Linear, layers.Readout: Readout, Linear: Linear, Readout: Readout}
+_TWINS = {layers.Linear: FP8Linear, layers.Readout: FP8Readout, FP8Linear: FP8Linear, FP8Readout: FP8Readout}
 
 
-def convert(model: nn.Module, recipe: Recipe | str = "e4m3") -> nn.Module:
-    """Make every linear layer of the recipe's roles compute in FP8, in place; returns ``model``.
+def convert(model: nn.Module, formats: FP8Formats | str = "e4m3") -> nn.Module:
+    """Make every linear layer of the formats's roles compute in FP8, in place; returns ``model``.
 
     The modules, parameters, names, roles and state dictionary remain the same objects: a layer only changes its class,
     so optimisers, hooks and checkpoints stay valid. A subclass of Linear with a forward pass of its own is left alone.
@@ -290,27 +290,27 @@ def convert(model: nn.Module, recipe: Recipe | str = "e4m3") -> nn.Module:
     Raises:
         ValueError: nothing was converted.
     """
-    recipe = _recipe(recipe)
-    found = [m for m in model.modules() if type(m) in _TWINS and m.roles["weight"] in recipe.roles]
+    formats = _as_formats(formats)
+    found = [m for m in model.modules() if type(m) in _TWINS and m.roles["weight"] in formats.roles]
     if not found:
         held = sorted({type(m).__name__ for m in model.modules() if isinstance(m, nn.Linear | layers.Linear)})
         raise ValueError(
-            f"model: no allometry.nn.Linear with a role in {recipe.roles}"
+            f"model: no allometry.nn.Linear with a role in {formats.roles}"
             + (f", only {', '.join(held)}" if held else "")
             + "; build it from allometry.nn's layers, or bring a torch.nn model over with scale_model"
         )
     for module in found:
         module.__class__ = _TWINS[type(module)]
-        module.recipe = recipe
+        module.formats = formats
     return model
 
 
-def _recipe(recipe: Recipe | str) -> Recipe:
-    if isinstance(recipe, Recipe):
-        return recipe
-    if isinstance(recipe, str):
-        return Recipe(forward=by_name(recipe))
-    raise TypeError(f"recipe: {type(recipe).__name__}; give a Recipe or the name of a format such as 'e4m3'")
+def _as_formats(formats: FP8Formats | str) -> FP8Formats:
+    if isinstance(formats, FP8Formats):
+        return formats
+    if isinstance(formats, str):
+        return FP8Formats(forward=by_name(formats))
+    raise TypeError(f"formats: {type(formats).__name__}; give a FP8Formats or the name of a format such as 'e4m3'")
 
 
-__all__ = ["E4M3", "Linear", "Readout", "Recipe", "convert", "linear", "supported", "to_fp8"]
+__all__ = ["E4M3", "FP8Formats", "FP8Linear", "FP8Readout", "convert", "linear", "supported", "to_fp8"]

@@ -1,4 +1,4 @@
-"""Modules that compute what ``torch.nn``'s do from operands over the factors of :mod:`.measured`."""
+"""Modules that compute what ``torch.nn``'s do from operands over the factors of :mod:`.measured_rule`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .factors import ActivationScaling, Factor, GradientScaling, WeightScaling
+from .measured_factors import ActivationFactor, FactorValue, GradientFactor, WeightFactor
 
 
 class Operands(NamedTuple):
     """What the three products need besides tensors: factors, formats, and who watches the gradient."""
 
-    alpha: Factor
-    beta: Factor
-    gamma: Factor
+    alpha: FactorValue
+    beta: FactorValue
+    gamma: FactorValue
     format: Any = None
     grad_format: Any = None
-    observer: GradientScaling | None = None
+    observer: GradientFactor | None = None
 
-    def gradient(self, grad: Tensor) -> tuple[Tensor, Factor]:
+    def gradient(self, grad: Tensor) -> tuple[Tensor, FactorValue]:
         """g/γ in its format, and γ: the running one moves by this gradient first."""
         gamma = self.gamma
         if self.observer is not None:
@@ -32,7 +32,7 @@ class Operands(NamedTuple):
         return operand(grad, gamma, self.grad_format), gamma
 
 
-def operand(tensor: Tensor, factor: Factor, number_format: Any) -> Tensor:
+def operand(tensor: Tensor, factor: FactorValue, number_format: Any) -> Tensor:
     """One operand as the product reads it: over its factor, rounded to its format."""
     if isinstance(factor, Tensor):
         factor = factor.to(tensor.dtype)
@@ -41,7 +41,7 @@ def operand(tensor: Tensor, factor: Factor, number_format: Any) -> Tensor:
     return tensor if number_format is None else number_format.cast(tensor)
 
 
-def _product(a: Tensor, b: Tensor, alpha: Factor, bias: Tensor | None = None) -> Tensor:
+def _product(a: Tensor, b: Tensor, alpha: FactorValue, bias: Tensor | None = None) -> Tensor:
     """α·a·b + bias: one GEMM if α is a number."""
     if isinstance(alpha, Tensor):
         y = (a @ b) * alpha.to(a.dtype)
@@ -50,7 +50,7 @@ def _product(a: Tensor, b: Tensor, alpha: Factor, bias: Tensor | None = None) ->
     return torch.addmm(addend, a, b, beta=float(bias is not None), alpha=alpha)
 
 
-class _Linear(torch.autograd.Function):
+class _MeasuredLinearFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands) -> Tensor:
         low_x = operand(x, operands.beta, operands.format)
@@ -71,7 +71,7 @@ class _Linear(torch.autograd.Function):
         return grad_x, grad_w, grad_b, None
 
 
-class _Convolution(torch.autograd.Function):
+class _MeasuredConvolutionFunction(torch.autograd.Function):
     """No library's convolution takes a factor, so each is put on the result, with the bias where there is one."""
 
     @staticmethod
@@ -106,23 +106,23 @@ class _Convolution(torch.autograd.Function):
         return grad_x, grad_w, grad_b, None, None
 
 
-def _times(tensor: Tensor, factor: Factor) -> Tensor:
+def _times(tensor: Tensor, factor: FactorValue) -> Tensor:
     return tensor * (factor.to(tensor.dtype) if isinstance(factor, Tensor) else factor)
 
 
-class Scaled:
+class MeasuredModule:
     """What the scaled modules share: ``weight`` holds θ/α, and three scalings hold the factors.
 
-    A plain module becomes one in place (:func:`scale_module`), so that its names, hooks and identity stay.
+    A plain module becomes one in place (:func:`attach_factors`), so that its names, hooks and identity stay.
     """
 
     weight: nn.Parameter
-    weight_scaling: WeightScaling
+    weight_factor: WeightFactor
     formats: tuple[Any, Any] = (None, None)
 
     def unscaled_weight(self) -> Tensor:
         """θ = α · ``weight``, differentiable."""
-        return self.weight_scaling.restore(self.weight)
+        return self.weight_factor.restore(self.weight)
 
     def _run(self, product: Callable[[Tensor, Tensor, Tensor | None, Operands], Tensor], x: Tensor) -> Tensor:
         device = x.device.type
@@ -132,11 +132,11 @@ class Scaled:
         return product(x, weight, bias, self._operands(x))
 
     def _operands(self, x: Tensor) -> Operands:
-        inputs, gradients = self.input_scaling, self.grad_scaling
+        inputs, gradients = self.input_factor, self.grad_factor
         if inputs.running and inputs.training:
             inputs.observe(x)
         watched = gradients if gradients.running and gradients.training else None
-        return Operands(self.weight_scaling.value, inputs.value, gradients.value, *self.formats, watched)
+        return Operands(self.weight_factor.value, inputs.value, gradients.value, *self.formats, watched)
 
     @torch.compiler.disable
     def _run_running(self, product, x: Tensor) -> Tensor:
@@ -144,19 +144,19 @@ class Scaled:
         return self._run(product, x)
 
     def _dispatch(self, product, x: Tensor) -> Tensor:
-        running = self.input_scaling.running or self.grad_scaling.running
+        running = self.input_factor.running or self.grad_factor.running
         return (self._run_running if running else self._run)(product, x)
 
 
-class ScaledLinear(Scaled, nn.Linear):
+class MeasuredLinear(MeasuredModule, nn.Linear):
     """``nn.Linear`` with measured scaling; the factors are the ``alpha`` of its three GEMMs."""
 
     def forward(self, input: Tensor) -> Tensor:
         flat = input.reshape(-1, input.shape[-1])
-        return self._dispatch(_Linear.apply, flat).view(*input.shape[:-1], self.out_features)
+        return self._dispatch(_MeasuredLinearFunction.apply, flat).view(*input.shape[:-1], self.out_features)
 
 
-class _ScaledConv(Scaled):
+class _MeasuredConv(MeasuredModule):
     def forward(self, input: Tensor) -> Tensor:
         axes = self.weight.dim() - 2
         batched = input if input.dim() == axes + 2 else input.unsqueeze(0)
@@ -167,22 +167,22 @@ class _ScaledConv(Scaled):
         return y if input.dim() == axes + 2 else y.squeeze(0)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands) -> Tensor:
-        return _Convolution.apply(x, weight, bias, (self.stride, self.dilation, self.groups), operands)
+        return _MeasuredConvolutionFunction.apply(x, weight, bias, (self.stride, self.dilation, self.groups), operands)
 
 
-class ScaledConv1d(_ScaledConv, nn.Conv1d):
+class MeasuredConv1d(_MeasuredConv, nn.Conv1d):
     """``nn.Conv1d`` with measured scaling."""
 
 
-class ScaledConv2d(_ScaledConv, nn.Conv2d):
+class MeasuredConv2d(_MeasuredConv, nn.Conv2d):
     """``nn.Conv2d`` with measured scaling."""
 
 
-class ScaledConv3d(_ScaledConv, nn.Conv3d):
+class MeasuredConv3d(_MeasuredConv, nn.Conv3d):
     """``nn.Conv3d`` with measured scaling."""
 
 
-class ScaledEmbedding(Scaled, nn.Embedding):
+class MeasuredEmbedding(MeasuredModule, nn.Embedding):
     """``nn.Embedding`` whose table holds θ/α; the rows that are looked up are multiplied by α."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -190,18 +190,18 @@ class ScaledEmbedding(Scaled, nn.Embedding):
         number_format = self.formats[0]
         if number_format is not None:
             rows = rows + (number_format.cast(rows.detach()) - rows.detach())
-        return self.weight_scaling.restore(rows)
+        return self.weight_factor.restore(rows)
 
 
-SCALED: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Linear: ScaledLinear,
-    nn.Conv1d: ScaledConv1d,
-    nn.Conv2d: ScaledConv2d,
-    nn.Conv3d: ScaledConv3d,
-    nn.Embedding: ScaledEmbedding,
+MEASURED_MODULES: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: MeasuredLinear,
+    nn.Conv1d: MeasuredConv1d,
+    nn.Conv2d: MeasuredConv2d,
+    nn.Conv3d: MeasuredConv3d,
+    nn.Embedding: MeasuredEmbedding,
 }
-PLAIN = {scaled: plain for plain, scaled in SCALED.items()}
-SCALINGS = ("weight_scaling", "input_scaling", "grad_scaling")
+PLAIN = {scaled: plain for plain, scaled in MEASURED_MODULES.items()}
+FACTOR_NAMES = ("weight_factor", "input_factor", "grad_factor")
 
 
 def features(module: nn.Module) -> int:
@@ -209,36 +209,36 @@ def features(module: nn.Module) -> int:
     return -1 if isinstance(module, nn.Linear | nn.Embedding) else 1 - module.weight.dim()
 
 
-def scale_module(
+def attach_factors(
     module: nn.Module,
-    weight: WeightScaling,
-    activation: ActivationScaling | None,
-    gradient: GradientScaling | None,
+    weight: WeightFactor,
+    activation: ActivationFactor | None,
+    gradient: GradientFactor | None,
     formats: tuple[Any, Any] = (None, None),
 ) -> None:
     """Turn a plain module into its scaled one, in place; the caller divides the weight (it may be shared)."""
-    module.__class__ = SCALED[type(module)]
-    module.weight_scaling = weight
+    module.__class__ = MEASURED_MODULES[type(module)]
+    module.weight_factor = weight
     if activation is not None:
-        module.input_scaling, module.grad_scaling = activation, gradient
+        module.input_factor, module.grad_factor = activation, gradient
     module.formats = formats
 
 
-def scaled_modules(model: nn.Module) -> dict[str, Any]:
+def measured_modules(model: nn.Module) -> dict[str, Any]:
     """The scaled modules of ``model`` by path."""
-    return {path: module for path, module in model.named_modules() if isinstance(module, Scaled)}
+    return {path: module for path, module in model.named_modules() if isinstance(module, MeasuredModule)}
 
 
 @torch.no_grad()
 def unscale(model: nn.Module) -> nn.Module:
     """Give ``model`` its plain modules and weights θ back, in place; what training did to them stays. Returns it."""
     done: set[int] = set()
-    for module in scaled_modules(model).values():
+    for module in measured_modules(model).values():
         if id(module.weight) not in done:
-            module.weight.mul_(module.weight_scaling.value)
+            module.weight.mul_(module.weight_factor.value)
             done.add(id(module.weight))
         module.__class__ = PLAIN[type(module)]
-        for name in SCALINGS:
+        for name in FACTOR_NAMES:
             module._modules.pop(name, None)
         module.__dict__.pop("formats", None)
     return model
@@ -258,7 +258,7 @@ def finetune_groups(
     """
     if optimizer not in ("adamw", "sgd"):
         raise ValueError(f"optimizer: {optimizer!r} is unknown; give 'adamw' or 'sgd'")
-    factors = {id(module.weight): float(module.weight_scaling.value) for module in scaled_modules(model).values()}
+    factors = {id(module.weight): float(module.weight_factor.value) for module in measured_modules(model).values()}
     groups: dict[float, dict[str, Any]] = {}
     for parameter in model.parameters():
         alpha = factors.get(id(parameter), 1.0)

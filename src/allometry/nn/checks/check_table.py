@@ -14,7 +14,7 @@ _CSS = {BAD: "color:#b00020", GOOD: "color:#0a7a2f", QUIET: "opacity:.6", STRONG
 
 
 @dataclass(frozen=True)
-class Line:
+class CheckLine:
     """A row of cells, or a heading where there is only one; ``look`` is bad, good, quiet or nothing."""
 
     cells: tuple[str, ...]
@@ -22,19 +22,19 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Table:
+class CheckTable:
     """A verdict, columns (the first aligned left), lines, and sentences below."""
 
-    verdict: Line
+    verdict: CheckLine
     columns: tuple[str, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[CheckLine, ...]
     notes: tuple[str, ...] = ()
 
     def text(self, width: int = 100) -> str:
         """Plain text in lines of at most ``width`` where cells allow it."""
         return "\n".join(text for text, _ in self._layout(width))
 
-    def rich(self) -> Table:
+    def rich(self) -> CheckTable:
         """What a ``__rich__`` method returns: rich shows the table itself."""
         return self
 
