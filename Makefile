@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 TORCH ?= 2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test faults lint clean
+.PHONY: demo test types faults lint clean
+CODE := src tests benchmarks docs
 .DELETE_ON_ERROR:
 
 # Real text to a plan that comes true, in about three minutes on two cores; the report is quickstart/report.html.
@@ -13,7 +14,8 @@ demo: $(VENV)/.core
 	$(BIN)/allometry quickstart --yes
 
 test: $(VENV)/.test
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What `make test` tries a few times, tried often enough to count: crashes, damage, full disks, late wakers. Ten minutes.
@@ -21,8 +23,12 @@ faults: $(VENV)/.test
 	ALLOMETRY_FAULTS=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/faults
 
 lint: $(VENV)/.test
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/pyright
+
+types: $(VENV)/.test
+	$(BIN)/pyright
 
 clean:
 	rm -rf $(VENV)
@@ -38,7 +44,7 @@ $(VENV)/.torch: constraints.txt
 	@touch $@
 
 $(VENV)/.core: $(VENV)/.torch pyproject.toml
-	$(PIP) install -q -c constraints.txt -e .
+	$(PIP) install -q -c constraints.txt -e ".[train]"
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml

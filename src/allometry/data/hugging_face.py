@@ -37,7 +37,7 @@ def open_data_set(name: str, *, text_field: str, config: str | None, split: str 
     path, default = KNOWN.get(name, (name, None))
     config, split = config or default, split or "train"
     try:
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
             f"{nothing}; for a Hugging Face data set of that name install the extra: pip install 'allometry[datasets]'"

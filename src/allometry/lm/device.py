@@ -45,7 +45,7 @@ def pick(name: str = "auto", place: int = 0, processes: int = 1) -> torch.device
             f"{there}, or give --device cpu"
         )
     if name == "xla":
-        import torch_xla
+        import torch_xla  # pyright: ignore[reportMissingImports]
 
         return torch_xla.device()
     return torch.device(name, place)
@@ -72,7 +72,7 @@ def count(kind: str) -> int:
         return int(torch.backends.mps.is_available())
     if kind == "xla":
         try:
-            import torch_xla  # noqa: F401
+            import torch_xla  # pyright: ignore[reportMissingImports]  # noqa: F401
         except ImportError:
             return 0
     return 1
@@ -117,7 +117,7 @@ def synchronize(device: torch.device) -> None:
     elif device.type == "mps":
         torch.mps.synchronize()
     elif device.type == "xla":
-        import torch_xla
+        import torch_xla  # pyright: ignore[reportMissingImports]
 
         torch_xla.sync(wait=True)
 

@@ -85,7 +85,7 @@ class RayEngine:
 
     def __enter__(self) -> RayEngine:
         try:
-            import ray
+            import ray  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise UserError("--engine ray needs Ray: pip install 'allometry[ray]'") from None
         self._ours = not ray.is_initialized()

@@ -61,7 +61,7 @@ class SlurmEngine:
 
     def __enter__(self) -> SlurmEngine:
         try:
-            import submitit
+            import submitit  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise UserError("--engine slurm needs submitit: pip install 'allometry[slurm]'") from None
         if self.cluster == "slurm" and shutil.which("sbatch") is None:
