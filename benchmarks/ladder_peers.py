@@ -30,10 +30,10 @@ from allometry.config.run import RunConfig
 from allometry.config.task import TextConfig
 from allometry.data import corpus as corpora
 from allometry.files import write_json
-from allometry.ladder.climb import jobs
+from allometry.ladder.climb import missing_jobs
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
-from allometry.ladder.sweep import sweep
+from allometry.ladder.sweep import sweep_runs
 from allometry.lm.training.step_seconds import step_seconds
 from allometry.runs.engines.local import LocalEngine
 from allometry.runs.study import Study
@@ -58,7 +58,7 @@ def train(where: Study, configs: list[RunConfig], workers: int, threads: int, ba
     """Seconds from starting the processes to their end."""
     begin = time.perf_counter()
     with LocalEngine(workers, threads) as engine:
-        engine.train(where, jobs(where, configs, "ladder", batched))
+        engine.train(where, missing_jobs(where, configs, "ladder", batched))
         seconds = time.perf_counter() - begin
     return seconds
 
@@ -170,7 +170,7 @@ def batched(folder: Path, corpus: corpora.Corpus, python: str) -> dict:
             way = "compiled kernels" if compiled else "eager"
             gains.setdefault(f"{way}, of as many one after another", {})[f"{width} wide, {sequences} sequences"] = found
     data = TextConfig(source="stdlib", fingerprint=corpus.fingerprint)
-    chosen = sweep(Recipe(compile=True), shape(32, CONTEXT), data, (50_000, 100_000), 0)
+    chosen = sweep_runs(Recipe(compile=True), shape(32, CONTEXT), data, (50_000, 100_000), 0)
     together, apart = study(folder / "together", corpus), study(folder / "apart", corpus)
     seconds = [train(together, chosen, 2, 1, batched=True), train(apart, chosen, 2, 1)]
     losses = [[where.record(config.id).loss for config in chosen] for where in (together, apart)]

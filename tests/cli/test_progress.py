@@ -6,9 +6,10 @@ import pytest
 from rich.console import Console
 
 from allometry.cli.progress import Board, cost_table
+from allometry.planning import Plan
 from allometry.runs.study import Study
 from allometry.workflow.early_warning import Early, law_of
-from allometry.workflow.outcome import settle
+from allometry.workflow.outcome import record_outcome
 from helpers import studies
 
 
@@ -55,7 +56,7 @@ def test_a_run_outside_its_band_is_told_once_and_its_record_says_so(planned, cap
     assert note in err
     assert "look at its rate and its text" in note
     assert study.record(target.id) == replace(target, note=note)
-    assert settle(study, study.read("plan.json"), study.record(target.id))["note"] == note
+    assert record_outcome(study, Plan.load(study.path / "plan.json"), study.record(target.id)).note == note
 
 
 def test_a_run_too_quick_to_be_watched_is_judged_by_its_curve(planned, capsys):

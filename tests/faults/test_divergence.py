@@ -6,7 +6,7 @@ import math
 import pytest
 
 from allometry import laws
-from allometry.ladder.climb import climb
+from allometry.ladder.climb import train_rungs
 from allometry.ladder.design import Design
 from allometry.ladder.recipe import Recipe
 from allometry.lm.training import train_trunk as train
@@ -112,7 +112,7 @@ def test_what_diverged_is_tried_again_at_half_the_rate_and_the_first_is_kept(tmp
     Broken(monkeypatch, 20, math.nan, bound=0.2)
     where = Study.create(tmp_path / "s", {"study": {"retries": retries}})
     recipe = Recipe(lr=0.6, batch_tokens=128)
-    climb(where, Design((), tuple(trials.configs(6_000, lr=0.6)), recipe), recipe, InProcess())
+    train_rungs(where, Design((), tuple(trials.configs(6_000, lr=0.6)), recipe), recipe, InProcess())
     records = {record.config.train.lr: record for record in where.records("ladder")}
     assert sorted(records, reverse=True) == [0.6, 0.3, 0.15][: retries + 1]
     statuses = [records[lr].status for lr in sorted(records, reverse=True)]

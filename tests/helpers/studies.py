@@ -12,10 +12,10 @@ from allometry.files import write_json
 from allometry.ladder.design import Design
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape, shape_near
-from allometry.ladder.sweep import sweep
+from allometry.ladder.sweep import sweep_runs
 from allometry.runs.record import RunRecord
 from allometry.runs.study import Study
-from allometry.workflow.outcome import settle
+from allometry.workflow.outcome import record_outcome
 
 STAGES = ("empty", "runs", "fit", "plan", "outcome")
 WIDTHS = (24, 32, 48, 64, 96)
@@ -47,7 +47,7 @@ def build(path, *, source="stdlib", note="loss not finite at step 120", sample="
     manifest = {"source": source, "fingerprint": FINGERPRINT, "tokenizer": "bytes"} | counts
     write_json(study.path / "corpus" / "manifest.json", manifest)
     base, recipe = Recipe(lr=0.5, batch_tokens=512), Recipe(lr=0.4, batch_tokens=400, measured="10 runs")
-    star = sweep(base, shape(24), data, LENGTHS[:2], 0)
+    star = sweep_runs(base, shape(24), data, LENGTHS[:2], 0)
     rungs = [recipe.run(shape(width), data, tokens, 0) for width in WIDTHS for tokens in LENGTHS]
     study.write("ladder.json", Design(tuple(star), tuple(rungs), base).to_json())
     study.write("recipe.json", recipe.to_json() | {"evidence": {"cost_of_half_lr": 0.004, "at_edge": False}})
@@ -69,10 +69,11 @@ def build(path, *, source="stdlib", note="loss not finite at step 120", sample="
         forecast, budget, shape=shape_near, recipe=lambda n, d: recipe.at(d), created="2026-01-02T03:00:00+00:00"
     )
     config = recipe.run(shape_near(plan.num_params), data, round(plan.tokens), 0)
-    study.write("plan.json", plan.with_run(config.to_dict()).to_json())
+    plan = plan.with_run(config.to_dict())
+    study.write("plan.json", plan.to_json())
     target = record(config, "target", 1.004)
     _save(study, target, environment)
-    settle(study, study.read("plan.json"), target)
+    record_outcome(study, plan, target)
     study.write("sample.json", {"run": target.id, "prompt": "def ", "text": sample})
     return study
 

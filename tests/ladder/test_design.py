@@ -10,8 +10,8 @@ from allometry.config.study import StudyConfig
 from allometry.config.task import TextConfig
 from allometry.errors import UserError
 from allometry.ladder import design as ladder
-from allometry.ladder.climb import jobs
-from allometry.ladder.design import FIXED_SECONDS, TARGET_RATIO, Design, design, rungs
+from allometry.ladder.climb import missing_jobs
+from allometry.ladder.design import FIXED_SECONDS, TARGET_RATIO, Design, make_design
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.speed import Speed
 from allometry.runs.cost import Throughput
@@ -24,7 +24,7 @@ SPEED = Speed(Throughput(0.001, 1e-8, 1.5e-11), Throughput(0.0015, 5e-9, 1e-11),
 
 
 def made(minutes, speed=SPEED, tokens=30_000_000, **more):
-    return design(StudyConfig(minutes=minutes, **more), DATA, tokens, speed)
+    return make_design(StudyConfig(minutes=minutes, **more), DATA, tokens, speed)
 
 
 @pytest.mark.parametrize("minutes", [3, 5, 20, 120, 2000])
@@ -93,7 +93,7 @@ def test_a_design_survives_its_file():
 def test_runs_of_one_trunk_go_together_and_recorded_ones_are_left_out(tmp_path):
     study = Study.create(tmp_path / "s", {})
     one = made(5)
-    groups = jobs(study, rungs(one, Recipe(lr=0.3)), "ladder")
+    groups = missing_jobs(study, one.rungs_by(Recipe(lr=0.3)), "ladder")
     assert len(groups) == 5
     assert sorted(len(job.configs) for job in groups) == [3] * 5
     assert all(len({config.trunk for config in job.configs}) == 1 for job in groups)
@@ -101,7 +101,7 @@ def test_runs_of_one_trunk_go_together_and_recorded_ones_are_left_out(tmp_path):
 
 def test_widths_and_tokens_may_be_given_instead():
     config = StudyConfig(widths=(32, 16), tokens=(40_000, 20_000), sweep=False)
-    one = design(config, DATA, 10**6, None)
+    one = make_design(config, DATA, 10**6, None)
     assert [(rung.model.width, rung.train.tokens) for rung in one.rungs] == [
         (16, 20_000),
         (16, 40_000),
@@ -115,26 +115,26 @@ def test_widths_and_tokens_may_be_given_instead():
 def test_rates_and_seeds_of_one_shape_are_one_job_when_batched(tmp_path):
     study = Study.create(tmp_path / "s", {})
     sweep = made(5).sweep
-    assert sorted(len(job.configs) for job in jobs(study, sweep, "sweep")) == [2] * 5
-    together = jobs(study, sweep, "sweep", batched=True)
+    assert sorted(len(job.configs) for job in missing_jobs(study, sweep, "sweep")) == [2] * 5
+    together = missing_jobs(study, sweep, "sweep", batched=True)
     assert sorted(len(job.configs) for job in together) == [2, 2, 6]
     (largest,) = (job for job in together if len(job.configs) == 6)
     assert len({(run.train.batch_tokens, run.train.seed) for run in largest.configs}) == 1
     assert sum(job.seconds for job in together) == pytest.approx(
-        sum(job.seconds for job in jobs(study, sweep, "sweep"))
+        sum(job.seconds for job in missing_jobs(study, sweep, "sweep"))
     )
 
 
 def test_a_batched_job_that_was_cut_short_is_the_same_again(tmp_path):
     study = Study.create(tmp_path / "s", {})
     sweep = made(5).sweep
-    (whole,) = (job for job in jobs(study, sweep, "sweep", batched=True) if len(job.configs) == 6)
+    (whole,) = (job for job in missing_jobs(study, sweep, "sweep", batched=True) if len(job.configs) == 6)
     for run in whole.configs[:5]:
         study.save(record(run, kind="sweep"), [])
-    (again,) = (job for job in jobs(study, sweep, "sweep", batched=True) if len(job.configs) == 6)
+    (again,) = (job for job in missing_jobs(study, sweep, "sweep", batched=True) if len(job.configs) == 6)
     assert again.configs == whole.configs
     study.save(record(whole.configs[5], kind="sweep"), [])
-    assert sorted(len(job.configs) for job in jobs(study, sweep, "sweep", batched=True)) == [2, 2]
+    assert sorted(len(job.configs) for job in missing_jobs(study, sweep, "sweep", batched=True)) == [2, 2]
 
 
 @pytest.mark.parametrize(

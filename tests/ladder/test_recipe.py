@@ -11,7 +11,7 @@ from allometry.config.task import TextConfig
 from allometry.errors import UserError
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape, shape_near
-from allometry.ladder.sweep import BATCH_TOLERANCE, measure, sweep
+from allometry.ladder.sweep import BATCH_TOLERANCE, measure_recipe, sweep_runs
 from helpers.builders import record
 
 DATA = TextConfig(source="text", fingerprint="f00d")
@@ -73,7 +73,7 @@ def swept(
     """A sweep whose losses are parabolas in log2 of rate and batch around the given best, times a factor a length."""
     recipe = Recipe()
     records = []
-    for config in sweep(recipe, shape(16), DATA, lengths, seed=0):
+    for config in sweep_runs(recipe, shape(16), DATA, lengths, seed=0):
         x, z = math.log2(config.train.lr / best_lr), math.log2(config.train.batch_tokens / best_batch)
         loss = math.exp(bend_lr * x**2 + bend_batch * z**2) * 3 * (config.train.tokens / 1e5) ** -0.1
         records.append(record(config, loss=loss, kind="sweep"))
@@ -82,7 +82,7 @@ def swept(
 
 def test_a_sweep_is_a_star_of_five_at_each_length():
     recipe = Recipe()
-    configs = sweep(recipe, shape(16), DATA, (100_000, 200_000), seed=5)
+    configs = sweep_runs(recipe, shape(16), DATA, (100_000, 200_000), seed=5)
     assert len({config.id for config in configs}) == len(configs) == 10
     assert {config.train.lr / recipe.lr for config in configs} == {0.5, 1, 2}
     assert {config.train.batch_tokens / recipe.batch_tokens for config in configs} == {0.5, 1, 2}
@@ -93,7 +93,7 @@ def test_a_sweep_is_a_star_of_five_at_each_length():
 def test_measuring_a_planted_sweep_finds_the_plant(x, z, bend_lr, bend_batch):
     """The best rate, and the largest batch that costs no more than the tolerance."""
     recipe, records = swept(0.5 * 2**x, 512 * 2**z, bend_lr, bend_batch)
-    found, evidence = measure(recipe, records)
+    found, evidence = measure_recipe(recipe, records)
     assert found.lr == pytest.approx(0.5 * 2**x, rel=0.006)  # rounded to three digits
     reach = min(1.5, z + math.sqrt(BATCH_TOLERANCE / bend_batch))
     assert found.batch_tokens == pytest.approx(512 * 2**reach, rel=0.003)  # rounded to a whole token
@@ -107,7 +107,7 @@ def test_measuring_a_planted_sweep_finds_the_plant(x, z, bend_lr, bend_batch):
 
 @pytest.mark.parametrize(("best", "edge"), [(50, 0.5 * 2**1.5), (0.001, 0.5 * 2**-1.5)])
 def test_a_best_beyond_the_sweep_is_met_at_its_edge_and_said(best, edge):
-    found, evidence = measure(*swept(best, 512))
+    found, evidence = measure_recipe(*swept(best, 512))
     assert found.lr == pytest.approx(edge, rel=0.005)
     assert evidence["at_edge"]
 
@@ -115,7 +115,7 @@ def test_a_best_beyond_the_sweep_is_met_at_its_edge_and_said(best, edge):
 def test_losses_that_bend_the_wrong_way_lead_to_the_better_end():
     """The doubled rate is better than the halved one."""
     recipe, records = swept(0.45, 512, bend_lr=-0.02)
-    found, _ = measure(recipe, records)
+    found, _ = measure_recipe(recipe, records)
     losses = {r.config.train.lr: r.loss for r in records if r.config.train.batch_tokens == 512}
     better = min((0.25, 1.0), key=losses.__getitem__)
     assert (found.lr > recipe.lr) == (better > recipe.lr)
@@ -126,7 +126,7 @@ def test_a_diverged_run_is_left_out_and_the_rest_still_measures():
     recipe, records = swept(0.4, 512)
     lost = next(i for i, r in enumerate(records) if r.config.train.lr == 1.0 and r.config.train.tokens == 200_000)
     records[lost] = record(records[lost].config, loss=None, kind="sweep", status="diverged")
-    found, _ = measure(recipe, records)
+    found, _ = measure_recipe(recipe, records)
     assert found.lr == pytest.approx(0.4, rel=0.006)
     assert found.measured == "9 runs of 2 (size, tokens)"
 
@@ -134,12 +134,12 @@ def test_a_diverged_run_is_left_out_and_the_rest_still_measures():
 def test_fewer_than_three_rates_are_a_users_matter():
     recipe, records = swept(0.4, 512)
     kept = [r if r.config.train.lr != 1.0 else record(r.config, None, "sweep", "diverged") for r in records]
-    with pytest.raises(UserError, match="fewer than three that trained"):
-        measure(recipe, kept)
+    with pytest.raises(UserError, match="fewer than three learning rates of the sweep trained"):
+        measure_recipe(recipe, kept)
 
 
 def test_measuring_is_deaf_to_the_order_of_the_records():
     recipe, records = swept(0.4, 700)
-    forward, backward = measure(recipe, records)[0], measure(recipe, records[::-1])[0]
+    forward, backward = measure_recipe(recipe, records)[0], measure_recipe(recipe, records[::-1])[0]
     assert forward == backward
     assert np.isfinite(forward.lr)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from allometry.planning import Outcome
 from allometry.report import fit_table, outcome_lines, plan_table, runs_table, tables
 
 
@@ -53,13 +54,26 @@ def test_cost_adds_up(study):
 
 @pytest.mark.parametrize(("actual", "side", "where"), [(1.0, "above", "inside"), (1.2, "below", "OUTSIDE")])
 def test_outcome_in_words(actual, side, where):
-    outcome = {"predicted": 1.05, "low": 0.95, "high": 1.15, "actual": actual, "relative_error": 1.05 / actual - 1}
-    lines = outcome_lines(outcome | {"compute_ratio": 8.04, "ladder_share": 0.25, "seconds": 60.0, "run": "a"})
+    outcome = Outcome(
+        run="a",
+        predicted=1.05,
+        low=0.95,
+        high=1.15,
+        level=0.9,
+        actual=actual,
+        bits_per_byte=None,
+        relative_error=1.05 / actual - 1,
+        inside=where == "inside",
+        compute_ratio=8.04,
+        ladder_share=0.25,
+        seconds=60.0,
+    )
+    lines = outcome_lines(outcome)
     text = "\n".join(lines)
     assert f"{abs(1.05 / actual - 1):.2%}: the prediction was {side}" in text
     assert f"{where} the interval" in text
     assert "8.04 times" in text
     assert "25.0%" in text
-    none = outcome_lines(outcome | {"compute_ratio": None, "ladder_share": 0.0, "low": None, "high": None})
+    none = outcome_lines(replace(outcome, compute_ratio=None, ladder_share=0.0, low=None, high=None, inside=None))
     assert "no interval" in none[0]
     assert not any("times" in line for line in none)

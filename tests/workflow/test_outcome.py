@@ -1,15 +1,23 @@
-"""Prediction against outcome: what counts as one, and what is said of it."""
+"""Prediction against outcome: what counts as one, and what is written about it."""
 
 from dataclasses import replace
 
 import pytest
 
+from allometry import planning
 from allometry.errors import UserError
+from allometry.planning import Outcome
 from allometry.runs.study import Study
-from allometry.workflow.outcome import planned_run, settle
+from allometry.workflow.outcome import planned_run, record_outcome
 from helpers.builders import record, run_config
+from helpers.predictors import Chinchilla
 
-PLAN = {"created": "2025-12-31T23:00:00+00:00", "loss": 1.1, "low": 1.0, "high": 1.3, "level": 0.9}
+
+@pytest.fixture(scope="module")
+def plan():
+    """A plan of a law alone, with a loss and an interval that are easy to reckon with."""
+    by_law = planning.plan(Chinchilla(), 1e20, created="2025-12-31T23:00:00+00:00")
+    return replace(by_law, loss=1.1, low=1.0, high=1.3, level=0.9)
 
 
 @pytest.fixture
@@ -20,29 +28,41 @@ def study(tmp_path):
     return where
 
 
-def test_the_outcome_is_arithmetic_on_the_records(study):
+def test_the_outcome_is_arithmetic_on_the_records(study, plan):
     target = replace(record(run_config(tokens=800_000), kind="target"), loss=1.25, flops_spent=7e9)
     spent = sum(run.flops_spent for run in study.records())
-    outcome = settle(study, PLAN, target)
-    assert outcome["relative_error"] == pytest.approx(1.1 / 1.25 - 1)
-    assert outcome["inside"] is True
-    assert outcome["ladder_share"] == pytest.approx(spent / (spent + 7e9))
-    assert outcome["compute_ratio"] == pytest.approx(target.config.flops / study.records("ladder")[-1].config.flops)
-    assert outcome == study.read("outcome.json")
-    assert settle(study, PLAN, replace(target, loss=1.31))["inside"] is False
+    outcome = record_outcome(study, plan, target)
+    assert outcome.relative_error == pytest.approx(1.1 / 1.25 - 1)
+    assert outcome.inside is True
+    assert outcome.ladder_share == pytest.approx(spent / (spent + 7e9))
+    assert outcome.compute_ratio == pytest.approx(target.config.flops / study.records("ladder")[-1].config.flops)
+    assert outcome.to_json() == study.read("outcome.json")
+    assert Outcome.from_json(study.read("outcome.json")) == outcome
+    assert record_outcome(study, plan, replace(target, loss=1.31)).inside is False
 
 
-def test_a_plan_written_after_the_run_predicts_nothing(study):
+def test_a_plan_without_an_interval_has_nothing_to_be_inside_of(study, plan):
+    target = replace(record(run_config(tokens=800_000), kind="target"), loss=1.25)
+    assert record_outcome(study, replace(plan, low=None, high=None), target).inside is None
+
+
+def test_an_outcome_of_another_version_is_refused():
+    with pytest.raises(UserError, match="missing or unknown fields actual"):
+        Outcome.from_json({"run": "a"})
+
+
+def test_a_plan_written_after_the_run_predicts_nothing(study, plan):
+    late = replace(plan, created="2026-01-01T00:00:01+00:00")
     with pytest.raises(UserError, match="no prediction"):
-        settle(study, PLAN | {"created": "2026-01-01T00:00:01+00:00"}, record(run_config(), kind="target"))
+        record_outcome(study, late, record(run_config(), kind="target"))
     assert study.read("outcome.json") is None
 
 
-def test_a_diverged_target_has_no_outcome(study):
+def test_a_diverged_target_has_no_outcome(study, plan):
     with pytest.raises(UserError, match="diverged"):
-        settle(study, PLAN, replace(record(run_config(), kind="target"), status="diverged", loss=None))
+        record_outcome(study, plan, replace(record(run_config(), kind="target"), status="diverged", loss=None))
 
 
-def test_a_plan_of_a_bare_fit_names_no_run():
+def test_a_plan_of_a_bare_fit_names_no_run(plan):
     with pytest.raises(UserError, match="names no run"):
-        planned_run(PLAN)
+        planned_run(plan)

@@ -91,9 +91,10 @@ def _budget(given: dict[str, Any], study: Study | None) -> planning.Budget:
 
 def _spare_trained(study: Study) -> None:
     """A prediction that was tested is not overwritten by one made afterwards."""
-    standing = study.read("plan.json")
-    if standing and standing.get("run") and study.record(planned_run(standing).id) is not None:
-        raise UserError(f"{study.path / 'plan.json'} has been trained already; write the new plan elsewhere with -o")
+    path = study.path / "plan.json"
+    standing = planning.Plan.load(path) if path.is_file() else None
+    if standing and standing.run and study.record(planned_run(standing).id) is not None:
+        raise UserError(f"{path} has been trained already; write the new plan elsewhere with -o")
 
 
 def _resume(

@@ -15,9 +15,8 @@ import typer
 from .. import laws, planning
 from ..config.study import StudyConfig
 from ..errors import UserError
-from ..ladder.climb import climb, tune
+from ..ladder.climb import run_sweep, train_rungs
 from ..ladder.design import TARGET_RATIO, Design, describe_cost
-from ..ladder.design import rungs as rungs_of
 from ..ladder.recipe import Recipe
 from ..ladder.speed import Speed
 from ..planning.optimum import repeated_data as repetition
@@ -27,7 +26,7 @@ from ..runs.study import Study, best_run
 from ..runs.trackers import Mirrors, modules
 from ..runs.trunks import trunk_costs
 from ..workflow.early_warning import Early
-from ..workflow.outcome import planned_run, settle
+from ..workflow.outcome import planned_run, record_outcome
 from ..workflow.prepare import begin, design_of, speed_of
 from ..workflow.study_plan import study_plan
 from .choose_engine import for_ladder, for_one_run
@@ -76,15 +75,15 @@ def quickstart(
         say = note if as_json else answer
         with study.lock(note):
             plan = _plan(session, say)
-        record = train_one(study, planned_run(plan), "target", session.target, plan["seconds"], session.mirrors)
+        record = train_one(study, planned_run(plan), "target", session.target, plan.seconds, session.mirrors)
     _sample(study)
     if record.status == "finished":
-        outcome = settle(study, plan, record)
+        outcome = record_outcome(study, plan, record)
     page = write_report(study)
     if record.status != "finished":
         raise UserError(f"the planned run diverged ({record.note}): no loss to compare; the report is {page}")
     if as_json:
-        answer_json(outcome)
+        answer_json(outcome.to_json())
         return
     answer("\n" + "\n".join(outcome_lines(outcome)))
     answer(f"report     {page}   ({format_seconds(time.monotonic() - begun)} in all)")
@@ -184,11 +183,11 @@ def _climb(session: _Session) -> Recipe:
         return Board(study, title, costs, workers, early=early, mirrors=session.mirrors).show(configs)
 
     with board("sweep", made.sweep) as listener:
-        recipe = tune(study, made, session.ladder, listener)
+        recipe = run_sweep(study, made, session.ladder, listener)
     note(f"recipe: rate {recipe.lr:g}, batch {recipe.batch_tokens} tokens at 1M tokens seen ({recipe.measured})")
-    chosen = rungs_of(made, recipe)
+    chosen = made.rungs_by(recipe)
     with board("ladder", chosen, Early(study)) as listener:
-        climb(study, made, recipe, session.ladder, listener)
+        train_rungs(study, made, recipe, session.ladder, listener)
     return recipe
 
 
@@ -203,12 +202,12 @@ def _fit(study: Study, say: Callable[[str], None]) -> laws.Forecast:
     return forecast
 
 
-def _plan(session: _Session, say: Callable[[str], None]) -> dict[str, Any]:
+def _plan(session: _Session, say: Callable[[str], None]) -> planning.Plan:
     """The law, and the plan for the target, written before its training starts; what stands already stays."""
     study = session.study
     if study.read("plan.json") is not None:
         note("the plan was written before; it stays")
-        return planning.Plan.load(study.path / "plan.json").to_json()
+        return planning.Plan.load(study.path / "plan.json")
     forecast = _fit(study, say)
     budget = planning.Budget(flops=session.design.target_flops)
     throughput = session.speed.target
@@ -222,7 +221,7 @@ def _plan(session: _Session, say: Callable[[str], None]) -> dict[str, Any]:
     )
     study.write("plan.json", made.to_json())
     say("\n" + made.summary())
-    return made.to_json()
+    return made
 
 
 def _sample(study: Study) -> None:

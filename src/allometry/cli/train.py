@@ -15,7 +15,7 @@ from ..runs.record import RunRecord
 from ..runs.study import Study, find_run
 from ..runs.trackers import Mirrors, modules
 from ..workflow.early_warning import Early, law_of
-from ..workflow.outcome import planned_run, settle
+from ..workflow.outcome import planned_run, record_outcome
 from ..workflow.prepare import RunFile, _begin
 from .choose_engine import for_train
 from .output import answer, answer_json, note
@@ -43,13 +43,15 @@ def _train_run(source: Path, out: Path | None, engine: Any, mirror: list[str], a
 
 
 def _train_plan(path: Path, out: Path | None, engine: Any, mirror: list[str], as_json: bool) -> None:
-    plan = Plan.load(path).to_json()
+    plan = Plan.load(path)
     study = Study.open(out or path.parent)
     config = planned_run(plan)
-    if study.record(config.id) is None and plan != study.read("plan.json"):
-        study.write("plan.json", plan)  # before the training starts, so that the study shows what was predicted
-    outcome = settle(study, plan, _train_alone(study, config, "target", engine, mirror))
-    answer_json(outcome) if as_json else answer("\n".join(outcome_lines(outcome)))
+    if study.record(config.id) is None and plan.to_json() != study.read("plan.json"):
+        study.write(
+            "plan.json", plan.to_json()
+        )  # before the training starts, so that the study shows what was predicted
+    outcome = record_outcome(study, plan, _train_alone(study, config, "target", engine, mirror))
+    answer_json(outcome.to_json()) if as_json else answer("\n".join(outcome_lines(outcome)))
 
 
 def _train_alone(study: Study, config: RunConfig, kind: str, engine: Any, mirror: list[str]) -> RunRecord:

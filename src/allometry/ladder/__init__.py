@@ -1,1 +1,1 @@
-"""Which runs a study trains: shapes, recipe, sweep, speed of the machine, design, and the climb (no torch)."""
+"""Which runs a study trains, and their training: shapes, recipe, sweep, speed of the machine, design (no torch)."""

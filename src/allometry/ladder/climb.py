@@ -9,77 +9,78 @@ from ..config.run import RunConfig
 from ..runs.engines.local import Job, Listener, LocalEngine
 from ..runs.study import Study
 from ..runs.trunks import groups
-from .design import Design, rungs
+from .design import Design
 from .recipe import Recipe
-from .sweep import measure
+from .sweep import measure_recipe
 
-RETRY_RATE = 0.5  # of its learning rate, for a run that diverged
+RETRY_RATE = 0.5  # a run that diverged is tried again at this share of its learning rate
 
 
-def tune(study: Study, made: Design, engine: LocalEngine, listener: Listener = lambda event: None) -> Recipe:
-    """Train what is missing of the sweep, and measure the recipe by it; without a sweep, the recipe as it was given.
+def run_sweep(study: Study, design: Design, engine: LocalEngine, listener: Listener = lambda event: None) -> Recipe:
+    """Train the runs of the sweep that are missing, and measure the recipe from all of them.
+
+    A design without a sweep keeps the recipe that it was given. The recipe is written to ``recipe.json``.
 
     Raises:
-        UserError: a process died, or too little of the sweep trained.
+        UserError: a process died, or too few runs of the sweep finished.
     """
-    recipe, evidence = made.recipe, {}
-    if made.sweep:
-        engine.train(study, jobs(study, made.sweep, "sweep", made.batched), listener)
-        recipe, evidence = measure(made.recipe, [study.record(config.id) for config in made.sweep])
+    recipe, evidence = design.recipe, {}
+    if design.sweep:
+        engine.train(study, missing_jobs(study, design.sweep, "sweep", design.batched), listener)
+        recipe, evidence = measure_recipe(design.recipe, [study.record(config.id) for config in design.sweep])
     study.write("recipe.json", recipe.to_json() | {"evidence": evidence})
     return recipe
 
 
-def climb(
-    study: Study, made: Design, recipe: Recipe, engine: LocalEngine, listener: Listener = lambda event: None
+def train_rungs(
+    study: Study, design: Design, recipe: Recipe, engine: LocalEngine, listener: Listener = lambda event: None
 ) -> None:
-    """Train what is missing of the rungs, by a recipe; those that diverge again, as often as the study asks for.
+    """Train the rungs that are missing, by a recipe; a rung that diverges is tried again as often as the study asks.
 
     Raises:
-        UserError: a process died; what was recorded stays.
+        UserError: a process died; the runs that are recorded stay.
     """
-    chosen = rungs(made, recipe)
-    engine.train(study, jobs(study, chosen, "ladder"), listener)
+    rungs = design.rungs_by(recipe)
+    engine.train(study, missing_jobs(study, rungs, "ladder"), listener)
     retry_of: dict[str, str] = {}
-    again = chosen
+    attempts = rungs
     for _ in range(study.settings().get("study", {}).get("retries", 0)):
-        again = [retry for config in again if (retry := _retry(study, config, retry_of)) is not None]
-        engine.train(study, jobs(study, again, "ladder", retry_of=retry_of), listener)
-    for config in chosen:  # a run of the sweep that happened to hit the recipe is a rung as well
+        attempts = [retry for config in attempts if (retry := _retry(study, config, retry_of)) is not None]
+        engine.train(study, missing_jobs(study, attempts, "ladder", retry_of=retry_of), listener)
+    for config in rungs:  # a run of the sweep whose settings happen to be the recipe's is a rung as well
         record = study.record(config.id)
         if record.kind == "sweep":
             study.save(replace(record, kind="ladder"), study.curve(config.id))
 
 
 def _retry(study: Study, config: RunConfig, retry_of: dict[str, str]) -> RunConfig | None:
-    """The next attempt of a run that diverged, at ``RETRY_RATE`` of its rate; noted in ``retry_of``."""
+    """The next attempt of a run that diverged, at ``RETRY_RATE`` of its learning rate; ``retry_of`` notes it."""
     if study.record(config.id).status != "diverged":
         return None
-    train = config.train.model_copy(update={"lr": config.train.lr * RETRY_RATE})
-    retry = config.model_copy(update={"train": train})
+    retry = config.with_train(lr=config.train.lr * RETRY_RATE)
     retry_of[retry.id] = config.id
     return retry
 
 
-def jobs(
+def missing_jobs(
     study: Study,
     configs: Sequence[RunConfig],
     kind: str,
     batched: bool = False,
     retry_of: Mapping[str, str] | None = None,
 ) -> list[Job]:
-    """Runs that are not recorded yet, those of a trunk together; their relative cost from their FLOPs.
+    """Jobs for the runs that are not recorded yet, with their relative cost from their FLOPs; a trunk is one job.
 
-    With ``batched``, trunks that step alike are one job. Such a job has all their runs or none: what was trained
-    beside a run decides its rounding, so a job that a crash cut short must be the same again.
+    With ``batched``, trunks that step alike are one job. Such a job has all their runs or none: the models that are
+    trained together decide each other's rounding, so a job that a crash cut short must be the same again.
     """
     missing = lambda group: [config for config in group if study.record(config.id) is None]
     # A step costs about as much as 64 k parameters' arithmetic before it has done any.
     cost = lambda group: max(config.tokens * (config.model.flops_per_token + 4e5) for config in group)
-    made = []
+    jobs = []
     for trunks in groups(configs, batched):
         left = [runs for runs in map(missing, trunks) if runs]
         if left:
             runs = left[0] if len(trunks) == 1 else [config for runs in trunks for config in runs]
-            made.append(Job(tuple(runs), kind, sum(map(cost, left)), retry_of or {}))
-    return made
+            jobs.append(Job(tuple(runs), kind, sum(map(cost, left)), retry_of or {}))
+    return jobs

@@ -1,15 +1,15 @@
 """Which runs: a ladder of sizes and lengths whose cost is known before it is spent.
 
-A ladder is climbed in two stages. The *sweep* trains the smallest size at several rates and batches and so measures
-the recipe; the *rungs* are then trained by that recipe, and they alone make the law. Everything that decides a run is
-written to the study before the run starts, so the same command after a crash asks for the same runs.
+A ladder is trained in two stages. The *sweep* trains one small size at several learning rates and batches and so
+measures the recipe; the *rungs* are then trained by that recipe, and the law is fitted to them alone. Everything that
+decides a run is written to the study before the run starts, so the same command after a crash asks for the same runs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..config.run import RunConfig
@@ -22,23 +22,24 @@ from ..runs.trunks import HELD_OUT_TOKENS, groups, trunk_costs
 from .recipe import Recipe
 from .shape import shape
 from .speed import BATCHED_GAIN, Speed
-from .sweep import sweep
+from .sweep import sweep_runs
 
 TARGET_RATIO = 8.0  # the plan's FLOPs over those of the largest rung
 FIXED_SECONDS = 24.0  # starting processes, reading text, measuring speed, fitting, the report
 SIZES = 5
-LENGTHS = (0.35, 0.6, 1)  # lengths of a trunk over its longest; shorter ones are too short to tell of longer ones
-# A ladder takes consecutive ones. Below 24, one rate no longer serves all widths (docs/log.md).
+LENGTHS = (0.35, 0.6, 1)  # lengths of a trunk's runs over its longest; shorter runs say little about longer ones
+# A ladder takes consecutive ones. Below 24, one learning rate no longer serves all widths (docs/log.md).
 WIDTHS = (24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
-LEAST_TOKENS = 40_000  # a shorter run says nothing of longer ones
+LEAST_TOKENS = 40_000  # a shorter run says nothing about longer ones
 TOKENS_PER_PARAM = 2.5  # least for the longest run of the widest size: below it, a narrower ladder is better
 
 
 @dataclass(frozen=True)
 class Design:
-    """The runs of a ladder by what is known before the sweep, and what they are expected to take.
+    """The runs of a ladder by what is known before the sweep, and the seconds that they are expected to take.
 
-    ``rungs`` use the recipe that the sweep has yet to correct: batch and rate will change, sizes and tokens not.
+    ``rungs`` use the recipe that the sweep will correct: batch and learning rate will change, sizes and tokens will
+    not. ``ladder_seconds`` and ``target_seconds`` are None when no speed was measured.
     """
 
     sweep: tuple[RunConfig, ...]
@@ -57,6 +58,10 @@ class Design:
     def target_flops(self) -> float:
         """The budget of the plan that the ladder is to predict."""
         return TARGET_RATIO * self.largest.flops
+
+    def rungs_by(self, recipe: Recipe) -> list[RunConfig]:
+        """The rungs as they are trained by a recipe: sizes and tokens stay, batch and learning rate follow it."""
+        return [recipe.run(rung.model, rung.task, rung.train.tokens, rung.train.seed) for rung in self.rungs]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -81,49 +86,61 @@ class Design:
         )
 
 
-def design(config: StudyConfig, task: TextConfig, train_tokens: int, speed: Speed | None) -> Design:
+def make_design(config: StudyConfig, task: TextConfig, train_tokens: int, speed: Speed | None) -> Design:
     """The ladder that a study asks for; with ``minutes``, the largest that fits them, plan and target included.
 
+    ``train_tokens`` is the length of the training data; ``speed`` may be None when the study names widths and tokens.
+
     Raises:
-        UserError: the minutes are too few, or the text too short; says the least.
+        UserError: the minutes are too few, or the corpus is too short; names the least that is needed.
     """
     way = {} if speed is None else {"precision": speed.precision, "compile": speed.compile}
     recipe = Recipe(lr=config.lr, batch_tokens=config.batch_tokens, **way)
     if config.minutes is None:
-        rungs = [
-            recipe.run(shape(width, config.context, task.vocab_size), task, tokens, config.seed)
-            for width in sorted(set(config.widths))
-            for tokens in sorted(set(config.tokens))
-        ]
-        made = Design(_sweep(config, recipe, task, rungs), tuple(rungs), recipe)
-        return made if speed is None else _with_seconds(made, speed)
-    best = None
-    for top in range(SIZES - 1, len(WIDTHS)):
-        fitted = _fill(config, task, recipe, speed, top)
-        if fitted is None:
-            break
-        widest = max(fitted.rungs, key=lambda rung: (rung.num_params, rung.tokens))
-        if best is None or widest.tokens >= TOKENS_PER_PARAM * widest.num_params:
-            best = fitted
-    if best is None:
-        least = _with_seconds(_ladder(config, task, recipe, SIZES - 1, 1.0), speed)
-        # Rounded up: the advice must hold when it is followed.
-        minutes = math.ceil((FIXED_SECONDS + least.ladder_seconds + least.target_seconds) / 6) / 10
+        return _grid(config, task, recipe, speed)
+    design = _widest_that_fits(config, task, recipe, speed)
+    if design is None:
         raise UserError(
-            f"--minutes {config.minutes:g} is too few for any ladder on this machine; the least is {minutes:.1f}"
+            f"--minutes {config.minutes:g} is too few for any ladder on this machine; the least is "
+            f"{_least_minutes(config, task, recipe, speed):.1f}"
         )
-    needed = max(rung.tokens for rung in best.rungs) / 8
+    needed = max(rung.tokens for rung in design.rungs) / 8
     if train_tokens < needed:
         raise UserError(
             f"{task.source}: {train_tokens} tokens of training text are too few for this ladder; "
             f"give {needed * task.bytes_per_token / 1e6:.1f} MB or more, or fewer --minutes"
         )
+    return design
+
+
+def _grid(config: StudyConfig, task: TextConfig, recipe: Recipe, speed: Speed | None) -> Design:
+    """Every width of the study at every length."""
+    rungs = [
+        recipe.run(shape(width, config.context, task.vocab_size), task, tokens, config.seed)
+        for width in sorted(set(config.widths))
+        for tokens in sorted(set(config.tokens))
+    ]
+    design = Design(_sweep(config, recipe, task, rungs), tuple(rungs), recipe)
+    return design if speed is None else _with_seconds(design, speed)
+
+
+def _widest_that_fits(config: StudyConfig, task: TextConfig, recipe: Recipe, speed: Speed) -> Design | None:
+    """The ladder of the widest models that still see enough tokens in the minutes; None if not even the least fits."""
+    best = None
+    for top in range(SIZES - 1, len(WIDTHS)):
+        design = _fill(config, task, recipe, speed, top)
+        if design is None:
+            break
+        widest = max(design.rungs, key=lambda rung: (rung.num_params, rung.tokens))
+        if best is None or widest.tokens >= TOKENS_PER_PARAM * widest.num_params:
+            best = design
     return best
 
 
-def rungs(made: Design, recipe: Recipe) -> list[RunConfig]:
-    """The rungs of a design by a recipe."""
-    return [recipe.run(rung.model, rung.task, rung.train.tokens, rung.train.seed) for rung in made.rungs]
+def _least_minutes(config: StudyConfig, task: TextConfig, recipe: Recipe, speed: Speed) -> float:
+    """The minutes that the least ladder takes, rounded up: the advice must hold when it is followed."""
+    least = _with_seconds(_ladder(config, task, recipe, SIZES - 1, 1.0), speed)
+    return math.ceil((FIXED_SECONDS + least.ladder_seconds + least.target_seconds) / 6) / 10
 
 
 def _fill(config: StudyConfig, task: TextConfig, recipe: Recipe, speed: Speed, top: int) -> Design | None:
@@ -131,8 +148,8 @@ def _fill(config: StudyConfig, task: TextConfig, recipe: Recipe, speed: Speed, t
     available = 60 * config.minutes - FIXED_SECONDS
 
     def timed(flops: float) -> tuple[float, Design]:
-        made = _with_seconds(_ladder(config, task, recipe, top, flops), speed)
-        return made.ladder_seconds + made.target_seconds, made
+        design = _with_seconds(_ladder(config, task, recipe, top, flops), speed)
+        return design.ladder_seconds + design.target_seconds, design
 
     low, high = 1.0, 1e24  # of FLOPs, in the logarithm
     best = timed(low)
@@ -152,7 +169,7 @@ def _ladder(config: StudyConfig, task: TextConfig, recipe: Recipe, top: int, flo
     """The longest run of every size takes ``flops``: the smaller, the more tokens.
 
     So the ladder reaches about as far in tokens as the plan will, and as far in size, though never in both at once;
-    the best ratio of the two lies inside. A grid of equal tokens leaves the law to guess either.
+    the best ratio of the two lies inside. With a grid of equal tokens the law would have to guess one of the two.
     """
     configs = []
     for width in WIDTHS[top - SIZES + 1 : top + 1]:
@@ -165,39 +182,39 @@ def _ladder(config: StudyConfig, task: TextConfig, recipe: Recipe, top: int, flo
 def _sweep(config: StudyConfig, recipe: Recipe, task: TextConfig, rungs: Sequence[RunConfig]) -> tuple[RunConfig, ...]:
     """The sweep of a ladder: its second smallest size, at its shortest length and half of that.
 
-    The smallest is narrower than the rate carries over from: its best rate is the lower (docs/log.md).
+    The smallest size is too narrow for its best learning rate to carry over: it is lower (docs/log.md).
     """
     if not config.sweep:
         return ()
     models = sorted({rung.num_params: rung.model for rung in rungs}.items())
     model = models[min(1, len(models) - 1)][1]
     shortest = min(rung.train.tokens for rung in rungs if rung.model == model)
-    return tuple(sweep(recipe, model, task, (shortest // 2, shortest), config.seed))
+    return tuple(sweep_runs(recipe, model, task, (shortest // 2, shortest), config.seed))
 
 
-def _with_seconds(made: Design, speed: Speed) -> Design:
+def _with_seconds(design: Design, speed: Speed) -> Design:
     """The design with the time that its ladder and its target will take, and how the sweep is best trained."""
-    one_by_one, together = (_seconds(made.sweep, speed, batched) for batched in (False, True))
+    one_by_one, together = (_seconds(design.sweep, speed, batched) for batched in (False, True))
     batched = speed.batched >= BATCHED_GAIN and together < one_by_one
-    total = (together if batched else one_by_one) + _seconds(made.rungs, speed, batched=False)
+    total = (together if batched else one_by_one) + _seconds(design.rungs, speed, batched=False)
     # The law will choose the target's size; the second widest of the ladder is near what it chose in trials. (Not the
     # rung of most FLOPs: all sizes have nearly the same, and rounding would pick now one width, now another.)
-    models = sorted({rung.num_params: rung.model for rung in made.rungs}.items())
+    models = sorted({rung.num_params: rung.model for rung in design.rungs}.items())
     model = models[max(0, len(models) - 2)][1]
-    tokens = round(made.target_flops / model.flops_per_token)
-    target = made.recipe.run(model, made.largest.task, tokens, 0)
+    tokens = round(design.target_flops / model.flops_per_token)
+    target = design.recipe.run(model, design.largest.task, tokens, 0)
     seconds = speed.target.trunk_seconds([target], HELD_OUT_TOKENS)[0]
-    return Design(made.sweep, made.rungs, made.recipe, total, seconds, batched)
+    return replace(design, ladder_seconds=total, target_seconds=seconds, batched=batched)
 
 
 def _seconds(configs: Sequence[RunConfig], speed: Speed, batched: bool) -> float:
     """When the last of these runs ends."""
     costs = trunk_costs(speed.ladder, configs)
-    jobs_ = []
+    jobs = []
     for trunks in groups(configs, batched):
         gain = speed.batched if len(trunks) > 1 else 1.0
-        jobs_.append(sum(costs[config.id] for runs in trunks for config in runs) / gain)
-    return _makespan(jobs_, speed.workers)
+        jobs.append(sum(costs[config.id] for runs in trunks for config in runs) / gain)
+    return _makespan(jobs, speed.workers)
 
 
 def _makespan(seconds: list[float], workers: int) -> float:
@@ -213,8 +230,8 @@ def _round(tokens: float) -> int:
     return int(float(f"{tokens:.3g}"))
 
 
-def describe_cost(made: Design) -> str:
-    """One line: how long the ladder takes, and what its largest process keeps in memory."""
-    seconds = "not measured" if made.ladder_seconds is None else format_seconds(made.ladder_seconds)
-    memory = PROCESS_BYTES + max(memory_bytes(rung) for rung in made.rungs)
+def describe_cost(design: Design) -> str:
+    """One line: how long the ladder takes, and how much memory its largest process needs."""
+    seconds = "not measured" if design.ladder_seconds is None else format_seconds(design.ladder_seconds)
+    memory = PROCESS_BYTES + max(memory_bytes(rung) for rung in design.rungs)
     return f"ladder {seconds}, about {memory / 1e9:.1f} GB of memory a process"

@@ -1,11 +1,11 @@
-"""How a size is trained: its shape, and batch and learning rate along the run.
+"""How a model size is trained: batch and learning rate along the run.
 
-Batch and rate move the loss of a small model more than its size does, so a law fitted to runs whose settings are not
-near their best predicts nothing but those settings. A :class:`Recipe` lets both follow a power law in the tokens seen
-(:mod:`allometry.config.schedule`). Its exponents are the theory's: the batch grows as √tokens, within the range of
-published measurements (D^0.38 to D^0.57: 2505.13738, 2503.04715), and as Adam's best rate goes as √batch at a fixed
-length but falls with the length at a fixed batch, the two cancel and the rate stays. Its constants are measured on
-this text by a *sweep* of the cheapest runs. Under u-μP one base rate serves every width.
+Batch and learning rate move the loss of a small model more than its size does, so a law fitted to runs whose settings
+are not near their best predicts only those settings. A :class:`Recipe` lets both follow a power law in the tokens seen
+(:mod:`allometry.config.schedule`). The exponents come from theory: the batch grows as √tokens, within the range of
+published measurements (D^0.38 to D^0.57: 2505.13738, 2503.04715). Adam's best learning rate grows as √batch at a fixed
+length and decreases with the length at a fixed batch; the two cancel, and the learning rate stays. The constants are
+measured on this corpus by a *sweep* of the cheapest runs. Under u-μP one base learning rate serves every width.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ REFERENCE_TOKENS = 1_000_000
 
 @dataclass(frozen=True)
 class Recipe:
-    """Batch (tokens) and u-μP base rate at a million tokens seen, how they go on from there, and how it is computed.
+    """Batch (tokens) and u-μP base learning rate at a million tokens seen, their exponents, and the arithmetic.
 
-    ``measured`` says from how many runs, or that these are the defaults.
+    ``measured`` is a sentence part: how many runs they were measured from, or that they are the defaults.
     """
 
     lr: float = 0.5
@@ -38,7 +38,7 @@ class Recipe:
     measured: str = "defaults, not measured on this text"
 
     def at(self, tokens: float) -> tuple[float, float]:
-        """Batch in tokens and base rate when so many tokens have been seen."""
+        """Batch in tokens and base learning rate after ``tokens`` tokens."""
         ratio = tokens / self.reference_tokens
         return self.batch_tokens * ratio**self.batch_exponent, self.lr * ratio**-self.lr_exponent
 

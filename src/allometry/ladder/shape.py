@@ -27,7 +27,7 @@ def shape(width: int, context: int = 128, vocab_size: int = 256) -> DecoderConfi
 
 
 def shape_near(num_params: float, context: int = 128, vocab_size: int = 256) -> DecoderConfig:
-    """The shape whose count of non-embedding parameters is nearest, in the logarithm, to the one asked for."""
+    """The shape whose number of non-embedding parameters is nearest, in the logarithm, to ``num_params``."""
     if num_params > 1e13:
         raise UserError(f"a model of {num_params:.3g} parameters is beyond what this recipe shapes (1e13)")
     count = lambda width: shape(width, context, vocab_size).num_params

@@ -15,14 +15,14 @@ from .shape import shape
 
 BF16_GAIN = 1.1  # how many times faster BF16 must be to be used
 BATCHED_GAIN = 1.2  # how many times faster models of one shape must be as one batched model to be trained so
-TOGETHER = 3  # models of the sweep that step alike: the rate, its half and its double
+MODELS_PER_BATCHED_STEP = 3  # of the sweep: the learning rate, its half and its double
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Measured throughput: of the ladder's processes, one thread each and all at work, and of one on all cores.
+    """Measured throughput: of the ladder's processes, one thread each and all busy, and of one process on all cores.
 
-    ``batched``: how many times more tokens a second ``TOGETHER`` tiny models see as one batched model.
+    ``batched``: how many times more tokens a second ``MODELS_PER_BATCHED_STEP`` tiny models see as one batched model.
     """
 
     ladder: Throughput
@@ -45,18 +45,18 @@ class Speed:
 
 
 def measure_speed(ladder: LocalEngine, target: LocalEngine, context: int, vocab_size: int = 256) -> Speed:
-    """A few seconds of training steps at the shapes that may be trained, in the precision that is faster here.
+    """Time a few seconds of training steps at the shapes that may be trained, in the precision that is faster here.
 
-    Compiled wherever there is a compiler, without asking the clock: a study begun again on a busy machine must find
-    its runs. For the same reason BF16 has to be faster at the smallest width too, where it never is by chance.
+    Runs are compiled wherever there is a compiler, whatever the clock shows: a study begun again on a busy machine must
+    find its runs. For the same reason BF16 has to be faster at the smallest width too, where it never is by chance.
     """
     task = TextConfig(source="", fingerprint="")
 
     def at(way: dict[str, Any], *shapes: tuple[int, int]) -> list[RunConfig]:
-        recipes_ = [Recipe(batch_tokens=n * context, batch_exponent=0.0, **way) for _, n in shapes]
+        recipes = [Recipe(batch_tokens=n * context, batch_exponent=0.0, **way) for _, n in shapes]
         return [
             recipe.run(shape(width, context, vocab_size), task, recipe.batch_tokens, 0)
-            for recipe, (width, _) in zip(recipes_, shapes, strict=True)
+            for recipe, (width, _) in zip(recipes, shapes, strict=True)
         ]
 
     compile = compiler() is not None
@@ -66,11 +66,11 @@ def measure_speed(ladder: LocalEngine, target: LocalEngine, context: int, vocab_
     small = at(way, (16, 2), (16, 8), (32, 4), (64, 2), (64, 8))
     large = at(way, (64, 4), (64, 8), (128, 4), (128, 8))
     tiny = at(way, (32, 2))
-    (alone,), (together,) = ladder.measure(tiny), ladder.measure(tiny, TOGETHER)
+    (alone,), (together,) = ladder.measure(tiny), ladder.measure(tiny, MODELS_PER_BATCHED_STEP)
     return Speed(
         ladder=Throughput.fit(small, ladder.measure(small)),
         target=Throughput.fit(large, target.measure(large)),
         workers=ladder.workers,
-        batched=TOGETHER * alone / together,
+        batched=MODELS_PER_BATCHED_STEP * alone / together,
         **way,
     )

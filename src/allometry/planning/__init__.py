@@ -3,7 +3,7 @@
 - ``Budget``: FLOPs, hours, money or a goal; the machine, the data, the use afterwards;
 - ``optimal``: the size and tokens with the lowest predicted loss, and how flat that optimum is;
 - ``plan``: a real model, its batch, rate and schedule, in one record to be written down before the training starts;
-  ``resume``: what to go on with when the budget changes half way;
+  ``resume``: what to go on with when the budget changes half way; ``Outcome``: a plan against what came of it;
 - ``rules``: every published batch-size and learning-rate rule with source and range; ``scale`` carries a baseline;
 - ``surface``: batch and learning rate from your own runs; ``gradient_noise``: a batch from measured gradients;
 - ``ladder.design``, ``next_runs``: which runs to train so that a prediction becomes sure;
@@ -26,6 +26,7 @@ from .optimum.optimal import Optimum, at, optimal
 from .optimum.predictor import Predictor
 from .optimum.repeated_data import Repeated, Repetition
 from .optimum.search_a_budget import Basin
+from .outcome_record import Outcome
 from .plan_record import Plan
 from .resources.budget import DEVICES, Budget, Device, device, throughput
 from .resources.memory import Memory, memory
@@ -54,6 +55,7 @@ __all__ = [
     "NextRun",
     "NextRuns",
     "Optimum",
+    "Outcome",
     "Plan",
     "Predictor",
     "Recommendation",

@@ -118,15 +118,17 @@ def _key_figures(found: Findings) -> list[tuple[str, str]]:
     plan, outcome = found.plan, found.outcome
     if plan is None and outcome is None:
         return []
-    source = outcome or {"predicted": plan.loss, "low": plan.low, "high": plan.high}
-    figures = [("predicted loss", f"{source['predicted']:.4f}")]
-    if source["low"] is not None and source["high"] is not None:
-        figures.append((f"{found.level:.0%} interval", f"{source['low']:.4f} – {source['high']:.4f}"))
+    predicted, low, high = (
+        (outcome.predicted, outcome.low, outcome.high) if outcome else (plan.loss, plan.low, plan.high)
+    )
+    figures = [("predicted loss", f"{predicted:.4f}")]
+    if low is not None and high is not None:
+        figures.append((f"{found.level:.0%} interval", f"{low:.4f} – {high:.4f}"))
     if outcome:
-        figures += [("actual loss", f"{outcome['actual']:.4f}"), ("error", f"{abs(outcome['relative_error']):.2%}")]
-        if outcome["compute_ratio"] is not None:
-            figures.append(("compute / largest rung", f"{outcome['compute_ratio']:.3g}×"))
-        figures.append(("ladder's share", f"{outcome['ladder_share']:.1%}"))
+        figures += [("actual loss", f"{outcome.actual:.4f}"), ("error", f"{abs(outcome.relative_error):.2%}")]
+        if outcome.compute_ratio is not None:
+            figures.append(("compute / largest rung", f"{outcome.compute_ratio:.3g}×"))
+        figures.append(("ladder's share", f"{outcome.ladder_share:.1%}"))
     return figures
 
 

@@ -126,15 +126,15 @@ def _predicted(found: Findings) -> str:
 
 def _came_out(found: Findings) -> str:
     outcome = found.outcome
-    actual, predicted, low, high = (outcome[key] for key in ("actual", "predicted", "low", "high"))
+    actual, predicted, low, high = outcome.actual, outcome.predicted, outcome.low, outcome.high
     side = "below" if actual < predicted else "above"
     inside = ""
     if low is not None and high is not None:
         inside = ", inside the interval" if low <= actual <= high else ", outside the interval"
-    error = abs(outcome["relative_error"])
+    error = abs(outcome.relative_error)
     text = f"Trained, it reached {actual:.4f}, {side} the prediction{inside}: an error of {error:.2%}"
-    if outcome["compute_ratio"] is not None:
-        text += f" at {outcome['compute_ratio']:.3g} times the compute of the ladder's largest run"
-    if found.unit != "nats per byte" and outcome.get("bits_per_byte"):
-        text += f"; that is {outcome['bits_per_byte']:.4f} bits per byte of text"
-    return f"{text}. The ladder took {outcome['ladder_share']:.1%} of all the compute spent."
+    if outcome.compute_ratio is not None:
+        text += f" at {outcome.compute_ratio:.3g} times the compute of the ladder's largest run"
+    if found.unit != "nats per byte" and outcome.bits_per_byte:
+        text += f"; that is {outcome.bits_per_byte:.4f} bits per byte of text"
+    return f"{text}. The ladder took {outcome.ladder_share:.1%} of all the compute spent."

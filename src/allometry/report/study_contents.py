@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import laws
 from ..config.run import RunConfig
-from ..planning import Plan
+from ..planning import Outcome, Plan
 from ..runs.record import RunRecord
 from ..runs.study import Study
 
@@ -24,8 +24,7 @@ class Findings:
         curves: run → (tokens, smoothed training loss), of rungs and targets.
         predictor: of ``fit.json``.
         plan: of ``plan.json``.
-        outcome: of ``outcome.json``: predicted, low, high, actual, relative_error, compute_ratio, ladder_share,
-            seconds, run.
+        outcome: of ``outcome.json``.
         recipe: of ``recipe.json``: the fields of a Recipe, and ``evidence``.
         sample: of ``sample.json``: run, prompt, text.
         corpus: the manifest of the text: source, fingerprint, counts.
@@ -38,7 +37,7 @@ class Findings:
     curves: dict[str, Curve]
     predictor: laws.Fit | laws.Forecast | None
     plan: Plan | None
-    outcome: dict[str, Any] | None
+    outcome: Outcome | None
     recipe: dict[str, Any] | None
     sample: dict[str, Any] | None
     corpus: dict[str, Any] | None
@@ -61,7 +60,7 @@ class Findings:
             curves={record.id: study.curve(record.id) for record in records if record.kind != "sweep"},
             predictor=laws.load(study.path / "fit.json") if present("fit.json") else None,
             plan=Plan.load(study.path / "plan.json") if present("plan.json") else None,
-            outcome=study.read("outcome.json"),
+            outcome=Outcome.from_json(outcome) if (outcome := study.read("outcome.json")) else None,
             recipe=study.read("recipe.json"),
             sample=study.read("sample.json"),
             corpus=study.read("corpus/manifest.json"),
@@ -93,7 +92,7 @@ class Findings:
     @cached_property
     def target(self) -> RunRecord | None:
         """The run that the outcome speaks of."""
-        run = self.outcome["run"] if self.outcome else None
+        run = self.outcome.run if self.outcome else None
         return next((record for record in self.records if record.id == run), None)
 
     @property

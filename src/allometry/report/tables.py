@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import laws
 from ..laws.fitting.fit import GREEK
-from ..planning import Plan
+from ..planning import Outcome, Plan
 from ..quantities import format_count, format_flops, format_seconds
 from ..runs.record import RunRecord
 from ..runs.study import Study
@@ -224,24 +224,24 @@ def environments(records: Iterable[RunRecord]) -> Table:
     return Table(("environment", ""), tuple(rows), frozenset({"environment"}))
 
 
-def outcome_lines(outcome: Mapping[str, Any]) -> list[str]:
+def outcome_lines(outcome: Outcome) -> list[str]:
     """Prediction against outcome, a line for each thing to say."""
-    low, high, actual, predicted = (outcome[key] for key in ("low", "high", "actual", "predicted"))
+    low, high, actual, predicted = outcome.low, outcome.high, outcome.actual, outcome.predicted
     where = ""
     if low is not None and high is not None:
         where = ", inside the interval" if low <= actual <= high else ", OUTSIDE the interval"
-    error = abs(outcome["relative_error"])
+    error = abs(outcome.relative_error)
     side = "above" if predicted > actual else "below"
-    bits = outcome.get("bits_per_byte")
+    bits = outcome.bits_per_byte
     lines = [
         f"predicted  {predicted:.4f} {_interval(low, high).text}",
         f"actual     {actual:.4f}{where}" + (f"; {bits:.4f} bits a byte of text" if bits else ""),
         f"error      {error:.2%}: the prediction was {side} the outcome",
     ]
-    if outcome["compute_ratio"] is not None:
-        lines.append(f"reach      {outcome['compute_ratio']:.3g} times the compute of the largest rung")
-    lines.append(f"ladder     {outcome['ladder_share']:.1%} of all compute")
-    return [*lines, f"note       {outcome['note']}"] if outcome.get("note") else lines
+    if outcome.compute_ratio is not None:
+        lines.append(f"reach      {outcome.compute_ratio:.3g} times the compute of the largest rung")
+    lines.append(f"ladder     {outcome.ladder_share:.1%} of all compute")
+    return [*lines, f"note       {outcome.note}"] if outcome.note else lines
 
 
 def runs_table(study: Study) -> rich.table.Table:

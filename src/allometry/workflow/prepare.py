@@ -17,7 +17,7 @@ from ..config.training import TRAINER_VERSION, TrainConfig
 from ..data import corpus as corpora
 from ..data.corpus import Corpus
 from ..errors import UserError
-from ..ladder.design import Design, design
+from ..ladder.design import Design, make_design
 from ..ladder.speed import Speed, measure_speed
 from ..runs.engines.local import LocalEngine
 from ..runs.study import Study
@@ -99,6 +99,6 @@ def design_of(study: Study, config: StudyConfig, corpus: Corpus, speed: Speed | 
     value = study.read("ladder.json")
     if value is not None:
         return Design.from_json(value)
-    made = design(config, corpus.task(config.data), len(corpus.train), speed)
+    made = make_design(config, corpus.task(config.data), len(corpus.train), speed)
     study.write("ladder.json", made.to_json())
     return made

@@ -73,8 +73,9 @@ def _under_way(study: Study) -> list[tuple[Checkpoint, RunConfig]]:
     """Trainings that were interrupted before their rate fell: with the optimizer's state, so nothing is lost."""
     from ..ladder.design import Design
 
-    planned, design = study.read("plan.json"), study.read("ladder.json")
-    configs = [planned_run(planned)] if planned and planned.get("run") else []
+    path, design = study.path / "plan.json", study.read("ladder.json")
+    planned = planning.Plan.load(path) if path.is_file() else None
+    configs = [planned_run(planned)] if planned and planned.run else []
     if design:
         made = Design.from_json(design)
         configs += [*made.rungs, *made.sweep]
