@@ -30,8 +30,8 @@ from scipy.interpolate import LinearNDInterpolator
 
 from allometry.files import write_json
 from allometry.laws import Observations
+from allometry.planning import rules
 from allometry.planning.batch_and_rate.surface import Surface, surface
-from allometry.planning.rules import published as rules
 
 SHARED = Path(os.environ.get("ALLOMETRY_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 TABLE = SHARED / "scalebench" / "lr_bsz_scaling_law__train.parquet"

@@ -199,7 +199,7 @@ def test_mistakes(refused, fit, study):
     assert "not flops and hours" in refused(fit, "--device", "h100", "--hours", "1", "--flops", "1e20")
     assert "needs a device" in refused(fit, "--hours", "1")
     assert "--flops" in refused(fit, "--flops", "-1e20")
-    assert "count must be" in refused(fit, "--flops", "1e20", "--device", "h100", "--count", "-1")
+    assert "num devices must be" in refused(fit, "--flops", "1e20", "--device", "h100", "--count", "-1")
     assert "loss must be" in refused(fit, "--loss", "-2")
     assert "no compute reaches" in refused(fit, "--loss", "1.0")
     assert "less than one batch" in refused(fit, "--flops", "1e10")

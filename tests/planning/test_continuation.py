@@ -20,7 +20,7 @@ LAW = Chinchilla()
 def test_a_checkpoint_gets_what_is_left():
     model = Shapes()(1e9)
     done = Checkpoint(model.num_params, 5e9, model, "mine")
-    left = Budget(device="h100", count=8, hours=10, price_per_hour=2.0)
+    left = Budget(device="h100", num_devices=8, hours=10, price_per_hour=2.0)
     found = resume(LAW, left, [done])
     goes_on = next(each for each in found.alternatives if each.goes_on)
     assert goes_on.flops == pytest.approx(left.flops)

@@ -98,8 +98,8 @@ def test_counts_weigh():
     sizes = np.array([100.0, 1000.0, 1e4, 1e5])
     norms = GRADIENT + TRACE / sizes
     norms[2] *= 1.3
-    trusted = planning.gradient_noise(sizes, norms, counts=[100, 100, 100, 100])
-    doubted = planning.gradient_noise(sizes, norms, counts=[100, 100, 1, 100])
+    trusted = planning.gradient_noise(sizes, norms, num_batches=[100, 100, 100, 100])
+    doubted = planning.gradient_noise(sizes, norms, num_batches=[100, 100, 1, 100])
     assert abs(math.log(doubted.batch / 2000)) < abs(math.log(trusted.batch / 2000)) / 5
     assert doubted.follows is not None
     assert planning.gradient_noise(sizes[:3], norms[:3]).follows is None
@@ -140,7 +140,7 @@ def test_cost_at_the_measured_scale():
         (([512, 1024], [1.0, math.nan]), {}, "squared_norms must be finite"),
         (([512, 1024], [1.0]), {}, "squared_norms must be as many as batches"),
         (([512, 1024], [1.0, "x"]), {}, "squared_norms must be numbers"),
-        (([512, 1024], [1.0, 0.7]), {"counts": [1, 1], "standard_errors": [1, 1]}, "not both"),
+        (([512, 1024], [1.0, 0.7]), {"num_batches": [1, 1], "standard_errors": [1, 1]}, "not both"),
         (([512, 1024], [1.0, 0.7]), {"standard_errors": [0, 1]}, "standard_errors must be finite"),
         (([512, 1024], [1.0, 0.7]), {"level": 90}, "level is 90"),
         (([512, 512, 1024, 1024], [1.0, 1.0, 0.6, 0.7]), {}, "norms at batch 512 are all the same"),

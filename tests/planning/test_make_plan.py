@@ -12,7 +12,7 @@ import pytest
 from allometry import laws, planning
 from allometry.config.model import DecoderConfig
 from allometry.errors import UserError
-from allometry.planning import Budget, Covered, Plan
+from allometry.planning import Budget, FittedRange, Plan
 from helpers.predictors import Chinchilla, Power, Prediction
 
 
@@ -39,23 +39,23 @@ def recipe(num_params: float, tokens: float) -> tuple[float, float]:
 
 
 def test_budgets_that_are_the_same():
-    by_device = Budget(device="H100", count=8, hours=72, mfu=0.4)
+    by_device = Budget(device="H100", num_devices=8, hours=72, mfu=0.4)
     assert by_device.flops == pytest.approx(8 * 72 * 3600 * 0.4 * 989e12)
     assert by_device.device == "h100"
     by_rate = Budget(flops_per_second=8 * 0.4 * 989e12, hours=72)
     assert by_rate.flops == pytest.approx(by_device.flops)
     assert by_rate.rate == pytest.approx(by_device.rate)
     assert Budget(flops=1e21).rate is None
-    assert Budget(device="a100", hours=1) == Budget(device="A100", hours=1, count=1, mfu=0.4)
+    assert Budget(device="a100", hours=1) == Budget(device="A100", hours=1, num_devices=1, mfu=0.4)
 
 
 @pytest.mark.parametrize(
     "budget",
     [
         Budget(flops=1.234567890123456e21),
-        Budget(device="h200", count=3, hours=5),
+        Budget(device="h200", num_devices=3, hours=5),
         Budget(flops_per_second=1e10, hours=2),
-        Budget(cost=1e4, price_per_hour=2.1, device="h100", count=16, memory=40e9),
+        Budget(cost=1e4, price_per_hour=2.1, device="h100", num_devices=16, memory=40e9),
         Budget(loss=2.1, device="a100", tokens_available=1e12, inference_tokens=1e13),
         Budget(num_params=7e9, tokens=2e12),
     ],
@@ -77,7 +77,7 @@ def test_budget_json_there_and_back(budget):
         ({"flops": -1.0}, "flops must be a finite number above zero"),
         ({"flops": float("inf")}, "flops must be"),
         ({"flops": 1e21, "hours": 3}, "not flops and hours"),
-        ({"flops_per_second": 1e12, "hours": 1, "count": 8}, "count say nothing without a device"),
+        ({"flops_per_second": 1e12, "hours": 1, "num_devices": 8}, "num_devices say nothing without a device"),
         ({"flops": 1e12, "mfu": 0.5, "price_per_hour": 2}, "mfu and price_per_hour say nothing without a device"),
         ({"device": "h100"}, "none was given"),
         ({"flops_per_second": 1e12}, "none was given"),
@@ -89,7 +89,10 @@ def test_budget_json_there_and_back(budget):
         ({"flops": 1e21, "memory": float("nan")}, "memory must be"),
         ({"device": "h100", "hours": 0}, "hours must be"),
         ({"device": "h100", "hours": 1, "mfu": 1.2}, "mfu is a share of the peak"),
-        ({"device": "h100", "hours": 1, "count": 1.5}, "whole number of devices"),
+        (
+            {"device": "h100", "hours": 1, "num_devices": 1.5},
+            "(num_devices) must be whole, not 1.5",
+        ),
         ({"device": "abacus", "hours": 1}, "unknown device 'abacus'; known: a100, h100"),
         ({"hours": 5}, "a budget by hours needs a device, or flops_per_second"),
     ],
@@ -102,10 +105,10 @@ def test_budget_refuses(given, message):
 
 
 def test_money_buys_device_hours():
-    budget = Budget(cost=1000.0, price_per_hour=2.5, device="h100", count=8)
-    assert budget.flops == pytest.approx(Budget(device="h100", count=8, hours=50).flops)
+    budget = Budget(cost=1000.0, price_per_hour=2.5, device="h100", num_devices=8)
+    assert budget.flops == pytest.approx(Budget(device="h100", num_devices=8, hours=50).flops)
     assert budget.money(50 * 3600) == pytest.approx(1000)
-    assert Budget(flops=1e21, device="h100", count=8, price_per_hour=2.5).money(3600) == pytest.approx(20)
+    assert Budget(flops=1e21, device="h100", num_devices=8, price_per_hour=2.5).money(3600) == pytest.approx(20)
     assert Budget(flops=1e21, device="h100").money(3600) is None
     measured = Budget(cost=10.0, price_per_hour=5.0, flops_per_second=1e15)
     assert measured.flops == pytest.approx(1e15 * 7200)
@@ -196,11 +199,11 @@ def test_a_surface_brings_its_intervals():
 
 
 def test_the_default_shape_is_a_transformer():
-    law, budget = Chinchilla(), Budget(device="h100", count=8, hours=72, price_per_hour=2.0)
+    law, budget = Chinchilla(), Budget(device="h100", num_devices=8, hours=72, price_per_hour=2.0)
     plan = planning.plan(law, budget)
     model = DecoderConfig.parse(plan.model)
-    assert plan.num_params == plan.counts["num_params"] == model.num_params
-    assert plan.counts["num_params_total"] == model.num_params_total
+    assert plan.num_params == plan.exact_counts["num_params"] == model.num_params
+    assert plan.exact_counts["num_params_total"] == model.num_params_total
     assert plan.flops_exact == pytest.approx(budget.flops)
     assert plan.tokens == pytest.approx(budget.flops / model.flops_per_token)
     assert plan.seconds == pytest.approx(72 * 3600)
@@ -214,7 +217,7 @@ def test_a_law_of_total_parameters_is_planned_in_total_parameters():
     """The embedding is half of a small model: taking one count for the other would halve the size."""
 
     class Total(Chinchilla):
-        count = "total"
+        counted = "total"
 
     plan = planning.plan(Total(), Budget(flops=1e18))
     model = DecoderConfig.parse(plan.model)
@@ -224,13 +227,13 @@ def test_a_law_of_total_parameters_is_planned_in_total_parameters():
     assert fixed.num_params == pytest.approx(2e8, rel=0.05)
     assert "embedding and head included" in fixed.summary()
     # Rules for batch and rate are in non-embedding parameters whatever the law counts.
-    assert fixed.lr == pytest.approx(1.79 * fixed.counts["num_params"] ** -0.713 * fixed.tokens**0.307)
+    assert fixed.lr == pytest.approx(1.79 * fixed.exact_counts["num_params"] ** -0.713 * fixed.tokens**0.307)
     with pytest.raises(UserError, match="num_params_total"):
         planning.plan(Total(), Budget(flops=1e18), shape=shape)
 
 
 def test_a_goal_says_what_it_takes():
-    budget = Budget(loss=2.2, device="h100", count=64, price_per_hour=2.0)
+    budget = Budget(loss=2.2, device="h100", num_devices=64, price_per_hour=2.0)
     plan = planning.plan(Chinchilla(), budget)
     assert plan.loss == pytest.approx(2.2, rel=1e-6)
     assert plan.seconds == pytest.approx(plan.flops_exact / budget.rate)
@@ -273,11 +276,13 @@ def test_plan_with_a_real_shape():
 
 
 def test_notes_hold_for_the_size_that_is_trained():
-    covered = Covered.of([1e4, 2e5], [1e6, 4e6])
-    plan = planning.plan(Power(), Budget(flops=1e14), shape=shape, recipe=recipe, covered=covered)
+    covered = FittedRange.of([1e4, 2e5], [1e6, 4e6])
+    plan = planning.plan(Power(), Budget(flops=1e14), shape=shape, recipe=recipe, fitted_range=covered)
     assert sum("of the largest fitted run" in note for note in plan.notes) == 1
     assert sum("no optimum inside" in note for note in plan.notes) == 1
-    far = planning.plan(Power(), Budget(flops=1e14), shape=lambda _: Model(width=512), recipe=recipe, covered=covered)
+    far = planning.plan(
+        Power(), Budget(flops=1e14), shape=lambda _: Model(width=512), recipe=recipe, fitted_range=covered
+    )
     assert any("× the parameters of the optimum by 6ND" in note for note in far.notes)
 
 
@@ -322,14 +327,14 @@ def test_repeated_data_are_told():
 
 
 def test_what_does_not_suit_the_machine_is_told():
-    small = Budget(num_params=7e9, tokens=1e12, device="a10", count=4)
+    small = Budget(num_params=7e9, tokens=1e12, device="a10", num_devices=4)
     assert any("sharded over" in note for note in planning.plan(Chinchilla(), small).notes)
-    many = Budget(num_params=1e8, tokens=2e9, device="h100", count=512)
+    many = Budget(num_params=1e8, tokens=2e9, device="h100", num_devices=512)
     assert any("fewer than the 512 devices" in note for note in planning.plan(Chinchilla(), many).notes)
 
 
 def test_plan_survives_its_file(tmp_path):
-    budget = Budget(device="h100", count=8, hours=1)
+    budget = Budget(device="h100", num_devices=8, hours=1)
     plan = planning.plan(Chinchilla(), budget, shape=shape, created="2026-01-02T03:04:05+00:00")
     plan = plan.with_run({"model": {"width": 64}, "seed": 1})
     path = tmp_path / "plan.json"

@@ -121,7 +121,7 @@ def test_more_money_buys_a_narrower_interval(observations):
     after = [next_runs(observations, TARGET, budget, forecasted=sure).runs[-1].after for budget in (1e18, 1e19, 1e20)]
     assert after == sorted(after, reverse=True)
     assert after[2] < 0.5 * after[0]
-    several = [next_runs(observations, TARGET, 1e19, count=count, forecasted=sure) for count in (1, 3)]
+    several = [next_runs(observations, TARGET, 1e19, num_runs=count, forecasted=sure) for count in (1, 3)]
     assert len(several[0].runs) == 1
     assert several[1].runs[-1].after <= several[0].runs[-1].after
 
@@ -168,8 +168,8 @@ def test_laws_without_a_prior_are_left_out_aloud(observations):
         ((TARGET, 0), {}, "budget must be a finite number above zero"),
         (((1e9, -1), 1e19), {}, "target tokens must be a finite number above zero"),
         (((1e9, 1e9, 1e9), 1e19), {}, r"a target is \(num_params, tokens\)"),
-        ((TARGET, 1e19), {"count": 0}, "count must be a finite number above zero"),
-        ((TARGET, 1e19), {"count": 1.5}, "count must be a whole number of runs, not 1.5"),
+        ((TARGET, 1e19), {"num_runs": 0}, "num runs must be a finite number above zero"),
+        ((TARGET, 1e19), {"num_runs": 1.5}, "num_runs must be a whole number, not 1.5"),
         ((TARGET, 1e19), {"level": 1.0}, "level is 1.0"),
         ((TARGET, 1e19), {"drift": 0.0}, "drift must be a finite number above zero"),
     ],

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from allometry import laws
 from allometry.errors import UserError
-from allometry.planning import Budget, Covered, Optimum, optimal
+from allometry.planning import Budget, FittedRange, Optimum, optimal
 from helpers.ladders import TRUTHS, ladder
 from helpers.predictors import Chinchilla, Mixture, Power, Prediction
 
@@ -133,16 +133,16 @@ def test_fixed_size_or_tokens():
 
 
 def test_extrapolation_is_told():
-    covered = Covered.of([1e6, 1e7, 1e7], [2e7, 2e8, 1e9])
+    covered = FittedRange.of([1e6, 1e7, 1e7], [2e7, 2e8, 1e9])
     assert covered.flops == (6 * 2e13, 6 * 1e16)
     assert covered.tokens_per_param == (20.0, 100.0)
-    best = optimal(Power(), 6e17, covered=covered)
+    best = optimal(Power(), 6e17, fitted_range=covered)
     assert best.tokens_per_param == pytest.approx(20.0)
     assert any("10× the compute of the largest fitted run" in note for note in best.notes)
     assert any("parameters: above the most that was fitted (10M)" in note for note in best.notes)
     assert not any("tokens per parameter: " in note for note in best.notes)
-    assert optimal(Power(), Budget(num_params=1e7, tokens=2e8), covered=covered).notes == ()
-    assert "below the fewest" in optimal(Power(), Budget(num_params=1e5, tokens=2e7), covered=covered).notes[0]
+    assert optimal(Power(), Budget(num_params=1e7, tokens=2e8), fitted_range=covered).notes == ()
+    assert "below the fewest" in optimal(Power(), Budget(num_params=1e5, tokens=2e7), fitted_range=covered).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -267,14 +267,14 @@ class Fitted(Power):
 
 def test_a_predictor_may_say_what_it_was_fitted_on():
     told = Fitted(num_params=(1e6, 1e7), tokens=(2e7, 2e8), flops=(1e14, 6e15), tokens_per_param=(20.0, 30.0))
-    assert Covered.by(told) == Covered((1e6, 1e7), (2e7, 2e8), (1e14, 6e15), (20.0, 30.0))
+    assert FittedRange.by(told) == FittedRange((1e6, 1e7), (2e7, 2e8), (1e14, 6e15), (20.0, 30.0))
     best = optimal(told, 6e17)
     assert best.tokens_per_param == pytest.approx(20.0)
     assert "100× the compute" in best.notes[1]
-    corners = Covered.by(Fitted(num_params=(1e6, 1e7), tokens=(2e7, 2e8)))
+    corners = FittedRange.by(Fitted(num_params=(1e6, 1e7), tokens=(2e7, 2e8)))
     assert (corners.flops, corners.tokens_per_param) == ((6 * 2e13, 6 * 2e15), (2.0, 200.0))
-    assert Covered.by(Power()) is None
-    assert Covered.by(Fitted(tokens=(1e6, 1e7))) is None
+    assert FittedRange.by(Power()) is None
+    assert FittedRange.by(Fitted(tokens=(1e6, 1e7))) is None
 
 
 def test_one_ratio_is_a_range_too():
@@ -305,9 +305,9 @@ class Nothing:
         (lambda: optimal(Power(), 1e18, level=90), "level is a probability"),
         (lambda: optimal(Nothing(), 1e18), "no finite loss for 1.00e+18 FLOPs at 1 to 1000"),
         (lambda: optimal(Nothing(), Budget(flops=1e18, num_params=1e6)), "no finite loss at 1e+06 parameters"),
-        (lambda: Covered.of([], []), "covered runs need"),
-        (lambda: Covered.of([1e6], [1e7, 1e8]), "covered runs need"),
-        (lambda: Covered.of([1e6], [0.0]), "covered runs need"),
+        (lambda: FittedRange.of([], []), "covered runs need"),
+        (lambda: FittedRange.of([1e6], [1e7, 1e8]), "covered runs need"),
+        (lambda: FittedRange.of([1e6], [0.0]), "covered runs need"),
     ],
 )
 def test_wrong_input(call, message):

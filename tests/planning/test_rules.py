@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from allometry import planning
 from allometry.errors import UserError
-from allometry.planning.rules import published as rules
+from allometry.planning import rules
 from allometry.planning.rules import side_by_side
 
 FACTORS = st.floats(0.1, 100.0)
 
 
 def test_proportional_example_is_exact():
-    scaled = side_by_side.scale(100, 200, 0.01, factor=2)
-    first = json.loads(json.dumps(planning.scale_baseline(100, 200, 0.01, 2)))["proportional"]
+    scaled = side_by_side.carry_baseline(100, 200, 0.01, factor=2)
+    first = json.loads(json.dumps(planning.carry_baseline(100, 200, 0.01, 2)["proportional"].to_json()))
     assert next(iter(scaled)) == "proportional"
     assert (first["params"], first["batch"], first["lr"]) == (200, 400, 0.02)
     assert isinstance(first["params"], int)
@@ -27,7 +27,7 @@ def test_proportional_example_is_exact():
 
 
 def test_no_float_dust():
-    scaled = side_by_side.scale(100.0, 200.0, 0.1, factor=3, names=["proportional"])["proportional"]
+    scaled = side_by_side.carry_baseline(100.0, 200.0, 0.1, factor=3, names=["proportional"])["proportional"]
     assert json.dumps([scaled.params, scaled.batch, scaled.lr]) == "[300, 600, 0.3]"
 
 
@@ -62,40 +62,40 @@ def test_every_rule_says_where_it_comes_from():
     ],
 )
 def test_factors_at_sixteen_times_the_size(name, batch, lr):
-    scaled = side_by_side.scale(1e8, 1.0, 1.0, factor=16, names=[name])[name]
+    scaled = side_by_side.carry_baseline(1e8, 1.0, 1.0, factor=16, names=[name])[name]
     for value, expected in ((scaled.batch, batch), (scaled.lr, lr)):
         assert value == (expected if expected is None else pytest.approx(expected, rel=1e-9))
 
 
 def test_tokens_may_grow_otherwise():
-    fixed = side_by_side.scale(1e8, 1.0, 1.0, 16, tokens=2e9, token_factor=1, names=["step_law"])["step_law"]
+    fixed = side_by_side.carry_baseline(1e8, 1.0, 1.0, 16, tokens=2e9, token_factor=1, names=["step_law"])["step_law"]
     assert (fixed.batch, fixed.tokens) == (1, 2_000_000_000)
     assert fixed.lr == pytest.approx(16**-0.713, rel=1e-9)
 
 
 def test_rules_in_the_loss_need_both_losses():
-    told = side_by_side.scale(1e8, 1.0, 1.0, 16, losses=(3.0, 2.5))
+    told = side_by_side.carry_baseline(1e8, 1.0, 1.0, 16, losses=(3.0, 2.5))
     assert told["minicpm"].batch == pytest.approx((3.0 / 2.5) ** 6.24, rel=1e-9)
     assert told["kaplan"].batch == pytest.approx((3.0 / 2.5) ** (1 / 0.21), rel=1e-9)
-    assert side_by_side.scale(1e8, 1.0, 1.0, 16)["kaplan"].batch is None
+    assert side_by_side.carry_baseline(1e8, 1.0, 1.0, 16)["kaplan"].batch is None
 
 
 def test_beta2_follows_the_batch():
-    scaled = side_by_side.scale(100, 200, 0.01, 2, beta2=0.95)
+    scaled = side_by_side.carry_baseline(100, 200, 0.01, 2, beta2=0.95)
     assert scaled["sqrt"].beta2 == 0.9025
     assert scaled["proportional"].beta2 is None
 
 
 def test_sgd_gets_the_linear_rule_and_none_of_adams():
-    scaled = side_by_side.scale(100, 200, 0.01, 2, optimizer="sgd")
+    scaled = side_by_side.carry_baseline(100, 200, 0.01, 2, optimizer="sgd")
     assert set(scaled) == {"proportional", "linear"}
     assert (scaled["linear"].batch, scaled["linear"].lr) == (400, 0.02)
 
 
 def test_range_is_told():
-    inside = side_by_side.scale(0.3e9, 1.0, 1.0, 2, tokens=10e9, names=["step_law"])["step_law"]
-    beyond = side_by_side.scale(0.3e9, 1.0, 1.0, 20, tokens=10e9, names=["step_law"])["step_law"]
-    unknown = side_by_side.scale(0.3e9, 1.0, 1.0, 2, names=["step_law"])["step_law"]
+    inside = side_by_side.carry_baseline(0.3e9, 1.0, 1.0, 2, tokens=10e9, names=["step_law"])["step_law"]
+    beyond = side_by_side.carry_baseline(0.3e9, 1.0, 1.0, 20, tokens=10e9, names=["step_law"])["step_law"]
+    unknown = side_by_side.carry_baseline(0.3e9, 1.0, 1.0, 2, names=["step_law"])["step_law"]
     assert (inside.in_range, beyond.in_range, unknown.in_range) == (True, False, None)
     assert inside.measured == "200M to 1.1B parameters, 4B to 100B tokens"
 
@@ -105,12 +105,12 @@ def test_range_is_told():
 def test_two_steps_are_one(first, second, name):
     optimizer = rules.RULES[name].optimizers[-1]
     options = {"names": [name], "optimizer": optimizer, "beta2": 0.999}
-    half = side_by_side.scale(1e5, 4096, 0.01, first, tokens=1e7, **options)[name]
+    half = side_by_side.carry_baseline(1e5, 4096, 0.01, first, tokens=1e7, **options)[name]
     batch, lr = half.batch or 1.0, half.lr or 1.0
     options["beta2"] = half.beta2 or 0.999
-    end = side_by_side.scale(half.params, batch, lr, second, tokens=half.tokens, **options)[name]
+    end = side_by_side.carry_baseline(half.params, batch, lr, second, tokens=half.tokens, **options)[name]
     options["beta2"] = 0.999
-    whole = side_by_side.scale(1e5, 4096, 0.01, first * second, tokens=1e7, **options)[name]
+    whole = side_by_side.carry_baseline(1e5, 4096, 0.01, first * second, tokens=1e7, **options)[name]
     for field in ("params", "tokens", "beta2", "batch", "lr"):
         one, two = getattr(whole, field), getattr(end, field)
         assert (one is None) == (two is None)
@@ -183,29 +183,29 @@ def test_comparison_prints_a_line_for_every_rule():
 def test_kaplan_has_no_rate_for_large_models():
     assert rules.rule("kaplan").recommend(2e10, 1e11, loss=2.0).lr is None
     assert "kaplan" not in planning.recommend(2e10, 1e11)
-    assert side_by_side.scale(1e9, 1.0, 1.0, 1000, names=["kaplan"])["kaplan"].lr is None
+    assert side_by_side.carry_baseline(1e9, 1.0, 1.0, 1000, names=["kaplan"])["kaplan"].lr is None
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: rules.rule("folklore"), "unknown rule 'folklore'; known: proportional, sqrt"),
-        (lambda: side_by_side.scale(100, 200, 0.01, 0), "factor must be a finite number above zero"),
-        (lambda: side_by_side.scale(100, 200, 0.01, math.inf), "factor must be"),
-        (lambda: side_by_side.scale(-1, 200, 0.01, 2), "params must be"),
-        (lambda: side_by_side.scale(100, 0, 0.01, 2), "batch must be"),
-        (lambda: side_by_side.scale(100, 200, math.nan, 2), "lr must be"),
-        (lambda: side_by_side.scale(100, 200, "0.01", 2), "lr must be"),
-        (lambda: side_by_side.scale(100, 200, 0.01, 2, tokens=0), "tokens must be"),
-        (lambda: side_by_side.scale(100, 200, 0.01, 2, token_factor=-1), "token factor must be"),
-        (lambda: side_by_side.scale(100, 200, 0.01, 2, beta2=1.0), "beta2 must lie between 0 and 1"),
+        (lambda: side_by_side.carry_baseline(100, 200, 0.01, 0), "factor must be a finite number above zero"),
+        (lambda: side_by_side.carry_baseline(100, 200, 0.01, math.inf), "factor must be"),
+        (lambda: side_by_side.carry_baseline(-1, 200, 0.01, 2), "params must be"),
+        (lambda: side_by_side.carry_baseline(100, 0, 0.01, 2), "batch must be"),
+        (lambda: side_by_side.carry_baseline(100, 200, math.nan, 2), "lr must be"),
+        (lambda: side_by_side.carry_baseline(100, 200, "0.01", 2), "lr must be"),
+        (lambda: side_by_side.carry_baseline(100, 200, 0.01, 2, tokens=0), "tokens must be"),
+        (lambda: side_by_side.carry_baseline(100, 200, 0.01, 2, token_factor=-1), "token factor must be"),
+        (lambda: side_by_side.carry_baseline(100, 200, 0.01, 2, beta2=1.0), "beta2 must lie between 0 and 1"),
         (
-            lambda: side_by_side.scale(100, 200, 0.01, 2, optimizer="magic"),
+            lambda: side_by_side.carry_baseline(100, 200, 0.01, 2, optimizer="magic"),
             "unknown optimizer 'magic'; known: adam, adamw",
         ),
-        (lambda: side_by_side.scale(100, 200, 0.01, 2, optimizer="sgd", names=["mup"]), "not for sgd"),
-        (lambda: side_by_side.scale(100, 200, 0.01, 2, names=["gradient_noise"]), "must be measured"),
-        (lambda: side_by_side.scale(100, 200, 0.01, 2, losses=(0.0, 1.0)), "loss must be"),
+        (lambda: side_by_side.carry_baseline(100, 200, 0.01, 2, optimizer="sgd", names=["mup"]), "not for sgd"),
+        (lambda: side_by_side.carry_baseline(100, 200, 0.01, 2, names=["gradient_noise"]), "must be measured"),
+        (lambda: side_by_side.carry_baseline(100, 200, 0.01, 2, losses=(0.0, 1.0)), "loss must be"),
         (lambda: planning.recommend(1e9, 2e10, names=["sqrt"]), "gives no absolute value here"),
         (lambda: side_by_side.compare(1e9, 2e10, names=["folklore"]), "unknown rule 'folklore'"),
         (lambda: side_by_side.compare(-1e9, 2e10), "num params must be"),

@@ -13,11 +13,11 @@ from scipy.stats import binomtest, multivariate_normal
 from allometry import planning
 from allometry.errors import UserError
 from allometry.laws import Observations
+from allometry.planning import rules
 from allometry.planning.batch_and_rate.response import expected_rise, rise
 from allometry.planning.batch_and_rate.surface import Surface, surface
-from allometry.planning.rules import published as rules
 from allometry.planning.rules.formulas import PowerLaw
-from allometry.planning.rules.rule import Rule
+from allometry.planning.rules.rule_types import Rule
 from helpers.ladders import shared
 from helpers.predictors import Chinchilla
 
@@ -133,7 +133,7 @@ def test_the_runs_overrule_the_prior():
     for one, true in zip(
         (one for axis in found.exponents.values() for one in axis.values()), truth.exponents, strict=True
     ):
-        assert one.told > 0.6
+        assert one.share_from_runs > 0.6
         assert abs(one.value - true) < abs(one.value - one.prior) / 2
 
 
@@ -160,11 +160,11 @@ def test_a_star_at_one_size_measures_the_constants_and_takes_the_exponents():
     assert values(found) == pytest.approx(STEP_LAW, abs=1e-6)
     assert far.lr.value / here.lr.value == pytest.approx(16 ** (0.307 - 0.713), rel=1e-6)
     assert far.lr.high / far.lr.low > 3 * here.lr.high / here.lr.low
-    assert far.price > here.price > 0
+    assert far.expected_regret > here.expected_regret > 0
     said = " ".join(found.notes)
     assert "learning rate and batch change with the size is step_law's (exponent -0.713 and +0 ± 0.2)" in said
     assert "with the tokens is step_law's (exponent +0.307 and +0.571 ± 0.2)" in said
-    assert all(one.told < 0.01 for axis in found.exponents.values() for one in axis.values())
+    assert all(one.share_from_runs < 0.01 for axis in found.exponents.values() for one in axis.values())
 
 
 def test_a_rule_of_ones_own_is_a_prior():
@@ -209,7 +209,7 @@ def test_diverged_runs_hardly_move_the_optimum():
         for i, row in enumerate(rows)
     ]
     hurt = surface(observe(broken))
-    assert hurt.n == found.n == len(rows)
+    assert hurt.num_runs == found.num_runs == len(rows)
     assert hurt.recipe(SIZE, TOKENS) == pytest.approx(found.recipe(SIZE, TOKENS), rel=0.15)
 
 
@@ -234,7 +234,7 @@ def test_summary_and_range():
     found = surface(observe(runs(noise=0.002)))
     text = found.summary()
     assert "response surface from 150 runs at 6 sizes and token counts (N 30M to 120M, D 1B to 8B)" in text
-    assert "told by the runs" in text
+    assert "from the runs" in text
     assert "half the learning rate costs +" in text
     assert found.in_range(5e7, 2e9)
     assert not found.in_range(5e8, 2e9)
@@ -259,9 +259,9 @@ def test_arrays_go_through():
     sizes = np.geomspace(1e7, 1e9, 5)
     many = found.optimum(sizes, 2e9)
     one = found.optimum(sizes[3], 2e9)
-    assert many.lr.high.shape == many.price.shape == (5,)
+    assert many.lr.high.shape == many.expected_regret.shape == (5,)
     assert many.lr.high[3] == pytest.approx(one.lr.high, rel=1e-12)
-    assert many.price[3] == pytest.approx(one.price, rel=1e-12)
+    assert many.expected_regret[3] == pytest.approx(one.expected_regret, rel=1e-12)
     rates = np.geomspace(1e-4, 1e-2, 30)
     prices = found.regret(rates[:, None], [1e5, 2e5], SIZE, TOKENS)
     assert prices.shape == (30, 2)
@@ -294,7 +294,7 @@ def test_rows_that_cannot_help_are_named():
     rows.append({"num_params": 9e7, "tokens": 3e9, "loss": 2.5, "lr": 1e-3, "batch_tokens": 1e5, "label": "lonely"})
     rows.append({"num_params": SIZE, "tokens": TOKENS, "loss": 2.5, "label": "blank"})
     found = surface(observe(rows))
-    assert found.n == 18
+    assert found.num_runs == 18
     assert any("left out 1 of 20 runs, alone at their size and tokens: lonely" in note for note in found.notes)
     assert any("left out 1 of 20 runs, without lr or batch_tokens: blank" in note for note in found.notes)
 
@@ -397,7 +397,7 @@ def test_fitted_on_the_six_cheapest_grids_it_costs_little_on_the_others(table, g
 
 def test_the_whole_table_gives_the_published_exponents(table):
     found = surface(table, prior=None)
-    assert found.n == 2702
+    assert found.num_runs == 2702
     assert len(found.cells) == 41
     assert values(found) == pytest.approx(STEP_LAW, abs=0.1)
     assert found.range["num_params"] == pytest.approx((59_968_512, 1_073_741_824), rel=1e-3)

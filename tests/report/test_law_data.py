@@ -58,7 +58,7 @@ def test_frontier_is_the_best_split_of_each_budget(fit, observations):
     data = law_curves.frontier(fit, observations)
     np.testing.assert_allclose(6 * data.best.num_params * data.best.tokens, data.best.flops)
     middle = len(data.best.flops) // 2
-    fewest, most = planning.Covered.of(observations.num_params, observations.tokens).tokens_per_param
+    fewest, most = planning.FittedRange.of(observations.num_params, observations.tokens).tokens_per_param
     best = planning.optimal(fit, data.best.flops[middle], tokens_per_param_range=(fewest, most))
     assert data.best.loss[middle] == pytest.approx(best.loss, rel=1e-5)
     assert data.best.flops[-1] == pytest.approx(law_curves.BEYOND * observations.flops.max())

@@ -255,7 +255,7 @@ def plan(
     from .plan import plan as run
 
     amounts = {"flops": flops, "hours": hours, "cost": cost, "loss": loss, "num_params": params, "tokens": tokens}
-    machine = {"device": device, "count": count, "mfu": mfu, "flops_per_second": flops_per_second}
+    machine = {"device": device, "num_devices": count, "mfu": mfu, "flops_per_second": flops_per_second}
     machine |= {"price_per_hour": price, "memory": memory}
     data = {"tokens_available": tokens_available, "inference_tokens": inference_tokens}
     run(

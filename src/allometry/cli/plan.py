@@ -138,7 +138,7 @@ def scale(
     as_json: bool,
 ) -> None:
     """A baseline at another size, by every rule that applies."""
-    scaled = planning.scale(
+    scaled = planning.carry_baseline(
         parse_number(params, "--params"),
         parse_number(batch, "--batch"),
         parse_number(str(lr), "--lr"),

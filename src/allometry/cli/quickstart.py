@@ -19,7 +19,7 @@ from ..ladder.climb import run_sweep, train_rungs
 from ..ladder.design import TARGET_RATIO, Design, describe_cost
 from ..ladder.recipe import Recipe
 from ..ladder.speed import Speed
-from ..planning.optimum import repeated_data as repetition
+from ..planning.optimum.repeated_data import repetition_note
 from ..quantities import format_count, format_flops, format_seconds
 from ..report import outcome_lines, write_report
 from ..runs.study import Study, best_run
@@ -154,7 +154,7 @@ def _confirm(session: _Session, *, dry_run: bool, yes: bool, as_json: bool) -> b
         notes.print(cost_table(rows))
     note(describe_cost(made))
     longest = max(made.rungs, key=lambda run: run.tokens)
-    if repeats := repetition.told(longest.epochs):
+    if repeats := repetition_note(longest.epochs):
         note(f"the longest run {repeats}")
     if session.config.minutes is not None:
         note(

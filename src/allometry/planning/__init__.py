@@ -4,9 +4,10 @@
 - ``optimal``: the size and tokens with the lowest predicted loss, and how flat that optimum is;
 - ``plan``: a real model, its batch, rate and schedule, in one record to be written down before the training starts;
   ``resume``: what to go on with when the budget changes half way; ``Outcome``: a plan against what came of it;
-- ``rules``: every published batch-size and learning-rate rule with source and range; ``scale`` carries a baseline;
+- ``rules``: every published batch-size and learning-rate rule with source and range; ``carry_baseline`` carries a
+  setting that works to another size;
 - ``surface``: batch and learning rate from your own runs; ``gradient_noise``: a batch from measured gradients;
-- ``ladder.design``, ``next_runs``: which runs to train so that a prediction becomes sure;
+- ``optimal_ladder``, ``next_runs``: which runs to train so that a prediction becomes precise;
 - ``carry``: a metric from one measured model to another by a power law.
 
 NumPy only. Parameters are counted as the law counts them, batches are tokens, FLOPs are 6·N·D unless a name says
@@ -18,11 +19,11 @@ from .batch_and_rate.settings import Interval
 from .batch_and_rate.surface import Setting, Surface, surface
 from .carried_metric import carry
 from .continuation import Alternative, Checkpoint, Continuation, resume
-from .experiments import ladder_design as ladder
 from .experiments.next_runs import NextRun, NextRuns, next_runs
+from .experiments.optimal_ladder import OptimalLadder, optimal_ladder
 from .make_plan import plan
-from .optimum.fitted_range import Covered
-from .optimum.optimal import Optimum, at, optimal
+from .optimum.fitted_range import FittedRange
+from .optimum.optimal import Optimum, optimal, optimum_at
 from .optimum.predictor import Predictor
 from .optimum.repeated_data import Repeated, Repetition
 from .optimum.search_a_budget import Basin
@@ -31,10 +32,18 @@ from .plan_record import Plan
 from .resources.budget import DEVICES, Budget, Device, device, throughput
 from .resources.memory import Memory, memory
 from .resources.shapes import Shape, Shapes
-from .rules import published as rules
-from .rules.published import RULES, rule
-from .rules.rule import Baseline, Recommendation, Rule, Scaled
-from .rules.side_by_side import Comparison, compare, recommend, scale, scale_baseline
+from .rules import (
+    RULES,
+    Baseline,
+    CarriedBaseline,
+    Comparison,
+    Recommendation,
+    Rule,
+    carry_baseline,
+    compare,
+    recommend,
+    rule,
+)
 
 __all__ = [
     "DEVICES",
@@ -44,16 +53,18 @@ __all__ = [
     "Basin",
     "BatchCost",
     "Budget",
+    "CarriedBaseline",
     "Checkpoint",
     "Comparison",
     "Continuation",
-    "Covered",
     "Device",
+    "FittedRange",
     "GradientNoise",
     "Interval",
     "Memory",
     "NextRun",
     "NextRuns",
+    "OptimalLadder",
     "Optimum",
     "Outcome",
     "Plan",
@@ -62,28 +73,26 @@ __all__ = [
     "Repeated",
     "Repetition",
     "Rule",
-    "Scaled",
     "Setting",
     "Shape",
     "Shapes",
     "Surface",
-    "at",
     "batch_cost",
     "carry",
+    "carry_baseline",
     "compare",
     "device",
     "gradient_noise",
-    "ladder",
     "memory",
     "next_runs",
     "optimal",
+    "optimal_ladder",
+    "optimum_at",
     "plan",
     "recommend",
     "resume",
     "rule",
     "rules",
-    "scale",
-    "scale_baseline",
     "surface",
     "throughput",
 ]

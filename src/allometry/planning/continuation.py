@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..quantities import format_count, format_flops, format_seconds, require_positive
 from ..text_table import table
 from .make_plan import plan
-from .optimum.fitted_range import Covered
+from .optimum.fitted_range import FittedRange
 from .optimum.predictor import FLOPS_PER_PARAM_TOKEN, Predictor, refits
 from .optimum.repeated_data import Repeated
 from .optimum.search_a_budget import SERVED_SHARE
@@ -29,7 +29,7 @@ _SHOWN = 8
 # What of a budget holds for the whole training too.
 _KEPT = (
     "device",
-    "count",
+    "num_devices",
     "mfu",
     "flops_per_second",
     "price_per_hour",
@@ -152,7 +152,7 @@ def resume(
     budget: Budget | float,
     checkpoints: Sequence[Checkpoint],
     *,
-    covered: Covered | None = None,
+    fitted_range: FittedRange | None = None,
     level: float = 0.9,
     **options: Any,
 ) -> Continuation:
@@ -162,7 +162,7 @@ def resume(
         predictor: a Fit or Forecast.
         budget: what is left: FLOPs, or the hours or money left on the devices that there are now.
         checkpoints: what could be continued.
-        covered: as for ``optimal``.
+        fitted_range: as for ``optimal``.
         level: of the intervals.
         **options: as for ``plan``: shape, recipe, rule, tokens_per_param_range, created.
 
@@ -174,7 +174,7 @@ def resume(
         raise UserError("what is left to go on with is an amount: flops, hours or cost, and nothing fixed beside it")
     if not checkpoints:
         raise UserError("there is no checkpoint to go on with")
-    options |= {"covered": covered or Covered.by(predictor), "level": level}
+    options |= {"fitted_range": fitted_range or FittedRange.by(predictor), "level": level}
     made = [_go_on(predictor, budget, checkpoint, options) for checkpoint in checkpoints]
     found, notes = [each for each in made if each is not None], []
     try:
@@ -217,10 +217,10 @@ def _go_on(predictor: Predictor, budget: Budget, checkpoint: Checkpoint, options
 
 def _as_far(options: dict[str, Any], found: list[Alternative]) -> dict[str, Any]:
     """The search for another model reaches as many and as few tokens a parameter as the checkpoints will have."""
-    covered = options["covered"]
-    if options.get("tokens_per_param_range") or covered is None:
+    fitted_range = options["fitted_range"]
+    if options.get("tokens_per_param_range") or fitted_range is None:
         return options
-    ratios = [*covered.tokens_per_param, *(each.plan.tokens_per_param for each in found)]
+    ratios = [*fitted_range.tokens_per_param, *(each.plan.tokens_per_param for each in found)]
     return options | {"tokens_per_param_range": (min(ratios), max(ratios))}
 
 

@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 from ..errors import UserError
 from ..quantities import format_count
 from .batch_and_rate.settings import DEFAULT_RULE, Interval, Recipe, Settings, Surface, choose
-from .optimum.fitted_range import Covered
+from .optimum.fitted_range import FittedRange
 from .optimum.optimal import Optimum, optimal
 from .optimum.predictor import Predictor, count_of
 from .optimum.repeated_data import Repeated
 from .plan_record import Plan
-from .real_model import Realizer
+from .real_model import RealModelSearch
 from .resources.budget import Budget
 from .resources.memory import Memory, memory
 from .resources.shapes import Shape, Shapes
-from .rules import published as rules
+from .rules import rule as rule_of
 
 
 def plan(
@@ -31,7 +31,7 @@ def plan(
     seconds: Callable[[Shape, float], float] | None = None,
     within: float | None = None,
     tokens_per_param_range: tuple[float, float] | None = None,
-    covered: Covered | None = None,
+    fitted_range: FittedRange | None = None,
     level: float = 0.9,
     created: str | None = None,
 ) -> Plan:
@@ -47,7 +47,7 @@ def plan(
         rule: the published rule for batch and rate without a recipe; all of them stand in ``recommendations``.
         seconds: expected seconds of training a shape on so many tokens; by default from the budget's machine.
         within: with ``seconds``, only shapes that take at most so long.
-        tokens_per_param_range, covered, level: as for ``optimal``.
+        tokens_per_param_range, fitted_range, level: as for ``optimal``.
         created: time of writing, ISO 8601; now (UTC) by default.
 
     Raises:
@@ -55,19 +55,23 @@ def plan(
             shape that returns something else than numbers above zero.
     """
     budget = Budget.of(budget)
-    rules.rule(rule)
-    covered, counted = covered or Covered.by(predictor), count_of(predictor)
+    rule_of(rule)
+    fitted_range, counted = fitted_range or FittedRange.by(predictor), count_of(predictor)
     if budget.tokens_available is not None and not isinstance(predictor, Repeated):
         predictor = Repeated(predictor, budget.tokens_available)
-    optimum = optimal(predictor, budget, tokens_per_param_range=tokens_per_param_range, covered=covered, level=level)
+    optimum = optimal(
+        predictor, budget, tokens_per_param_range=tokens_per_param_range, fitted_range=fitted_range, level=level
+    )
     model, point, notes = None, optimum, list(optimum.notes)
     if shape is not None:
-        model, point, notes = Realizer(predictor, budget, shape, covered, counted, seconds, within).best(optimum)
+        model, point, notes = RealModelSearch(predictor, budget, shape, fitted_range, counted, seconds, within).best(
+            optimum
+        )
     exact = None if model is None else float(model.flops_per_token) * point.tokens
     size, least = getattr(model, "num_params", point.num_params), float(getattr(model, "context", 1))
     settings = choose(size, point.tokens, exact, recipe=recipe, rule=rule, least_batch=least, level=level)
     duration = seconds(model, point.tokens) if seconds and model else budget.seconds(exact or point.flops)
-    needed = None if model is None else memory(model, budget.count or 1, budget.memory_per_device)
+    needed = None if model is None else memory(model, budget.num_devices or 1, budget.memory_per_device)
     notes += [*settings.notes, *_data_notes(predictor, point, settings), *_machine_notes(needed, settings, model)]
     return Plan(
         created=created or datetime.now(UTC).isoformat(timespec="seconds"),
@@ -78,7 +82,7 @@ def plan(
         intervals=_law_intervals(optimum, point) | settings.intervals,
         flops_exact=exact,
         counted=counted,
-        counts=_counts(model),
+        exact_counts=_counts(model),
         seconds=duration,
         cost=budget.money(duration),
         memory=needed,
@@ -146,10 +150,10 @@ def _machine_notes(needed: Memory | None, settings: Settings, model: Shape | Non
         return []
     notes = [needed.note()] if needed.note() else []
     sequences = settings.batch / model.context
-    if needed.count > sequences:
+    if needed.num_devices > sequences:
         notes.append(
-            f"a batch is {sequences:.3g} sequences, fewer than the {needed.count} devices: data parallelism alone "
-            "leaves some of them idle"
+            f"a batch is {sequences:.3g} sequences, fewer than the {needed.num_devices} devices: data parallelism "
+            "alone leaves some of them idle"
         )
     return notes
 

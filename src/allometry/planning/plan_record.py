@@ -21,7 +21,7 @@ from .batch_and_rate.settings import Interval
 from .optimum.optimal import Optimum
 from .resources.budget import Budget
 from .resources.memory import Memory
-from .rules.rule import Recommendation
+from .rules import Recommendation
 
 _WORDS = {
     "num_params": "model",
@@ -40,14 +40,32 @@ _COUNTED = {"total": "embedding and head included", "matmul": "head included"}
 class Plan:
     """What to train, and what to expect of it.
 
-    ``num_params`` and ``tokens`` are what will be trained, ``optimum`` what the law asked for; parameters are counted
-    as the law counts them (``counted``). ``flops`` is 6·N·D; ``flops_exact`` counts the shapes, and ``counts`` holds
-    "num_params" (non-embedding), "num_params_matmul" (with the head), "num_params_total" (with embedding and head) and
-    "flops_per_token" (None, empty: no shape). ``batch`` and
-    ``warmup_tokens`` are in tokens, ``decay`` is the share of the tokens over which the rate falls at the end; these
-    and ``weight_decay`` are None where the recipe decides. ``loss`` with ``low`` and ``high`` at ``level`` is predicted
-    at ``num_params`` and ``tokens``; ``intervals`` are those of the other choices, by name. ``seconds`` and ``cost``
-    are of the training, ``inference_flops`` of serving afterwards.
+    Attributes:
+        created: time of writing, ISO 8601.
+        budget: what the plan was made for.
+        optimum: the law's own optimum, before a real model was chosen.
+        num_params: of the model that will be trained, counted as the law counts them (``counted``).
+        tokens: of the training.
+        flops: 6·N·D.
+        flops_exact: counted from the shape; None without one.
+        counted: which parameters the law counts.
+        exact_counts: of the shape: "num_params" (non-embedding), "num_params_matmul" (with the head),
+            "num_params_total" (with embedding and head) and "flops_per_token"; empty without a shape.
+        batch: in tokens.
+        lr: learning rate.
+        warmup_tokens: in tokens; None, as ``decay`` and ``weight_decay``, where the user's own recipe decides.
+        decay: share of the tokens, at the end, over which the learning rate decays.
+        weight_decay: of AdamW.
+        rule: where batch and learning rate come from: the name of a rule, "surface" or "recipe".
+        recommendations: batch and learning rate by every published rule.
+        loss: predicted at ``num_params`` and ``tokens``; ``low`` and ``high`` are its interval at ``level``.
+        intervals: of the other choices, by name.
+        seconds: of the training; ``cost`` its price.
+        memory: of each device.
+        inference_flops: of serving after the training.
+        model: the configuration of the model, as a dictionary.
+        run: the configuration of the run that carries the plan out.
+        notes: what a reader must know.
     """
 
     created: str
@@ -58,7 +76,7 @@ class Plan:
     flops: float
     flops_exact: float | None
     counted: str
-    counts: dict[str, float]
+    exact_counts: dict[str, float]
     batch: float
     lr: float
     warmup_tokens: float | None
@@ -182,8 +200,10 @@ def _model(plan: Plan) -> list[Row]:
         shape = f"{model['layers']} layers of width {model['width']}, {heads} heads of {model['head_dim']}"
         rows.append(("shape", f"{shape}, hidden {model['hidden']}", ""))
         rows.append(("reads", f"vocabulary {model['vocab_size']}, context {model['context']}", ""))
-    if "num_params_total" in plan.counts:
-        bare, matmul, total = (format_count(plan.counts[f"num_params{name}"]) for name in ("", "_matmul", "_total"))
+    if "num_params_total" in plan.exact_counts:
+        bare, matmul, total = (
+            format_count(plan.exact_counts[f"num_params{name}"]) for name in ("", "_matmul", "_total")
+        )
         rows.append(("counts", f"{bare} without embedding and head, {matmul} with the head, {total} in all", ""))
     return rows
 
@@ -234,7 +254,7 @@ def _machine(plan: Plan) -> list[Row]:
         rows.append(("cost", f"{plan.cost:.3g} at {plan.budget.price_per_hour:g} a device hour", ""))
     needed = plan.memory
     if needed is not None:
-        where = "on one device" if needed.count == 1 else "a device"
+        where = "on one device" if needed.num_devices == 1 else "a device"
         states, activations = bytes_of(needed.states), bytes_of(needed.activations)
         text = f"{bytes_of(needed.total)} {where}: states {states}, one sequence {activations}"
         if needed.limit is not None:

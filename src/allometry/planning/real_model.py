@@ -10,8 +10,8 @@ import numpy as np
 
 from ..errors import UserError
 from ..quantities import format_count, format_flops, format_seconds, require_positive
-from .optimum.fitted_range import Covered
-from .optimum.optimal import Optimum, at, optimal
+from .optimum.fitted_range import FittedRange
+from .optimum.optimal import Optimum, optimal, optimum_at
 from .optimum.predictor import Predictor
 from .optimum.search_a_budget import SERVED_SHARE
 from .resources.budget import Budget
@@ -24,7 +24,7 @@ _BELOW = 8.0  # with fixed tokens, how far below the law's size one is sought wh
 
 
 @dataclass(frozen=True)
-class Realizer:
+class RealModelSearch:
     """How a law's optimum becomes real: shapes, and the seconds they take.
 
     ``counted`` says which parameters the law counts. ``seconds`` gives the time of training a shape on so many tokens;
@@ -34,7 +34,7 @@ class Realizer:
     predictor: Predictor
     budget: Budget
     shape: Callable[[float], Shape]
-    covered: Covered | None
+    fitted_range: FittedRange | None
     counted: str = "unknown"
     seconds: Callable[[Shape, float], float] | None = None
     within: float | None = None
@@ -102,7 +102,7 @@ class Realizer:
         if self.budget.loss is None or self.budget.tokens is not None:
             return optimum.tokens
         asked = replace(self.budget, num_params=size_of(model, self.counted))
-        return optimal(self.predictor, asked, covered=self.covered, level=optimum.level).tokens
+        return optimal(self.predictor, asked, fitted_range=self.fitted_range, level=optimum.level).tokens
 
     def _in_time(self, candidates: list[tuple[Shape, float]]) -> list[tuple[Shape, float]]:
         """Those that take at most ``within`` seconds; the fastest alone where none does."""
@@ -117,10 +117,17 @@ class Realizer:
         losses = np.asarray(self.predictor.predict(sizes, tokens, level=optimum.level).value, float)
         best = int(np.nanargmin(losses))
         served = self.budget.inference_tokens or 0.0
-        point = at(self.predictor, sizes[best], tokens[best], served=served, covered=self.covered, level=optimum.level)
+        point = optimum_at(
+            self.predictor,
+            sizes[best],
+            tokens[best],
+            served=served,
+            fitted_range=self.fitted_range,
+            level=optimum.level,
+        )
         # What the optimum says of extrapolation is said again for the real size. What it says of the edge of its search
         # holds only if the best shape is at the edge too: by exact FLOPs the best size is another than by 6ND.
-        said = [] if self.covered is None else self.covered.notes(optimum.num_params, optimum.tokens)
+        said = [] if self.fitted_range is None else self.fitted_range.notes(optimum.num_params, optimum.tokens)
         if optimum.at_edge and point.num_params not in (sizes.min(), sizes.max()):
             said.append(optimum.notes[0])
         notes = [note for note in optimum.notes if note not in said]

@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..ladder.recipe import Recipe
 from ..ladder.shape import shape_near
 from ..planning import Alternative, Checkpoint
-from ..planning.optimum import repeated_data as repetition
+from ..planning.optimum.repeated_data import repetition_note
 from ..runs import saved_states as sealed
 from ..runs.record import RunRecord
 from ..runs.study import Study
@@ -40,7 +40,7 @@ def study_plan(
         options["seconds"] = lambda model, tokens: seconds(practice.run(model, tokens))
     made = planning.plan(predictor, budget, **practice.options(), **options)
     run = practice.run(practice.shape(made.num_params), made.tokens)
-    repeats = repetition.told(run.epochs) if budget.tokens_available is None else ""
+    repeats = repetition_note(run.epochs) if budget.tokens_available is None else ""
     notes = (*made.notes, f"the run {repeats}") if repeats else made.notes
     return replace(made, notes=notes).with_run(run.to_dict())
 
@@ -65,8 +65,8 @@ class _Practice:
 
     def options(self) -> dict[str, Any]:
         """The options of ``planning.plan`` that a study decides on."""
-        covered = planning.Covered.of([rung.num_params for rung in self.rungs], [rung.tokens for rung in self.rungs])
-        return {"shape": self.shape, "recipe": lambda _, tokens: self.recipe.at(tokens), "covered": covered}
+        fitted = planning.FittedRange.of([rung.num_params for rung in self.rungs], [rung.tokens for rung in self.rungs])
+        return {"shape": self.shape, "recipe": lambda _, tokens: self.recipe.at(tokens), "fitted_range": fitted}
 
 
 def _under_way(study: Study) -> list[tuple[Checkpoint, RunConfig]]:

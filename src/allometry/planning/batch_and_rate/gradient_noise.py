@@ -97,7 +97,7 @@ def gradient_noise(
     batches: Sequence[float] | Array,
     squared_norms: Sequence[float] | Array,
     *,
-    counts: Sequence[float] | Array | None = None,
+    num_batches: Sequence[float] | Array | None = None,
     standard_errors: Sequence[float] | Array | None = None,
     level: float = 0.9,
 ) -> GradientNoise:
@@ -110,9 +110,9 @@ def gradient_noise(
     Args:
         batches: size of the batch of each measurement, in tokens (or any unit; the answer has the same). A size may
             come often: one row for each gradient measured.
-        squared_norms: squared norm of the gradient, of one batch or the mean over ``counts`` batches.
-        counts: over how many batches each squared norm was averaged; 1 each by default.
-        standard_errors: of each squared norm, instead of ``counts``.
+        squared_norms: squared norm of the gradient, of one batch or the mean over ``num_batches`` batches.
+        num_batches: over how many batches each squared norm was averaged; 1 each by default.
+        standard_errors: of each squared norm, instead of ``num_batches``.
         level: of the interval and of the test of the exponent.
 
     Raises:
@@ -121,7 +121,7 @@ def gradient_noise(
     """
     if not 0 < level < 1:
         raise UserError(f"level is {level}; it must lie between 0 and 1, such as 0.9")
-    means = _Means.of(*_checked(batches, squared_norms, counts, standard_errors))
+    means = _Means.of(*_checked(batches, squared_norms, num_batches, standard_errors))
     (gradient, noise), covariance = _line(means, 1.0)[:2]
     if gradient <= 0 or noise <= 0:
         raise UserError(
@@ -147,10 +147,10 @@ class _Means:
     freedom: float | None
 
     @classmethod
-    def of(cls, batches: Array, norms: Array, counts: Array, errors: Array | None) -> _Means:
+    def of(cls, batches: Array, norms: Array, num_batches: Array, errors: Array | None) -> _Means:
         """Repeated sizes pooled."""
         sizes, row = np.unique(batches, return_inverse=True)
-        shares = counts if errors is None else errors**-2.0
+        shares = num_batches if errors is None else errors**-2.0
         total = np.bincount(row, shares)
         means = np.bincount(row, shares * norms) / total
         if errors is not None:
@@ -159,7 +159,7 @@ class _Means:
         if repeats.min() < 2:
             # The scatter of a squared norm is about proportional to it.
             return cls(sizes, means, means / np.sqrt(total), None)
-        scatter = np.bincount(row, counts * (norms - means[row]) ** 2) / (repeats - 1)
+        scatter = np.bincount(row, num_batches * (norms - means[row]) ** 2) / (repeats - 1)
         if not scatter.all():
             size = format_count(sizes[np.argmin(scatter)])
             raise UserError(f"the norms at batch {size} are all the same: give those of different batches")
@@ -246,12 +246,17 @@ def _notes(exponent: float | None, error: float, follows: bool | None) -> tuple[
 
 
 def _checked(
-    batches: object, squared_norms: object, counts: object, standard_errors: object
+    batches: object, squared_norms: object, num_batches: object, standard_errors: object
 ) -> tuple[Array, Array, Array, Array | None]:
     """The four columns as arrays; Raises UserError."""
-    if counts is not None and standard_errors is not None:
-        raise UserError("give counts or standard_errors, not both")
-    given = {"batches": batches, "squared_norms": squared_norms, "counts": counts, "standard_errors": standard_errors}
+    if num_batches is not None and standard_errors is not None:
+        raise UserError("give num_batches or standard_errors, not both")
+    given = {
+        "batches": batches,
+        "squared_norms": squared_norms,
+        "num_batches": num_batches,
+        "standard_errors": standard_errors,
+    }
     columns = {}
     for name, values in given.items():
         if values is None:
@@ -266,5 +271,5 @@ def _checked(
             raise UserError(f"{name} must be finite numbers above zero")
     if np.unique(columns["batches"]).size < 2:
         raise UserError("a noise scale needs norms at two batch sizes at least, better three")
-    counted = columns.get("counts", np.ones_like(columns["batches"]))
+    counted = columns.get("num_batches", np.ones_like(columns["batches"]))
     return columns["batches"], columns["squared_norms"], counted, columns.get("standard_errors")

@@ -5,7 +5,7 @@ The idea: one shape everywhere, with its own place and its own best loss at ever
     ln L − ln L* = Σ k · (e^(s·u) − 1 − s·u)/s²   over   u = x, y, x − y;   x = ln(η/η*), y = ln(B/B*)
 
 three convex walls: too high a rate, too large a batch (too few steps), and too large a step for its noise (η/B). Each
-has a stiffness k and a lopsidedness s (s → 0: a parabola). The optimum follows power laws in N and D, from which each
+has a stiffness k and a skewness s (s → 0: a parabola). The optimum follows power laws in N and D, from which each
 (size, tokens) strays a little; published exponents enter as priors, so that what the runs do not tell is taken from
 there and what they do tell is not.
 """
@@ -47,8 +47,9 @@ class Response:
     """What the runs say.
 
     ``coefficients``: of (ln η*, ln B*) over (1, ln N, ln D from the middle), shape (2, 3); ``covariance`` of those six;
-    ``stiffness`` and ``skew`` of the walls; ``noise`` of ln L near the optimum; ``stray`` of optima from the power
-    laws; ``freedom`` of intervals; ``optima``: (ln η*, ln B*) of each cell; ``best``: ln L* of each cell.
+    ``stiffness`` and ``skew`` of the walls; ``noise`` of ln L near the optimum; ``cell_scatter``: how far optima lie
+    off the power laws; ``degrees_of_freedom`` of intervals; ``optima``: (ln η*, ln B*) of each cell; ``best``: ln L* of
+    each cell.
     """
 
     coefficients: Array
@@ -56,8 +57,8 @@ class Response:
     stiffness: Array
     skew: Array
     noise: float
-    stray: float
-    freedom: float
+    cell_scatter: float
+    degrees_of_freedom: float
     optima: Array
     best: Array
 
@@ -88,7 +89,7 @@ def estimate(sweeps: Sweeps, exponents: Array, spread: Array) -> Response:
     for _ in range(_ROUNDS):
         last = posterior
         posterior = _learn(_solve(posterior))
-        change = np.log([posterior.noise / last.noise, posterior.stray / last.stray])
+        change = np.log([posterior.noise / last.noise, posterior.cell_scatter / last.cell_scatter])
         if np.all(np.abs(change) < 1e-3) and np.all(np.abs(posterior.theta - last.theta) < 1e-4):
             break
     return _response(posterior)
@@ -104,7 +105,7 @@ class _Posterior:
     spread: Array
     weights: Array
     noise: float = NOISE
-    stray: float = STRAY
+    cell_scatter: float = STRAY
     covariance: Array | None = None
     leverage: float = 0.0
 
@@ -122,7 +123,7 @@ def _start(sweeps: Sweeps, exponents: Array, spread: Array) -> _Posterior:
     cells = len(sweeps.log_n)
     lowest = np.array([_lowest(sweeps, cell) for cell in range(cells)])
     slopes = np.reshape(exponents, (2, 2))
-    constants = (lowest - sweeps.design[:, 1:] @ slopes.T).mean(axis=0)
+    constants = (lowest - sweeps.regressors[:, 1:] @ slopes.T).mean(axis=0)
     coefficients = np.column_stack([constants, slopes]).ravel()
     mean = np.concatenate([coefficients, np.zeros(2 * cells), np.full(3, STIFFNESS), np.full(3, SKEW)])
     wide = np.concatenate([[PLACE_SD], spread[:2], [PLACE_SD], spread[2:]])
@@ -178,7 +179,7 @@ def _learn(posterior: _Posterior) -> _Posterior:
     stray = float(np.sqrt(total / (STRAY_FREEDOM + len(strays))))
     spread = posterior.spread.copy()
     spread[posterior.strays] = stray
-    return replace(posterior, noise=noise, stray=stray, spread=spread, weights=_weights(above, left, noise))
+    return replace(posterior, noise=noise, cell_scatter=stray, spread=spread, weights=_weights(above, left, noise))
 
 
 def _noise(left: Array, above: Array, share: float) -> float:
@@ -204,7 +205,7 @@ def _evaluate(posterior: _Posterior, theta: Array) -> tuple[Array, Array, Array]
     slopes = np.empty((len(runs), len(theta)))
     slopes[:, posterior.strays] = 0.0
     for axis in range(2):
-        slopes[:, 3 * axis : 3 * axis + 3] = place[:, axis : axis + 1] * sweeps.design[sweeps.cell]
+        slopes[:, 3 * axis : 3 * axis + 3] = place[:, axis : axis + 1] * sweeps.regressors[sweeps.cell]
         slopes[runs, 6 + 2 * sweeps.cell + axis] = place[:, axis]
     slopes[:, -6:-3], slopes[:, -3:] = -walls, -skews
     return _off_centre(posterior, sweeps.log_loss - above), _off_centre(posterior, slopes), above
@@ -218,7 +219,7 @@ def _displacements(posterior: _Posterior, theta: Array) -> tuple[Array, Array]:
 
 def _optima(posterior: _Posterior, theta: Array) -> Array:
     """(ln η*, ln B*) of each cell."""
-    return posterior.sweeps.design @ theta[:6].reshape(2, 3).T + theta[posterior.strays].reshape(-1, 2)
+    return posterior.sweeps.regressors @ theta[:6].reshape(2, 3).T + theta[posterior.strays].reshape(-1, 2)
 
 
 def _off_centre(posterior: _Posterior, values: Array) -> Array:
@@ -242,8 +243,8 @@ def _response(posterior: _Posterior) -> Response:
         stiffness=np.exp(theta[-6:-3]),
         skew=theta[-3:],
         noise=posterior.noise,
-        stray=posterior.stray,
-        freedom=float(STRAY_FREEDOM + max(2 * posterior.cells - 6, 0)),
+        cell_scatter=posterior.cell_scatter,
+        degrees_of_freedom=float(STRAY_FREEDOM + max(2 * posterior.cells - 6, 0)),
         optima=_optima(posterior, theta),
         best=_means(posterior, posterior.sweeps.log_loss - above),
     )

@@ -17,9 +17,8 @@ from typing import Any, Protocol
 
 from ...errors import UserError
 from ...quantities import format_count, require_positive
-from ..rules import published as rules
-from ..rules.rule import Recommendation
-from ..rules.side_by_side import recommend
+from ..rules import Recommendation, recommend
+from ..rules import rule as rule_of
 
 DEFAULT_RULE = "step_law"
 DECAY = (0.1, 0.2)
@@ -143,7 +142,7 @@ def _by_surface(
 def _by_rule(
     rule: str, num_params: float, tokens: float, recommendations: dict[str, Recommendation], least_batch: float
 ) -> Settings:
-    rules.rule(rule)
+    rule_of(rule)
     chosen = recommendations.get(rule)
     if chosen is None or chosen.batch_tokens is None or chosen.lr is None:
         able = [name for name, each in recommendations.items() if None not in tuple(each)]

@@ -23,11 +23,11 @@ import numpy as np
 from ...errors import UserError
 from ...laws.prediction import Prediction
 from ...quantities import format_count
-from ..rules import published as rules
-from ..rules.formulas import Point, PowerLaw, Range
-from ..rules.rule import Rule
+from ..rules import RULES, Rule
+from ..rules import rule as rule_of
+from ..rules.formulas import MeasuredRange, Point, PowerLaw
 from .response import estimate, expected_rise, rise
-from .sweeps import AXES, Cell, Sweeps, check_bracketed, check_exponents, check_settings, gather, measured, missing
+from .sweeps import AXES, Sweeps, SweptCell, check_bracketed, check_exponents, check_settings, gather, measured, missing
 
 if TYPE_CHECKING:
     from ...laws import Observations
@@ -48,35 +48,35 @@ _VAGUE = 3.0  # an interval that reaches this factor to either side measures not
 class Exponent:
     """How a best setting grows with a count: value, standard error, and the prior's value (None without a prior).
 
-    ``told`` is the share of it that the runs tell: 1 − (standard error / prior's)², 0 where it is the prior's.
+    ``share_from_runs`` is how much of it the runs measure: 1 − (standard error / prior's)², 0 where it is the prior's.
     """
 
     value: float
     standard_error: float
     prior: float | None
-    told: float
+    share_from_runs: float
 
 
 @dataclass(frozen=True)
 class Setting:
     """The best batch (tokens) and learning rate, each with its interval.
 
-    ``price`` is the relative loss to expect above the best one, for not knowing the optimum better.
+    ``expected_regret`` is the relative loss to expect above the best one, for not knowing the optimum better.
     """
 
     batch_tokens: Prediction
     lr: Prediction
-    price: float | Array
+    expected_regret: float | Array
 
     def __str__(self) -> str:
-        return f"batch {self.batch_tokens}, learning rate {self.lr}, expected price {np.max(self.price):.2%}"
+        return f"batch {self.batch_tokens}, learning rate {self.lr}, expected regret {np.max(self.expected_regret):.2%}"
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, ready for ``json.dumps``."""
         return {
             "batch_tokens": self.batch_tokens.to_json(),
             "lr": self.lr.to_json(),
-            "price": np.asarray(self.price).tolist(),
+            "expected_regret": np.asarray(self.expected_regret).tolist(),
         }
 
 
@@ -89,13 +89,13 @@ class Surface:
         coefficients: of (ln η*, ln B*) over (1, ln N, ln D from the centre), shape (2, 3).
         covariance: of those six.
         stiffness: of the three walls (rate, batch, rate over batch): ``response``.
-        skew: their lopsidedness.
+        skew: their skewness.
         noise: of ln L from run to run near the optimum.
-        stray: how far, in ln η and ln B, the optimum of one size and token count lies off the power laws.
-        freedom: degrees of freedom of the intervals.
+        cell_scatter: how far, in ln η and ln B, the optimum of one size and token count lies off the power laws.
+        degrees_of_freedom: degrees of freedom of the intervals.
         prior: the rule that the exponents started from, None without.
         prior_exponents: η* in N, η* in D, B* in N, B* in D, by that rule.
-        n: number of runs.
+        num_runs: number of runs.
         counted: which parameters were counted.
         range: "num_params", "tokens", "flops", "lr", "batch_tokens" → (least, most) of the runs.
         cells: what was measured at each size and token count.
@@ -108,14 +108,14 @@ class Surface:
     stiffness: Array
     skew: Array
     noise: float
-    stray: float
-    freedom: float
+    cell_scatter: float
+    degrees_of_freedom: float
     prior: str | None
     prior_exponents: tuple[float, ...]
-    n: int
+    num_runs: int
     counted: str
     range: dict[str, tuple[float, float]]
-    cells: tuple[Cell, ...]
+    cells: tuple[SweptCell, ...]
     notes: tuple[str, ...] = ()
 
     def optimum(self, num_params: float | Array, tokens: float | Array, level: float = 0.9) -> Setting:
@@ -130,7 +130,7 @@ class Surface:
             raise UserError(f"level is {level}; it must lie between 0 and 1, such as 0.9")
         rows = self._rows(num_params, tokens)
         spread = self._spread(rows)
-        half = float(student.ppf((1 + level) / 2, self.freedom)) * np.sqrt(np.einsum("...ii->...i", spread))
+        half = float(student.ppf((1 + level) / 2, self.degrees_of_freedom)) * np.sqrt(np.einsum("...ii->...i", spread))
         logs = rows @ self.coefficients.T
         lr, batch = (
             Prediction(*(_plain(np.exp(x[..., axis])) for x in (logs, logs - half, logs + half)), level)
@@ -166,7 +166,7 @@ class Surface:
 
     def outside(self, num_params: float, tokens: float) -> list[str]:
         """What of a target lies outside the runs, one phrase each."""
-        measured = Range(num_params=self.range["num_params"], tokens=self.range["tokens"])
+        measured = MeasuredRange(num_params=self.range["num_params"], tokens=self.range["tokens"])
         return measured.outside(Point(num_params, tokens))
 
     @property
@@ -189,7 +189,10 @@ class Surface:
     def to_json(self) -> dict[str, Any]:
         """Plain data that ``from_json`` takes back without loss."""
         arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        numbers = {name: getattr(self, name) for name in ("noise", "stray", "freedom", "prior", "n", "counted")}
+        numbers = {
+            name: getattr(self, name)
+            for name in ("noise", "cell_scatter", "degrees_of_freedom", "prior", "num_runs", "counted")
+        }
         return (
             {"kind": "surface"}
             | arrays
@@ -218,7 +221,7 @@ class Surface:
                 | {name: tuple(data[name]) for name in ("centre", "prior_exponents", "notes")}
                 | {
                     "range": {name: tuple(pair) for name, pair in data["range"].items()},
-                    "cells": tuple(Cell(**one | {"beyond": tuple(one["beyond"])}) for one in data["cells"]),
+                    "cells": tuple(SweptCell(**one | {"beyond": tuple(one["beyond"])}) for one in data["cells"]),
                 }
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -234,7 +237,7 @@ class Surface:
     def _spread(self, rows: Array) -> Array:
         """Covariance of (ln η*, ln B*) at the rows, shape (..., 2, 2): of the power laws, and the stray off them."""
         blocks = self.covariance.reshape(2, 3, 2, 3)
-        return np.einsum("...i,aibj,...j->...ab", rows, blocks, rows) + self.stray**2 * np.eye(2)
+        return np.einsum("...i,aibj,...j->...ab", rows, blocks, rows) + self.cell_scatter**2 * np.eye(2)
 
 
 def surface(observations: Observations, prior: str | Rule | None = DEFAULT_PRIOR) -> Surface:
@@ -261,10 +264,10 @@ def surface(observations: Observations, prior: str | Rule | None = DEFAULT_PRIOR
     check_bracketed(sweeps, cells)
     made = Surface(
         centre=sweeps.centre,
-        **{name: getattr(found, name) for name in (*_ARRAYS, "noise", "stray", "freedom")},
+        **{name: getattr(found, name) for name in (*_ARRAYS, "noise", "cell_scatter", "degrees_of_freedom")},
         prior=name,
         prior_exponents=() if prior is None else tuple(map(float, exponents)),
-        n=len(sweeps.cell),
+        num_runs=len(sweeps.cell),
         counted=getattr(observations, "counted", "unknown"),
         range=_range(sweeps),
         cells=cells,
@@ -276,11 +279,11 @@ def _resolved(prior: str | Rule | None) -> tuple[str | None, Array, Array]:
     """Name of the prior, its exponents (η* in N and D, B* in N and D), and their spread."""
     if prior is None:
         return None, np.zeros(4), np.full(4, NO_PRIOR_SPREAD)
-    chosen = rules.rule(prior) if isinstance(prior, str) else prior
+    chosen = rule_of(prior) if isinstance(prior, str) else prior
     exponents: list[float] = []
     for law in (chosen.lr, chosen.batch):
         if not _is_power(law):
-            able = [name for name, each in rules.RULES.items() if _is_power(each.lr) and _is_power(each.batch)]
+            able = [name for name, each in RULES.items() if _is_power(each.lr) and _is_power(each.batch)]
             raise UserError(
                 f"rule {chosen.name!r} has no exponents in size and tokens for both rate and batch; these have: "
                 f"{', '.join(able)}"
@@ -309,7 +312,7 @@ def _warnings(made: Surface, sweeps: Sweeps) -> list[str]:
     """What the runs do not tell, one sentence each."""
     found = []
     for count, word in _COUNTS.items():
-        hardly = [each for each in AXES if made.exponents[each][count].told < _HARDLY]
+        hardly = [each for each in AXES if made.exponents[each][count].share_from_runs < _HARDLY]
         if hardly:
             words = " and ".join(AXES[each] for each in hardly)
             values = " and ".join(f"{made.exponents[each][count].prior:+.3g}" for each in hardly)
@@ -347,7 +350,7 @@ def _lines(made: Surface) -> list[str]:
     n, d = (math.exp(each) for each in made.centre)
     least, most = ({name: format_count(pair[end]) for name, pair in made.range.items()} for end in (0, 1))
     lines = [
-        f"response surface from {made.n} runs at {len(made.cells)} sizes and token counts "
+        f"response surface from {made.num_runs} runs at {len(made.cells)} sizes and token counts "
         f"(N {least['num_params']} to {most['num_params']}, D {least['tokens']} to {most['tokens']})"
     ]
     here = made.optimum(n, d)
@@ -359,10 +362,10 @@ def _lines(made: Surface) -> list[str]:
             for letter, middle, count in (("N", n, "num_params"), ("D", d, "tokens"))
         )
         lines.append(f"{AXES[name]:14} {symbol} = {value} · {powers}")
-    lines.append(f"{'exponent':22}{'value':>8}{'std. error':>12}{'prior':>9}{'told by the runs':>19}")
+    lines.append(f"{'exponent':22}{'value':>8}{'std. error':>12}{'prior':>9}{'from the runs':>19}")
     for name, symbol in (("lr", "η*"), ("batch_tokens", "B*")):
         for count, one in made.exponents[name].items():
-            prior, told = ("–", "–") if one.prior is None else (f"{one.prior:.3f}", f"{one.told:.0%}")
+            prior, told = ("–", "–") if one.prior is None else (f"{one.prior:.3f}", f"{one.share_from_runs:.0%}")
             lines.append(
                 f"  {symbol} in {_COUNTS[count]:15}{one.value:8.3f}{one.standard_error:12.3f}{prior:>9}{told:>19}"
             )
@@ -372,7 +375,7 @@ def _lines(made: Surface) -> list[str]:
             for factor in (0.5, 2)
         )
         lines.append(f"half the {word} costs {half:+.2%} of the loss, twice {double:+.2%}")
-    lines.append(f"noise of the loss {made.noise:.2%}; optima stray {made.stray:.0%} from the power laws")
+    lines.append(f"noise of the loss {made.noise:.2%}; optima stray {made.cell_scatter:.0%} from the power laws")
     lines += [] if made.prior is None else [f"exponents start from {made.prior} ± {PRIOR_SPREAD}"]
     return lines + [f"note: {text}" for text in made.notes]
 

@@ -57,7 +57,7 @@ class Sweeps:
         return np.bincount(self.cell, minlength=len(self.log_n))
 
     @cached_property
-    def design(self) -> Array:
+    def regressors(self) -> Array:
         """1, ln N and ln D from the middle, one row a cell."""
         n, d = self.centre
         return np.stack([np.ones_like(self.log_n), self.log_n - n, self.log_d - d], axis=1)
@@ -76,7 +76,7 @@ class Sweeps:
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweptCell:
     """The runs of one size and token count: how many, the best setting there by the fit, and its loss.
 
     ``beyond`` names what had its optimum outside the swept values: "lr", "batch_tokens", both or none.
@@ -179,26 +179,26 @@ def check_exponents(sweeps: Sweeps) -> None:
     Raises:
         UserError: fewer than three cells with a sweep, or cells on a line in (ln N, ln D).
     """
-    design = sweeps.design[sweeps.sizes >= LEAST_SETTINGS]
-    if len(design) >= 3 and np.linalg.svd(design[:, 1:] - design[:, 1:].mean(0))[1][-1] > 0.1:
+    regressors = sweeps.regressors[sweeps.sizes >= LEAST_SETTINGS]
+    if len(regressors) >= 3 and np.linalg.svd(regressors[:, 1:] - regressors[:, 1:].mean(0))[1][-1] > 0.1:
         return
     # The largest size with the fewest tokens lies off a line that rises, with the most tokens off one that falls.
-    rises = (sweeps.design[:, 1] * sweeps.design[:, 2]).sum() > 0
+    rises = (sweeps.regressors[:, 1] * sweeps.regressors[:, 2]).sum() > 0
     n, d = np.exp(sweeps.log_n.max()), np.exp(sweeps.log_d.min() if rises else sweeps.log_d.max())
     n = 4 * n if np.ptp(sweeps.log_n) < SAME else n
     d = 4 * d if np.ptp(sweeps.log_d) < SAME else d
     raise UserError(
-        f"sweeps at {len(design)} pairs of size and tokens do not tell how the optimum moves with each: add one at "
+        f"sweeps at {len(regressors)} pairs of size and tokens do not tell how the optimum moves with each: add one at "
         f"{format_count(n)} parameters and {format_count(d)} tokens, off the line of the others, or name a prior rule"
     )
 
 
-def measured(sweeps: Sweeps, optima: Array, best: Array) -> tuple[Cell, ...]:
+def measured(sweeps: Sweeps, optima: Array, best: Array) -> tuple[SweptCell, ...]:
     """The cells with their optima, (ln η*, ln B*) one row each, and ln of their best loss."""
     beyond = {name: _beyond(sweeps, optima[:, axis], name) > 0 for axis, name in enumerate(AXES)}
     columns = np.exp([sweeps.log_n, sweeps.log_d, *optima.T, best]).T.tolist()
     return tuple(
-        Cell(n, d, int(runs), lr, batch, loss, tuple(name for name in AXES if beyond[name][cell]))
+        SweptCell(n, d, int(runs), lr, batch, loss, tuple(name for name in AXES if beyond[name][cell]))
         for cell, ((n, d, lr, batch, loss), runs) in enumerate(zip(columns, sweeps.sizes, strict=True))
     )
 
@@ -209,7 +209,7 @@ def _beyond(sweeps: Sweeps, optima: Array, name: str) -> Array:
     return np.where(different >= LEAST_SETTINGS, np.maximum(least - optima, optima - most), np.nan)
 
 
-def check_bracketed(sweeps: Sweeps, cells: tuple[Cell, ...]) -> None:
+def check_bracketed(sweeps: Sweeps, cells: tuple[SweptCell, ...]) -> None:
     """Refuse sweeps whose optimum lies clearly beyond the swept values in every cell.
 
     Raises:
@@ -225,7 +225,7 @@ def check_bracketed(sweeps: Sweeps, cells: tuple[Cell, ...]) -> None:
             )
 
 
-def missing(sweeps: Sweeps, cell: Cell, index: int, name: str) -> str:
+def missing(sweeps: Sweeps, cell: SweptCell, index: int, name: str) -> str:
     """Which run would bracket the optimum of a cell: beyond the end that it lies at, the other setting as swept."""
     wanted = {}
     for each in AXES:

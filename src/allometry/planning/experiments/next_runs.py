@@ -19,7 +19,7 @@ from ...errors import UserError
 from ...laws import forecast
 from ...quantities import format_count, format_flops, require_positive
 from .gaussian_model import DRIFT, MODELLED, check_flops, check_level, check_target, cost, log_points
-from .posterior import Belief
+from .posterior import Posterior
 
 if TYPE_CHECKING:
     from ...laws import Forecast, Observations
@@ -103,7 +103,7 @@ def next_runs(
     target,
     budget,
     *,
-    count: int = 4,
+    num_runs: int = 4,
     forecasted: Forecast | None = None,
     drift: float = DRIFT,
     level: float = 0.9,
@@ -117,26 +117,26 @@ def next_runs(
         observations: the runs that exist.
         target: (num_params, tokens) to predict, or its FLOPs at 20 tokens a parameter.
         budget: FLOPs (6·N·D) for further runs, or a ``Budget``.
-        count: at most so many runs together.
+        num_runs: at most so many runs together.
         forecasted: the forecast of these observations, if it has been made already.
         drift: standard deviation of the laws' error over an e-fold of N or of D.
         level: of the interval.
 
     Raises:
-        UserError: a number that is not above zero, a count that is not whole, or a budget that pays for no run worth
-            training.
+        UserError: a number that is not above zero, a number of runs that is not whole, or a budget that pays for no run
+            worth training.
     """
     flops, goal = check_flops(budget), check_target(target)
     check_level(level)
-    require_positive(count=count, drift=drift)
-    if count != int(count):
-        raise UserError(f"count must be a whole number of runs, not {count!r}")
+    require_positive(num_runs=num_runs, drift=drift)
+    if num_runs != int(num_runs):
+        raise UserError(f"num_runs must be a whole number, not {num_runs!r}")
     candidates = _candidates(observations, goal, flops)
     weights, half_width, notes = _evidence(observations, forecasted, goal, level)
     nearest = _nearest(observations, goal)
     if len(nearest) < len(observations):
         notes.append(f"the {len(nearest)} runs nearest to the target stand for all {len(observations)}")
-    state = Belief.from_runs(nearest, candidates, log_points(*goal), weights, drift)
+    state = Posterior.from_runs(nearest, candidates, log_points(*goal), weights, drift)
     # Where there is a forecast, its interval is the one to narrow, and by the factor that is found here.
     scale = NormalDist().inv_cdf((1 + level) / 2) if half_width is None else half_width / state.spread()
 
@@ -148,15 +148,15 @@ def next_runs(
     alone = [run(index, state.spread(), after[index]) for index in np.flatnonzero(state.useful())]
     alone.sort(key=lambda each: -each.gain_per_flop)
     # By gain per FLOP, or by gain: within a budget either can be far off, the better of the two cannot.
-    batches = [_together(state, flops, int(count), by) for by in (state.price, np.ones(len(candidates)))]
+    batches = [_together(state, flops, int(num_runs), by) for by in (state.price, np.ones(len(candidates)))]
     best = min(batches, key=lambda batch: batch[-1][2])
     return NextRuns(tuple(run(*each) for each in best), tuple(alone), goal, flops, level, tuple(notes))
 
 
-def _together(state: Belief, budget: float, count: int, by: Array) -> list[tuple[int, float, float]]:
+def _together(state: Posterior, budget: float, num_runs: int, by: Array) -> list[tuple[int, float, float]]:
     """Greedily (candidate, spread before, spread after), the most gain over ``by`` first, inside the budget."""
     chosen, left, price = [], budget, state.price
-    while len(chosen) < count:
+    while len(chosen) < num_runs:
         before, after = state.spread(), state.spread_after()
         worth = np.where((price <= left) & state.useful(), (before - after) / by, -np.inf)
         if chosen:

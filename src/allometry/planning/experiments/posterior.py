@@ -22,7 +22,7 @@ MOST_STEPS = 60
 
 
 @dataclass(frozen=True)
-class Belief:
+class Posterior:
     """What each law says of ln L at the candidates and, last, at the target.
 
     Attributes:
@@ -44,11 +44,11 @@ class Belief:
     @classmethod
     def from_runs(
         cls, observations: Observations, candidates: Array, target: Array, weights: dict[str, float], drift: float
-    ) -> Belief:
+    ) -> Posterior:
         """After the runs that exist, with these weights of the laws."""
         runs = log_points(observations.num_params, observations.tokens)
         points, shares = np.concatenate([runs, candidates, target]), np.array(list(weights.values()))
-        laws = [_Linear.through(name, observations, points) for name in weights]
+        laws = [_LinearizedLaw.through(name, observations, points) for name in weights]
         squares = shares @ [np.sum(law.residuals**2) for law in laws]
         freedom = max(len(runs) - shares @ [len(law.jacobian) for law in laws], 0.0)
         noise = float(np.sqrt((squares + NOISE_RESIDUALS * NOISE**2) / (freedom + NOISE_RESIDUALS)))
@@ -82,7 +82,7 @@ class Belief:
         means = self.means[:, -1:] + gains * (self.weights @ self.means - self.means)[:, :-1]
         return self._spread(means, self.covariances[:, -1, -1:] - gains * shared)
 
-    def after(self, index: int) -> Belief:
+    def after(self, index: int) -> Posterior:
         """With the run at that candidate, at the loss that the laws together expect."""
         gains, covariances = after_runs(self.covariances, slice(index, index + 1), self.noise)
         surprise = (self.weights @ self.means - self.means)[:, index, None]
@@ -95,7 +95,7 @@ class Belief:
 
 
 @dataclass(frozen=True)
-class _Linear:
+class _LinearizedLaw:
     """A law made linear at its most probable constants.
 
     Attributes:
@@ -113,7 +113,7 @@ class _Linear:
     residuals: Array
 
     @classmethod
-    def through(cls, name: str, observations: Observations, points: Array) -> _Linear:
+    def through(cls, name: str, observations: Observations, points: Array) -> _LinearizedLaw:
         """Fitted to the runs as ``laws.fit`` does, drift or not, with the prior for what they leave open."""
         law, seen, largest = LAWS[name], len(observations), int(np.argmax(observations.flops))
         run = float(observations.num_params[largest]), float(observations.tokens[largest])

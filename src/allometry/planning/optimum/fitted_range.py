@@ -13,7 +13,7 @@ from .predictor import FLOPS_PER_PARAM_TOKEN, Predictor
 
 
 @dataclass(frozen=True)
-class Covered:
+class FittedRange:
     """What the fitted runs covered, as (least, most): beyond it a prediction extrapolates."""
 
     num_params: tuple[float, float]
@@ -22,7 +22,7 @@ class Covered:
     tokens_per_param: tuple[float, float]
 
     @classmethod
-    def of(cls, num_params: Sequence[float], tokens: Sequence[float]) -> Covered:
+    def of(cls, num_params: Sequence[float], tokens: Sequence[float]) -> FittedRange:
         """From the runs' parameters and tokens; FLOPs by 6·N·D.
 
         Raises:
@@ -35,7 +35,7 @@ class Covered:
         return cls(*((float(span.min()), float(span.max())) for span in spans))
 
     @classmethod
-    def by(cls, predictor: Predictor) -> Covered | None:
+    def by(cls, predictor: Predictor) -> FittedRange | None:
         """From ``predictor.range``: "num_params", "tokens", perhaps "flops" and "tokens_per_param" → (least, most).
 
         None where the predictor has no such mapping. What is missing in it is bounded by the corners of the rest.

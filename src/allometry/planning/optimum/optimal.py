@@ -10,10 +10,10 @@ from typing import Any
 from ...errors import UserError
 from ...quantities import require_positive
 from ..resources.budget import Budget
-from .fitted_range import Covered
+from .fitted_range import FittedRange
 from .predictor import FLOPS_PER_PARAM_TOKEN, Prediction, Predictor
 from .repeated_data import Repeated
-from .search_a_budget import SERVED_SHARE, Basin, Line, Lowest, lowest
+from .search_a_budget import SERVED_SHARE, Basin, BudgetLine, LowestPoint, lowest
 
 DEFAULT_TOKENS_PER_PARAM = (1.0, 1000.0)
 _MOST_FLOPS = 1e45
@@ -70,7 +70,7 @@ def optimal(
     budget: Budget | float,
     *,
     tokens_per_param_range: tuple[float, float] | None = None,
-    covered: Covered | None = None,
+    fitted_range: FittedRange | None = None,
     level: float = 0.9,
 ) -> Optimum:
     """The size and tokens that minimise the predicted loss for a budget, training FLOPs counted as 6·N·D.
@@ -82,8 +82,8 @@ def optimal(
     Args:
         predictor: has ``predict(num_params, tokens, level)``, with arrays too; its counts are this function's counts.
         budget: a ``Budget``, or FLOPs.
-        tokens_per_param_range: D/N to search; by default what ``covered`` covered, else 1 to 1000.
-        covered: what the fitted runs covered, by default what the predictor says of itself (``Covered.by``);
+        tokens_per_param_range: D/N to search; by default that of ``fitted_range``, else 1 to 1000.
+        fitted_range: what the fitted runs covered, by default what the predictor says of itself (``FittedRange.by``);
             extrapolation beyond it is noted.
         level: of the intervals.
 
@@ -96,19 +96,19 @@ def optimal(
         raise UserError(f"level is a probability between 0 and 1, such as 0.9, not {level!r}")
     if budget.tokens_available is not None and not isinstance(predictor, Repeated):
         predictor = Repeated(predictor, budget.tokens_available)
-    covered = covered or Covered.by(predictor)
-    ratios = tokens_per_param_range or (covered.tokens_per_param if covered else DEFAULT_TOKENS_PER_PARAM)
-    ask = _Question(predictor, budget, ratios, covered, level)
+    fitted_range = fitted_range or FittedRange.by(predictor)
+    ratios = tokens_per_param_range or (fitted_range.tokens_per_param if fitted_range else DEFAULT_TOKENS_PER_PARAM)
+    ask = _Question(predictor, budget, ratios, fitted_range, level)
     return ask.cheapest() if budget.loss is not None else ask.best(budget.flops)
 
 
-def at(
+def optimum_at(
     predictor: Predictor,
     num_params: float,
     tokens: float,
     *,
     served: float = 0.0,
-    covered: Covered | None = None,
+    fitted_range: FittedRange | None = None,
     level: float = 0.9,
 ) -> Optimum:
     """The prediction at one size and number of tokens, in the form of an optimum without a basin.
@@ -123,7 +123,7 @@ def at(
     loss = _finite(prediction.value)
     if loss is None:
         raise UserError(f"the law gives no finite loss at {num_params:g} parameters and {tokens:g} tokens")
-    notes = tuple(covered.notes(num_params, tokens)) if covered else ()
+    notes = tuple(fitted_range.notes(num_params, tokens)) if fitted_range else ()
     low, high = _finite(prediction.low), _finite(prediction.high)
     cost = SERVED_SHARE * FLOPS_PER_PARAM_TOKEN * num_params * served
     return Optimum(float(num_params), float(tokens), flops, loss, low, high, level, notes=notes, inference_flops=cost)
@@ -136,7 +136,7 @@ class _Question:
     predictor: Predictor
     budget: Budget
     ratios: tuple[float, float]
-    covered: Covered | None
+    fitted_range: FittedRange | None
     level: float
 
     @property
@@ -161,7 +161,7 @@ class _Question:
 
     def cheapest(self) -> Optimum:
         """The optimum at the least FLOPs whose predicted loss is the one asked for."""
-        goal, start = self.budget.loss, self.covered.flops[1] if self.covered else 1e18
+        goal, start = self.budget.loss, self.fitted_range.flops[1] if self.fitted_range else 1e18
         flops = self._compute_for("value", start)
         if flops is None:
             least = float(self._rough(_MOST_FLOPS).value)
@@ -184,11 +184,13 @@ class _Question:
     def _searches(self) -> bool:
         return self.budget.num_params is None and self.budget.tokens is None
 
-    def _line(self, flops: float) -> Line:
-        return Line(self.predictor, flops, self.served, self.level)
+    def _line(self, flops: float) -> BudgetLine:
+        return BudgetLine(self.predictor, flops, self.served, self.level)
 
     def _at(self, num_params: float, tokens: float) -> Optimum:
-        return at(self.predictor, num_params, tokens, served=self.served, covered=self.covered, level=self.level)
+        return optimum_at(
+            self.predictor, num_params, tokens, served=self.served, fitted_range=self.fitted_range, level=self.level
+        )
 
     def _fixed(self, flops: float | None) -> tuple[float, float]:
         """Size and tokens where at least one of them is given."""
@@ -214,14 +216,14 @@ class _Question:
             return self.predictor.predict(size, float(line.tokens(size)), level=self.level)
         return self.predictor.predict(*map(float, self._fixed(flops)), level=self.level)
 
-    def _intervals(self, found: Lowest) -> dict[str, tuple[float, float]]:
+    def _intervals(self, found: LowestPoint) -> dict[str, tuple[float, float]]:
         sizes = found.interval(self.level)
         if sizes is None:
             return {}
         few, many = (float(found.line.tokens(size)) for size in reversed(sizes))
         return {"num_params": sizes, "tokens": (few, many)}
 
-    def _search_notes(self, found: Lowest, point: Optimum) -> list[str]:
+    def _search_notes(self, found: LowestPoint, point: Optimum) -> list[str]:
         fewest, most = self.ratios
         if found.is_flat and found.grid.size > 1:
             return ["the law gives every split of the budget the same loss: the middle of the range was taken"]

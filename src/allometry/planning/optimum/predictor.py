@@ -21,7 +21,7 @@ class Prediction(Protocol):
 class Predictor(Protocol):
     """Anything that predicts a loss from non-embedding parameters and tokens: a Fit, a Forecast, your own.
 
-    A predictor may also say what it was fitted on, as a mapping ``range`` (see ``Covered.by``), which parameters it
+    A predictor may also say what it was fitted on, as a mapping ``range`` (see ``FittedRange.by``), which parameters it
     counts (see ``count_of``), and give the refits behind its constants (see ``refits``).
     """
 

@@ -108,7 +108,7 @@ class Repeated:
         return refits(self.predictor, *self.effective(num_params, tokens))
 
 
-def told(epochs: float | None) -> str:
+def repetition_note(epochs: float | None) -> str:
     """What it means to read a text so many times, in words that follow "the run"; empty where nothing comes twice."""
     if epochs is None or epochs <= 1:
         return ""

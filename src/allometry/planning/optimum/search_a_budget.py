@@ -38,7 +38,7 @@ class Basin:
 
 
 @dataclass(frozen=True)
-class Line:
+class BudgetLine:
     """All sizes that one budget buys: ``flops`` in all, ``served`` tokens after training included."""
 
     predictor: Predictor
@@ -91,10 +91,10 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Lowest:
+class LowestPoint:
     """The lowest point of a line, with the grid that it was found from."""
 
-    line: Line
+    line: BudgetLine
     log_size: float
     grid: Array
     losses: Array
@@ -139,7 +139,7 @@ class Lowest:
         return math.exp(min(low, self.log_size)), math.exp(max(high, self.log_size))
 
 
-def lowest(line: Line, ratios: tuple[float, float], points: int = _GRID, precision: float = 1e-8) -> Lowest:
+def lowest(line: BudgetLine, ratios: tuple[float, float], points: int = _GRID, precision: float = 1e-8) -> LowestPoint:
     """The size of the lowest loss, to a relative ``precision``.
 
     Raises:
@@ -155,10 +155,10 @@ def lowest(line: Line, ratios: tuple[float, float], points: int = _GRID, precisi
         )
     is_flat = bool(np.nanmax(losses) - np.nanmin(losses) <= _FLAT * abs(np.nanmin(losses)))
     best = float(grid[grid.size // 2]) if is_flat else _zoom(line, grid, losses, precision)
-    return Lowest(line, best, grid, losses, is_flat)
+    return LowestPoint(line, best, grid, losses, is_flat)
 
 
-def _zoom(line: Line, grid: Array, losses: Array, precision: float) -> float:
+def _zoom(line: BudgetLine, grid: Array, losses: Array, precision: float) -> float:
     """Closer and closer around the lowest point of a grid, until its step no longer matters."""
     while True:
         index = int(np.nanargmin(losses))

@@ -77,7 +77,7 @@ class Budget:
     - ``hours`` on a machine, or ``cost`` at its ``price_per_hour`` (of one device; any currency);
     - a goal, and the plan says what it costs: ``loss`` to reach, or both ``num_params`` and ``tokens``.
 
-    On what: ``device`` with ``count`` (1) and ``mfu`` (0.4; the share of the dense BF16 peak that is reached), or
+    On what: ``device`` with ``num_devices`` (1) and ``mfu`` (0.4; the share of the dense BF16 peak that is reached), or
     ``flops_per_second`` as measured, of all devices together (see ``throughput``). FLOPs and goals need no machine;
     with one they come with hours, and with money if there is a price.
 
@@ -94,7 +94,7 @@ class Budget:
 
     flops: float | None = None
     device: str | None = None
-    count: int | None = None
+    num_devices: int | None = None
     hours: float | None = None
     mfu: float | None = None
     flops_per_second: float | None = None
@@ -114,7 +114,9 @@ class Budget:
             self._fill_device()
         self._check_amount()
         if self.cost is not None:
-            object.__setattr__(self, "flops", self.rate * 3600.0 * self.cost / self.price_per_hour / (self.count or 1))
+            object.__setattr__(
+                self, "flops", self.rate * 3600.0 * self.cost / self.price_per_hour / (self.num_devices or 1)
+            )
         if self.hours is not None:
             object.__setattr__(self, "flops", self.rate * 3600.0 * self.hours)
 
@@ -132,7 +134,7 @@ class Budget:
     def rate(self) -> float | None:
         """FLOPs a second of the machine; None where there is none."""
         if self.device is not None:
-            return device(self.device).peak_flops * self.count * self.mfu
+            return device(self.device).peak_flops * self.num_devices * self.mfu
         return self.flops_per_second
 
     @property
@@ -150,7 +152,7 @@ class Budget:
         """What so long costs; None without a price."""
         if self.price_per_hour is None or seconds is None:
             return None
-        return self.price_per_hour * (self.count or 1) * seconds / 3600.0
+        return self.price_per_hour * (self.num_devices or 1) * seconds / 3600.0
 
     def describe(self) -> str:
         """One line: ``1.54e+21 FLOPs (8 × h100, 72 h, 40 % of peak)``."""
@@ -206,26 +208,26 @@ class Budget:
     def _check_machine(self) -> None:
         if self.device is not None and self.flops_per_second is not None:
             raise UserError("give a device or flops_per_second, not both")
-        useless = [name for name in ("count", "mfu") if getattr(self, name) is not None and self.device is None]
+        useless = [name for name in ("num_devices", "mfu") if getattr(self, name) is not None and self.device is None]
         if self.price_per_hour is not None and self.device is None and self.flops_per_second is None:
             useless.append("price_per_hour")
         if useless:
             raise UserError(f"{' and '.join(useless)} say nothing without a device: add one, or leave them out")
 
     def _fill_device(self) -> None:
-        count = 1 if self.count is None else self.count
+        num_devices = 1 if self.num_devices is None else self.num_devices
         mfu = DEFAULT_MFU if self.mfu is None else self.mfu
         if mfu > 1:
             raise UserError(f"mfu is a share of the peak, above 0 and at most 1, not {mfu:g}")
-        if count != int(count):
-            raise UserError(f"count must be a whole number of devices, not {count!r}")
-        for name, value in (("device", device(self.device).name), ("count", int(count)), ("mfu", mfu)):
+        if num_devices != int(num_devices):
+            raise UserError(f"the number of devices (num_devices) must be whole, not {num_devices!r}")
+        for name, value in (("device", device(self.device).name), ("num_devices", int(num_devices)), ("mfu", mfu)):
             object.__setattr__(self, name, value)
 
     def _machine_words(self) -> list[str]:
         words = []
         if self.device is not None:
-            words.append(f"{self.count} × {self.device}")
+            words.append(f"{self.num_devices} × {self.device}")
         if self.flops_per_second is not None:
             words.append(f"{format_flops(self.flops_per_second)} FLOP/s measured")
         if self.hours is not None:

@@ -21,7 +21,7 @@ USABLE = 0.9
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on each of ``count`` devices; ``limit`` is what a device has (None: not known).
+    """Bytes on each of ``num_devices`` devices; ``limit`` is what a device has (None: not known).
 
     ``activations`` is one sequence's; ``recomputed`` the same when each layer is computed again for its backward pass.
     """
@@ -29,7 +29,7 @@ class Memory:
     states: float
     activations: float
     recomputed: float
-    count: int
+    num_devices: int
     limit: float | None
 
     @property
@@ -56,7 +56,7 @@ class Memory:
         room = USABLE * self.limit - self.recomputed
         if room <= 0:
             return "the activations of one sequence do not fit into a device's memory: shorten the context"
-        least = -(-self.states * self.count // room)
+        least = -(-self.states * self.num_devices // room)
         return f"does not fit into a device's memory: sharded over {least:.0f} devices or more it would"
 
     def to_json(self) -> dict[str, Any]:
@@ -64,12 +64,12 @@ class Memory:
         return asdict(self)
 
 
-def memory(model: Any, count: int = 1, limit: float | None = None) -> Memory | None:
+def memory(model: Any, num_devices: int = 1, limit: float | None = None) -> Memory | None:
     """The estimate for a configuration; None for one without the fields of ``DecoderConfig``.
 
     Args:
         model: the configuration.
-        count: devices that share the states.
+        num_devices: devices that share the states.
         limit: bytes of a device.
     """
     if any(not hasattr(model, name) for name in _NEEDED):
@@ -77,9 +77,9 @@ def memory(model: Any, count: int = 1, limit: float | None = None) -> Memory | N
     layer = 18 * model.width + 8 * model.hidden
     ends = 8 * model.vocab_size
     return Memory(
-        states=BYTES_PER_PARAM * model.num_params_total / count,
+        states=BYTES_PER_PARAM * model.num_params_total / num_devices,
         activations=float(model.context * (model.layers * layer + ends)),
         recomputed=float(model.context * (2 * model.width * model.layers + layer + ends)),
-        count=count,
+        num_devices=num_devices,
         limit=limit,
     )

@@ -32,7 +32,7 @@ class Point:
             object.__setattr__(self, "flops", 6.0 * self.num_params * self.tokens)
 
 
-class Formula(Protocol):
+class RuleFormula(Protocol):
     """A batch size or a learning rate as a function of a point; None where an input is missing or it has no value."""
 
     def at(self, point: Point) -> float | None: ...
@@ -87,7 +87,7 @@ class LogLinear:
 
 
 @dataclass(frozen=True)
-class Range:
+class MeasuredRange:
     """The range in which a rule was measured; None where the facts at hand give none."""
 
     num_params: tuple[float, float] | None = None

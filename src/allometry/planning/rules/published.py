@@ -1,8 +1,8 @@
 """Every published batch-size and learning-rate rule side by side: formula, source, range, and what speaks against it.
 
-``rules.scale(100, 200, 0.01, factor=2)`` carries a baseline to another size by each rule;
-``rules.recommend(num_params, tokens)`` asks each rule for its published batch and rate, and
-``rules.compare(num_params, tokens)`` sets all of them side by side, those without an answer too.
+``carry_baseline(100, 200, 0.01, factor=2)`` carries a baseline to another size by each rule;
+``recommend(num_params, tokens)`` asks each rule for its published batch and rate, and
+``compare(num_params, tokens)`` sets all of them side by side, those without an answer too.
 
 "Regret" below is the loss above the best of the grid, averaged over the 17 grids of (learning rate, batch) that
 accompany the Step Law (arXiv 2503.04715), in thousandths of the best loss: ``benchmarks/step_law.py`` measures it.
@@ -11,8 +11,8 @@ accompany the Step Law (arXiv 2503.04715), in thousandths of the best loss: ``be
 from __future__ import annotations
 
 from ...errors import UserError
-from .formulas import LogLinear, PowerLaw, Range
-from .rule import OPTIMIZERS, Rule
+from .formulas import LogLinear, MeasuredRange, PowerLaw
+from .rule_types import OPTIMIZERS, Rule
 
 _UNCHANGED = PowerLaw()
 _TRANSFER = (
@@ -116,7 +116,7 @@ _PUBLISHED = (
         note="The batch needs the loss. The rate has no value above about 1.2e10 parameters.",
         batch=PowerLaw(2e8, loss=-1 / 0.21),
         lr=LogLinear(0.003239, -0.0001395),
-        measured=Range(num_params=(768, 1.5e9)),
+        measured=MeasuredRange(num_params=(768, 1.5e9)),
     ),
     Rule(
         name="deepseek",
@@ -127,7 +127,7 @@ _PUBLISHED = (
         evidence="Regret 8.3 ‰ with C = 6·N·D.",
         batch=PowerLaw(0.2920, flops=0.3271),
         lr=PowerLaw(0.3118, flops=-0.125),
-        measured=Range(flops=(1e17, 2e19)),
+        measured=MeasuredRange(flops=(1e17, 2e19)),
     ),
     Rule(
         name="step_law",
@@ -138,7 +138,7 @@ _PUBLISHED = (
         evidence="Regret 1.2 ‰, on the grids to which it was fitted.",
         batch=PowerLaw(0.58, tokens=0.571),
         lr=PowerLaw(1.79, num_params=-0.713, tokens=0.307),
-        measured=Range(num_params=(0.2e9, 1.1e9), tokens=(4e9, 100e9)),
+        measured=MeasuredRange(num_params=(0.2e9, 1.1e9), tokens=(4e9, 100e9)),
     ),
     Rule(
         name="moonlight",
@@ -182,7 +182,7 @@ _PUBLISHED = (
         evidence="Its batch with Step Law's rate: regret 1.93 ‰.",
         batch=PowerLaw(2048 * 0.0306, tokens=0.383),
         lr=PowerLaw(num_params=-0.527, tokens=0.383 - 1 + 0.527),
-        measured=Range(num_params=(111e6, 3.3e9)),
+        measured=MeasuredRange(num_params=(111e6, 3.3e9)),
     ),
     Rule(
         name="three_term",

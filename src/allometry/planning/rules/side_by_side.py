@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from ...quantities import format_count, format_flops
 from .formulas import Point, PowerLaw
 from .published import RULES, rule
-from .rule import Baseline, Recommendation, Rule, Scaled
+from .rule_types import Baseline, CarriedBaseline, Recommendation, Rule
 
 
-def scale(
+def carry_baseline(
     params: float,
     batch: float,
     lr: float,
@@ -23,7 +23,7 @@ def scale(
     optimizer: str = "adamw",
     beta2: float | None = None,
     losses: tuple[float, float] | None = None,
-) -> dict[str, Scaled]:
+) -> dict[str, CarriedBaseline]:
     """Carry a baseline (model size M, batch B, learning rate L) to ``factor`` times its size, by each rule.
 
     Units of batch and rate are the caller's own. Tokens grow by ``token_factor``, by default as the size does (fixed
@@ -37,12 +37,7 @@ def scale(
         chosen = [each for each in RULES.values() if optimizer in each.optimizers and not each.is_measurement]
     else:
         chosen = [rule(name) for name in names]
-    return {each.name: each.scale(baseline, factor, token_factor=token_factor, losses=losses) for each in chosen}
-
-
-def scale_baseline(*args, **options) -> dict[str, dict]:
-    """``scale`` with plain dictionaries as values, ready for ``json.dumps``."""
-    return {name: scaled.to_json() for name, scaled in scale(*args, **options).items()}
+    return {each.name: each.carry(baseline, factor, token_factor=token_factor, losses=losses) for each in chosen}
 
 
 def recommend(
@@ -155,4 +150,4 @@ def _silence(each: Rule, point: Point) -> str:
         return each.note
     if point.loss is None and any(isinstance(law, PowerLaw) and law.loss for law in (each.batch, each.lr)):
         return "needs the expected loss, in nats a token"
-    return "relative only: it carries a baseline that works (rules.scale)"
+    return "relative only: it carries a baseline that works (planning.carry_baseline)"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ... import laws, planning
-from ...planning import Covered
+from ...planning import FittedRange
 from .study_data import Line, lowest
 
 Array = np.ndarray
@@ -100,7 +100,7 @@ def frontier(predictor: Predictor, observations: laws.Observations, level: float
     # The table's own FLOPs may hold more than 6·N·D; one factor carries over.
     over = float(np.median(observations.flops / (6 * n * d)))
     budgets = np.geomspace(observations.flops.min(), BEYOND * reach, BUDGETS)
-    fewest, most = Covered.of(n, d).tokens_per_param
+    fewest, most = FittedRange.of(n, d).tokens_per_param
     ends = (np.log(budgets / over / 6 / ratio) / 2 for ratio in (most, fewest))
     grid = np.linspace(*ends, SIZES, axis=1)
     sizes = np.exp(grid)

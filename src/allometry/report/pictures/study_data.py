@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ... import laws
-from ...planning import Covered
+from ...planning import FittedRange
 from ...runs.record import RunRecord
 from ..study_contents import Findings, fits_of, weights_of
 
@@ -359,7 +359,7 @@ def _frontier(found: Findings, runs: Sequence[Run], aim: Target | None) -> Line:
         # The plan's own limits on tokens per parameter, so that the plan lies on the line.
         fewest, most = (optimum.flops / 6 / size**2 for size in reversed(optimum.searched))
     else:
-        fewest, most = Covered.by(predictor).tokens_per_param
+        fewest, most = FittedRange.by(predictor).tokens_per_param
     ends = (np.log(budgets / 6 / ratio) / 2 for ratio in (most, fewest))
     grid = np.linspace(*ends, SIZES, axis=1)  # ln N: (budgets, sizes)
     sizes = np.exp(grid)

@@ -1,4 +1,4 @@
-"""What a published rule is, and what it answers: a baseline, a scaled one, a recommendation."""
+"""What a published rule is, and what it answers: a baseline, a carried baseline, a recommendation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from ...errors import UserError
 from ...quantities import clean, require_positive
-from .formulas import Formula, Point, Range
+from .formulas import MeasuredRange, Point, RuleFormula
 
 ADAM = ("adam", "adamw")
 OPTIMIZERS = (*ADAM, "sgd")
@@ -33,7 +33,7 @@ class Baseline:
 
 
 @dataclass(frozen=True)
-class Scaled:
+class CarriedBaseline:
     """A baseline carried to another size by one rule; batch and rate in the units of the baseline.
 
     ``batch`` or ``lr`` is None where the rule says nothing about it; ``in_range`` is None where the measured range, or
@@ -92,9 +92,9 @@ class Rule:
     applies: str
     note: str
     evidence: str = ""
-    batch: Formula | None = None
-    lr: Formula | None = None
-    measured: Range = field(default_factory=Range)
+    batch: RuleFormula | None = None
+    lr: RuleFormula | None = None
+    measured: MeasuredRange = field(default_factory=MeasuredRange)
     optimizers: tuple[str, ...] = ADAM
     units: str = "batch in tokens, learning rate of the optimizer, N non-embedding parameters, D tokens, C = 6·N·D"
     carries_beta2: bool = False
@@ -104,14 +104,14 @@ class Rule:
         """True for a rule that has no formula in the size: it must be measured."""
         return self.batch is None and self.lr is None
 
-    def scale(
+    def carry(
         self,
         baseline: Baseline,
         factor: float,
         *,
         token_factor: float | None = None,
         losses: tuple[float, float] | None = None,
-    ) -> Scaled:
+    ) -> CarriedBaseline:
         """Carry a baseline to ``factor`` times its parameters and ``token_factor`` times its tokens.
 
         ``token_factor`` defaults to ``factor``: a fixed number of tokens per parameter. ``losses`` (baseline, target)
@@ -133,7 +133,7 @@ class Rule:
         beta2 = None
         if self.carries_beta2 and baseline.beta2 is not None and batch is not None:
             beta2 = baseline.beta2**batch
-        return Scaled(
+        return CarriedBaseline(
             params=clean(end.num_params),
             batch=None if batch is None else clean(baseline.batch * batch),
             lr=None if lr is None else clean(baseline.lr * lr),

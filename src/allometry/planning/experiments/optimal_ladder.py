@@ -1,7 +1,6 @@
 """A ladder before any run exists: which sizes on how many tokens say most of a target, for a budget of FLOPs.
 
->>> from allometry.planning import ladder
->>> print(ladder.design(1e19, target=(2.9e9, 58e9)).summary())
+>>> print(planning.optimal_ladder(1e19, target=(2.9e9, 58e9)).summary())
 
 The ladders looked at are fans: sizes in equal steps, each trained at the same few numbers of tokens per parameter,
 without the dearest corner. Each is judged by the variance of the prediction at the target, over laws as plausible as
@@ -51,7 +50,7 @@ LEAST_RUNS, MOST_RUNS = 10, 16
 
 
 @dataclass(frozen=True)
-class Run:
+class LadderRun:
     """One run of a ladder; ``flops`` is 6·N·D."""
 
     num_params: float
@@ -60,7 +59,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class LadderDesign:
+class OptimalLadder:
     """Runs to train, the cheapest first, and what they are expected to say of the target.
 
     Attributes:
@@ -74,7 +73,7 @@ class LadderDesign:
         noise, drift: standard deviation of ln L of a run, and of the laws' drift over an e-fold of N or D.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[LadderRun, ...]
     target: tuple[float, float]
     budget: float
     level: float
@@ -113,23 +112,23 @@ class LadderDesign:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that ``from_json`` takes back."""
-        return {"kind": "ladder_design"} | asdict(self)
+        return {"kind": "optimal_ladder"} | asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> LadderDesign:
-        """The design that ``to_json`` wrote.
+    def from_json(cls, data: dict[str, Any]) -> OptimalLadder:
+        """The ladder that ``to_json`` wrote.
 
         Raises:
             UserError: not such a record.
         """
         try:
             rest = {name: value for name, value in data.items() if name not in ("kind", "runs", "target")}
-            return cls(runs=tuple(Run(**run) for run in data["runs"]), target=tuple(data["target"]), **rest)
+            return cls(runs=tuple(LadderRun(**run) for run in data["runs"]), target=tuple(data["target"]), **rest)
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"not a design of a ladder: {type(error).__name__} {error}; design it anew") from None
+            raise UserError(f"not an optimal ladder: {type(error).__name__} {error}; compute it again") from None
 
 
-def design(
+def optimal_ladder(
     budget,
     target,
     *,
@@ -138,7 +137,7 @@ def design(
     noise: float = NOISE,
     drift: float = DRIFT,
     level: float = 0.9,
-) -> LadderDesign:
+) -> OptimalLadder:
     """The ladder that is expected to narrow the prediction at a target most, for a budget.
 
     Every ladder has four sizes and three token counts or more, at no less than five tokens a parameter, so that its
@@ -175,9 +174,11 @@ def design(
         )
     n, d = min(fans, key=lambda fan: judge.score(*fan))
     order = np.argsort(cost(n, d), kind="stable")
-    runs = tuple(Run(*pair, cost(*pair)) for pair in zip(_three_digits(n[order]), _three_digits(d[order]), strict=True))
+    runs = tuple(
+        LadderRun(*pair, cost(*pair)) for pair in zip(_three_digits(n[order]), _three_digits(d[order]), strict=True)
+    )
     exact, drifting = judge.half_widths(n, d, level)
-    return LadderDesign(runs, goal, flops, level, drifting, exact, noise, drift)
+    return OptimalLadder(runs, goal, flops, level, drifting, exact, noise, drift)
 
 
 class _Judge:

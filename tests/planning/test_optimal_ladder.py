@@ -11,8 +11,8 @@ from allometry import laws
 from allometry.errors import UserError
 from allometry.laws import LAWS, Observations
 from allometry.planning import Budget
-from allometry.planning.experiments import ladder_design as ladder
 from allometry.planning.experiments.gaussian_model import after_runs, log_points, plausible, prior, walk
+from allometry.planning.experiments.optimal_ladder import OptimalLadder, _Judge, optimal_ladder
 
 BUDGET, TARGET = 1e19, (2.9e9, 58e9)
 
@@ -38,13 +38,13 @@ def truths(law, count, seed):
 
 @pytest.fixture(scope="module")
 def design():
-    return ladder.design(BUDGET, TARGET)
+    return optimal_ladder(BUDGET, TARGET)
 
 
 @pytest.mark.parametrize(("law", "count"), [("chinchilla", 120), ("skaling", 30)])
 def test_expected_variance_is_that_of_refits(design, law, count):
     n, d = arrays(design)
-    judge = ladder._Judge(BUDGET, TARGET, noise=0.003, drift=0.005)
+    judge = _Judge(BUDGET, TARGET, noise=0.003, drift=0.005)
     spread = next(s for form, _, s in judge.laws if form.name == law)
     standardised = []
     for seed, values in enumerate(truths(law, count, seed=5)):
@@ -86,7 +86,7 @@ def test_drift_is_a_random_walk_from_the_target():
 
 @pytest.mark.parametrize("law", ["chinchilla", "skaling"])
 def test_a_third_of_the_budget_does_better_than_a_ladder_of_one_ratio(law):
-    cheap = ladder.design(BUDGET / 3, TARGET)
+    cheap = optimal_ladder(BUDGET / 3, TARGET)
     n = 2.0 ** np.arange(6)
     n *= np.sqrt(BUDGET / (120 * n**2).sum())
     ours, theirs = [], []
@@ -127,7 +127,7 @@ def power_in_compute(runs, flops):
     ],
 )
 def test_every_design_can_be_fitted_and_backtested(budget, target, options):
-    design = ladder.design(budget, target, **options)
+    design = optimal_ladder(budget, target, **options)
     n, d = arrays(design)
     assert len(n) <= options.get("most_runs", 16)
     assert 0.95 * budget < design.flops <= budget
@@ -143,7 +143,7 @@ def test_every_design_can_be_fitted_and_backtested(budget, target, options):
 
 
 def test_width_grows_with_noise_drift_and_distance_and_falls_with_the_budget(design):
-    widths = lambda *arguments, **options: ladder.design(*arguments, **options).expected_half_width
+    widths = lambda *arguments, **options: optimal_ladder(*arguments, **options).expected_half_width
     base = design.expected_half_width
     assert 0 < design.half_width_without_drift < base
     assert widths(BUDGET, TARGET, noise=0.006) > base
@@ -155,13 +155,13 @@ def test_width_grows_with_noise_drift_and_distance_and_falls_with_the_budget(des
 
 
 def test_budget_and_target_in_every_form(design):
-    assert ladder.design(Budget(flops=BUDGET), TARGET) == design  # also: equal input, equal output
-    by_flops = ladder.design(BUDGET, 1.2e21)
+    assert optimal_ladder(Budget(flops=BUDGET), TARGET) == design  # also: equal input, equal output
+    by_flops = optimal_ladder(BUDGET, 1.2e21)
     assert by_flops.target == pytest.approx((1e19**0.5, 20 * 1e19**0.5))
 
 
 def test_a_design_is_a_frozen_value_with_words_and_json(design):
-    assert ladder.LadderDesign.from_json(json.loads(json.dumps(design.to_json()))) == design
+    assert OptimalLadder.from_json(json.loads(json.dumps(design.to_json()))) == design
     with pytest.raises(FrozenInstanceError):
         design.budget = 1.0
     text = design.summary()
@@ -169,8 +169,8 @@ def test_a_design_is_a_frozen_value_with_words_and_json(design):
     assert "target 2.9B parameters, 58B tokens" in text
     assert f"±{design.expected_half_width:.1%} of the loss" in text
     assert text.count("parameters on") == len({run.num_params for run in design.runs})
-    with pytest.raises(UserError, match="not a design of a ladder"):
-        ladder.LadderDesign.from_json({"kind": "plan"})
+    with pytest.raises(UserError, match="not an optimal ladder"):
+        OptimalLadder.from_json({"kind": "plan"})
 
 
 @pytest.mark.parametrize(
@@ -194,14 +194,14 @@ def test_a_design_is_a_frozen_value_with_words_and_json(design):
 )
 def test_what_cannot_be_designed_is_refused(arguments, options, words):
     with pytest.raises(UserError, match=words) as caught:
-        ladder.design(*arguments, **options)
+        optimal_ladder(*arguments, **options)
     assert "\n" not in str(caught.value)
 
 
 def test_the_least_budget_named_is_enough():
     with pytest.raises(UserError) as caught:
-        ladder.design(1e10, 1e21)
+        optimal_ladder(1e10, 1e21)
     least = float(str(caught.value).split("give ")[1].split()[0])
-    assert min(run.num_params for run in ladder.design(1.01 * least, 1e21).runs) >= 1e4
+    assert min(run.num_params for run in optimal_ladder(1.01 * least, 1e21).runs) >= 1e4
     with pytest.raises(UserError):
-        ladder.design(0.97 * least, 1e21)
+        optimal_ladder(0.97 * least, 1e21)

@@ -8,7 +8,7 @@ The target is fixed: 1e21 FLOPs at 20 tokens a parameter, 100 times the whole re
 
 The ladders, all of them scaled to cost the same in 6·N·D:
 
-- ours: ``planning.ladder.design``, models of 2M parameters and up, 16 runs at most; or 30, for the same FLOPs;
+- ours: ``planning.optimal_ladder``, models of 2M parameters and up, 16 runs at most; or 30, for the same FLOPs;
 - fixed ratio: six sizes in steps of two, or 15 over the span of ours, all at 20 tokens a parameter. Such runs cannot
   separate N from D, so ``laws.fit`` refuses them; L = E + k·C^−γ is fitted, as is usual, and read at the target;
 - near ratio: six sizes in steps of two at 10, 20 and 40 tokens a parameter;
@@ -19,7 +19,7 @@ The ladders, all of them scaled to cost the same in 6·N·D:
 ``fit``: the true form fitted by ``laws.fit`` (skaling for drifting truths). ``forecast``: ``laws.forecast``, which does
 not know the form. Errors are of ln L at the target, without the noise of a run there.
 
-    python benchmarks/ladder_design.py [--laws 100] [--forecasts 100]
+    python benchmarks/optimal_ladder.py [--laws 100] [--forecasts 100]
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from scipy.optimize import nnls
 from allometry import laws
 from allometry.files import write_json
 from allometry.laws import LAWS, Observations
-from allometry.planning.experiments import ladder_design as ladder
 from allometry.planning.experiments.gaussian_model import log_points, walk
+from allometry.planning.experiments.optimal_ladder import optimal_ladder
 
 Array = np.ndarray
-RESULTS = Path(__file__).parent / "results" / "ladder_design.json"
+RESULTS = Path(__file__).parent / "results" / "optimal_ladder.json"
 REFERENCE, FACTOR, RATIO = 1e19, 100.0, 20.0
 TARGET = (np.sqrt(REFERENCE * FACTOR / 6 / RATIO), np.sqrt(REFERENCE * FACTOR / 6 * RATIO))
 NOISE, DRIFT, LEAST_PARAMS = 0.003, 0.005, 2e6
@@ -65,7 +65,7 @@ def crossed(sizes: Array, others: Array) -> tuple[Array, Array]:
 
 def ours(budget: float, most_runs: int = 16) -> tuple[Array, Array]:
     """The design of the library."""
-    design = ladder.design(budget, TARGET, most_runs=most_runs, least_params=LEAST_PARAMS)
+    design = optimal_ladder(budget, TARGET, most_runs=most_runs, least_params=LEAST_PARAMS)
     return np.array([run.num_params for run in design.runs]), np.array([run.tokens for run in design.runs])
 
 
@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     start = time.perf_counter()
-    design = ladder.design(REFERENCE, TARGET, least_params=LEAST_PARAMS)
+    design = optimal_ladder(REFERENCE, TARGET, least_params=LEAST_PARAMS)
     print(design.summary())
     results = {
         "reference_flops": REFERENCE,
