@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= 2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test types faults lint clean
+.PHONY: demo test types faults extras lint clean
 CODE := src tests benchmarks docs
 .DELETE_ON_ERROR:
 
@@ -21,6 +21,10 @@ test: $(VENV)/.test
 # What `make test` tries a few times, tried often enough to count: crashes, damage, full disks, late wakers. Ten minutes.
 faults: $(VENV)/.test
 	ALLOMETRY_FAULTS=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/faults
+
+# The wheel, installed by pip into bare environments: laws alone, nn alone, training. A few minutes.
+extras: $(VENV)/.test
+	ALLOMETRY_EXTRAS=pip $(BIN)/python -m pytest tests/test_packaging.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --fix $(CODE)

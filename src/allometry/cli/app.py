@@ -15,6 +15,7 @@ import typer
 
 from .. import __version__
 from ..errors import UserError
+from ..extras import EXTRAS, how_to_install
 
 app = typer.Typer(
     name="allometry",
@@ -370,6 +371,11 @@ def main() -> None:
             sys.exit(status)
     except UserError as error:
         _complain(str(error))
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:  # a fault of ours
+            raise
+        _complain(how_to_install(error.name))
         sys.exit(2)
     except UsageError as error:
         _complain(

@@ -14,6 +14,7 @@ import typer
 
 from ..data import corpus as corpora
 from ..errors import UserError
+from ..extras import require
 from ..quantities import parse_number
 from ..runs.record import RunRecord
 from ..runs.study import Study, find_run
@@ -27,6 +28,7 @@ def audit(
     target: str, *, steps: int | None, lr: float | None, coord_check: bool, widths: str | None, as_json: bool
 ) -> None:
     """Audit a target, print the table, and leave with status 1 when it is not ok."""
+    require("torch")  # before the user's own file fails to import it
     if widths is not None and not coord_check:
         raise UserError("--widths: only with --coord-check")
     place = target if ":" in target and not Path(target).exists() else None

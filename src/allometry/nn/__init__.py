@@ -9,7 +9,12 @@
 The layers have the names and argument order of ``torch.nn``. Needs torch and nothing else of this package.
 """
 
-from torch.nn import Flatten, Identity, Module, ModuleDict, ModuleList, Parameter, Sequential, Unflatten, init
+try:
+    from torch.nn import Flatten, Identity, Module, ModuleDict, ModuleList, Parameter, Sequential, Unflatten, init
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise ModuleNotFoundError("allometry.nn needs torch: pip install 'allometry[nn]'", name="torch") from None
 
 from . import functional, schemes
 from .checks.audit import Audit, AuditRow, audit

@@ -20,6 +20,7 @@ from typing import Any
 
 from ...config.run import RunConfig
 from ...errors import UserError
+from ...extras import require
 from ..cost import MEMORY_VARIABLE, memory_share
 from ..machine import cores
 from ..study import Study
@@ -40,6 +41,7 @@ class LocalEngine:
     _hurried = False
 
     def __init__(self, workers: int | None = None, threads: int = 1, device: str = "cpu"):
+        require("torch", "safetensors")  # a worker imports them; here it can still be said in one line
         self.workers, self.threads, self.device = workers or cores() // threads or 1, threads, device
         self._events: queue.Queue[tuple[subprocess.Popen, dict[str, Any] | None]] = queue.Queue()
         self._processes: list[subprocess.Popen] = []

@@ -1,0 +1,37 @@
+"""The extras of the installation: which one brings a library that laws and planning do without."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from .errors import UserError
+
+# library: the extra that brings it
+EXTRAS = {
+    "torch": "train",
+    "safetensors": "train",
+    "tokenizers": "train",
+    "huggingface_hub": "train",  # comes with tokenizers
+    "datasets": "datasets",
+    "tensorboardX": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "ray": "ray",
+    "submitit": "slurm",
+}
+
+
+def how_to_install(library: str) -> str:
+    """One line for a user who lacks one of the libraries in :data:`EXTRAS`."""
+    return f"{library} is not installed: pip install 'allometry[{EXTRAS[library]}]'"
+
+
+def require(*libraries: str) -> None:
+    """Check that libraries are installed, without importing them.
+
+    Raises:
+        UserError: one is not; the message names the extra that brings it.
+    """
+    for library in libraries:
+        if importlib.util.find_spec(library) is None:
+            raise UserError(how_to_install(library))
