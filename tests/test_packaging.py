@@ -166,4 +166,4 @@ def test_a_ladder_is_costed_with_the_extra_for_training(with_train, tmp_path):
     )
     (tmp_path / "study.toml").write_text(study)
     done = allometry(with_train, "ladder study.toml --dry-run", tmp_path)
-    assert done.stdout.count("\nladder ") == 4
+    assert done.stdout.count("\nladder ") == 9  # three widths, three lengths
