@@ -32,7 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from allometry.data.corpus import load_corpus
-from allometry.data.tokenizer import Subwords, train
+from allometry.data.tokenizer import Subwords, train_bpe
 from allometry.files import write_json
 from allometry.lm.batches import Windows
 
@@ -111,7 +111,7 @@ def measure_bpe(megabytes: float, rounds: int) -> dict[str, object]:
     documents = [text.encode() for text in texts(int(megabytes * 1e6))]
     size = sum(map(len, documents)) / 1e6
     begin = time.perf_counter()
-    tokenizer = train("bpe:8192", 8192, (text.decode() for text in documents))
+    tokenizer = train_bpe("bpe:8192", 8192, (text.decode() for text in documents))
     trained = time.perf_counter() - begin
     ways = encoders(tokenizer)
     seconds: dict[str, list[float]] = {name: [] for name in ways}

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allometry.errors import UserError
-from allometry.quantities import format_count, format_flops, format_seconds, parse_number
+from allometry.quantities import format_count, format_flops, format_seconds, parse_number, plural
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,14 @@ def test_counts_are_short(value, text):
         (float("nan"), "?"),
     ],
 )
-def test_seconds_are_said_as_people_do(seconds, text):
+def test_seconds_are_written_as_people_write_them(seconds, text):
     assert format_seconds(seconds) == text
 
 
 def test_flops_are_scientific():
     assert format_flops(3.2e13) == "3.20e+13"
+
+
+def test_one_thing_is_singular():
+    assert [plural(count, "run") for count in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
+    assert [plural(count, "near copy", "near copies") for count in (1, 3)] == ["1 near copy", "3 near copies"]

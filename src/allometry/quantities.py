@@ -38,6 +38,15 @@ def format_count(value: float) -> str:
     return f"{value:.3g}"
 
 
+def plural(count: int, noun: str, many: str = "") -> str:
+    """A number of things: ``plural(1, "run")`` is ``1 run``, ``plural(2, "run")`` is ``2 runs``.
+
+    Args:
+        many: the plural of a noun that takes more than an ``s``.
+    """
+    return f"{count} {noun if count == 1 else many or noun + 's'}"
+
+
 def format_flops(value: float) -> str:
     """Floating-point operations in scientific form: ``3.2e+13``."""
     return f"{value:.2e}"
@@ -57,7 +66,7 @@ def format_seconds(value: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
 
 
-def bytes_of(value: float) -> str:
+def format_bytes(value: float) -> str:
     """Bytes with three digits: ``13.5 GB``."""
     for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
         if value >= 0.9995 * factor:

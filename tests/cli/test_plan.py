@@ -8,7 +8,7 @@ import pytest
 from allometry import laws
 from allometry.config.run import RunConfig
 from allometry.planning import Plan
-from allometry.runs import saved_states as sealed
+from allometry.runs import saved_states
 from allometry.runs.study import Study
 from helpers import studies
 
@@ -146,9 +146,9 @@ def test_hours_without_a_device_are_the_study_s_own(cli, planned, study):
 
 def save_state(folder, step):
     """The state of a training at a step, as far as a plan reads it."""
-    with sealed.writing(folder, f"step-{step:08d}") as state:
+    with saved_states.writing(folder, f"step-{step:08d}") as state:
         (state / "state.json").write_text(json.dumps({"step": step}))
-    return sealed.newest(folder)
+    return saved_states.newest(folder)
 
 
 def test_a_training_under_way_goes_on_with_its_own_trunk(cli, planned, study):

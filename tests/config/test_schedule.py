@@ -82,7 +82,7 @@ def test_nothing_before_the_fall_depends_on_the_length(settings, one, other, con
     assert short.decay_start <= long.decay_start
     for step in range(min(short.decay_start, 3000)):
         assert short.batch_at(step) == long.batch_at(step)
-        assert short.rate_at(step) == long.rate_at(step)
+        assert short.lr_factor_at(step) == long.lr_factor_at(step)
 
 
 @given(settings, lengths, st.floats(0.01, 1))
@@ -90,7 +90,7 @@ def test_nothing_before_the_fall_depends_on_when_it_begins(settings, tokens, dec
     one, other = schedule_of(settings, tokens), schedule_of(settings | {"decay": decay}, tokens)
     assert one.steps == other.steps
     for step in range(min(one.decay_start, other.decay_start, 3000)):
-        assert one.rate_at(step) == other.rate_at(step)
+        assert one.lr_factor_at(step) == other.lr_factor_at(step)
 
 
 @given(settings, lengths)
@@ -109,12 +109,12 @@ def test_the_rate_falls_linearly_to_one_steps_share(settings, tokens):
     plain = settings | {"lr_exponent": 0.0, "warmup_tokens": 0}
     schedule = schedule_of(plain, tokens)
     start, end = schedule.tokens_before(schedule.decay_start), schedule.tokens
-    assert schedule.rate_at(schedule.decay_start) == 1
+    assert schedule.lr_factor_at(schedule.decay_start) == 1
     for step in range(schedule.decay_start, min(schedule.steps, schedule.decay_start + 3000)):
         left = end - schedule.tokens_before(step)
-        assert schedule.rate_at(step) == pytest.approx(left / (end - start), rel=1e-12)
+        assert schedule.lr_factor_at(step) == pytest.approx(left / (end - start), rel=1e-12)
     last = schedule.batch_at(schedule.steps - 1)[1] * 16
-    assert schedule.rate_at(schedule.steps - 1) == pytest.approx(last / (end - start), rel=1e-12)
+    assert schedule.lr_factor_at(schedule.steps - 1) == pytest.approx(last / (end - start), rel=1e-12)
 
 
 @given(settings, lengths)
@@ -125,14 +125,14 @@ def test_the_rate_warms_up_linearly_and_then_follows_its_power_law(settings, tok
         seen = schedule.tokens_before(step + 1)
         law = (max(seen, floor) / settings["reference_tokens"]) ** -settings["lr_exponent"]
         warm = min(1, seen / warmup) if warmup else 1
-        assert schedule.rate_at(step) == pytest.approx(law * warm, rel=1e-12)
+        assert schedule.lr_factor_at(step) == pytest.approx(law * warm, rel=1e-12)
 
 
 @given(lengths, st.integers(0, 6))
 def test_exponents_of_zero_mean_one_batch_and_one_rate(tokens, power):
     schedule = schedule_of({"batch_tokens": 16 * 2**power, "batch_exponent": 0.0, "warmup_tokens": 0}, tokens)
     assert [stage.batch for stage in schedule.stages] == [2**power]
-    assert {schedule.rate_at(step) for step in range(min(schedule.decay_start, 500))} <= {1.0}
+    assert {schedule.lr_factor_at(step) for step in range(min(schedule.decay_start, 500))} <= {1.0}
 
 
 def test_square_root_growth_by_hand():
@@ -154,7 +154,7 @@ def test_a_tiny_exponent_is_nearly_none(exponent):
 def test_a_run_of_one_token_is_one_step():
     schedule = run_config(tokens=1).schedule
     assert (schedule.steps, schedule.decay_start) == (1, 0)
-    assert 0 < schedule.rate_at(0) <= 1
+    assert 0 < schedule.lr_factor_at(0) <= 1
 
 
 @given(settings, lengths)

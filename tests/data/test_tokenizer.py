@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from allometry.data import tokenizer as tokenizers
 from allometry.data.split import SEPARATOR
-from allometry.data.tokenizer import END, Bytes, Subwords, named, train, vocabulary_of
+from allometry.data.tokenizer import END, Bytes, Subwords, open_tokenizer, train_bpe, trained_vocab_size
 from allometry.errors import UserError
 
 WORDS = ["the quick brown fox\n", "jumps over the lazy dog\n", "12 Größen, 漢字 🙂\n"] * 200
@@ -17,7 +17,7 @@ WORDS = ["the quick brown fox\n", "jumps over the lazy dog\n", "12 Größen, 漢
 
 @pytest.fixture(scope="module")
 def bpe():
-    return train("bpe:300", 300, WORDS)
+    return train_bpe("bpe:300", 300, WORDS)
 
 
 def edited(bpe, **changes) -> bytes:
@@ -59,12 +59,12 @@ def test_a_bpe_learns_words_and_is_gpt2s_kind(bpe):
     assert kind["model"]["type"] == "BPE"
     assert (kind["pre_tokenizer"]["type"], kind["pre_tokenizer"]["add_prefix_space"]) == ("ByteLevel", False)
     assert (kind["decoder"]["type"], bpe.end) == ("ByteLevel", 0)
-    assert set(train("bpe:257", 257, []).encode("äz")) <= set(range(1, 257))  # the bare bytes
+    assert set(train_bpe("bpe:257", 257, []).encode("äz")) <= set(range(1, 257))  # the bare bytes
 
 
 def test_the_same_text_gives_the_same_tokenizer(bpe):
-    assert train("bpe:300", 300, iter(WORDS)).content == bpe.content
-    assert train("bpe:300", 300, WORDS[:1]).sha256 != bpe.sha256
+    assert train_bpe("bpe:300", 300, iter(WORDS)).content == bpe.content
+    assert train_bpe("bpe:300", 300, WORDS[:1]).sha256 != bpe.sha256
 
 
 def test_the_texts_own_end_of_document_is_text(bpe):
@@ -99,7 +99,7 @@ def test_a_file_is_used_without_its_truncation_and_padding(bpe, tmp_path):
         },
     }
     path.write_bytes(edited(bpe, **limits))
-    given = named(str(path))
+    given = open_tokenizer(str(path))
     assert given.encode("the quick brown fox") == bpe.encode("the quick brown fox")
     packed = [t.pack([b"the quick brown fox", b"x"], begun=False)[0] for t in (given, bpe)]
     assert np.array_equal(*packed)
@@ -133,21 +133,21 @@ def test_a_large_vocabulary_takes_wider_tokens(bpe):
 
 def refused(name) -> str:
     with pytest.raises(UserError) as caught:
-        named(str(name))
+        open_tokenizer(str(name))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["byte", "bpe", "bpe:", "bpe:8k", "bpe:-5", "gpt4", "../x", "a/tokenizer.json", ""])
 def test_an_unknown_name_lists_the_known_ones(name):
-    assert vocabulary_of(name) == 0
+    assert trained_vocab_size(name) == 0
     assert "give bytes, bpe:8192, gpt2, or the path of a tokenizer.json" in refused(name)
 
 
 @pytest.mark.parametrize("name", ["bpe:0", "bpe:256", "bpe:99999999"])
 def test_a_vocabulary_without_all_bytes_or_beyond_reason(name):
     with pytest.raises(UserError, match="from 257"):
-        vocabulary_of(name)
+        trained_vocab_size(name)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]", b"\xff", b"\x80\x04K\x01.", b'{"model": 3}'])
@@ -187,4 +187,4 @@ def test_gpt2_is_taken_from_the_cache_or_fetched_and_must_have_its_size(hub, bpe
     hub.update(path=str(path), local=local)
     assert "300 entries, but GPT-2 has 50257" in refused("gpt2")
     monkeypatch.setattr(tokenizers, "_GPT2", ("openai-community/gpt2", 300))
-    assert named("gpt2").encode("the") == bpe.encode("the")
+    assert open_tokenizer("gpt2").encode("the") == bpe.encode("the")

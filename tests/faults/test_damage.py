@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from allometry.runs import saved_states as sealed
+from allometry.runs import saved_states
 from helpers import trials
 
 LENGTH = 4_000  # tokens: 125 steps, 100 of them of the trunk
@@ -27,7 +27,7 @@ def copy(begun, folder):
     shutil.copytree(begun.path, folder)
     where = trials.study(folder)
     trunk = where.trunk_path(trials.configs(LENGTH)[0].trunk)
-    older, newer = sealed.named(trunk)
+    older, newer = saved_states.committed(trunk)
     return where, trunk, older, newer
 
 
@@ -51,7 +51,7 @@ def test_every_damage_is_noticed_and_the_last_good_state_taken_aloud(begun, tmp_
     for number in range(COUNT):
         _, trunk, older, newer = copy(begun, tmp_path / "copy")
         done, said = harm(newer, random.Random(number)), []
-        found = sealed.newest(trunk, said.append)
+        found = saved_states.newest(trunk, said.append)
         assert found == older, done
         assert len(said) == 1, done
         assert said[0].startswith(f"{trunk.name}/{newer.name}: damaged (")
@@ -83,25 +83,25 @@ def test_training_goes_on_from_the_last_good_state_and_the_record_says_so(begun,
 
 def test_a_state_that_is_not_committed_is_no_state(begun, tmp_path):
     _, trunk, older, newer = copy(begun, tmp_path / "copy")
-    (newer / sealed.MARKER).unlink()
-    assert sealed.newest(trunk) == older
-    os.rename(older, trunk / f"{sealed.PARTIAL}{older.name}.abc")
-    assert sealed.newest(trunk) is None
+    (newer / saved_states.MARKER).unlink()
+    assert saved_states.newest(trunk) == older
+    os.rename(older, trunk / f"{saved_states.PARTIAL}{older.name}.abc")
+    assert saved_states.newest(trunk) is None
 
 
 def test_two_good_states_are_kept_whatever_is_damaged_among_them(tmp_path):
     def save(number):
-        with sealed.writing(tmp_path, f"step-{number:08d}") as folder:
+        with saved_states.writing(tmp_path, f"step-{number:08d}") as folder:
             (folder / "deep").mkdir()
             (folder / "deep" / "file").write_bytes(bytes([number]) * 100)
-        sealed.prune(tmp_path)
+        saved_states.prune(tmp_path)
 
     for number in range(4):
         save(number)
-    assert [folder.name[-1] for folder in sealed.named(tmp_path)] == ["2", "3"]
+    assert [folder.name[-1] for folder in saved_states.committed(tmp_path)] == ["2", "3"]
     (tmp_path / "step-00000003" / "deep" / "file").write_bytes(b"short")
     save(4)
-    assert [folder.name[-1] for folder in sealed.named(tmp_path)] == ["2", "3", "4"]
+    assert [folder.name[-1] for folder in saved_states.committed(tmp_path)] == ["2", "3", "4"]
     assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith(".")]
 
 
@@ -116,11 +116,11 @@ def test_a_commit_that_is_forbidden_or_fails_leaves_what_was_there(tmp_path):
         def __exit__(self, *error):
             pass
 
-    with sealed.writing(tmp_path, "step-1") as folder:
+    with saved_states.writing(tmp_path, "step-1") as folder:
         (folder / "a").write_bytes(b"first")
-    with pytest.raises(Forbidden), sealed.writing(tmp_path, "step-2", Never()) as folder:
+    with pytest.raises(Forbidden), saved_states.writing(tmp_path, "step-2", Never()) as folder:
         (folder / "a").write_bytes(b"second")
-    with pytest.raises(OSError, match="full"), sealed.writing(tmp_path, "step-2") as folder:
+    with pytest.raises(OSError, match="full"), saved_states.writing(tmp_path, "step-2") as folder:
         raise OSError("full")
-    assert sealed.newest(tmp_path) == tmp_path / "step-1"
+    assert saved_states.newest(tmp_path) == tmp_path / "step-1"
     assert os.listdir(tmp_path) == ["step-1"]

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from allometry.files import append_line, read_lines
-from allometry.runs import saved_states as sealed
+from allometry.runs import saved_states
 from helpers import trials
 from helpers.builders import record, run_config
 
@@ -69,7 +69,7 @@ def test_a_disk_that_fills_up_anywhere_in_a_training_costs_only_what_did_not_fit
     assert trials.wait(trials.fork(starve)) == 1
     for trunk in where.path.glob("trunks/*"):
         said = []
-        assert sealed.newest(trunk, said.append) or not sealed.named(trunk)
+        assert saved_states.newest(trunk, said.append) or not saved_states.committed(trunk)
         assert said == []
         assert not [entry for entry in trunk.iterdir() if entry.name.startswith(".partial-")]
     trials.go_on(where)
@@ -137,9 +137,9 @@ def test_a_command_on_a_disk_that_is_really_full(tmp_path, mounted, size):
     disk = tmp_path / "disk"
     disk.mkdir()
     # The study is looked at within the same mount, before it is gone.
-    code = "import subprocess, sys; from allometry.runs import saved_states as sealed; from pathlib import Path\n" + (
+    code = "import subprocess, sys; from allometry.runs import saved_states; from pathlib import Path\n" + (
         "done = subprocess.run(sys.argv[2:]); said = []\n"
-        "for trunk in Path(sys.argv[1]).glob('s/trunks/*'): sealed.newest(trunk, said.append)\n"
+        "for trunk in Path(sys.argv[1]).glob('s/trunks/*'): saved_states.newest(trunk, said.append)\n"
         "print('damaged:', said); sys.exit(done.returncode)"
     )
     train = allometry("train", tmp_path / "run.toml", "--out", disk / "s")

@@ -44,7 +44,7 @@ def test_a_process_that_was_killed_leaves_nothing_half_written_in_a_study(tmp_pa
         trials.wait(trials.fork(lambda place=place: (trials.die_at(place), trials.go_on(where))))
     trials.go_on(where)
     assert not list(where.path.rglob(".partial-*"))
-    assert not list(where.path.rglob(".dropped-*"))
+    assert not list(where.path.rglob(".deleted-*"))
     assert not list(where.path.glob("trunks/*"))
     names = {path.name for path in where.path.glob("runs/*/*")}
     assert names == {"record.json", "metrics.jsonl", "model.safetensors", "attempts.jsonl"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from allometry.data.corpus import save_corpus
-from allometry.runs import saved_states as sealed
+from allometry.runs import saved_states
 from allometry.runs.engines.job_queue import Job
 from allometry.runs.engines.local import LocalEngine
 from allometry.runs.study import Study
@@ -97,7 +97,7 @@ def test_once_saves_and_leaves(text, tmp_path, name, number, status):
     assert "the same command goes on from here" in lines[0]
     assert "Traceback" not in err
     assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
-    saved = [sealed.newest(folder) for folder in tmp_path.glob("s/trunks/*")]
+    saved = [saved_states.newest(folder) for folder in tmp_path.glob("s/trunks/*")]
     assert saved
     assert all(saved)
 

@@ -12,7 +12,7 @@ from allometry.cli.app import main
 from allometry.data.corpus import load_corpus
 from allometry.errors import UserError
 from allometry.lm.generate import load_model
-from allometry.runs import saved_states as sealed
+from allometry.runs import saved_states
 from allometry.runs.study import Study
 from helpers import trials
 from helpers.builders import record, run_config
@@ -33,10 +33,10 @@ def test_pickles_in_the_place_of_any_file_are_not_opened(tmp_path):
     trials.go_on(where, 1_600)
     [found] = where.records()
     trunk = where.trunk_path(trials.configs(3_200)[0].trunk)
-    with sealed.writing(trunk, "step-00000001") as folder:  # sealed by the one who planted it
+    with saved_states.writing(trunk, "step-00000001") as folder:  # sealed by the one who planted it
         for name in ("state.safetensors", "state.json", ".metadata", "state.pt", "state.pkl", "state.npy"):
             (folder / name).write_bytes(pickle.dumps(Payload(trap)))
-    assert sealed.newest(trunk) is not None
+    assert saved_states.newest(trunk) is not None
     with pytest.raises(UserError, match="no state of a training"):
         trials.go_on(where, 3_200)
     assert not trap.exists()

@@ -131,7 +131,7 @@ def die_at(place: int) -> None:
 
 def within_a_save(where: Study) -> bool:
     """Whether what a kill left shows that it fell into the writing of a file or folder."""
-    left = [*where.path.rglob(".partial-*"), *where.path.rglob(".dropped-*")]
+    left = [*where.path.rglob(".partial-*"), *where.path.rglob(".deleted-*")]
     left += [path for path in where.path.rglob(".*.json*.*") if path.is_file()]
     return bool([*left, *where.path.rglob(".model.safetensors.*")])
 

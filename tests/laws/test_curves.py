@@ -91,7 +91,7 @@ def test_a_study_has_its_curves_with_the_rates_of_their_schedules(tmp_path):
     curves = Curves.read(tmp_path / "study")
     assert curves.names == (config.id,)
     assert curves.step.tolist() == [10, 100, schedule.steps]
-    assert curves.lr.tolist() == [0.5 * schedule.rate_at(step - 1) for step in (10, 100, schedule.steps)]
+    assert curves.lr.tolist() == [0.5 * schedule.lr_factor_at(step - 1) for step in (10, 100, schedule.steps)]
     assert curves.tokens[-1] == config.tokens
     observations = Observations.read(tmp_path / "study", curves=tmp_path / "study")
     assert observations.curves.names == observations.labels

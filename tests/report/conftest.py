@@ -2,7 +2,7 @@
 
 import pytest
 
-from allometry.report.study_contents import Findings
+from allometry.report.study_contents import StudyContents
 from helpers.studies import build
 
 
@@ -12,5 +12,5 @@ def study(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def found(study):
-    return Findings.of(study)
+def contents(study):
+    return StudyContents.of(study)

@@ -124,8 +124,8 @@ def test_rows_are_the_records(study, page):
     assert [attrs for tag, attrs in page.tags if tag == "tr" and attrs.get("class") == "diverged"]
 
 
-def test_verdict_plan_and_law_say_what_the_files_say(study, found, page):
-    outcome, plan = study.read("outcome.json"), found.plan
+def test_verdict_plan_and_law_say_what_the_files_say(study, contents, page):
+    outcome, plan = study.read("outcome.json"), contents.plan
     for text in (page.words["p"], page.words["dl"]):
         assert f"{outcome['predicted']:.4f}" in text
         assert f"{outcome['actual']:.4f}" in text
@@ -136,11 +136,11 @@ def test_verdict_plan_and_law_say_what_the_files_say(study, found, page):
     assert rows["learning rate"] == [f"{plan.lr:.3g}"]
     assert rows["predicted loss"] == [f"{plan.loss:.4f}"]
     assert rows["fingerprint"] == [study.read("corpus/manifest.json")["fingerprint"]]
-    for name, weight in found.predictor.weights.items():
+    for name, weight in contents.predictor.weights.items():
         assert f"{weight:.3f}" in next(row for row in page.cells if row and row[0] == name)
-        for value in found.predictor.fits[name].values.values():
+        for value in contents.predictor.fits[name].values.values():
             assert any(f"{value:.5g}" in row for row in page.cells)
-    assert found.target.id in page.words["section"]
+    assert contents.target.id in page.words["section"]
 
 
 def test_hostile_text_stays_text(tmp_path):

@@ -7,12 +7,12 @@ import pytest
 
 from allometry import laws
 from allometry.report.pictures import study_data as curves
-from allometry.report.study_contents import Findings
+from allometry.report.study_contents import StudyContents
 from helpers.studies import LENGTHS, WIDTHS, cut
 
 
-def test_points_are_the_records(study, found):
-    data = curves.loss_by_compute(found)
+def test_points_are_the_records(study, contents):
+    data = curves.loss_by_compute(contents)
     finished = [record for record in study.records("ladder") if record.status == "finished"]
     assert [(run.id, run.flops, run.loss, run.loss_se) for run in data.rungs] == [
         (record.id, record.config.flops, record.loss, record.loss_se) for record in finished
@@ -23,39 +23,39 @@ def test_points_are_the_records(study, found):
     assert data.unit == "nats per byte"
 
 
-def test_frontier_spans_and_bounds(found):
-    data = curves.loss_by_compute(found)
+def test_frontier_spans_and_bounds(contents):
+    data = curves.loss_by_compute(contents)
     line = data.frontier
     assert line.flops[0] == pytest.approx(min(run.flops for run in data.rungs))
     assert line.flops[-1] == pytest.approx(curves.BEYOND * data.target.flops)
     assert np.all(np.diff(line.flops) > 0)
     assert np.all((line.low < line.loss) & (line.loss < line.high))
-    again = found.predictor.predict(line.num_params, line.tokens, level=found.level)
+    again = contents.predictor.predict(line.num_params, line.tokens, level=contents.level)
     np.testing.assert_allclose(line.loss, again.value)
     np.testing.assert_allclose(line.low, again.low)
 
 
-def test_no_other_split_is_better_than_the_frontier(found):
-    line, count = curves.loss_by_compute(found).frontier, curves.exact_flops_per_token(found)
+def test_no_other_split_is_better_than_the_frontier(contents):
+    line, count = curves.loss_by_compute(contents).frontier, curves.exact_flops_per_token(contents)
     for factor in (0.8, 0.95, 1.05, 1.25):
         size = line.num_params * factor
-        other = found.predictor.predict(size, line.flops / count(size), level=found.level).value
+        other = contents.predictor.predict(size, line.flops / count(size), level=contents.level).value
         assert np.all(other >= line.loss * (1 - 1e-5))
 
 
-def test_target_is_plan_and_outcome(study, found):
-    data = curves.loss_by_compute(found)
+def test_target_is_plan_and_outcome(study, contents):
+    data = curves.loss_by_compute(contents)
     aim, outcome = data.target, study.read("outcome.json")
     assert (aim.loss, aim.low, aim.high) == (outcome["predicted"], outcome["low"], outcome["high"])
     assert (aim.actual.id, aim.actual.loss) == (outcome["run"], outcome["actual"])
-    assert aim.flops == pytest.approx(found.target.config.flops, rel=1e-9)
+    assert aim.flops == pytest.approx(contents.target.config.flops, rel=1e-9)
     on_line = np.interp(np.log(aim.flops), np.log(data.frontier.flops), data.frontier.loss)
     assert on_line == pytest.approx(aim.loss, rel=2e-3)
 
 
-def test_flops_a_token_are_exact_at_the_studys_sizes(found):
-    count = curves.exact_flops_per_token(found)
-    models = [record.config.model for record in found.records]
+def test_flops_a_token_are_exact_at_the_studys_sizes(contents):
+    count = curves.exact_flops_per_token(contents)
+    models = [record.config.model for record in contents.records]
     for model in models:
         assert count(model.num_params) == pytest.approx(model.flops_per_token, rel=1e-12)
     sizes = np.geomspace(min(m.num_params for m in models) / 10, 100 * max(m.num_params for m in models), 200)
@@ -63,27 +63,27 @@ def test_flops_a_token_are_exact_at_the_studys_sizes(found):
     assert np.all(count(sizes) > 6 * sizes)
 
 
-def test_flops_a_token_without_shapes(found):
-    bare = replace(found, records=(), plan=None, outcome=None)
+def test_flops_a_token_without_shapes(contents):
+    bare = replace(contents, records=(), plan=None, outcome=None)
     assert curves.exact_flops_per_token(bare)(1e6) == 6e6
 
 
-def test_size_curves_pass_through_the_prediction_of_every_run(found):
-    data = curves.size_curves(found)
+def test_size_curves_pass_through_the_prediction_of_every_run(contents):
+    data = curves.size_curves(contents)
     assert [curve.num_params for curve in data.curves] == sorted(
         {run.num_params for c in data.curves for run in c.runs}
     )
     for curve in data.curves:
         for run in curve.runs:
             drawn = curve.law.loss[np.flatnonzero(curve.law.tokens == run.tokens)]
-            expected = found.predictor.predict(run.num_params, run.tokens, level=found.level).value
+            expected = contents.predictor.predict(run.num_params, run.tokens, level=contents.level).value
             assert drawn == pytest.approx([expected], rel=1e-12)
     at_target = np.interp(data.target.tokens, data.target_law.tokens, data.target_law.loss)
     assert at_target == pytest.approx(data.target.loss, rel=1e-4)
 
 
-def test_training_curves_are_the_metrics(study, found):
-    data = curves.training_curves(found)
+def test_training_curves_are_the_metrics(study, contents):
+    data = curves.training_curves(contents)
     assert {curve.id for curve in data.curves} == {r.id for r in study.records("ladder", "target")}
     for curve in data.curves:
         assert list(zip(curve.tokens, curve.train_loss, strict=True)) == study.curve(curve.id)
@@ -94,8 +94,8 @@ def test_training_curves_are_the_metrics(study, found):
         assert curve.mean_loss.min() >= curve.train_loss.min()
 
 
-def test_sweep_has_three_runs_an_arm_and_keeps_a_run_that_became_a_rung(study, found, tmp_path):
-    expected = curves.sweep(found)
+def test_sweep_has_three_runs_an_arm_and_keeps_a_run_that_became_a_rung(study, contents, tmp_path):
+    expected = curves.sweep(contents)
     for line in (*expected.lr, *expected.batch):
         assert len(line.setting) == 3
         assert np.all(np.diff(line.setting) > 0)
@@ -105,13 +105,13 @@ def test_sweep_has_three_runs_an_arm_and_keeps_a_run_that_became_a_rung(study, f
     copy = cut(study, tmp_path / "copy", "runs")
     centre = next(r for r in copy.records("sweep") if r.config.train.lr == 0.5 and r.config.train.batch_tokens == 512)
     copy.save(replace(centre, kind="ladder"), copy.curve(centre.id))
-    again = curves.sweep(Findings.of(copy))
+    again = curves.sweep(StudyContents.of(copy))
     assert all(len(line.setting) == 3 for line in (*again.lr, *again.batch))
 
 
-def test_backtest_keeps_every_error(found):
-    data = curves.backtest(found)
-    tested = found.predictor.backtest
+def test_backtest_keeps_every_error(contents):
+    data = curves.backtest(contents)
+    tested = contents.predictor.backtest
     assert sum(len(law.factor) for law in data) == sum(row.law != "forecast" for row in tested.rows)
     assert [law.weight for law in data] == sorted((law.weight for law in data), reverse=True)
     best = data[0]
@@ -120,8 +120,8 @@ def test_backtest_keeps_every_error(found):
     assert best.score == tested.score(best.law)
 
 
-def test_isoflop_is_the_plans_budget_and_holds_the_plan(found):
-    data, plan = curves.isoflop(found), found.plan
+def test_isoflop_is_the_plans_budget_and_holds_the_plan(contents):
+    data, plan = curves.isoflop(contents), contents.plan
     assert data.flops == pytest.approx(plan.flops_exact)
     np.testing.assert_allclose(data.line.flops, data.flops)
     drawn = data.line.loss[np.flatnonzero(data.line.num_params == plan.num_params)]
@@ -134,9 +134,9 @@ def test_isoflop_is_the_plans_budget_and_holds_the_plan(found):
         np.testing.assert_array_equal(inside, searched & (loss <= (1 + rise) * data.optimum[1]))
 
 
-def test_isoflop_of_a_law_without_an_optimum_goes_on_beyond_the_edge(study, found):
+def test_isoflop_of_a_law_without_an_optimum_goes_on_beyond_the_edge(study, contents):
     power = laws.fit("power", laws.Observations.from_records(study.rows()), bootstrap=20)
-    data = curves.isoflop(replace(found, predictor=power))
+    data = curves.isoflop(replace(contents, predictor=power))
     edges = data.searched
     assert data.optimum[0] in [pytest.approx(edge) for edge in edges]
     assert data.line.num_params[0] < edges[0] or data.line.num_params[-1] > edges[1]
@@ -145,9 +145,9 @@ def test_isoflop_of_a_law_without_an_optimum_goes_on_beyond_the_edge(study, foun
 
 
 @pytest.mark.parametrize("bootstrap", [0, 50])
-def test_a_single_law_serves_as_well_as_a_forecast(study, found, bootstrap):
+def test_a_single_law_serves_as_well_as_a_forecast(study, contents, bootstrap):
     fit = laws.fit("chinchilla", laws.Observations.from_records(study.rows()), bootstrap=bootstrap)
-    alone = replace(found, predictor=fit)
+    alone = replace(contents, predictor=fit)
     line = curves.loss_by_compute(alone).frontier
     assert np.all(np.isfinite(line.loss))
     assert np.all(np.isfinite(line.low)) == (bootstrap > 0)
@@ -155,8 +155,8 @@ def test_a_single_law_serves_as_well_as_a_forecast(study, found, bootstrap):
     assert list(curves.isoflop(alone).laws) == ["chinchilla"]
 
 
-def test_what_is_missing_is_not_drawn(found):
-    before = replace(found, predictor=None, plan=None, outcome=None)
+def test_what_is_missing_is_not_drawn(contents):
+    before = replace(contents, predictor=None, plan=None, outcome=None)
     data = curves.loss_by_compute(before)
     assert (data.frontier, data.target) == (None, None)
     assert curves.isoflop(before) is None

@@ -14,8 +14,8 @@ PICTURES = ("loss_by_compute", "size_curves", "training_curves", "sweep", "backt
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_svg_parses_and_stands_alone(found, name):
-    svg = getattr(plots, name)(getattr(curves, name)(found))
+def test_svg_parses_and_stands_alone(contents, name):
+    svg = getattr(plots, name)(getattr(curves, name)(contents))
     root = ElementTree.fromstring(svg)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     tags = {element.tag.rpartition("}")[2] for element in root.iter()}
@@ -24,8 +24,8 @@ def test_svg_parses_and_stands_alone(found, name):
     assert all(link.startswith("#") for link in links)
 
 
-def test_same_data_same_bytes_whatever_the_users_settings(found):
-    data = curves.size_curves(found)
+def test_same_data_same_bytes_whatever_the_users_settings(contents):
+    data = curves.size_curves(contents)
     first = plots.size_curves(data)
     with matplotlib.rc_context({"font.size": 20, "svg.fonttype": "none", "axes.facecolor": "black"}):
         assert plots.size_curves(data) == first
@@ -33,8 +33,8 @@ def test_same_data_same_bytes_whatever_the_users_settings(found):
 
 
 @pytest.mark.parametrize("kept", [1, 2])
-def test_one_run_is_enough_to_draw(found, kept):
-    few = replace(found, records=tuple(found.finished("ladder")[:kept]), predictor=None, plan=None, outcome=None)
+def test_one_run_is_enough_to_draw(contents, kept):
+    few = replace(contents, records=tuple(contents.finished("ladder")[:kept]), predictor=None, plan=None, outcome=None)
     for name in PICTURES[:3]:
         assert getattr(plots, name)(getattr(curves, name)(few)).startswith("<?xml")
 

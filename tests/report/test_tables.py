@@ -35,12 +35,12 @@ def test_rungs_come_first_then_target_then_sweep(study):
     assert len(kinds) == len(study.records())
 
 
-def test_laws_and_plan_for_the_terminal(found):
-    text = shown(fit_table(found.predictor))
-    assert all(name in text for name in found.predictor.weights)
-    text = shown(plan_table(found.plan))
-    assert f"[{found.plan.low:.4f}, {found.plan.high:.4f}]" in text
-    text = shown(fit_table(found.predictor.fits["power"]))
+def test_laws_and_plan_for_the_terminal(contents):
+    text = shown(fit_table(contents.predictor))
+    assert all(name in text for name in contents.predictor.weights)
+    text = shown(plan_table(contents.plan))
+    assert f"[{contents.plan.low:.4f}, {contents.plan.high:.4f}]" in text
+    text = shown(fit_table(contents.predictor.fits["power"]))
     assert "L = k·N^α·D^β" in text
 
 

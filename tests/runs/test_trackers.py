@@ -1,4 +1,4 @@
-"""Mirrors: what a tracker is told, and that one which fails takes nothing with it."""
+"""Trackers: what a tracker is told, and that one which fails takes nothing with it."""
 
 import importlib.util
 import json
@@ -10,7 +10,7 @@ import pytest
 
 from allometry.errors import UserError
 from allometry.runs.study import Study
-from allometry.runs.trackers import Mirrors, modules
+from allometry.runs.trackers import Trackers, import_trackers
 from helpers.builders import record, run_config
 
 CURVE = [(1000, 3.0), (2000, 2.5), (3000, 2.4)]
@@ -50,9 +50,9 @@ def reading(config, tokens=1000, loss=3.0):
 def test_readings_and_the_end_are_told_by_tokens(study, told):
     config = run_config()
     ended = record(config)
-    with Mirrors(study, ["tensorboard"], pytest.fail) as mirrors:
-        mirrors.progress(config, reading(config))
-        mirrors.ended(ended)
+    with Trackers(study, ["tensorboard"], pytest.fail) as trackers:
+        trackers.progress(config, reading(config))
+        trackers.ended(ended)
     assert (config.id, "train_loss", 3.0, 1000) in told
     assert (config.id, "loss", ended.loss, config.tokens) in told
     assert (config.id, "bits_per_byte", ended.bits_per_byte, config.tokens) in told
@@ -65,8 +65,8 @@ def test_a_run_recorded_before_is_told_once_with_its_whole_curve(study, told):
     ended = record(run_config())
     study.save(ended, CURVE)
     for _ in range(2):
-        with Mirrors(study, ["tensorboard"], pytest.fail) as mirrors:
-            mirrors.catch_up(ended)
+        with Trackers(study, ["tensorboard"], pytest.fail) as trackers:
+            trackers.catch_up(ended)
     assert [(step, value) for _, name, value, step in (e for e in told if len(e) == 4) if name == "train_loss"] == CURVE
     assert sum(entry[1] == "loss" for entry in told) == 1
 
@@ -77,21 +77,21 @@ def test_a_tracker_that_fails_is_said_once_and_the_others_go_on(study, told, mon
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=broken, Settings=dict))
     config, said = run_config(), []
-    with Mirrors(study, ["wandb", "tensorboard"], said.append) as mirrors:
+    with Trackers(study, ["wandb", "tensorboard"], said.append) as trackers:
         for tokens in (1000, 2000):
-            mirrors.progress(config, reading(config, tokens))
-        mirrors.ended(record(config))
+            trackers.progress(config, reading(config, tokens))
+        trackers.ended(record(config))
     assert len(said) == 1
-    assert "--mirror wandb failed (no space left) and is left out" in said[0]
+    assert "--tracker wandb failed (no space left) and is left out" in said[0]
     assert sum(entry[1] == "train_loss" for entry in told) == 2
 
 
 def test_a_tracker_that_is_none_or_not_installed(monkeypatch):
     with pytest.raises(UserError, match="no such tracker; there are tensorboard, wandb, mlflow"):
-        modules(["visdom"])
+        import_trackers(["visdom"])
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(UserError, match=r"needs mlflow; `pip install 'allometry\[mlflow\]'`"):
-        modules(["mlflow"])
+        import_trackers(["mlflow"])
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
@@ -103,13 +103,13 @@ def test_the_real_tracker_keeps_what_it_is_told(study, name, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     before, one, other = (record(run_config(seed=seed)) for seed in range(3))
     study.save(before, CURVE)
-    with Mirrors(study, [name], pytest.fail) as mirrors:
-        mirrors.catch_up(before)
+    with Trackers(study, [name], pytest.fail) as trackers:
+        trackers.catch_up(before)
         for tokens in (1000, 2000):
             for ended in (one, other):
-                mirrors.progress(ended.config, reading(ended.config, tokens))
-        mirrors.ended(one)
-        mirrors.ended(other)
+                trackers.progress(ended.config, reading(ended.config, tokens))
+        trackers.ended(one)
+        trackers.ended(other)
     assert READERS[name](study) == {
         before.id: [3.0, 2.5, 2.4],
         one.id: [3.0, 3.0],
@@ -121,7 +121,7 @@ def _from_tensorboard(study):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = {}
-    for folder in (study.path / "mirrors" / "tensorboard").iterdir():
+    for folder in (study.path / "trackers" / "tensorboard").iterdir():
         events = EventAccumulator(str(folder)).Reload()
         found[folder.name] = [pytest.approx(event.value) for event in events.Scalars("train_loss")]
         assert len(events.Scalars("loss")) == 1
@@ -131,7 +131,7 @@ def _from_tensorboard(study):
 def _from_wandb(study):
     """Its offline files are for `wandb sync` alone; that they hold the readings can be seen: in history and summary."""
     found = {}
-    for folder in (study.path / "mirrors" / "wandb" / "wandb").glob("offline-run-*"):
+    for folder in (study.path / "trackers" / "wandb" / "wandb").glob("offline-run-*"):
         content = next(folder.glob("*.wandb")).read_bytes()
         found[folder.name.rpartition("-")[2]] = [
             pytest.approx(float(value)) for value in re.findall(rb"train_loss[^0-9.]{1,6}([0-9.]+)", content)[::2]
@@ -142,7 +142,7 @@ def _from_wandb(study):
 def _from_mlflow(study):
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{study.path.resolve()}/mirrors/mlflow/mlflow.db")
+    client = MlflowClient(f"sqlite:///{study.path.resolve()}/trackers/mlflow/mlflow.db")
     experiment = client.get_experiment_by_name("s").experiment_id
     runs = client.search_runs([experiment])
     assert {run.info.status for run in runs} == {"FINISHED"}

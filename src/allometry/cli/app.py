@@ -31,9 +31,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps; xla is experi
 Engine = Annotated[str, typer.Option(help="Where the ladder is trained: local, ray or slurm.")]
 Gpus = Annotated[float, typer.Option(min=0, help="On a cluster: GPUs of each worker; 0.5 is half of one.")]
 Level = Annotated[float, typer.Option(help="Level of the interval.")]
-Mirror = Annotated[
+TrackerName = Annotated[
     list[str] | None,
-    typer.Option(help="Tell a tracker too: tensorboard, wandb (offline) or mlflow; under mirrors/ in the study."),
+    typer.Option(help="Log to a tracker as well: tensorboard, wandb (offline) or mlflow; in trackers/ of the study."),
 ]
 
 
@@ -65,14 +65,14 @@ def quickstart(
     gpus: Gpus = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained and its cost; stop.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before training.")] = False,
-    mirror: Mirror = None,
+    tracker: TrackerName = None,
     json: Json = False,
 ) -> None:
     """Real text to a plan that comes true: ladder, law, plan, prediction, proof, report."""
     from .quickstart import quickstart as run
 
     where = {"engine": engine, "device": device, "gpus": gpus}
-    options = {"dry_run": dry_run, "yes": yes, "mirror": mirror or [], "as_json": json}
+    options = {"dry_run": dry_run, "yes": yes, "tracker_names": tracker or [], "as_json": json}
     run(data=data, minutes=minutes, out=out, seed=seed, where=where, **options)
 
 
@@ -87,14 +87,14 @@ def ladder(
     gpus: Gpus = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained and its cost; stop.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before training.")] = False,
-    mirror: Mirror = None,
+    tracker: TrackerName = None,
     json: Json = False,
 ) -> None:
     """Train a ladder of small models; the cost comes first. The same command again goes on where it stopped."""
     from .quickstart import ladder as run
 
     where = {"engine": engine, "device": device, "gpus": gpus}
-    run(study, out=out, where=where, dry_run=dry_run, yes=yes, mirror=mirror or [], as_json=json)
+    run(study, out=out, where=where, dry_run=dry_run, yes=yes, tracker_names=tracker or [], as_json=json)
 
 
 @app.command()
@@ -295,13 +295,13 @@ def train(
     parallel: Annotated[
         str, typer.Option(help="Under torchrun: ddp, fsdp, or auto, by what fits into memory.")
     ] = "auto",
-    mirror: Mirror = None,
+    tracker: TrackerName = None,
     json: Json = False,
 ) -> None:
     """Train a plan or one run, also under torchrun; with a plan, say how close the prediction came."""
     from .train import train as run
 
-    run(source, out=out, device=device, parallel=parallel, mirror=mirror or [], as_json=json)
+    run(source, out=out, device=device, parallel=parallel, tracker_names=tracker or [], as_json=json)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from ..config.run import RunConfig
 from ..quantities import format_count, format_flops, format_seconds
 from ..runs.record import RunRecord
 from ..runs.study import Study
-from ..runs.trackers import Mirrors
+from ..runs.trackers import Trackers
 from ..workflow.early_warning import Early
 from .output import note, notes
 
@@ -27,7 +27,7 @@ class Board:
     """Hears the engine's events and shows them.
 
     ``seconds``: what each run is expected to take, by id. ``early`` judges where the losses lie; what it says is shown
-    and written into the run's record. ``mirrors`` hear of everything too.
+    and written into the run's record. ``trackers`` receive everything too.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class Board:
         workers: int = 1,
         *,
         early: Early | None = None,
-        mirrors: Mirrors | None = None,
+        trackers: Trackers | None = None,
     ):
         self.study, self.title, self.seconds, self.workers = study, title, seconds or {}, workers
-        self.early, self.mirrors = early, mirrors
+        self.early, self.trackers = early, trackers
         self.configs: dict[str, RunConfig] = {}
         self.state: dict[str, dict[str, Any]] = {}
         self.spoke = time.monotonic()
@@ -53,8 +53,8 @@ class Board:
             self.configs[config.id] = config
             record = self.study.record(config.id)
             self.state[config.id] = {} if record is None else {"record": record}
-            if record is not None and self.mirrors:
-                self.mirrors.catch_up(record)
+            if record is not None and self.trackers:
+                self.trackers.catch_up(record)
         return self
 
     def __enter__(self) -> Board:
@@ -80,16 +80,16 @@ class Board:
         run, config = event["id"], self.configs[event["id"]]
         if event["event"] == "progress":
             state.update(event)
-            if self.mirrors:
-                self.mirrors.progress(config, event)
+            if self.trackers:
+                self.trackers.progress(config, event)
             if self.early and (said := self.early.reading(config, event["tokens"], event["loss"])):
                 self._remark(run, said)
             if self.live is None and time.monotonic() - self.spoke > QUIET_SECONDS:
                 self._progress_line(event)
         elif event["event"] == "recorded":
             state["record"] = self._ended(run)
-            if self.mirrors:
-                self.mirrors.ended(state["record"])
+            if self.trackers:
+                self.trackers.ended(state["record"])
             if self.live is None:
                 self._line(event["id"])
 

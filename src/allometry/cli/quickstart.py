@@ -23,7 +23,7 @@ from ..planning.optimum.repeated_data import repetition_note
 from ..quantities import format_count, format_flops, format_seconds
 from ..report import outcome_lines, write_report
 from ..runs.study import Study, best_run
-from ..runs.trackers import Mirrors, modules
+from ..runs.trackers import Trackers, import_trackers
 from ..runs.trunks import trunk_costs
 from ..workflow.early_warning import Early
 from ..workflow.outcome import planned_run, record_outcome
@@ -49,7 +49,7 @@ class _Session:
     speed: Speed
     ladder: Any
     target: Any
-    mirrors: Mirrors
+    trackers: Trackers
 
 
 def quickstart(
@@ -61,13 +61,13 @@ def quickstart(
     where: dict[str, Any],
     dry_run: bool,
     yes: bool,
-    mirror: list[str],
+    tracker_names: list[str],
     as_json: bool,
 ) -> None:
     """Corpus, cost, ladder, law, plan, proof, report."""
     begun = time.monotonic()
     config = StudyConfig.parse({"data": data, "minutes": minutes, "seed": seed}, "quickstart")
-    with _open(config, out, where, mirror) as session:
+    with _open(config, out, where, tracker_names) as session:
         if not _confirm(session, dry_run=dry_run, yes=yes, as_json=as_json):
             return
         study = session.study
@@ -75,7 +75,7 @@ def quickstart(
         say = note if as_json else answer
         with study.lock(note):
             plan = _plan(session, say)
-        record = train_one(study, planned_run(plan), "target", session.target, plan.seconds, session.mirrors)
+        record = train_one(study, planned_run(plan), "target", session.target, plan.seconds, session.trackers)
     _sample(study)
     if record.status == "finished":
         outcome = record_outcome(study, plan, record)
@@ -90,10 +90,10 @@ def quickstart(
 
 
 def ladder(
-    path: Path, *, out: Path, where: dict[str, Any], dry_run: bool, yes: bool, mirror: list[str], as_json: bool
+    path: Path, *, out: Path, where: dict[str, Any], dry_run: bool, yes: bool, tracker_names: list[str], as_json: bool
 ) -> None:
     """Train the ladder of a TOML file."""
-    with _open(StudyConfig.read(path), out, where, mirror) as session:
+    with _open(StudyConfig.read(path), out, where, tracker_names) as session:
         if not _confirm(session, dry_run=dry_run, yes=yes, as_json=as_json):
             return
         _climb(session)
@@ -105,9 +105,9 @@ def ladder(
 
 
 @contextmanager
-def _open(config: StudyConfig, out: Path, where: dict[str, Any], mirror: list[str]) -> Iterator[_Session]:
+def _open(config: StudyConfig, out: Path, where: dict[str, Any], tracker_names: list[str]) -> Iterator[_Session]:
     """The study with its engines up and its design made, by this process or by another at work on it."""
-    modules(mirror)  # before anything is written
+    import_trackers(tracker_names)  # before anything is written
     study, corpus = begin(config, out, note)
     note(f"{config.data}: {corpus.describe()}")
     for line in corpus.notes if study.read("calibration.json") is None else ():  # said once
@@ -118,8 +118,8 @@ def _open(config: StudyConfig, out: Path, where: dict[str, Any], mirror: list[st
                 note("measuring this machine's speed …")
             speed = speed_of(study, ladder, target, config.context, corpus.vocab_size)
             made = design_of(study, config, corpus, speed)
-        with Mirrors(study, mirror, note) as mirrors:
-            yield _Session(study, config, made, speed, ladder, target, mirrors)
+        with Trackers(study, tracker_names, note) as trackers:
+            yield _Session(study, config, made, speed, ladder, target, trackers)
 
 
 def _confirm(session: _Session, *, dry_run: bool, yes: bool, as_json: bool) -> bool:
@@ -180,7 +180,7 @@ def _climb(session: _Session) -> Recipe:
 
     def board(title: str, configs, early: Early | None = None) -> Board:
         costs = trunk_costs(session.speed.ladder, configs)
-        return Board(study, title, costs, workers, early=early, mirrors=session.mirrors).show(configs)
+        return Board(study, title, costs, workers, early=early, trackers=session.trackers).show(configs)
 
     with board("sweep", made.sweep) as listener:
         recipe = run_sweep(study, made, session.ladder, listener)

@@ -13,7 +13,7 @@ from ..report import outcome_lines
 from ..runs.engines.local import Job
 from ..runs.record import RunRecord
 from ..runs.study import Study, find_run
-from ..runs.trackers import Mirrors, modules
+from ..runs.trackers import Trackers, import_trackers
 from ..workflow.early_warning import Early, law_of
 from ..workflow.outcome import planned_run, record_outcome
 from ..workflow.prepare import RunFile, _begin
@@ -22,19 +22,21 @@ from .output import answer, answer_json, note
 from .progress import Board
 
 
-def train(source: Path, *, out: Path | None, device: str, parallel: str, mirror: list[str], as_json: bool) -> None:
+def train(
+    source: Path, *, out: Path | None, device: str, parallel: str, tracker_names: list[str], as_json: bool
+) -> None:
     """Train a plan, or the run of a TOML file; all processes together where torchrun started them."""
-    modules(mirror)  # before anything is written
+    import_trackers(tracker_names)  # before anything is written
     with for_train(device, parallel) as engine:
         if source.is_dir() or source.suffix == ".json":
-            _train_plan(source / "plan.json" if source.is_dir() else source, out, engine, mirror, as_json)
+            _train_plan(source / "plan.json" if source.is_dir() else source, out, engine, tracker_names, as_json)
         else:
-            _train_run(source, out, engine, mirror, as_json)
+            _train_run(source, out, engine, tracker_names, as_json)
 
 
-def _train_run(source: Path, out: Path | None, engine: Any, mirror: list[str], as_json: bool) -> None:
+def _train_run(source: Path, out: Path | None, engine: Any, tracker_names: list[str], as_json: bool) -> None:
     study, config = _begin(RunFile.read(source), out or source.with_suffix(""))
-    record = _train_alone(study, config, "run", engine, mirror)
+    record = _train_alone(study, config, "run", engine, tracker_names)
     if as_json:
         answer_json(record.to_json())
     else:
@@ -42,7 +44,7 @@ def _train_run(source: Path, out: Path | None, engine: Any, mirror: list[str], a
         answer(f"{study.path}/{record.id}: {record.status}, {loss}, {format_seconds(record.seconds)}")
 
 
-def _train_plan(path: Path, out: Path | None, engine: Any, mirror: list[str], as_json: bool) -> None:
+def _train_plan(path: Path, out: Path | None, engine: Any, tracker_names: list[str], as_json: bool) -> None:
     plan = Plan.load(path)
     study = Study.open(out or path.parent)
     config = planned_run(plan)
@@ -50,14 +52,14 @@ def _train_plan(path: Path, out: Path | None, engine: Any, mirror: list[str], as
         study.write(
             "plan.json", plan.to_json()
         )  # before the training starts, so that the study shows what was predicted
-    outcome = record_outcome(study, plan, _train_alone(study, config, "target", engine, mirror))
+    outcome = record_outcome(study, plan, _train_alone(study, config, "target", engine, tracker_names))
     answer_json(outcome.to_json()) if as_json else answer("\n".join(outcome_lines(outcome)))
 
 
-def _train_alone(study: Study, config: RunConfig, kind: str, engine: Any, mirror: list[str]) -> RunRecord:
+def _train_alone(study: Study, config: RunConfig, kind: str, engine: Any, tracker_names: list[str]) -> RunRecord:
     """Train one run with nothing beside it."""
-    with study.session(), Mirrors(study, mirror, note) as mirrors:
-        return train_one(study, config, kind, engine, mirrors=mirrors)
+    with study.session(), Trackers(study, tracker_names, note) as trackers:
+        return train_one(study, config, kind, engine, trackers=trackers)
 
 
 def train_one(
@@ -66,12 +68,12 @@ def train_one(
     kind: str,
     engine: Any,
     seconds: float | None = None,
-    mirrors: Mirrors | None = None,
+    trackers: Trackers | None = None,
 ) -> RunRecord:
     """Train one run, unless it is recorded already; its record. ``seconds``: what it is expected to take."""
     expected = {} if seconds is None else {config.id: seconds}
     early = Early(study, law_of(study))
-    board = Board(study, kind, expected, early=early, mirrors=mirrors).show([config])
+    board = Board(study, kind, expected, early=early, trackers=trackers).show([config])
     found = study.record(config.id)
     if found is not None:
         return found

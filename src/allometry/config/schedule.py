@@ -48,7 +48,7 @@ class Schedule:
         """Tokens seen when ``step`` begins."""
         return self.batch_at(step)[0] * self.row_tokens
 
-    def rate_at(self, step: int) -> float:
+    def lr_factor_at(self, step: int) -> float:
         """The learning rate of a step, as a share of the base rate."""
         train = self.train
         first, batch = self.batch_at(step)

@@ -27,7 +27,7 @@ from .shards import Shard, content, fingerprint, read_manifest, seal, shard_of
 from .split import FEW, Split, cut, keys_of, piece_size, split
 from .spool import Spool
 from .tally import no_text, repeated, too_little
-from .tokenizer import FILE, Subwords, Tokenizer, named, train, vocabulary_of
+from .tokenizer import FILE, Subwords, Tokenizer, open_tokenizer, train_bpe, trained_vocab_size
 
 try:
     import fcntl
@@ -53,7 +53,7 @@ def prepare(source: Source, out: Path, tokenizer: str = "bytes", say: Say = lamb
         UserError: the source cannot be read or is too small, there is no such tokenizer, or ``out`` holds something
             else. Nothing is left in ``out`` then, unless reading was broken off half-way and can go on.
     """
-    given = None if vocabulary_of(tokenizer) else named(tokenizer)
+    given = None if trained_vocab_size(tokenizer) else open_tokenizer(tokenizer)
     wanted = {
         "source": source.name,
         "text": hashlib.sha256(json.dumps(source.identity, sort_keys=True).encode()).hexdigest(),
@@ -130,7 +130,7 @@ def _trained(out: Path, name: str, plan: _Plan, say: Say) -> Tokenizer:
         say(f"training {name} on the training text")
         total = int(plan.spool.index()[1].sum())
         texts = plan.all_texts("train", every=1 + total // TRAINED_ON)
-        made = train(name, vocabulary_of(name), (text.decode("utf-8") for text in texts))
+        made = train_bpe(name, trained_vocab_size(name), (text.decode("utf-8") for text in texts))
         replace_file(path, made.content)
     return Subwords(name, path.read_bytes())
 
@@ -147,7 +147,7 @@ def _make(out: Path, plan: _Plan, wanted: dict[str, Any], tokenizer: Tokenizer, 
     leaks = near_duplicates(lambda: plan.all_texts("held_out"), plan.all_texts("train"))
     reading = plan.spool.reading
     notes = [*reading.notes(), *repeated(plan.units.copies if plan.size else 0), leaks.describe()]
-    if tokenizer.vocab_size < vocabulary_of(tokenizer.name):
+    if tokenizer.vocab_size < trained_vocab_size(tokenizer.name):
         notes.append(f"{tokenizer.name}: the text gives no more than {tokenizer.vocab_size} entries")
     seal(
         out,

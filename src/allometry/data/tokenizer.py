@@ -115,7 +115,7 @@ class Subwords:
         return self._tokenizer.decode(list(tokens), skip_special_tokens=False)
 
 
-def named(name: str) -> Tokenizer:
+def open_tokenizer(name: str) -> Tokenizer:
     """The tokenizer of a name, other than one that is to be trained.
 
     Raises:
@@ -133,7 +133,7 @@ def named(name: str) -> Tokenizer:
         raise UserError(f"{name}: {error.strerror or error}") from None
 
 
-def vocabulary_of(name: str) -> int:
+def trained_vocab_size(name: str) -> int:
     """The size that ``bpe:8192`` asks for; 0 for another name.
 
     Raises:
@@ -148,7 +148,7 @@ def vocabulary_of(name: str) -> int:
     return size
 
 
-def train(name: str, size: int, texts: Iterable[str]) -> Subwords:
+def train_bpe(name: str, size: int, texts: Iterable[str]) -> Subwords:
     """A byte-level BPE of at most ``size`` entries with GPT-2's pre-tokenizer; equal text, equal tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import replace_file
-from ..runs import saved_states as sealed
+from ..runs import saved_states
 
 _ENTRY = "allometry"  # of safetensors' metadata
 STATE, META = "state.safetensors", "state.json"
@@ -61,11 +61,11 @@ def save_state(
 
     ``allowed`` is entered for what others can see: the claim on the trunk, which raises where that is lost.
     """
-    with sealed.writing(parent, name_of(meta["step"]), allowed) as folder:
+    with saved_states.writing(parent, name_of(meta["step"]), allowed) as folder:
         (folder / STATE).write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
         (folder / META).write_text(json.dumps(meta))
     with allowed:
-        sealed.prune(parent)
+        saved_states.prune(parent)
 
 
 def load_state(
@@ -80,9 +80,9 @@ def load_state(
     """
     if not any(beyond < step <= upto for step in steps(parent)):
         return None
-    folder = sealed.newest(parent, say, name_of(upto))
+    folder = saved_states.newest(parent, say, name_of(upto))
     with allowed:
-        sealed.drop(parent, folder.name if folder else "", name_of(upto))
+        saved_states.delete(parent, folder.name if folder else "", name_of(upto))
     if folder is None or folder.name <= name_of(beyond):
         return None
     try:
@@ -105,7 +105,7 @@ def _assemble(folder: Path) -> dict[str, Tensor]:
 
 def steps(parent: Path) -> list[int]:
     """The steps whose states are under ``parent``, damaged ones among them."""
-    found = (folder.name.partition("step-")[2] for folder in sealed.named(parent))
+    found = (folder.name.partition("step-")[2] for folder in saved_states.committed(parent))
     return [int(digits) for digits in found if digits.isdecimal()]
 
 

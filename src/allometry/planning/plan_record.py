@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_json
-from ..quantities import bytes_of, format_count, format_flops, format_seconds
+from ..quantities import format_bytes, format_count, format_flops, format_seconds
 from ..text_table import Row, table
 from .batch_and_rate.settings import Interval
 from .optimum.optimal import Optimum
@@ -255,10 +255,10 @@ def _machine(plan: Plan) -> list[Row]:
     needed = plan.memory
     if needed is not None:
         where = "on one device" if needed.num_devices == 1 else "a device"
-        states, activations = bytes_of(needed.states), bytes_of(needed.activations)
-        text = f"{bytes_of(needed.total)} {where}: states {states}, one sequence {activations}"
+        states, activations = format_bytes(needed.states), format_bytes(needed.activations)
+        text = f"{format_bytes(needed.total)} {where}: states {states}, one sequence {activations}"
         if needed.limit is not None:
-            text += f"; it has {bytes_of(needed.limit)}"
+            text += f"; it has {format_bytes(needed.limit)}"
         rows.append(("memory", text, ""))
     if plan.inference_flops:
         rows.append(("serving", f"{format_flops(plan.inference_flops)} FLOPs after training", ""))

@@ -21,7 +21,7 @@ from ..runs.study import Study
 from . import sentences as words
 from . import tables
 from .pictures import study_data as curves
-from .study_contents import Findings
+from .study_contents import StudyContents
 
 TEMPLATE = "report.html.j2"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -58,11 +58,11 @@ def write_report(study: Study, path: Path | None = None) -> Path:
         OSError: the report cannot be written there.
     """
     target = study.path / "report.html" if path is None else Path(path)
-    replace_file(target, render(Findings.of(study)).encode("utf-8"))
+    replace_file(target, render(StudyContents.of(study)).encode("utf-8"))
     return target
 
 
-def render(found: Findings) -> str:
+def render(contents: StudyContents) -> str:
     """The page as text."""
     environment = Environment(
         autoescape=True,
@@ -74,34 +74,34 @@ def render(found: Findings) -> str:
     template = environment.from_string(files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8"))
     return template.render(
         policy=POLICY,
-        source=found.source,
-        verdict=words.verdict(found),
-        missing=words.missing(found),
-        figures=_key_figures(found),
-        pictures=_pictures(found),
-        tables=tables.everything(found),
-        law_notes=_law_notes(found),
-        plan_notes=found.plan.notes if found.plan else (),
-        sample=_sample(found),
-        unit=found.unit,
-        growth=_growth(found),
-        last=max((record.finished_at for record in found.records), default=None),
+        source=contents.source,
+        verdict=words.verdict(contents),
+        missing=words.missing(contents),
+        figures=_key_figures(contents),
+        pictures=_pictures(contents),
+        tables=tables.everything(contents),
+        law_notes=_law_notes(contents),
+        plan_notes=contents.plan.notes if contents.plan else (),
+        sample=_sample(contents),
+        unit=contents.unit,
+        growth=_growth(contents),
+        last=max((record.finished_at for record in contents.records), default=None),
     )
 
 
-def _pictures(found: Findings) -> dict[str, Picture]:
+def _pictures(contents: StudyContents) -> dict[str, Picture]:
     """Every picture that the study has something to show in."""
     from .pictures import study_drawn as plots  # matplotlib takes longer to import than the rest of the report to write
 
     data = {
-        "loss_by_compute": curves.loss_by_compute(found) if found.finished() or found.predictor else None,
-        "size_curves": curves.size_curves(found) if found.finished("ladder") else None,
-        "isoflop": curves.isoflop(found),
-        "backtest": curves.backtest(found) or None,
-        "sweep": curves.sweep(found),
-        "training_curves": curves.training_curves(found) if any(found.curves.values()) else None,
+        "loss_by_compute": curves.loss_by_compute(contents) if contents.finished() or contents.predictor else None,
+        "size_curves": curves.size_curves(contents) if contents.finished("ladder") else None,
+        "isoflop": curves.isoflop(contents),
+        "backtest": curves.backtest(contents) or None,
+        "sweep": curves.sweep(contents),
+        "training_curves": curves.training_curves(contents) if any(contents.curves.values()) else None,
     }
-    captions = words.captions(found)
+    captions = words.captions(contents)
     return {
         name: Picture(*captions[name], _data_url(getattr(plots, name)(shown)))
         for name, shown in data.items()
@@ -113,9 +113,9 @@ def _data_url(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode("utf-8")).decode("ascii")
 
 
-def _key_figures(found: Findings) -> list[tuple[str, str]]:
+def _key_figures(contents: StudyContents) -> list[tuple[str, str]]:
     """The few numbers that a reader looks for first."""
-    plan, outcome = found.plan, found.outcome
+    plan, outcome = contents.plan, contents.outcome
     if plan is None and outcome is None:
         return []
     predicted, low, high = (
@@ -123,7 +123,7 @@ def _key_figures(found: Findings) -> list[tuple[str, str]]:
     )
     figures = [("predicted loss", f"{predicted:.4f}")]
     if low is not None and high is not None:
-        figures.append((f"{found.level:.0%} interval", f"{low:.4f} – {high:.4f}"))
+        figures.append((f"{contents.level:.0%} interval", f"{low:.4f} – {high:.4f}"))
     if outcome:
         figures += [("actual loss", f"{outcome.actual:.4f}"), ("error", f"{abs(outcome.relative_error):.2%}")]
         if outcome.compute_ratio is not None:
@@ -132,9 +132,9 @@ def _key_figures(found: Findings) -> list[tuple[str, str]]:
     return figures
 
 
-def _law_notes(found: Findings) -> list[str]:
+def _law_notes(contents: StudyContents) -> list[str]:
     """What the fits say of themselves: drift and correction of a forecast, constants at a bound, rows left out."""
-    predictor = found.predictor
+    predictor = contents.predictor
     if predictor is None:
         return []
     notes = []
@@ -144,13 +144,13 @@ def _law_notes(found: Findings) -> list[str]:
             f"of {predictor.drift:.2%} of the loss, and {predictor.correction:.2%} is taken off the prediction, as far "
             "as the backtest reached."
         )
-    notes += [f"{name}: {note}" for name, fit in found.fits.items() for note in fit.active_bounds]
+    notes += [f"{name}: {note}" for name, fit in contents.fits.items() for note in fit.active_bounds]
     return [*notes, *predictor.notes]
 
 
-def _growth(found: Findings) -> str:
+def _growth(contents: StudyContents) -> str:
     """How batch and rate go on along a run, as the runs recorded it."""
-    rules = {(t.reference_tokens, t.batch_exponent, t.lr_exponent) for t in (r.config.train for r in found.records)}
+    rules = {(t.reference_tokens, t.batch_exponent, t.lr_exponent) for t in (r.config.train for r in contents.records)}
     if len(rules) != 1:
         return ""
     reference, batch, lr = rules.pop()
@@ -160,14 +160,14 @@ def _growth(found: Findings) -> str:
     )
 
 
-def _sample(found: Findings) -> dict[str, Any] | None:
+def _sample(contents: StudyContents) -> dict[str, Any] | None:
     """The text that a model wrote, its prompt apart."""
-    if not found.sample:
+    if not contents.sample:
         return None
-    prompt, text = found.sample["prompt"], found.sample["text"]
-    record = next((record for record in found.records if record.id == found.sample["run"]), None)
+    prompt, text = contents.sample["prompt"], contents.sample["text"]
+    record = next((record for record in contents.records if record.id == contents.sample["run"]), None)
     return {
-        "run": found.sample["run"],
+        "run": contents.sample["run"],
         "num_params": format_count(record.config.num_params) if record else None,
         "prompt": prompt,
         "text": text.removeprefix(prompt),

@@ -3,70 +3,70 @@
 from __future__ import annotations
 
 from ..quantities import format_count, format_flops
-from .study_contents import Findings, weights_of
+from .study_contents import StudyContents, weights_of
 
 
-def verdict(found: Findings) -> str:
+def verdict(contents: StudyContents) -> str:
     """The study in one paragraph, at whatever stage it is."""
-    if found.outcome:
-        return f"{_predicted(found)} {_came_out(found)}"
-    if found.plan:
-        return f"{_predicted(found)} It is not trained yet."
-    ended = _ladder(found)
-    if found.predictor:
-        best = next(iter(weights_of(found.predictor)))
-        runs = found.predictor.num_runs
+    if contents.outcome:
+        return f"{_predicted(contents)} {_came_out(contents)}"
+    if contents.plan:
+        return f"{_predicted(contents)} It is not trained yet."
+    ended = _ladder(contents)
+    if contents.predictor:
+        best = next(iter(weights_of(contents.predictor)))
+        runs = contents.predictor.num_runs
         return f"{ended} The laws were fitted to {runs} of its runs; {best} weighs most. No plan is made yet."
-    finished = found.finished("ladder")
+    finished = contents.finished("ladder")
     if not finished:
         return f"{ended} There is nothing to fit a law to yet."
     low = min(finished, key=lambda record: record.loss)
     return (
-        f"{ended} The lowest held-out loss is {low.loss:.4f} {found.unit}, of run {low.id} with "
+        f"{ended} The lowest held-out loss is {low.loss:.4f} {contents.unit}, of run {low.id} with "
         f"{format_count(low.config.num_params)} parameters on {format_count(low.config.tokens)} tokens. "
         "No law is fitted yet."
     )
 
 
-def missing(found: Findings) -> list[tuple[str, str]]:
+def missing(contents: StudyContents) -> list[tuple[str, str]]:
     """What the study still lacks, and the command that adds it (or nothing)."""
     lines = []
-    ended = [record for record in found.records if record.kind == "ladder"]
-    usable = len(found.finished("ladder"))
-    if found.rungs is not None and len(ended) < found.rungs:
+    ended = [record for record in contents.records if record.kind == "ladder"]
+    usable = len(contents.finished("ladder"))
+    if contents.rungs is not None and len(ended) < contents.rungs:
         lines.append(
             (
-                f"The ladder is not complete: {len(ended)} of {found.rungs} runs have ended. "
+                f"The ladder is not complete: {len(ended)} of {contents.rungs} runs have ended. "
                 "The command that began it goes on where it stopped.",
                 "",
             )
         )
-    if found.predictor is None:
+    if contents.predictor is None:
         lines.append(("There is no law yet; this fits one to the ladder's runs:", "allometry fit STUDY"))
-    elif usable and found.predictor.num_runs != usable:
-        fitted = found.predictor.num_runs
+    elif usable and contents.predictor.num_runs != usable:
+        fitted = contents.predictor.num_runs
         rests = f"The law rests on {fitted} runs, and the ladder has {usable} finished ones now; fit anew:"
         lines.append((rests, "allometry fit STUDY"))
-    if found.plan is None:
+    if contents.plan is None:
         lines.append(("There is no plan yet; this makes one from the law:", "allometry plan STUDY --flops …"))
-    elif found.outcome is None:
+    elif contents.outcome is None:
         lines.append(("The plan is not trained yet; this trains it and compares:", "allometry train STUDY"))
     return lines
 
 
-def captions(found: Findings) -> dict[str, tuple[str, str]]:
+def captions(contents: StudyContents) -> dict[str, tuple[str, str]]:
     """Picture → its heading and what it shows."""
-    level = f"{found.level:.0%}"
-    left_out = len(found.diverged)
+    level = f"{contents.level:.0%}"
+    left_out = len(contents.diverged)
     without = f" {left_out} diverged run{'s are' if left_out > 1 else ' is'} left out." if left_out else ""
     law = (
         " The line is the predicted loss where every budget is split best between size and tokens, the band its "
         f"{level} interval."
-        if found.predictor
+        if contents.predictor
         else ""
     )
-    aim = " Diamond: predicted before training, with its interval." if found.plan else ""
-    aim += " Dot in it: what came out." if found.outcome else ""
+    aim = " Diamond: predicted before training, with its interval." if contents.plan else ""
+    aim += " Dot in it: what came out." if contents.outcome else ""
     return {
         "loss_by_compute": (
             "Loss against compute",
@@ -75,7 +75,9 @@ def captions(found: Findings) -> dict[str, tuple[str, str]]:
         ),
         "size_curves": (
             "Loss against tokens, size by size",
-            "Held-out loss of every rung." + (" Lines: the prediction at that size." if found.predictor else "") + aim,
+            "Held-out loss of every rung."
+            + (" Lines: the prediction at that size." if contents.predictor else "")
+            + aim,
         ),
         "training_curves": (
             "Training",
@@ -101,31 +103,31 @@ def captions(found: Findings) -> dict[str, tuple[str, str]]:
     }
 
 
-def _ladder(found: Findings) -> str:
-    ended = [record for record in found.records if record.kind == "ladder"]
-    if not found.records:
+def _ladder(contents: StudyContents) -> str:
+    ended = [record for record in contents.records if record.kind == "ladder"]
+    if not contents.records:
         return "No run has ended yet."
-    wanted = f" of {found.rungs}" if found.rungs is not None else ""
+    wanted = f" of {contents.rungs}" if contents.rungs is not None else ""
     lost = sum(record.status != "finished" for record in ended)
     return f"{len(ended)}{wanted} runs of the ladder have ended" + (f", {lost} of them diverged." if lost else ".")
 
 
-def _predicted(found: Findings) -> str:
-    plan = found.plan
+def _predicted(contents: StudyContents) -> str:
+    plan = contents.plan
     if plan is None:  # an outcome whose plan was deleted since
         return "The plan behind this outcome is no longer in the study."
-    runs = f"the law of {found.predictor.num_runs} smaller runs" if found.predictor else "its law"
+    runs = f"the law of {contents.predictor.num_runs} smaller runs" if contents.predictor else "its law"
     interval = "" if plan.low is None else f" [{plan.low:.4f}, {plan.high:.4f}]"
     level = "" if plan.low is None else f" ({plan.level:.0%} interval)"
     return (
         f"By {runs}, a model of {format_count(plan.num_params)} parameters on {format_count(plan.tokens)} tokens "
         f"({format_flops(plan.flops_exact or plan.flops)} FLOPs) should reach a held-out loss of "
-        f"{plan.loss:.4f}{interval} {found.unit}{level}."
+        f"{plan.loss:.4f}{interval} {contents.unit}{level}."
     )
 
 
-def _came_out(found: Findings) -> str:
-    outcome = found.outcome
+def _came_out(contents: StudyContents) -> str:
+    outcome = contents.outcome
     actual, predicted, low, high = outcome.actual, outcome.predicted, outcome.low, outcome.high
     side = "below" if actual < predicted else "above"
     inside = ""
@@ -135,6 +137,6 @@ def _came_out(found: Findings) -> str:
     text = f"Trained, it reached {actual:.4f}, {side} the prediction{inside}: an error of {error:.2%}"
     if outcome.compute_ratio is not None:
         text += f" at {outcome.compute_ratio:.3g} times the compute of the ladder's largest run"
-    if found.unit != "nats per byte" and outcome.bits_per_byte:
+    if contents.unit != "nats per byte" and outcome.bits_per_byte:
         text += f"; that is {outcome.bits_per_byte:.4f} bits per byte of text"
     return f"{text}. The ladder took {outcome.ladder_share:.1%} of all the compute spent."

@@ -16,7 +16,7 @@ Curve = list[tuple[float, float]]
 
 
 @dataclass(frozen=True, eq=False)
-class Findings:
+class StudyContents:
     """The files of a study; None where there is no such file yet.
 
     Attributes:
@@ -46,7 +46,7 @@ class Findings:
     sweep_ids: frozenset[str]
 
     @classmethod
-    def of(cls, study: Study) -> Findings:
+    def of(cls, study: Study) -> StudyContents:
         """Read a study.
 
         Raises:

@@ -15,7 +15,7 @@ from ..planning import Outcome, Plan
 from ..quantities import format_count, format_flops, format_seconds
 from ..runs.record import RunRecord
 from ..runs.study import Study
-from .study_contents import Findings, fits_of, weights_of
+from .study_contents import StudyContents, fits_of, weights_of
 
 if TYPE_CHECKING:
     import rich.table
@@ -25,7 +25,7 @@ NONE = "–"
 
 
 @dataclass(frozen=True)
-class Cell:
+class ReportCell:
     """What is read, and the exact value where that says more."""
 
     text: str
@@ -33,23 +33,23 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class ReportRow:
     """Cells, and what sets the row apart: "diverged", "target" or nothing."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[ReportCell, ...]
     mark: str = ""
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """Column names and rows; ``words`` are the columns of words, which stand to the left."""
 
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ReportRow, ...]
     words: frozenset[str] = frozenset()
 
 
-def runs(records: Iterable[RunRecord]) -> Table:
+def runs(records: Iterable[RunRecord]) -> ReportTable:
     """Every run that ended: rungs, target, single runs, sweep, each by FLOPs.
 
     Bits a byte where the text is not trained on as bytes, epochs where some of it came twice.
@@ -60,11 +60,11 @@ def runs(records: Iterable[RunRecord]) -> Table:
         del shown["bits/byte"]
     if all((record.config.epochs or 0) <= 1 for record in ordered):
         del shown["epochs"]
-    rows = tuple(Row(tuple(cell(record) for cell in shown.values()), _mark(record)) for record in ordered)
-    return Table(tuple(shown), rows, frozenset({"run", "kind", "status"}))
+    rows = tuple(ReportRow(tuple(cell(record) for cell in shown.values()), _mark(record)) for record in ordered)
+    return ReportTable(tuple(shown), rows, frozenset({"run", "kind", "status"}))
 
 
-def costs(records: Sequence[RunRecord]) -> Table:
+def costs(records: Sequence[RunRecord]) -> ReportTable:
     """What each kind of run cost: FLOPs really spent (runs of one trunk share it) and the seconds of all processes."""
     total = sum(record.flops_spent for record in records)
     rows = []
@@ -72,11 +72,13 @@ def costs(records: Sequence[RunRecord]) -> Table:
         group = [record for record in records if record.kind == kind]
         spent, seconds = sum(r.flops_spent for r in group), sum(r.seconds for r in group)
         share = f"{spent / total:.1%}" if total else NONE
-        rows.append(_row(kind, str(len(group)), _flops(spent), share, Cell(format_seconds(seconds), repr(seconds))))
-    return Table(("kind", "runs", "FLOPs spent", "share", "process time"), tuple(rows), frozenset({"kind"}))
+        rows.append(
+            _row(kind, str(len(group)), _flops(spent), share, ReportCell(format_seconds(seconds), repr(seconds)))
+        )
+    return ReportTable(("kind", "runs", "FLOPs spent", "share", "process time"), tuple(rows), frozenset({"kind"}))
 
 
-def law_weights(predictor: laws.Fit | laws.Forecast) -> Table:
+def law_weights(predictor: laws.Fit | laws.Forecast) -> ReportTable:
     """A row for each law, the heaviest first: weight in the forecast, errors of its backtest and of its fit."""
     scores = dict(predictor.backtest.ranking()) if isinstance(predictor, laws.Forecast) else {}
     fits = fits_of(predictor)
@@ -84,18 +86,18 @@ def law_weights(predictor: laws.Fit | laws.Forecast) -> Table:
         _row(
             name,
             fits[name].law.formula,
-            Cell(f"{weight:.3f}", repr(weight)),
-            Cell(f"{scores[name]:.2%}", repr(scores[name])) if name in scores else NONE,
-            Cell(f"{fits[name].rms:.2%}", repr(fits[name].rms)),
+            ReportCell(f"{weight:.3f}", repr(weight)),
+            ReportCell(f"{scores[name]:.2%}", repr(scores[name])) if name in scores else NONE,
+            ReportCell(f"{fits[name].rms:.2%}", repr(fits[name].rms)),
             str(fits[name].num_runs),
         )
         for name, weight in weights_of(predictor).items()
     ]
     columns = ("law", "formula", "weight", "backtest error", "rms of fit", "runs")
-    return Table(columns, tuple(rows), frozenset({"law", "formula"}))
+    return ReportTable(columns, tuple(rows), frozenset({"law", "formula"}))
 
 
-def constants(predictor: laws.Fit | laws.Forecast) -> Table:
+def constants(predictor: laws.Fit | laws.Forecast) -> ReportTable:
     """Every constant of every law with its standard error and 90% interval."""
     rows = []
     for name in weights_of(predictor):
@@ -109,15 +111,15 @@ def constants(predictor: laws.Fit | laws.Forecast) -> Table:
                     name if index == 0 else "",
                     GREEK.get(symbol, symbol),
                     _number(value),
-                    Cell(f"{error:.3g}", repr(error)) if known else NONE,
+                    ReportCell(f"{error:.3g}", repr(error)) if known else NONE,
                     f"{low:.4g} to {high:.4g}" if known else NONE,
                 )
             )
     columns = ("law", "constant", "value", "std. error", "90% interval")
-    return Table(columns, tuple(rows), frozenset({"law", "constant"}))
+    return ReportTable(columns, tuple(rows), frozenset({"law", "constant"}))
 
 
-def plan(made: Plan) -> Table:
+def plan(made: Plan) -> ReportTable:
     """What will be trained, and what to expect of it."""
     rows = [
         _row("written", made.created),
@@ -130,22 +132,22 @@ def plan(made: Plan) -> Table:
         _row("FLOPs, 6·N·D", _flops(made.flops)),
         _row("batch (tokens) at the end", _count(made.batch)),
         _row("steps of that batch", _count(made.steps)),
-        _row("learning rate", Cell(f"{made.lr:.3g}", repr(made.lr))),
+        _row("learning rate", ReportCell(f"{made.lr:.3g}", repr(made.lr))),
         _row("batch and rate by", made.rule),
         _row("predicted loss", _loss(made.loss)),
         _row(f"{made.level:.0%} interval", _interval(made.low, made.high)),
         _row("expected time", _seconds(made.seconds)),
     ]
-    return Table(("plan", ""), tuple(rows), frozenset({"plan"}))
+    return ReportTable(("plan", ""), tuple(rows), frozenset({"plan"}))
 
 
-def _epochs(made: Plan) -> Cell:
+def _epochs(made: Plan) -> ReportCell:
     """How many times the planned run reads its text."""
     there = ((made.run or {}).get("data") or {}).get("train_tokens")
-    return Cell(NONE) if not there else _or_none(made.tokens / there, "{:.3g}")
+    return ReportCell(NONE) if not there else _or_none(made.tokens / there, "{:.3g}")
 
 
-def optimum(made: Plan) -> Table:
+def optimum(made: Plan) -> ReportTable:
     """Where the law alone, by 6·N·D and with sizes of any fraction, would spend the plan's budget."""
     best, basin = made.optimum, made.optimum.basin
     rows = [
@@ -164,40 +166,40 @@ def optimum(made: Plan) -> Table:
             _row("cost of half the size", _percent(basin.cost_of_half_size)),
             _row("cost of twice the size", _percent(basin.cost_of_double_size)),
         ]
-    return Table(("optimum", ""), tuple(rows), frozenset({"optimum"}))
+    return ReportTable(("optimum", ""), tuple(rows), frozenset({"optimum"}))
 
 
-def model(made: Plan) -> Table:
+def model(made: Plan) -> ReportTable:
     """The shape that will be trained, by the names of its configuration."""
     rows = [_row(name.replace("_", " "), _value(value)) for name, value in (made.model or {}).items()]
-    return Table(("model", ""), tuple(rows), frozenset({"model"}))
+    return ReportTable(("model", ""), tuple(rows), frozenset({"model"}))
 
 
-def published_rules(made: Plan) -> Table:
+def published_rules(made: Plan) -> ReportTable:
     """What the published rules would choose at the plan's size and tokens."""
     rows = [
         _row(
             name,
             NONE if rule.batch_tokens is None else _count(rule.batch_tokens),
-            NONE if rule.lr is None else Cell(f"{rule.lr:.3g}", repr(rule.lr)),
+            NONE if rule.lr is None else ReportCell(f"{rule.lr:.3g}", repr(rule.lr)),
             rule.source,
             rule.warning or {True: "within its measured range", None: NONE}.get(rule.in_range, "outside its range"),
         )
         for name, rule in made.recommendations.items()
     ]
     columns = ("rule", "batch (tokens)", "lr", "source", "range")
-    return Table(columns, tuple(rows), frozenset({"rule", "source", "range"}))
+    return ReportTable(columns, tuple(rows), frozenset({"rule", "source", "range"}))
 
 
-def recipe(stored: Mapping[str, Any]) -> Table:
+def recipe(stored: Mapping[str, Any]) -> ReportTable:
     """The recipe and its evidence, by the names of the record."""
     evidence = stored.get("evidence") or {}
     plain = {name: value for name, value in stored.items() if name != "evidence"}
     rows = [_row(name.replace("_", " "), _value(value)) for name, value in (plain | evidence).items()]
-    return Table(("recipe", ""), tuple(rows), frozenset({"recipe"}))
+    return ReportTable(("recipe", ""), tuple(rows), frozenset({"recipe"}))
 
 
-def corpus(manifest: Mapping[str, Any]) -> Table:
+def corpus(manifest: Mapping[str, Any]) -> ReportTable:
     """The text, by the names of its manifest; its shards and its notes added up."""
     rows = []
     for name, value in manifest.items():
@@ -211,17 +213,17 @@ def corpus(manifest: Mapping[str, Any]) -> Table:
             rows.append(_row(said, f"{value['name']}, {value['vocab_size']} entries"))
         elif isinstance(value, str | int | float):
             rows.append(_row(said, _value(value)))
-    return Table(("text", ""), tuple(rows), frozenset({"text"}))
+    return ReportTable(("text", ""), tuple(rows), frozenset({"text"}))
 
 
-def environments(records: Iterable[RunRecord]) -> Table:
+def environments(records: Iterable[RunRecord]) -> ReportTable:
     """Versions and kinds of machine that trained the runs; several values where runs differ."""
     seen: dict[str, dict[str, None]] = {}
     for record in records:
         for name, value in record.environment.items():
             seen.setdefault(name, {})[str(value)] = None
     rows = [_row(name, ", ".join(values)) for name, values in seen.items()]
-    return Table(("environment", ""), tuple(rows), frozenset({"environment"}))
+    return ReportTable(("environment", ""), tuple(rows), frozenset({"environment"}))
 
 
 def outcome_lines(outcome: Outcome) -> list[str]:
@@ -259,7 +261,7 @@ def plan_table(made: Plan) -> rich.table.Table:
     return to_rich(plan(made))
 
 
-def to_rich(table: Table) -> rich.table.Table:
+def to_rich(table: ReportTable) -> rich.table.Table:
     """A table for the terminal. Cells are text, whatever brackets they hold."""
     from rich import box
     from rich.table import Table as Rich
@@ -274,25 +276,25 @@ def to_rich(table: Table) -> rich.table.Table:
     return made
 
 
-def everything(found: Findings) -> dict[str, Table]:
+def everything(contents: StudyContents) -> dict[str, ReportTable]:
     """All tables that there is something for, by name, in the order of the page."""
-    made = {"runs": runs(found.records), "cost": costs(found.records)}
-    if found.predictor:
-        made |= {"laws": law_weights(found.predictor), "constants": constants(found.predictor)}
-    if found.plan:
-        made |= {"plan": plan(found.plan), "optimum": optimum(found.plan), "model": model(found.plan)}
-        made["rules"] = published_rules(found.plan)
-    if found.recipe:
-        made["recipe"] = recipe(found.recipe)
-    if found.corpus:
-        made["text"] = corpus(found.corpus)
-    made["environment"] = environments(found.records)
+    made = {"runs": runs(contents.records), "cost": costs(contents.records)}
+    if contents.predictor:
+        made |= {"laws": law_weights(contents.predictor), "constants": constants(contents.predictor)}
+    if contents.plan:
+        made |= {"plan": plan(contents.plan), "optimum": optimum(contents.plan), "model": model(contents.plan)}
+        made["rules"] = published_rules(contents.plan)
+    if contents.recipe:
+        made["recipe"] = recipe(contents.recipe)
+    if contents.corpus:
+        made["text"] = corpus(contents.corpus)
+    made["environment"] = environments(contents.records)
     return {name: table for name, table in made.items() if table.rows}
 
 
-_RUN: dict[str, Callable[[RunRecord], Cell]] = {
-    "run": lambda record: Cell(record.id),
-    "kind": lambda record: Cell(record.kind),
+_RUN: dict[str, Callable[[RunRecord], ReportCell]] = {
+    "run": lambda record: ReportCell(record.id),
+    "kind": lambda record: ReportCell(record.kind),
     "params": lambda record: _count(record.config.num_params),
     "tokens": lambda record: _count(record.config.tokens),
     "epochs": lambda record: _or_none(record.config.epochs, "{:.2g}"),
@@ -303,7 +305,7 @@ _RUN: dict[str, Callable[[RunRecord], Cell]] = {
     "± s.e.": lambda record: _or_none(record.loss_se, "{:.4f}"),
     "bits/byte": lambda record: _or_none(record.bits_per_byte, "{:.4f}"),
     "seconds": lambda record: _or_none(record.seconds, "{:.1f}"),
-    "status": lambda record: Cell(record.status + (f": {record.note}" if record.note else "")),
+    "status": lambda record: ReportCell(record.status + (f": {record.note}" if record.note else "")),
 }
 
 
@@ -311,52 +313,52 @@ def _mark(record: RunRecord) -> str:
     return "diverged" if record.status != "finished" else "target" if record.kind == "target" else ""
 
 
-def _or_none(value: float | None, form: str) -> Cell:
-    return Cell(NONE) if value is None else Cell(form.format(value), repr(value))
+def _or_none(value: float | None, form: str) -> ReportCell:
+    return ReportCell(NONE) if value is None else ReportCell(form.format(value), repr(value))
 
 
-def _row(*values: str | Cell) -> Row:
-    return Row(tuple(value if isinstance(value, Cell) else Cell(value) for value in values))
+def _row(*values: str | ReportCell) -> ReportRow:
+    return ReportRow(tuple(value if isinstance(value, ReportCell) else ReportCell(value) for value in values))
 
 
-def _count(value: float) -> Cell:
-    return Cell(format_count(value), f"{value:,.15g}")
+def _count(value: float) -> ReportCell:
+    return ReportCell(format_count(value), f"{value:,.15g}")
 
 
-def _flops(value: float) -> Cell:
-    return Cell(format_flops(value), f"{value:.15g}")
+def _flops(value: float) -> ReportCell:
+    return ReportCell(format_flops(value), f"{value:.15g}")
 
 
-def _loss(value: float) -> Cell:
-    return Cell(f"{value:.4f}", repr(value))
+def _loss(value: float) -> ReportCell:
+    return ReportCell(f"{value:.4f}", repr(value))
 
 
-def _number(value: float) -> Cell:
-    return Cell(f"{value:.5g}", repr(value))
+def _number(value: float) -> ReportCell:
+    return ReportCell(f"{value:.5g}", repr(value))
 
 
-def _percent(value: float | None) -> Cell:
-    return Cell(NONE) if value is None else Cell(f"{value:+.2%}", repr(value))
+def _percent(value: float | None) -> ReportCell:
+    return ReportCell(NONE) if value is None else ReportCell(f"{value:+.2%}", repr(value))
 
 
-def _interval(low: float | None, high: float | None) -> Cell:
+def _interval(low: float | None, high: float | None) -> ReportCell:
     if low is None or high is None:
-        return Cell("no interval")
-    return Cell(f"[{low:.4f}, {high:.4f}]", f"{low!r} to {high!r}")
+        return ReportCell("no interval")
+    return ReportCell(f"[{low:.4f}, {high:.4f}]", f"{low!r} to {high!r}")
 
 
-def _span(ends: tuple[float, float]) -> Cell:
-    return Cell(" to ".join(map(format_count, ends)), f"{ends[0]!r} to {ends[1]!r}")
+def _span(ends: tuple[float, float]) -> ReportCell:
+    return ReportCell(" to ".join(map(format_count, ends)), f"{ends[0]!r} to {ends[1]!r}")
 
 
-def _seconds(value: float | None) -> Cell:
-    return Cell("not known") if value is None else Cell(format_seconds(value), repr(value))
+def _seconds(value: float | None) -> ReportCell:
+    return ReportCell("not known") if value is None else ReportCell(format_seconds(value), repr(value))
 
 
-def _value(value: Any) -> Cell:
+def _value(value: Any) -> ReportCell:
     """A value of a record whose name is all that is known of it."""
     if isinstance(value, bool):
-        return Cell("yes" if value else "no")
+        return ReportCell("yes" if value else "no")
     if isinstance(value, int):
-        return Cell(f"{value:,}")
-    return Cell(f"{value:.4g}", repr(value)) if isinstance(value, float) else Cell(str(value))
+        return ReportCell(f"{value:,}")
+    return ReportCell(f"{value:.4g}", repr(value)) if isinstance(value, float) else ReportCell(str(value))

@@ -1,13 +1,15 @@
-"""Folders that are whole or do not count: a training's saved states, by whichever processes write them.
+"""Checkpoint folders, written atomically: a crash leaves a complete folder or none; checksums detect later damage.
 
-    folder = sealed.begin(parent, "step-00001234")     # hidden; any process may put files into it
-    sealed.commit(folder)                              # manifest, marker, sync, one rename
-    sealed.newest(parent, say)                         # the newest that verifies; what is damaged is said
+    folder = saved_states.begin(parent, "step-00001234")  # hidden; any process may put files into it
+    saved_states.commit(folder)                           # manifest, marker, sync, one rename
+    saved_states.newest(parent, say)                      # the newest undamaged one; `say` receives a line for each
+                                                          # damaged one
 
-A sealed folder holds its files, ``manifest.json`` (size and SHA-256 of each) and, written last, ``COMMITTED``, which
-holds the manifest's own SHA-256. It gets its name by one rename, after every file and the folder itself are synced.
-So a crash at any moment leaves a folder whole or without a name; and what the disk changes later is noticed, which
-``torch.distributed.checkpoint``, for one, does not. Names sort by age: write numbers with leading zeros.
+A committed folder holds its files, ``manifest.json`` (size and SHA-256 of each) and ``COMMITTED``, written last, which
+holds the manifest's own SHA-256. One rename gives the folder its name, after every file and the folder itself are
+synced. So a crash at any moment leaves either a complete folder or one without a name, and damage that the disk does
+later is detected, which ``torch.distributed.checkpoint``, for example, does not do. Names must sort by age: write
+numbers with leading zeros.
 """
 
 from __future__ import annotations
@@ -26,15 +28,15 @@ from typing import Any
 from ..files import sync, write_synced
 
 MANIFEST, MARKER = "manifest.json", "COMMITTED"
-PARTIAL, DROPPED = ".partial-", ".dropped-"  # hidden: being written, being deleted
+PARTIAL, DELETED = ".partial-", ".deleted-"  # hidden: being written, being deleted
 _CHUNK = 1 << 22
 
 
 def begin(parent: Path, name: str) -> Path:
-    """A new hidden folder under ``parent`` that :func:`commit` will call ``name``; put files into it, or subfolders.
+    """Create a hidden folder under ``parent``, for files and subfolders; :func:`commit` renames it to ``name``.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be created.
     """
     parent = Path(parent)
     parent.mkdir(parents=True, exist_ok=True)
@@ -42,13 +44,13 @@ def begin(parent: Path, name: str) -> Path:
 
 
 def commit(folder: Path, allowed: AbstractContextManager[Any] | None = None) -> Path:
-    """Seal what :func:`begin` made and give it its name; all its files must be written and closed.
+    """Add manifest and marker to a folder of :func:`begin` and give it its name; all files must be written and closed.
 
-    ``allowed`` is entered for the last rename alone: it may hold a lock, and raise to forbid it.
+    ``allowed`` is entered for the last rename only: it may hold a lock, or raise to forbid the rename.
 
     Raises:
-        OSError: the disk is full, say; then, and when ``allowed`` raises, the folder is deleted and the ones before
-            it stay.
+        OSError: for example, the disk is full. In that case, and when ``allowed`` raises, the folder is deleted and
+            earlier folders stay.
     """
     folder = Path(folder)
     final = folder.parent / folder.name.removeprefix(PARTIAL).rpartition(".")[0]
@@ -64,8 +66,8 @@ def commit(folder: Path, allowed: AbstractContextManager[Any] | None = None) -> 
             sync(inner)
         os.chmod(folder, 0o755)
         with allowed or nullcontext():
-            if final.exists():  # of the same name, so no better than this one
-                _drop(final)
+            if final.exists():  # a folder of the same name is no newer
+                _delete(final)
             os.rename(folder, final)
             sync(folder.parent)
     except BaseException:
@@ -76,7 +78,7 @@ def commit(folder: Path, allowed: AbstractContextManager[Any] | None = None) -> 
 
 @contextlib.contextmanager
 def writing(parent: Path, name: str, allowed: AbstractContextManager[Any] | None = None) -> Iterator[Path]:
-    """:func:`begin`, the block that puts files into the folder, :func:`commit`; a block that raises leaves nothing."""
+    """Run :func:`begin`, then the block that writes files, then :func:`commit`; a block that raises leaves nothing."""
     folder = begin(parent, name)
     try:
         yield folder
@@ -87,56 +89,60 @@ def writing(parent: Path, name: str, allowed: AbstractContextManager[Any] | None
 
 
 def newest(parent: Path, say: Callable[[str], None] = lambda text: None, upto: str | None = None) -> Path | None:
-    """The newest folder under ``parent`` whose every byte is as it was sealed; None where there is none.
+    """The newest folder under ``parent`` in which every byte is as it was committed, or None.
 
-    ``say`` hears a line for each newer one that is damaged: what is wrong, and from where it goes on. Names after
-    ``upto`` are left aside.
+    ``say`` receives a line for each newer folder that is damaged: what is wrong, and where training continues. Names
+    after ``upto`` are ignored.
     """
     damaged: list[tuple[Path, str]] = []
-    found = None
-    for folder in reversed([folder for folder in named(parent) if upto is None or folder.name <= upto]):
+    intact = None
+    for folder in reversed([folder for folder in committed(parent) if upto is None or folder.name <= upto]):
         fault = damage(folder)
         if not fault:
-            found = folder
+            intact = folder
             break
         damaged.append((folder, fault))
-    goes_on = f"going on from {found.name}" if found else "no good one is left: starting over"
+    continues = f"going on from {intact.name}" if intact else "no good one is left: starting over"
     for folder, fault in damaged:
-        say(f"{folder.parent.name}/{folder.name}: damaged ({fault}); {goes_on}")
-    return found
+        say(f"{folder.parent.name}/{folder.name}: damaged ({fault}); {continues}")
+    return intact
 
 
 def prune(parent: Path, keep: int = 2) -> None:
-    """Delete all but the ``keep`` newest folders that look whole, and what crashes left of writing and deleting.
+    """Keep the ``keep`` newest folders that look complete; delete the older ones and what crashes left behind.
 
-    Looks whole: marker and manifest agree, and every file has its size. Only one process may write to ``parent``.
+    A folder looks complete if marker and manifest agree and every file has its size. Only one process may write to
+    ``parent``.
     """
-    whole = 0
-    for folder in reversed(named(parent)):
-        if whole >= keep:
-            _drop(folder)
+    complete = 0
+    for folder in reversed(committed(parent)):
+        if complete >= keep:
+            _delete(folder)
         elif not damage(folder, contents=False):
-            whole += 1
+            complete += 1
     _tidy(parent)
 
 
-def drop(parent: Path, after: str = "", upto: str | None = None) -> None:
-    """Delete the folders named after ``after`` and up to ``upto``, by default all; ``parent`` if that empties it."""
-    for folder in named(parent):
+def delete(parent: Path, after: str = "", upto: str | None = None) -> None:
+    """Delete the folders whose names sort after ``after`` and not after ``upto`` (by default all).
+
+    ``parent`` is deleted too if that leaves it empty.
+    """
+    for folder in committed(parent):
         if folder.name > after and (upto is None or folder.name <= upto):
-            _drop(folder)
+            _delete(folder)
     _tidy(parent)
     with contextlib.suppress(OSError):
         os.rmdir(parent)
 
 
-def named(parent: Path) -> list[Path]:
+def committed(parent: Path) -> list[Path]:
     """The folders that have their names, damaged or not, the oldest first."""
     return sorted(path for path in _entries(parent) if not path.name.startswith(".") and path.is_dir())
 
 
 def damage(folder: Path, *, contents: bool = True) -> str:
-    """What is wrong with a sealed folder, in a few words; empty if nothing is. Without ``contents``: sizes only."""
+    """What is wrong with a committed folder, in a few words; empty if nothing is. Without ``contents``: sizes only."""
     try:
         marker = (folder / MARKER).read_bytes()
         manifest = (folder / MANIFEST).read_bytes()
@@ -156,18 +162,18 @@ def damage(folder: Path, *, contents: bool = True) -> str:
     return ""
 
 
-def _drop(folder: Path) -> None:
-    """Delete a folder so that a crash meanwhile leaves no half of it under its name."""
+def _delete(folder: Path) -> None:
+    """Delete a folder; a crash meanwhile leaves no incomplete folder under its name."""
     with contextlib.suppress(FileNotFoundError):
-        hidden = Path(tempfile.mkdtemp(dir=folder.parent, prefix=DROPPED))
+        hidden = Path(tempfile.mkdtemp(dir=folder.parent, prefix=DELETED))
         os.rename(folder, hidden / folder.name)
         shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _tidy(parent: Path) -> None:
-    """Delete what crashes left of writing and deleting."""
+    """Delete folders that a crash left half written or half deleted."""
     for path in _entries(parent):
-        if path.name.startswith((PARTIAL, DROPPED)):
+        if path.name.startswith((PARTIAL, DELETED)):
             shutil.rmtree(path, ignore_errors=True)
 
 

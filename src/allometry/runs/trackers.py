@@ -1,7 +1,7 @@
 """Progress and records told to a tracker as well: TensorBoard, Weights & Biases, MLflow.
 
 The study's own files are the truth. What a tracker gets is a copy: one that fails is left out, aloud and once, and
-training goes on. All lie under ``mirrors/`` in the study unless the tracker's own environment variables say otherwise
+training goes on. All lie under ``trackers/`` in the study unless the tracker's own environment variables say otherwise
 (``WANDB_MODE``, ``MLFLOW_TRACKING_URI``); nothing is sent anywhere by default.
 """
 
@@ -141,7 +141,7 @@ class MLflow:
 TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
 
 
-class Mirrors:
+class Trackers:
     """The trackers of a study; hears what its board hears. Use as a context manager.
 
     Raises:
@@ -151,11 +151,11 @@ class Mirrors:
     def __init__(self, study: Study, names: Iterable[str], say: Say):
         self.study, self.say = study, say
         self.trackers: dict[str, Any] = {}
-        folder, title = study.path / "mirrors", study.path.resolve().name
-        for name, module in modules(names).items():
+        folder, title = study.path / "trackers", study.path.resolve().name
+        for name, module in import_trackers(names).items():
             self._try(name, lambda n=name, x=module: self.trackers.update({n: TRACKERS[n](x, folder / n, title)}))
 
-    def __enter__(self) -> Mirrors:
+    def __enter__(self) -> Trackers:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -198,10 +198,10 @@ class Mirrors:
             write_json(self._told_path(name), [*told, record.id])
 
     def _told(self, name: str) -> list[str]:
-        return self.study.read(f"mirrors/{name}.json") or []
+        return self.study.read(f"trackers/{name}.json") or []
 
     def _told_path(self, name: str) -> Path:
-        return self.study.path / "mirrors" / f"{name}.json"
+        return self.study.path / "trackers" / f"{name}.json"
 
     def _tell(self, what: Callable[[Any], None]) -> None:
         for name in list(self.trackers):
@@ -214,10 +214,10 @@ class Mirrors:
         except Exception as error:
             self.trackers.pop(name, None)
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            self.say(f"--mirror {name} failed ({reason}) and is left out; the study's own files are not touched by it")
+            self.say(f"--tracker {name} failed ({reason}) and is left out; the study's own files are not touched by it")
 
 
-def modules(names: Iterable[str]) -> dict[str, Any]:
+def import_trackers(names: Iterable[str]) -> dict[str, Any]:
     """The libraries of trackers by name.
 
     Raises:
@@ -226,10 +226,10 @@ def modules(names: Iterable[str]) -> dict[str, Any]:
     found = {}
     for name in names:
         if name not in TRACKERS:
-            raise UserError(f"--mirror {name}: no such tracker; there are {', '.join(TRACKERS)}")
+            raise UserError(f"--tracker {name}: no such tracker; there are {', '.join(TRACKERS)}")
         try:
             found[name] = importlib.import_module(TRACKERS[name].library)
         except ImportError:
             needed = TRACKERS[name].library
-            raise UserError(f"--mirror {name}: needs {needed}; `pip install 'allometry[{name}]'`") from None
+            raise UserError(f"--tracker {name}: needs {needed}; `pip install 'allometry[{name}]'`") from None
     return found

@@ -18,7 +18,7 @@ from ..ladder.recipe import Recipe
 from ..ladder.shape import shape_near
 from ..planning import Alternative, Checkpoint
 from ..planning.optimum.repeated_data import repetition_note
-from ..runs import saved_states as sealed
+from ..runs import saved_states
 from ..runs.record import RunRecord
 from ..runs.study import Study
 from .outcome import planned_run
@@ -92,7 +92,7 @@ def _under_way(study: Study) -> list[tuple[Checkpoint, RunConfig]]:
 
 def _step(path: Path) -> int:
     """The step of the newest good state of a training, 0 where there is none."""
-    folder = sealed.newest(path, note)
+    folder = saved_states.newest(path, note)
     return 0 if folder is None else int(json.loads((folder / "state.json").read_text())["step"])
 
 

@@ -98,7 +98,7 @@ class Curves:
             tokens, loss = np.array(points, dtype=float).T
             starts = np.array([schedule.tokens_before(step) for step in range(schedule.steps + 1)])
             step = np.clip(np.searchsorted(starts, tokens), 1, schedule.steps)
-            lr = np.array([peak * schedule.rate_at(int(one) - 1) for one in step])
+            lr = np.array([peak * schedule.lr_factor_at(int(one) - 1) for one in step])
             size = np.array([float(record.config.num_params)])
             run = np.zeros(len(loss), np.int64)
             parts.append(cls((record.id,), run, step.astype(float), loss, lr, tokens, size))

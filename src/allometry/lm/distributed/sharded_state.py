@@ -19,7 +19,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
 
-from ...runs import saved_states as sealed
+from ...runs import saved_states
 from ...runs.claims import Claim
 from ..checkpoint import META, name_of
 from .world import Told, World
@@ -42,7 +42,7 @@ def save(
     Raises:
         UserError: it cannot be written, or another process has taken the training over; the ones before it stay.
     """
-    folder = Path(world.share(lambda: str(sealed.begin(parent, name_of(meta["step"])).resolve())))
+    folder = Path(world.share(lambda: str(saved_states.begin(parent, name_of(meta["step"])).resolve())))
     state = {
         f"{key}.{name}": value.detach()
         for name, parameter in model.named_parameters()
@@ -59,9 +59,9 @@ def save(
 
 def _seal(folder: Path, meta: dict[str, Any], claim: Claim) -> None:
     (folder / META).write_text(json.dumps(meta))
-    sealed.commit(folder, claim)
+    saved_states.commit(folder, claim)
     with claim:
-        sealed.prune(folder.parent)
+        saved_states.prune(folder.parent)
 
 
 def load(
@@ -102,9 +102,9 @@ def _read(folder: Path, state: dict[str, Tensor]) -> None:
 def _find(places: Sequence[tuple[Path, int]], say: Callable[[str], None], claim: Claim) -> dict[str, Any] | None:
     found = []
     for parent, last in places:
-        folder = sealed.newest(parent, say, name_of(last))
+        folder = saved_states.newest(parent, say, name_of(last))
         with claim:  # what is damaged must not count among the two that are kept
-            sealed.drop(parent, folder.name if folder else "", name_of(last))
+            saved_states.delete(parent, folder.name if folder else "", name_of(last))
         if folder is not None:
             found.append({"folder": str(folder.resolve()), "meta": json.loads((folder / META).read_text())})
     return max(found, key=lambda state: state["meta"]["step"], default=None)

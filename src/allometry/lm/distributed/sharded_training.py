@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ... import nn
 from ...config.run import RunConfig
 from ...data.corpus import Corpus
-from ...runs import saved_states as sealed
+from ...runs import saved_states
 from ...runs.claims import Claim
 from ...runs.cost import EVAL_TOKENS, memory_bytes
 from ...runs.engines.local import Listener
@@ -85,7 +85,7 @@ class Training:
         schedule = self.config.schedule
         while self.step < schedule.steps:
             begin = time.perf_counter()
-            self.optimizer.set_schedule(schedule.rate_at(self.step))
+            self.optimizer.set_schedule(schedule.lr_factor_at(self.step))
             part = self.gradients(*schedule.batch_at(self.step))
             value, *wishes = self.world.total(part, *after_step.wishes())
             self.optimizer.step()
@@ -237,8 +237,8 @@ class _Watch:
         study.save(record, training.curve, claim)
         self._log(record.status)
         with claim:
-            sealed.drop(study.state_path(config.id))
-            sealed.drop(study.trunk_path(config.trunk), upto=name_of(config.schedule.decay_start))
+            saved_states.delete(study.state_path(config.id))
+            saved_states.delete(study.trunk_path(config.trunk), upto=name_of(config.schedule.decay_start))
         self.listener({"event": "recorded", "id": config.id})
 
     def _log(self, event: str) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ...config.run import RunConfig
 from ...data.corpus import Corpus
 from ...errors import UserError
-from ...runs import saved_states as sealed
+from ...runs import saved_states
 from ...runs.claims import Claim, Fenced
 from ...runs.engines.job_queue import claim_name
 from ...runs.study import Study
@@ -58,7 +58,7 @@ class TrunkGroup:
             sides = (torch.stack(part) for part in zip(*pieces, strict=True))
             values = self.stack.backward(*(devices.put(side, self.trunks[0].device) for side in sides))
             for trunk, config in zip(self.trunks, configs, strict=True):
-                trunk.optimizer.set_schedule(config.schedule.rate_at(step))
+                trunk.optimizer.set_schedule(config.schedule.lr_factor_at(step))
                 trunk.optimizer.step()
             self.stack.zero_grad()
             seconds = (time.perf_counter() - begin) / (len(self.trunks) - sum(self.diverged))
@@ -186,7 +186,7 @@ class _Training:
                 state["seconds"] = trunk.seconds
             group.restore(tensors, meta)
         with self.claim:
-            sealed.drop(self.path)
+            saved_states.delete(self.path)
 
     def _record(self, i: int, config: RunConfig, kind: str, tokens: int, seconds: float, retry_of: str) -> None:
         group, trunk = self.group, self.group.trunks[i]

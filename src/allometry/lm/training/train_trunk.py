@@ -18,7 +18,7 @@ import torch
 from ...config.run import RunConfig
 from ...data.corpus import Corpus
 from ...errors import UserError
-from ...runs import saved_states as sealed
+from ...runs import saved_states
 from ...runs.claims import Claim, Fenced
 from ...runs.engines.job_queue import claim_name
 from ...runs.record import RunRecord, environment, now
@@ -144,7 +144,7 @@ class _Training:
                 break
             self._leave()
         with self.claim:
-            sealed.drop(self.trunk_path, upto=checkpoint.name_of(self.todo[-1].schedule.decay_start))
+            saved_states.delete(self.trunk_path, upto=checkpoint.name_of(self.todo[-1].schedule.decay_start))
 
     def _begin(self, config: RunConfig) -> tuple[int, float]:
         """Go to the furthest state that serves this run; the tokens and seconds from which it is counted."""
@@ -258,7 +258,7 @@ class _Training:
         self.study.save(record, self.trunk.curve, self.claim)
         self._log(config, record.status, step=self.trunk.step)
         with self.claim:
-            sealed.drop(self.study.state_path(config.id))
+            saved_states.delete(self.study.state_path(config.id))
         self.hooks.recorded(record)
 
     def _note(self, config: RunConfig, text: str) -> None:

@@ -64,7 +64,7 @@ class Trunk:
         schedule = config.schedule
         while self.step < until:
             begin = time.perf_counter()
-            self.optimizer.set_schedule(schedule.rate_at(self.step))
+            self.optimizer.set_schedule(schedule.lr_factor_at(self.step))
             batch = self.windows.batch(*schedule.batch_at(self.step))
             value = self._backward(*(devices.put(side, self.device) for side in batch))
             self.optimizer.step()

@@ -12,7 +12,7 @@ import numpy as np
 
 from ... import laws, planning
 from ...planning import FittedRange
-from .study_data import Line, lowest
+from .study_data import PredictedLine, lowest
 
 Array = np.ndarray
 BUDGETS, SIZES, POINTS = 48, 49, 161
@@ -28,13 +28,13 @@ class Frontier:
     flops: Array
     loss: Array
     num_params: Array
-    best: Line
+    best: PredictedLine
     reach: float
     level: float
 
 
 @dataclass(frozen=True, eq=False)
-class Residuals:
+class FitResiduals:
     """ln(observed/fitted) of each run, against what a law might have missed: compute, and tokens per parameter."""
 
     law: str
@@ -46,14 +46,14 @@ class Residuals:
 
 
 @dataclass(frozen=True, eq=False)
-class Basin:
+class BasinSlice:
     """The predicted loss along one budget, 6·N·D, and how far it is flat.
 
     ``within``: (rise, (least, largest size)) for 0.5 and 0.1 %.
     """
 
     flops: float
-    line: Line
+    line: PredictedLine
     num_params: float
     loss: float
     within: tuple[tuple[float, tuple[float, float]], ...]
@@ -108,13 +108,13 @@ def frontier(predictor: Predictor, observations: laws.Observations, level: float
     best = np.exp(lowest(grid, loss))
     tokens = budgets / over / 6 / best
     made = predictor.predict(best, tokens, level=level)
-    line = Line(best, tokens, budgets, made.value, made.low, made.high)
+    line = PredictedLine(best, tokens, budgets, made.value, made.low, made.high)
     return Frontier(observations.flops, observations.loss, n, line, reach, level)
 
 
-def residuals(fit: laws.Fit, observations: laws.Observations) -> Residuals:
+def residuals(fit: laws.Fit, observations: laws.Observations) -> FitResiduals:
     """The residuals of a fit to these very runs."""
-    return Residuals(
+    return FitResiduals(
         law=fit.law.name,
         flops=observations.flops,
         tokens_per_param=observations.tokens / observations.num_params,
@@ -124,16 +124,16 @@ def residuals(fit: laws.Fit, observations: laws.Observations) -> Residuals:
     )
 
 
-def basin(predictor: Predictor, flops: float, level: float = 0.9) -> Basin:
+def basin(predictor: Predictor, flops: float, level: float = 0.9) -> BasinSlice:
     """The slice of a prediction at a budget, to eight times either side of its lowest point."""
     best = planning.optimal(predictor, flops, level=level)
     low, high = best.searched
     sizes = np.geomspace(max(best.num_params / 8, low), min(best.num_params * 8, high), POINTS)
     tokens = flops / 6 / sizes
     made = predictor.predict(sizes, tokens, level=level)
-    line = Line(sizes, tokens, np.full_like(sizes, flops), made.value, made.low, made.high)
+    line = PredictedLine(sizes, tokens, np.full_like(sizes, flops), made.value, made.low, made.high)
     within = ((0.005, best.basin.within_0_5_percent), (0.001, best.basin.within_0_1_percent))
-    return Basin(flops, line, best.num_params, best.loss, within, level)
+    return BasinSlice(flops, line, best.num_params, best.loss, within, level)
 
 
 def calibration(tested: Iterable[tuple[str, Predictor, laws.Observations]]) -> Calibration:

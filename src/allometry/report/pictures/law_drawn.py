@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from ... import laws
 from ...quantities import format_count, format_flops
 from .canvas import BAND, FAINT, HALO, INK, LAWS, SOFT, TARGET, finite, limit, log_x, log_y, power_of_ten, svg
-from .law_data import Basin, Calibration, Frontier, Residuals, SurfaceSlice
+from .law_data import BasinSlice, Calibration, FitResiduals, Frontier, SurfaceSlice
 
 SIZES = "viridis"
 LEVELS = (0.001, 0.003, 0.01, 0.03, 0.1)
@@ -38,7 +38,7 @@ def frontier(data: Frontier) -> str:
     return svg(draw, 4.2)
 
 
-def residuals(data: Residuals) -> str:
+def residuals(data: FitResiduals) -> str:
     """What a law left unexplained, by compute and by tokens per parameter: a pattern is a fault of the law."""
 
     def draw(figure: Figure) -> None:
@@ -75,7 +75,7 @@ def isoflop(data: laws.IsoFlop) -> str:
     return svg(draw, 3.6)
 
 
-def basin(data: Basin) -> str:
+def basin(data: BasinSlice) -> str:
     """Predicted loss against size along one budget, with the sizes that cost hardly more than the best."""
 
     def draw(figure: Figure) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from ... import laws
 from ...planning import FittedRange
 from ...runs.record import RunRecord
-from ..study_contents import Findings, fits_of, weights_of
+from ..study_contents import StudyContents, fits_of, weights_of
 
 Array = np.ndarray
 BUDGETS, SIZES, POINTS, STRETCHES = 40, 33, 48, 20
@@ -24,7 +24,7 @@ ISOFLOP_RISE = 0.05  # the slice ends where the loss is so much above its lowest
 
 
 @dataclass(frozen=True)
-class Run:
+class RunPoint:
     """One finished run as a point."""
 
     id: str
@@ -36,13 +36,13 @@ class Run:
     loss_se: float | None
 
     @classmethod
-    def of(cls, record: RunRecord) -> Run:
+    def of(cls, record: RunRecord) -> RunPoint:
         config = record.config
         return cls(record.id, record.kind, config.num_params, config.tokens, config.flops, record.loss, record.loss_se)
 
 
 @dataclass(frozen=True, eq=False)
-class Line:
+class PredictedLine:
     """A predicted loss along sizes and tokens, with its interval (NaN where the fit has none)."""
 
     num_params: Array
@@ -64,7 +64,7 @@ class Target:
     low: float | None
     high: float | None
     level: float
-    actual: Run | None
+    actual: RunPoint | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +73,10 @@ class LossByCompute:
 
     unit: str
     level: float
-    rungs: tuple[Run, ...]
-    sweep: tuple[Run, ...]
-    others: tuple[Run, ...]
-    frontier: Line | None
+    rungs: tuple[RunPoint, ...]
+    sweep: tuple[RunPoint, ...]
+    others: tuple[RunPoint, ...]
+    frontier: PredictedLine | None
     target: Target | None
 
 
@@ -85,8 +85,8 @@ class SizeCurve:
     """The runs of one size and the law through them (None before a fit)."""
 
     num_params: float
-    runs: tuple[Run, ...]
-    law: Line | None
+    runs: tuple[RunPoint, ...]
+    law: PredictedLine | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,7 @@ class SizeCurves:
     unit: str
     curves: tuple[SizeCurve, ...]
     target: Target | None
-    target_law: Line | None
+    target_law: PredictedLine | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ class TrainingCurves:
 
 
 @dataclass(frozen=True, eq=False)
-class SweepLine:
+class SweepArm:
     """Runs of one size and length that differ in one setting. ``excess``: relative to the best of all its runs."""
 
     num_params: float
@@ -136,11 +136,11 @@ class SweepLine:
 
 
 @dataclass(frozen=True, eq=False)
-class Sweep:
+class SweepArms:
     """The recipe's evidence: loss against learning rate and against batch, and what was chosen (None: not yet)."""
 
-    lr: tuple[SweepLine, ...]
-    batch: tuple[SweepLine, ...]
+    lr: tuple[SweepArm, ...]
+    batch: tuple[SweepArm, ...]
     chosen_lr: float | None
     chosen_batch: float | None
     reference_tokens: float
@@ -159,7 +159,7 @@ class LawErrors:
 
 
 @dataclass(frozen=True, eq=False)
-class IsoFlop:
+class BudgetSlice:
     """The predicted loss along one budget (exact FLOPs), all laws together and each alone.
 
     Attributes:
@@ -172,7 +172,7 @@ class IsoFlop:
     flops: float
     level: float
     unit: str
-    line: Line
+    line: PredictedLine
     laws: dict[str, Array]
     weights: dict[str, float]
     searched: tuple[float, float]
@@ -181,62 +181,62 @@ class IsoFlop:
     within: tuple[tuple[float, tuple[float, float]], ...]
 
 
-def loss_by_compute(found: Findings) -> LossByCompute:
+def loss_by_compute(contents: StudyContents) -> LossByCompute:
     """Every finished run, the predicted frontier from the smallest rung to beyond the target, and the target."""
-    rungs, aim = _runs(found, "ladder"), target(found)
-    actual = found.target.id if found.target else None
-    others = [Run.of(r) for r in found.finished("target", "run") if r.id != actual]
+    rungs, aim = _runs(contents, "ladder"), target(contents)
+    actual = contents.target.id if contents.target else None
+    others = [RunPoint.of(r) for r in contents.finished("target", "run") if r.id != actual]
     return LossByCompute(
-        unit=found.unit,
-        level=found.level,
+        unit=contents.unit,
+        level=contents.level,
         rungs=rungs,
-        sweep=_runs(found, "sweep"),
+        sweep=_runs(contents, "sweep"),
         others=tuple(others),
-        frontier=_frontier(found, rungs, aim) if found.predictor else None,
+        frontier=_frontier(contents, rungs, aim) if contents.predictor else None,
         target=aim,
     )
 
 
-def size_curves(found: Findings) -> SizeCurves:
+def size_curves(contents: StudyContents) -> SizeCurves:
     """One curve a size of the ladder, and the target's."""
-    rungs, aim = _runs(found, "ladder"), target(found)
-    groups: dict[float, list[Run]] = {}
+    rungs, aim = _runs(contents, "ladder"), target(contents)
+    groups: dict[float, list[RunPoint]] = {}
     for run in sorted(rungs, key=lambda run: (run.num_params, run.tokens)):
         groups.setdefault(run.num_params, []).append(run)
     curves = tuple(
-        SizeCurve(size, tuple(runs), _along_tokens(found, size, [run.tokens for run in runs]))
+        SizeCurve(size, tuple(runs), _along_tokens(contents, size, [run.tokens for run in runs]))
         for size, runs in groups.items()
     )
     line = None
-    if aim and found.predictor and rungs:
+    if aim and contents.predictor and rungs:
         first = min(min(run.tokens for run in rungs), aim.tokens / 2)
-        line = _along_tokens(found, aim.num_params, [first, aim.tokens])
-    return SizeCurves(found.unit, curves, aim, line)
+        line = _along_tokens(contents, aim.num_params, [first, aim.tokens])
+    return SizeCurves(contents.unit, curves, aim, line)
 
 
-def training_curves(found: Findings) -> TrainingCurves:
+def training_curves(contents: StudyContents) -> TrainingCurves:
     """Rungs and target (with other single runs) as they trained."""
     order = {"ladder": 0, "run": 1, "target": 2}
     curves = []
-    for record in sorted(found.records, key=lambda r: (order.get(r.kind, 3), r.config.num_params, r.config.tokens)):
-        points = np.array([p for p in found.curves.get(record.id, []) if p[0] > 0], float).reshape(-1, 2)
+    for record in sorted(contents.records, key=lambda r: (order.get(r.kind, 3), r.config.num_params, r.config.tokens)):
+        points = np.array([p for p in contents.curves.get(record.id, []) if p[0] > 0], float).reshape(-1, 2)
         if len(points):
             curves.append(
                 TrainingCurve(
                     record.id, record.kind, record.config.num_params, *points.T, *_means(*points.T), record.loss
                 )
             )
-    return TrainingCurves(found.unit, tuple(curves))
+    return TrainingCurves(contents.unit, tuple(curves))
 
 
-def sweep(found: Findings) -> Sweep | None:
+def sweep(contents: StudyContents) -> SweepArms | None:
     """The two arms of the sweep's star; None where there was none, or all of it diverged."""
-    records = found.swept
+    records = contents.swept
     if not records:
         return None
     # The arms of a star cross in its centre: the one setting that most runs share.
     centre = {name: _commonest([getattr(r.config.train, name) for r in records]) for name in ("lr", "batch_tokens")}
-    arms: dict[str, list[SweepLine]] = {"lr": [], "batch_tokens": []}
+    arms: dict[str, list[SweepArm]] = {"lr": [], "batch_tokens": []}
     for size, tokens in sorted({(r.config.num_params, r.config.train.tokens) for r in records}):
         group = [r for r in records if (r.config.num_params, r.config.train.tokens) == (size, tokens)]
         best = min(record.loss for record in group)
@@ -245,23 +245,23 @@ def sweep(found: Findings) -> Sweep | None:
             arm.sort(key=lambda record, setting=setting: getattr(record.config.train, setting))
             x = np.array([getattr(record.config.train, setting) for record in arm], float)
             loss = np.array([record.loss for record in arm], float)
-            arms[setting].append(SweepLine(size, tokens, x, loss, loss / best - 1))
-    recipe = found.recipe or {}
+            arms[setting].append(SweepArm(size, tokens, x, loss, loss / best - 1))
+    recipe = contents.recipe or {}
     reference = records[0].config.train.reference_tokens
     chosen = recipe.get("lr"), recipe.get("batch_tokens")
-    return Sweep(tuple(arms["lr"]), tuple(arms["batch_tokens"]), *chosen, reference)
+    return SweepArms(tuple(arms["lr"]), tuple(arms["batch_tokens"]), *chosen, reference)
 
 
-def backtest(found: Findings) -> tuple[LawErrors, ...]:
+def backtest(contents: StudyContents) -> tuple[LawErrors, ...]:
     """The backtest's errors law by law, the heaviest first; empty where there was no backtest."""
-    if not isinstance(found.predictor, laws.Forecast):
+    if not isinstance(contents.predictor, laws.Forecast):
         return ()
-    tested = found.predictor.backtest
-    rows = {name: [row for row in tested.rows if row.law == name] for name in weights_of(found.predictor)}
+    tested = contents.predictor.backtest
+    rows = {name: [row for row in tested.rows if row.law == name] for name in weights_of(contents.predictor)}
     return tuple(
         LawErrors(
             law=name,
-            weight=found.predictor.weights[name],
+            weight=contents.predictor.weights[name],
             score=tested.score(name),
             factor=np.array([row.factor for row in each]),
             error=np.expm1([row.error for row in each]),
@@ -272,29 +272,29 @@ def backtest(found: Findings) -> tuple[LawErrors, ...]:
     )
 
 
-def isoflop(found: Findings) -> IsoFlop | None:
+def isoflop(contents: StudyContents) -> BudgetSlice | None:
     """The slice at the plan's budget, to twice beyond the sizes that were searched; None without a plan or a law."""
-    plan, predictor = found.plan, found.predictor
+    plan, predictor = contents.plan, contents.predictor
     if plan is None or predictor is None:
         return None
-    count = exact_flops_per_token(found)
+    count = exact_flops_per_token(contents)
     budget = float(count(plan.num_params)) * plan.tokens
     low, high = plan.optimum.searched or (plan.num_params / 8, plan.num_params * 8)
     low, high = min(low, plan.num_params), max(high, plan.num_params)
     sizes = np.geomspace(low / 2, high * 2, 4 * POINTS)
-    loss = predictor.predict(sizes, budget / count(sizes), level=found.level).value
+    loss = predictor.predict(sizes, budget / count(sizes), level=contents.level).value
     first, last = _around(sizes, loss, ISOFLOP_RISE, (low, high))
     ends = min(first, plan.num_params), max(last, plan.num_params)
     sizes = np.union1d(
         np.geomspace(*ends, 4 * POINTS), [x for x in (low, plan.num_params, high) if ends[0] < x < ends[1]]
     )
-    line = _line(found, sizes, budget / count(sizes))
+    line = _line(contents, sizes, budget / count(sizes))
     inside = (sizes >= low) & (sizes <= high)
     best = int(np.argmin(np.where(inside, line.loss, np.inf)))
-    return IsoFlop(
+    return BudgetSlice(
         flops=budget,
-        level=found.level,
-        unit=found.unit,
+        level=contents.level,
+        unit=contents.unit,
         line=line,
         laws={name: fit.law.loss(fit.values, sizes, line.tokens) for name, fit in fits_of(predictor).items()},
         weights=weights_of(predictor),
@@ -305,28 +305,32 @@ def isoflop(found: Findings) -> IsoFlop | None:
     )
 
 
-def target(found: Findings) -> Target | None:
+def target(contents: StudyContents) -> Target | None:
     """The plan as a point, with what its run reached."""
-    plan = found.plan
+    plan = contents.plan
     if plan is None:
         return None
-    config = found.planned
+    config = contents.planned
     if config is not None:
         size, tokens, flops = config.num_params, config.tokens, config.flops
     else:
         size, tokens = plan.num_params, plan.tokens
-        flops = float(exact_flops_per_token(found)(size)) * tokens
-    reached = found.target if found.target and found.target.loss is not None else None
-    return Target(size, tokens, flops, plan.loss, plan.low, plan.high, plan.level, Run.of(reached) if reached else None)
+        flops = float(exact_flops_per_token(contents)(size)) * tokens
+    reached = contents.target if contents.target and contents.target.loss is not None else None
+    return Target(
+        size, tokens, flops, plan.loss, plan.low, plan.high, plan.level, RunPoint.of(reached) if reached else None
+    )
 
 
-def exact_flops_per_token(found: Findings) -> Callable[[float | Array], float | Array]:
+def exact_flops_per_token(contents: StudyContents) -> Callable[[float | Array], float | Array]:
     """FLOPs a token of any size, as the shapes of this study count them.
 
     Head and attention add to 6·N a share that falls about as a power of N: exact at the sizes of the study and of its
     plan, and along that power between and beyond them. Plain 6·N where no shape is known.
     """
-    models = [record.config.model for record in found.records] + ([found.planned.model] if found.planned else [])
+    models = [record.config.model for record in contents.records] + (
+        [contents.planned.model] if contents.planned else []
+    )
     share = {model.num_params: model.flops_per_token / (6 * model.num_params) - 1 for model in models}
     if not share:
         return lambda num_params: 6 * num_params
@@ -344,17 +348,17 @@ def exact_flops_per_token(found: Findings) -> Callable[[float | Array], float | 
     return count
 
 
-def _frontier(found: Findings, runs: Sequence[Run], aim: Target | None) -> Line:
+def _frontier(contents: StudyContents, runs: Sequence[RunPoint], aim: Target | None) -> PredictedLine:
     """The lowest predicted loss at each budget, over the sizes that the plan, or the data, would allow.
 
     From the smallest rung's FLOPs to ``BEYOND`` times the target's (``BEYOND_LADDER`` times the largest rung's before
     there is one).
     """
-    predictor, count = found.predictor, exact_flops_per_token(found)
+    predictor, count = contents.predictor, exact_flops_per_token(contents)
     spent = [run.flops for run in runs] or list(predictor.range["flops"])
     last = max(BEYOND * aim.flops, max(spent)) if aim else BEYOND_LADDER * max(spent)
     budgets = np.geomspace(min(spent), last, BUDGETS)
-    optimum = found.plan.optimum if found.plan else None
+    optimum = contents.plan.optimum if contents.plan else None
     if optimum and optimum.searched:
         # The plan's own limits on tokens per parameter, so that the plan lies on the line.
         fewest, most = (optimum.flops / 6 / size**2 for size in reversed(optimum.searched))
@@ -363,9 +367,9 @@ def _frontier(found: Findings, runs: Sequence[Run], aim: Target | None) -> Line:
     ends = (np.log(budgets / 6 / ratio) / 2 for ratio in (most, fewest))
     grid = np.linspace(*ends, SIZES, axis=1)  # ln N: (budgets, sizes)
     sizes = np.exp(grid)
-    loss = predictor.predict(sizes, budgets[:, None] / count(sizes), level=found.level).value
+    loss = predictor.predict(sizes, budgets[:, None] / count(sizes), level=contents.level).value
     best = np.exp(lowest(grid, loss))
-    return _line(found, best, budgets / count(best))
+    return _line(contents, best, budgets / count(best))
 
 
 def _around(sizes: Array, loss: Array, rise: float, searched: tuple[float, float]) -> tuple[float, float]:
@@ -390,12 +394,12 @@ def lowest(x: Array, y: Array) -> Array:
     return np.where(index == inner, moved, x[rows, index])
 
 
-def _along_tokens(found: Findings, num_params: float, tokens: list[float]) -> Line | None:
+def _along_tokens(contents: StudyContents, num_params: float, tokens: list[float]) -> PredictedLine | None:
     """The law along the tokens of one size; passes exactly through the given ones."""
-    if found.predictor is None:
+    if contents.predictor is None:
         return None
     path = np.union1d(np.geomspace(min(tokens) * 0.8, max(tokens) * 1.25, POINTS), tokens)
-    return _line(found, np.full_like(path, num_params), path)
+    return _line(contents, np.full_like(path, num_params), path)
 
 
 def _means(tokens: Array, loss: Array) -> tuple[Array, Array]:
@@ -406,14 +410,14 @@ def _means(tokens: Array, loss: Array) -> tuple[Array, Array]:
     return np.array([mean[0] for mean in means]), np.array([mean[1] for mean in means])
 
 
-def _line(found: Findings, num_params: Array, tokens: Array) -> Line:
-    prediction = found.predictor.predict(num_params, tokens, level=found.level)
-    flops = exact_flops_per_token(found)(num_params) * tokens
-    return Line(num_params, tokens, flops, prediction.value, prediction.low, prediction.high)
+def _line(contents: StudyContents, num_params: Array, tokens: Array) -> PredictedLine:
+    prediction = contents.predictor.predict(num_params, tokens, level=contents.level)
+    flops = exact_flops_per_token(contents)(num_params) * tokens
+    return PredictedLine(num_params, tokens, flops, prediction.value, prediction.low, prediction.high)
 
 
-def _runs(found: Findings, *kinds: str) -> tuple[Run, ...]:
-    return tuple(Run.of(record) for record in found.finished(*kinds))
+def _runs(contents: StudyContents, *kinds: str) -> tuple[RunPoint, ...]:
+    return tuple(RunPoint.of(record) for record in contents.finished(*kinds))
 
 
 def _commonest(values: list[float]) -> float:

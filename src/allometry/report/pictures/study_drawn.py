@@ -32,14 +32,14 @@ from .canvas import (
     svg,
 )
 from .study_data import (
-    IsoFlop,
+    BudgetSlice,
     LawErrors,
-    Line,
     LossByCompute,
-    Run,
+    PredictedLine,
+    RunPoint,
     SizeCurves,
-    Sweep,
-    SweepLine,
+    SweepArm,
+    SweepArms,
     Target,
     TrainingCurves,
 )
@@ -138,7 +138,7 @@ def training_curves(data: TrainingCurves) -> str:
     return svg(draw, 4.0)
 
 
-def sweep(data: Sweep) -> str:
+def sweep(data: SweepArms) -> str:
     """What a wrong learning rate and a wrong batch cost, side by side."""
 
     def draw(figure: Figure) -> None:
@@ -192,7 +192,7 @@ def backtest(data: Sequence[LawErrors]) -> str:
     return svg(draw, 2.8)
 
 
-def isoflop(data: IsoFlop) -> str:
+def isoflop(data: BudgetSlice) -> str:
     """Predicted loss against model size for the plan's budget."""
 
     def draw(figure: Figure) -> None:
@@ -226,11 +226,11 @@ def isoflop(data: IsoFlop) -> str:
     return svg(draw, 3.9)
 
 
-def _band(axes: Axes, x: np.ndarray, line: Line) -> None:
+def _band(axes: Axes, x: np.ndarray, line: PredictedLine) -> None:
     axes.fill_between(x, line.low, line.high, color=BAND, linewidth=0)
 
 
-def _dots(axes: Axes, x: Sequence[float], runs: Sequence[Run], colour: str, size: float, label: str = "") -> None:
+def _dots(axes: Axes, x: Sequence[float], runs: Sequence[RunPoint], colour: str, size: float, label: str = "") -> None:
     """Runs with two standard errors of their loss, where the bar is longer than the dot."""
     if not runs:
         return
@@ -277,7 +277,7 @@ def _target_losses(target: Target | None) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _arms(axes: Axes, lines: Sequence[SweepLine]) -> None:
+def _arms(axes: Axes, lines: Sequence[SweepArm]) -> None:
     for line, colour in zip(lines, cycle(LAWS, len(lines)), strict=True):
         label = f"{format_count(line.num_params)} parameters, {format_count(line.tokens)} tokens"
         axes.plot(
