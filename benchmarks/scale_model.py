@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from allometry.nn.conversion.measured_modules import finetune_groups
-from allometry.nn.conversion.measured_rules import range_report
+from allometry.nn.conversion.measured.measured_modules import finetune_groups
+from allometry.nn.conversion.measured.operand_ranges import range_report
 from allometry.nn.conversion.scale_model import scale_model
 from allometry.nn.precision.formats import E3M2, E4M3FN, E5M2
 

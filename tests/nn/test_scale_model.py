@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from allometry.nn import AdamW, roles
-from allometry.nn.conversion.counterparts import MeasuredScale
-from allometry.nn.conversion.measured_modules import MeasuredLinear
+from allometry.nn.conversion.measured.measured_modules import MeasuredLinear
 from allometry.nn.conversion.plain_linear_maps import lower
 from allometry.nn.conversion.scale_model import scale_model
+from allometry.nn.conversion.unit.counterparts import MeasuredScale
 from allometry.nn.layers import stateless
 from allometry.nn.layers import with_parameters as layers
 
@@ -167,7 +167,7 @@ def root_mean_squares(model, x):
 
         return hook
 
-    kinds = (layers.Parametrized, stateless._Activation, stateless.Dropout, MeasuredScale)
+    kinds = (layers.Parametrized, stateless.Activation, stateless.Dropout, MeasuredScale)
     for path, module in model.named_modules():
         if isinstance(module, kinds):
             module.register_forward_hook(watch(path))

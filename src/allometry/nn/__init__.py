@@ -19,8 +19,8 @@ except ModuleNotFoundError as error:
 from . import functional, schemes
 from .checks.audit import Audit, AuditRow, audit
 from .checks.coord_check import CoordCheck, Coordinate, coord_check
-from .conversion.measured_factors import ActivationFactor, GradientFactor, WeightFactor
-from .conversion.measured_modules import (
+from .conversion.measured.measured_factors import ActivationFactor, GradientFactor, WeightFactor
+from .conversion.measured.measured_modules import (
     MeasuredConv1d,
     MeasuredConv2d,
     MeasuredConv3d,
@@ -29,7 +29,7 @@ from .conversion.measured_modules import (
     finetune_groups,
     unscale,
 )
-from .conversion.measured_rules import OperandRange, RangeReport, exponent_bits, range_report
+from .conversion.measured.operand_ranges import OperandRange, RangeReport, exponent_bits, range_report
 from .conversion.scale_model import scale_model
 from .layers.stateless import (
     GEGLU,

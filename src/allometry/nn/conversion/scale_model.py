@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .measured_factors import MEASURED_RULES, PARTS
-from .measured_rules import batches_of, inputs_of, scale_measured
+from .measured.measured_factors import MEASURED_RULES, PARTS
+from .measured.measured_rule import scale_measured
+from .measured.run_batches import batches_of, inputs_of
 from .plain_linear_maps import lower
-from .unit_rule import scale_unit
+from .unit.unit_rule import scale_unit
 
 
 def scale_model(
@@ -38,12 +39,12 @@ def scale_model(
     ``rule`` "unit" is for a model that is **not trained yet**. It returns the unit-scaled counterpart, a new model with
     fresh weights from torch's global generator, in which every activation and gradient starts near unit scale. It does
     not use ``loss``; train with :func:`~allometry.nn.functional.cross_entropy`. ``readout`` names the module that is
-    the output layer. :mod:`allometry.nn.conversion.unit_rule` lists the operations that the rule knows.
+    the output layer. :mod:`allometry.nn.conversion.unit.unit_rule` lists the operations that the rule knows.
 
     ``rule`` "absmax" or "rms" keeps the weights and the function of a model, trained or not, and brings the operands
-    of its matrix products and convolutions near 1 (:mod:`allometry.nn.conversion.measured_factors`). The model is
-    measured in its current mode: call ``train()`` first if training follows. Without ``loss`` no gradient is measured,
-    and γ is 1 unless ``running``.
+    of its matrix products and convolutions near 1 (see :mod:`allometry.nn.conversion.measured.measured_factors`). The
+    model is measured in its current mode: call ``train()`` first if training follows. Without ``loss`` no gradient is
+    measured, and γ is 1 unless ``running``.
 
     - ``parts``: which of weight, activation and gradient to scale.
     - ``format``: a number format (or a pair: one for weights and activations, one for gradients) to which the operands

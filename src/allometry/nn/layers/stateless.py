@@ -13,7 +13,9 @@ from ..ops.autograd import Constants
 from ..ops.losses import check_loss
 
 
-class _Activation(nn.Module):
+class Activation(nn.Module):
+    """An activation at unit scale: the base of the classes below, each of which names its ``function``."""
+
     function: ClassVar[str]
 
     def __init__(self, inplace: bool = False, *, constraint: str | None = None):
@@ -30,43 +32,43 @@ class _Activation(nn.Module):
         return f"constraint={self.constraint!r}" if self.constraint else ""
 
 
-class ReLU(_Activation):
+class ReLU(Activation):
     """√2·max(x, 0)."""
 
     function: ClassVar[str] = "relu"
 
 
-class ReLU2(_Activation):
+class ReLU2(Activation):
     """max(x, 0)² at unit scale."""
 
     function: ClassVar[str] = "relu2"
 
 
-class GELU(_Activation):
+class GELU(Activation):
     """GELU at unit scale."""
 
     function: ClassVar[str] = "gelu"
 
 
-class SiLU(_Activation):
+class SiLU(Activation):
     """SiLU at unit scale."""
 
     function: ClassVar[str] = "silu"
 
 
-class Tanh(_Activation):
+class Tanh(Activation):
     """tanh at unit scale."""
 
     function: ClassVar[str] = "tanh"
 
 
-class Sigmoid(_Activation):
+class Sigmoid(Activation):
     """The logistic function at unit scale."""
 
     function: ClassVar[str] = "sigmoid"
 
 
-class Softplus(_Activation):
+class Softplus(Activation):
     """log(1 + eˣ) at unit scale."""
 
     function: ClassVar[str] = "softplus"

@@ -1,33 +1,47 @@
-"""What makes our functions fast in eager mode and right under every transform of PyTorch.
+"""Autograd functions that are fast in eager mode and right under every transform of PyTorch.
 
-An autograd function comes in two styles. The one with ``setup_context`` is asked for by ``torch.func`` and costs some
-80 microseconds a call, since PyTorch inspects its signature each time; the older one is four times as fast. And
-``torch.compile`` refuses any function with a forward-mode rule. So a :class:`Function` is written once, in the new
-style, its forward-mode rule under the name ``tangent``, and :func:`call` applies the form that the mode of execution
-takes.
+PyTorch has two styles of autograd functions. ``torch.func`` requires the style with ``setup_context``, which costs some
+80 microseconds a call, since PyTorch inspects its signature each time; the older style is four times as fast. And
+``torch.compile`` refuses any function with a forward-mode rule. A :class:`Function` is therefore written once, in the
+new style, with its forward-mode rule under the name ``tangent``; :func:`call` applies the form that the current mode of
+execution takes.
 
-Under ``dynamic=True`` the compiler takes every float of a module for a variable, and cannot carry variables into a
-function's backward pass. :class:`Constants` hands it floats that it takes for what they are.
+With ``dynamic=True`` the compiler treats every float of a module as a variable, and cannot carry variables into a
+function's backward pass. :class:`Constants` holds floats that the compiler treats as constants.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, ClassVar
+
 import torch
 
-transforming = torch._C._are_functorch_transforms_active  # what PyTorch's own apply asks
+transforming = torch._C._are_functorch_transforms_active  # PyTorch's own ``apply`` calls it too
 
 
-class Function(torch.autograd.Function):
+class NamedArguments(torch.autograd.Function):
+    """``torch.autograd.Function`` for the type checker: PyTorch declares ``*args``, and our rules name theirs."""
+
+    forward: ClassVar[Callable[..., Any]]
+    setup_context: ClassVar[Callable[..., Any]]
+    backward: ClassVar[Callable[..., Any]]
+
+
+class Function(NamedArguments):
     """A ``torch.autograd.Function`` with ``forward``, ``setup_context``, ``backward`` and ``tangent``.
 
-    Forward mode differentiates the value, so ``tangent`` knows the forward factor only.
+    Forward mode differentiates the value, so ``tangent`` uses the forward factor only.
     """
 
     generate_vmap_rule = True
+    tangent: ClassVar[Callable[..., Any]]
+    transformed: ClassVar[type[Function]]  # the form for torch.func
+    eager: ClassVar[type[Function]]  # the older, faster style
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        if "jvp" in cls.__dict__:  # one of the two made here
+        if "jvp" in cls.__dict__:  # one of the two forms that are created below
             return
         common = {"jvp": cls.tangent, "__module__": cls.__module__}
         cls.transformed = type(cls.__name__, (cls,), common)
@@ -50,7 +64,7 @@ def call(function: type[Function], *arguments):
 
 
 class Constants:
-    """Floats kept as text besides, which the compiler reads back as constants, and guards."""
+    """Floats that are also kept as text: compiled code reads them back from it as guarded constants."""
 
     def __init__(self, *values: float):
         self.values = values

@@ -24,6 +24,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ...ops.autograd import NamedArguments
+
 MEASURED_RULES = ("absmax", "rms")
 PARTS = ("weight", "activation", "gradient")
 FactorValue = float | Tensor
@@ -190,7 +192,7 @@ class GradientFactor(MeasuredFactor):
         return _DivideGradient.apply(x, self, False)
 
 
-class _DivideGradient(torch.autograd.Function):
+class _DivideGradient(NamedArguments):
     @staticmethod
     def forward(ctx, x: Tensor, factor: GradientFactor, divide: bool) -> Tensor:
         ctx.factor, ctx.divide = factor, divide

@@ -1,20 +1,24 @@
-"""Modules that compute what ``torch.nn``'s do from operands over the factors of :mod:`.measured_rule`."""
+"""``torch.nn`` modules whose operands are divided by measured factors and multiplied back in the product.
+
+:func:`attach_factors` turns a plain module into one of these, in place; :func:`unscale` turns it back.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ...ops.autograd import NamedArguments
 from .measured_factors import ActivationFactor, FactorValue, GradientFactor, WeightFactor
 
 
 class Operands(NamedTuple):
-    """What the three products need besides tensors: factors, formats, and who watches the gradient."""
+    """The factors and number formats of the three products; ``observer`` is the running gradient factor, if any."""
 
     alpha: FactorValue
     beta: FactorValue
@@ -24,7 +28,7 @@ class Operands(NamedTuple):
     observer: GradientFactor | None = None
 
     def gradient(self, grad: Tensor) -> tuple[Tensor, FactorValue]:
-        """g/γ in its format, and γ: the running one moves by this gradient first."""
+        """g/γ in its format, and γ. A running γ first takes this gradient into account."""
         gamma = self.gamma
         if self.observer is not None:
             self.observer.observe(grad)
@@ -33,10 +37,10 @@ class Operands(NamedTuple):
 
 
 def operand(tensor: Tensor, factor: FactorValue, number_format: Any) -> Tensor:
-    """One operand as the product reads it: over its factor, rounded to its format."""
+    """One operand as the product reads it: divided by its factor, rounded to its format."""
     if isinstance(factor, Tensor):
-        factor = factor.to(tensor.dtype)
-    if isinstance(factor, Tensor) or factor != 1.0:
+        tensor = tensor / factor.to(tensor.dtype)
+    elif factor != 1.0:
         tensor = tensor / factor
     return tensor if number_format is None else number_format.cast(tensor)
 
@@ -50,7 +54,7 @@ def _product(a: Tensor, b: Tensor, alpha: FactorValue, bias: Tensor | None = Non
     return torch.addmm(addend, a, b, beta=float(bias is not None), alpha=alpha)
 
 
-class _MeasuredLinearFunction(torch.autograd.Function):
+class _MeasuredLinearFunction(NamedArguments):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands) -> Tensor:
         low_x = operand(x, operands.beta, operands.format)
@@ -71,8 +75,8 @@ class _MeasuredLinearFunction(torch.autograd.Function):
         return grad_x, grad_w, grad_b, None
 
 
-class _MeasuredConvolutionFunction(torch.autograd.Function):
-    """No library's convolution takes a factor, so each is put on the result, with the bias where there is one."""
+class _MeasuredConvolutionFunction(NamedArguments):
+    """No library's convolution takes a factor, so the result is multiplied by it, before the bias is added."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple, operands: Operands) -> Tensor:
@@ -94,13 +98,13 @@ class _MeasuredConvolutionFunction(torch.autograd.Function):
         low_g, gamma = ctx.operands.gradient(grad)
         alpha, beta = ctx.operands.alpha, ctx.operands.beta
         padding = [0] * len(stride)
-        wanted = [*ctx.needs_input_grad[:2], False]
+        needed = [*ctx.needs_input_grad[:2], False]
         grad_x, grad_w, _ = torch.ops.aten.convolution_backward(
-            low_g, x, weight, None, stride, padding, dilation, False, padding, groups, wanted
+            low_g, x, weight, None, stride, padding, dilation, False, padding, groups, needed
         )
-        if wanted[0]:
+        if needed[0]:
             grad_x = _times(grad_x, alpha * gamma)
-        if wanted[1]:
+        if needed[1]:
             grad_w = _times(grad_w, alpha * beta * gamma)
         grad_b = grad.transpose(0, 1).flatten(1).sum(1) if ctx.needs_input_grad[2] else None
         return grad_x, grad_w, grad_b, None, None
@@ -110,13 +114,13 @@ def _times(tensor: Tensor, factor: FactorValue) -> Tensor:
     return tensor * (factor.to(tensor.dtype) if isinstance(factor, Tensor) else factor)
 
 
-class MeasuredModule:
-    """What the scaled modules share: ``weight`` holds θ/α, and three scalings hold the factors.
+class MeasuredModule(nn.Module):
+    """The base of the modules with measured factors: ``weight`` holds θ/α, ``weight_factor`` holds α.
 
-    A plain module becomes one in place (:func:`attach_factors`), so that its names, hooks and identity stay.
+    :func:`attach_factors` changes a plain module's class to one of these, so its names, hooks and identity remain.
     """
 
-    weight: nn.Parameter
+    weight: Tensor
     weight_factor: WeightFactor
     formats: tuple[Any, Any] = (None, None)
 
@@ -124,7 +128,31 @@ class MeasuredModule:
         """θ = α · ``weight``, differentiable."""
         return self.weight_factor.restore(self.weight)
 
-    def _run(self, product: Callable[[Tensor, Tensor, Tensor | None, Operands], Tensor], x: Tensor) -> Tensor:
+
+Product = Callable[[Tensor, Tensor, Tensor | None, Operands], Tensor]
+
+
+def _call(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    return function(*arguments)
+
+
+_not_compiled: Callable[..., Tensor] = torch.compiler.disable(_call)
+
+
+class ProductModule(MeasuredModule):
+    """A linear map or convolution: ``input_factor`` holds β and ``grad_factor`` holds γ."""
+
+    bias: Tensor | None
+    input_factor: ActivationFactor
+    grad_factor: GradientFactor
+
+    def _multiply(self, product: Product, x: Tensor) -> Tensor:
+        if self.input_factor.running or self.grad_factor.running:
+            # A running factor moves during the backward pass, which no compiled graph can hold.
+            return _not_compiled(self._multiply_operands, product, x)
+        return self._multiply_operands(product, x)
+
+    def _multiply_operands(self, product: Product, x: Tensor) -> Tensor:
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         x, weight = x.to(dtype), self.weight.to(dtype)
@@ -135,51 +163,49 @@ class MeasuredModule:
         inputs, gradients = self.input_factor, self.grad_factor
         if inputs.running and inputs.training:
             inputs.observe(x)
-        watched = gradients if gradients.running and gradients.training else None
-        return Operands(self.weight_factor.value, inputs.value, gradients.value, *self.formats, watched)
-
-    @torch.compiler.disable
-    def _run_running(self, product, x: Tensor) -> Tensor:
-        # A running factor moves during the backward pass, which no compiled graph can hold.
-        return self._run(product, x)
-
-    def _dispatch(self, product, x: Tensor) -> Tensor:
-        running = self.input_factor.running or self.grad_factor.running
-        return (self._run_running if running else self._run)(product, x)
+        observer = gradients if gradients.running and gradients.training else None
+        return Operands(self.weight_factor.value, inputs.value, gradients.value, *self.formats, observer)
 
 
-class MeasuredLinear(MeasuredModule, nn.Linear):
-    """``nn.Linear`` with measured scaling; the factors are the ``alpha`` of its three GEMMs."""
+class MeasuredLinear(ProductModule, nn.Linear):
+    """``nn.Linear`` with measured factors; each of its three GEMMs takes them as its ``alpha``."""
 
     def forward(self, input: Tensor) -> Tensor:
         flat = input.reshape(-1, input.shape[-1])
-        return self._dispatch(_MeasuredLinearFunction.apply, flat).view(*input.shape[:-1], self.out_features)
+        return self._multiply(_MeasuredLinearFunction.apply, flat).view(*input.shape[:-1], self.out_features)
 
 
-class _MeasuredConv(MeasuredModule):
+class _MeasuredConv(ProductModule):
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
+    _reversed_padding_repeated_twice: list[int]
+
     def forward(self, input: Tensor) -> Tensor:
         axes = self.weight.dim() - 2
         batched = input if input.dim() == axes + 2 else input.unsqueeze(0)
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
         if any(self._reversed_padding_repeated_twice):
             batched = F.pad(batched, self._reversed_padding_repeated_twice, mode=mode)
-        y = self._dispatch(self._convolve, batched)
+        y = self._multiply(self._convolve, batched)
         return y if input.dim() == axes + 2 else y.squeeze(0)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands) -> Tensor:
-        return _MeasuredConvolutionFunction.apply(x, weight, bias, (self.stride, self.dilation, self.groups), operands)
+        geometry = (self.stride, self.dilation, self.groups)
+        return _MeasuredConvolutionFunction.apply(x, weight, bias, geometry, operands)
 
 
 class MeasuredConv1d(_MeasuredConv, nn.Conv1d):
-    """``nn.Conv1d`` with measured scaling."""
+    """``nn.Conv1d`` with measured factors."""
 
 
 class MeasuredConv2d(_MeasuredConv, nn.Conv2d):
-    """``nn.Conv2d`` with measured scaling."""
+    """``nn.Conv2d`` with measured factors."""
 
 
 class MeasuredConv3d(_MeasuredConv, nn.Conv3d):
-    """``nn.Conv3d`` with measured scaling."""
+    """``nn.Conv3d`` with measured factors."""
 
 
 class MeasuredEmbedding(MeasuredModule, nn.Embedding):
@@ -193,51 +219,51 @@ class MeasuredEmbedding(MeasuredModule, nn.Embedding):
         return self.weight_factor.restore(rows)
 
 
-MEASURED_MODULES: dict[type[nn.Module], type[nn.Module]] = {
+Treated = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Embedding
+MEASURED_MODULES: dict[type[nn.Module], type[MeasuredModule]] = {
     nn.Linear: MeasuredLinear,
     nn.Conv1d: MeasuredConv1d,
     nn.Conv2d: MeasuredConv2d,
     nn.Conv3d: MeasuredConv3d,
     nn.Embedding: MeasuredEmbedding,
 }
-PLAIN = {scaled: plain for plain, scaled in MEASURED_MODULES.items()}
+PLAIN_MODULES = {measured: plain for plain, measured in MEASURED_MODULES.items()}
 FACTOR_NAMES = ("weight_factor", "input_factor", "grad_factor")
 
 
-def features(module: nn.Module) -> int:
-    """The dimension of a treated module's input and output that holds features, or channels."""
+def feature_dim(module: Treated) -> int:
+    """The dimension of a module's input and output that holds features, or channels."""
     return -1 if isinstance(module, nn.Linear | nn.Embedding) else 1 - module.weight.dim()
 
 
 def attach_factors(
-    module: nn.Module,
-    weight: WeightFactor,
-    activation: ActivationFactor | None,
-    gradient: GradientFactor | None,
-    formats: tuple[Any, Any] = (None, None),
+    module: Treated, weight: WeightFactor, activation: ActivationFactor | None, gradient: GradientFactor | None
 ) -> None:
-    """Turn a plain module into its scaled one, in place; the caller divides the weight (it may be shared)."""
-    module.__class__ = MEASURED_MODULES[type(module)]
+    """Turn a plain module into its measured one, in place. The caller divides the weight, which may be shared."""
+    _change_class(module, MEASURED_MODULES[type(module)])
     module.weight_factor = weight
-    if activation is not None:
+    if activation is not None and gradient is not None:
         module.input_factor, module.grad_factor = activation, gradient
-    module.formats = formats
 
 
-def measured_modules(model: nn.Module) -> dict[str, Any]:
-    """The scaled modules of ``model`` by path."""
+def _change_class(module: nn.Module, kind: type[nn.Module]) -> None:
+    module.__class__ = kind
+
+
+def measured_modules(model: nn.Module) -> dict[str, MeasuredModule]:
+    """The modules of ``model`` with measured factors, by path."""
     return {path: module for path, module in model.named_modules() if isinstance(module, MeasuredModule)}
 
 
 @torch.no_grad()
 def unscale(model: nn.Module) -> nn.Module:
-    """Give ``model`` its plain modules and weights θ back, in place; what training did to them stays. Returns it."""
-    done: set[int] = set()
+    """Restore the plain modules and the weights θ of ``model``, in place; training is not undone. Returns ``model``."""
+    restored: set[int] = set()
     for module in measured_modules(model).values():
-        if id(module.weight) not in done:
+        if id(module.weight) not in restored:
             module.weight.mul_(module.weight_factor.value)
-            done.add(id(module.weight))
-        module.__class__ = PLAIN[type(module)]
+            restored.add(id(module.weight))
+        _change_class(module, PLAIN_MODULES[type(module)])
         for name in FACTOR_NAMES:
             module._modules.pop(name, None)
         module.__dict__.pop("formats", None)
@@ -247,11 +273,11 @@ def unscale(model: nn.Module) -> nn.Module:
 def finetune_groups(
     model: nn.Module, lr: float, *, weight_decay: float = 0.0, eps: float = 1e-8, optimizer: str = "adamw"
 ) -> list[dict[str, Any]]:
-    """Parameter groups with which ``torch.optim.AdamW`` or ``SGD`` takes the steps it would take on the plain model.
+    """Parameter groups with which ``torch.optim.AdamW`` or ``SGD`` takes the same steps as on the plain model.
 
-    The stored weight is θ/α and its gradient α·dL/dθ. AdamW moves by ``lr`` whatever the gradient, hence ``lr``/α,
-    with decay and ε times α; SGD (with momentum or not) by the gradient, hence ``lr``/α², with L2 decay times α².
-    One group per distinct α.
+    The stored weight is θ/α and its gradient α·dL/dθ. AdamW's step has size ``lr`` whatever the gradient: its group
+    gets ``lr``/α, with decay and ε times α. The step of SGD (with or without momentum) is proportional to the gradient:
+    its group gets ``lr``/α², with L2 decay times α². There is one group for each distinct α.
 
     Raises:
         ValueError: ``optimizer`` is neither "adamw" nor "sgd".

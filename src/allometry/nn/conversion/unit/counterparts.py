@@ -1,22 +1,22 @@
-"""What a module of ``torch.nn`` becomes under unit scaling: its counterpart of ours, by exact type."""
+"""The unit-scaled counterpart of each module of ``torch.nn``, by exact type."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import stateless
-from ..layers import with_parameters as layers
-from ..layers.with_parameters import Parametrized
-from ..ops.activations import activation_scale
-from ..ops.products import over_rows
-from ..ops.scale import Scale, exact_scale, scale
+from ...layers import stateless
+from ...layers import with_parameters as layers
+from ...layers.with_parameters import Parametrized
+from ...ops.activations import activation_scale
+from ...ops.products import over_rows
+from ...ops.scale import Scale, exact_scale, scale
 
 
 class Elementwise(nn.Module):
@@ -33,11 +33,13 @@ class Elementwise(nn.Module):
 
 
 class MeasuredScale(nn.Module):
-    """A factor forward and a factor backward that were measured once, at the start, and are saved with the model.
+    """A factor forward and a factor backward, measured once at the start and saved with the model.
 
-    For operations whose scale depends on how alike their inputs are, which no constant knows: pooling, means,
-    attention. ``free`` says that the backward factor may differ from the forward one.
+    It follows operations whose scale depends on how similar their inputs are, so that no constant fits: pooling, means,
+    attention. With ``free`` the backward factor may differ from the forward one.
     """
+
+    factors: Tensor
 
     def __init__(self, free: bool = False):
         super().__init__()
@@ -46,9 +48,9 @@ class MeasuredScale(nn.Module):
         self._numbers = Scale(1.0, 1.0)
 
     def set(self, forward: float, backward: float) -> None:
-        """Take up these factors; 1 for what could not be measured."""
-        factors = (value if 0 < value < math.inf else 1.0 for value in (forward, backward))
-        self.factors.copy_(torch.tensor(tuple(factors)))
+        """Set the factors; a factor that is not finite and positive becomes 1."""
+        factors = [value if 0 < value < math.inf else 1.0 for value in (forward, backward)]
+        self.factors.copy_(torch.tensor(factors))
         self._numbers = Scale(*self.factors.tolist())
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
@@ -76,11 +78,14 @@ class DotProductAttention(nn.Module):
 
 
 class Normed(Parametrized):
-    """A batch, group or instance norm: the norm as it is, then gain and bias by channel, gradients over √rows."""
+    """A batch, group or instance norm without parameters, then gain and bias by channel; their gradients over √rows."""
 
     roles: ClassVar[dict[str, str]] = {"weight": "gain", "bias": "bias"}
 
-    def __init__(self, plain: nn.Module):
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
+    def __init__(self, plain: Any):
         super().__init__()
         self.weight, self.bias = (
             None if p is None else nn.Parameter(p.detach().clone()) for p in (plain.weight, plain.bias)
@@ -94,14 +99,17 @@ class Normed(Parametrized):
         if self.weight is not None:
             back = over_rows(y.numel() // y.shape[1])
             shape = -1, *(1,) * (y.dim() - 2)
-            y = y * scale(self.weight, 1.0, back).view(shape) + scale(self.bias, 1.0, back).view(shape)
+            y = y * scale(self.weight, 1.0, back).view(shape)
+            if self.bias is not None:
+                y = y + scale(self.bias, 1.0, back).view(shape)
         return y
 
 
-Maker = Callable[[nn.Module, str | None], nn.Module]
+# Called with a module of the type that it is listed under, and the constraint ("output" or None).
+Maker = Callable[[Any, str | None], nn.Module]
 
 
-def _like(plain: nn.Module) -> dict:
+def _like(plain: Any) -> dict:
     weight = plain.weight
     return {} if weight is None else {"device": weight.device, "dtype": weight.dtype}
 
@@ -112,7 +120,7 @@ def _linear(plain: nn.Linear, constraint: str | None) -> nn.Module:
 
 
 def _conv(make: type) -> Maker:
-    def maker(plain: nn.Module, constraint: str | None) -> nn.Module:
+    def maker(plain: Any, constraint: str | None) -> nn.Module:
         if plain.padding_mode != "zeros":
             raise ValueError(f"padding_mode {plain.padding_mode!r} is not supported")
         padding = plain.padding
@@ -143,7 +151,7 @@ def _embedding(plain: nn.Embedding, constraint: str | None) -> nn.Module:
 
 
 def _norm(make: type) -> Maker:
-    def maker(plain: nn.Module, constraint: str | None) -> nn.Module:
+    def maker(plain: Any, constraint: str | None) -> nn.Module:
         if len(plain.normalized_shape) != 1:
             raise ValueError(f"normalized_shape {tuple(plain.normalized_shape)}: only the last dimension is supported")
         options = {"eps": 1e-6 if plain.eps is None else plain.eps, "elementwise_affine": plain.weight is not None}
@@ -154,18 +162,18 @@ def _norm(make: type) -> Maker:
     return maker
 
 
-def _activation(make: type, default: Callable[[nn.Module], bool] = lambda plain: True) -> Maker:
+def _activation(make: type, default: Callable[[Any], bool] = lambda plain: True) -> Maker:
     return lambda plain, constraint: make(constraint=constraint) if default(plain) else _elementwise(plain, constraint)
 
 
-def _elementwise(plain: nn.Module, constraint: str | None) -> nn.Module:
+def _elementwise(plain: Any, constraint: str | None) -> nn.Module:
     plain = copy.deepcopy(plain)
     if hasattr(plain, "inplace"):
         plain.inplace = False
     return Elementwise(plain, constraint)
 
 
-def _dropout(plain: nn.Module, constraint: str | None) -> nn.Module:
+def _dropout(plain: nn.Dropout, constraint: str | None) -> nn.Module:
     return stateless.Dropout(plain.p)
 
 
@@ -204,13 +212,13 @@ COUNTERPARTS: dict[type[nn.Module], Maker] = {
         lambda plain, constraint: Normed(plain),
     ),
 }
-# They move entries about and leave the scale alone.
+# These modules move entries and leave the scale unchanged.
 PASSING: tuple[type[nn.Module], ...] = (
     nn.Identity, nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Upsample,
     nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d, nn.CircularPad1d,
     nn.CircularPad2d, nn.ZeroPad1d, nn.ZeroPad2d,
 )  # fmt: skip
-# Their scale depends on how alike neighbours are.
+# The scale of these modules depends on how similar neighbours are.
 MEASURED: tuple[type[nn.Module], ...] = (
     nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.Softmax,
@@ -218,13 +226,13 @@ MEASURED: tuple[type[nn.Module], ...] = (
 
 
 def ratio_of(module: nn.Module) -> float:
-    """The gradient that a counterpart passes on, over the true one."""
+    """The gradient that a counterpart passes on, divided by the true one."""
     if isinstance(module, layers.Linear | layers.Conv1d | layers.Conv2d):
         factors = module.factors()
         return factors.grad_input / factors.output
     if isinstance(module, Elementwise):
         return module.factors.backward / module.factors.forward
-    if hasattr(module, "function") and hasattr(module, "constraint"):
+    if isinstance(module, stateless.Activation):
         factors = activation_scale(module.function, module.constraint)
         return factors.backward / factors.forward
     return 1.0

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from allometry.nn.conversion.measured_factors import ActivationFactor, GradientFactor, WeightFactor
-from allometry.nn.conversion.measured_modules import MeasuredLinear, finetune_groups, measured_modules, unscale
-from allometry.nn.conversion.measured_rules import exponent_bits, range_report
+from allometry.nn.conversion.measured.measured_factors import ActivationFactor, GradientFactor, WeightFactor
+from allometry.nn.conversion.measured.measured_modules import MeasuredLinear, finetune_groups, measured_modules, unscale
+from allometry.nn.conversion.measured.operand_ranges import exponent_bits, range_report
 from allometry.nn.conversion.scale_model import scale_model
 from allometry.nn.precision.formats import E3M2
 

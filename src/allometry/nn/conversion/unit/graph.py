@@ -1,4 +1,4 @@
-"""A model's graph as ``torch.fx`` records it, with what each node is on an example."""
+"""A model's graph as ``torch.fx`` records it, and the value of each node on an example."""
 
 from __future__ import annotations
 
@@ -10,40 +10,44 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+from torch.fx.proxy import TraceError
+from torch.utils import _pytree as pytree
 
-# Functions that make tensors from numbers: fx does not see them, for none of their arguments is a tensor.
-MAKERS = ("arange", "zeros", "ones", "full", "empty", "linspace", "tril_indices", "triu_indices")
+# These functions create tensors from numbers. fx does not record them, since none of their arguments is a tensor.
+CREATORS = ("arange", "zeros", "ones", "full", "empty", "linspace", "tril_indices", "triu_indices")
 
 
 class Untraceable(ValueError):
-    """``forward`` does what a graph cannot hold."""
+    """``forward`` does something that a graph cannot hold."""
 
 
 class Tracer(fx.Tracer):
-    """Follows ``forward`` on an example, whose answer is given to what is asked of shapes (by ``assert`` or ``if``)."""
+    """Follows ``forward``; an ``if`` or ``assert`` on shapes takes the branch that the example takes."""
 
-    proxy_buffer_attributes = True  # or a mask could not be cut to the length of the input
+    proxy_buffer_attributes = True  # without it a mask could not be cut to the length of the input
 
-    # Unpickling a graph makes a tracer without arguments, and asks it for no value.
+    # Unpickling a graph constructs a tracer without arguments, and uses none of its values.
     def __init__(self, leaf: Callable[[nn.Module], bool] = bool, values: dict[str, Any] | None = None):
         super().__init__()
         self.leaf, self.values = leaf, values or {}
         self.known: dict[fx.Node, Any] = {}
 
-    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
-        return self.leaf(module)
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return self.leaf(m)
 
-    def to_bool(self, proxy: fx.Proxy) -> bool:
-        value = self._value(proxy.node)
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        value = self._value(obj.node)
         if isinstance(value, Tensor):
             raise Untraceable("an if or assert on the values of a tensor")
         return bool(value)
 
-    def iter(self, proxy: fx.Proxy) -> Iterator:
+    def iter(self, obj: fx.Proxy) -> Iterator:
         try:
-            return super().iter(proxy)
-        except fx.proxy.TraceError:
-            return iter([proxy[i] for i in range(len(self._value(proxy.node)))])
+            return super().iter(obj)
+        except TraceError:
+            items = range(len(self._value(obj.node)))
+            return iter([self.create_proxy("call_function", operator.getitem, (obj, i), {}) for i in items])
 
     def _value(self, node: fx.Node) -> Any:
         if node not in self.known:
@@ -53,15 +57,21 @@ class Tracer(fx.Tracer):
     @torch.no_grad()
     def _compute(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
-            return self.values[node.target]
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._value)
+            return self.values[str(node.target)]
+        args, kwargs = map_arg((node.args, node.kwargs), self._value)
         if node.op == "get_attr":
-            return _attribute(self.root, node.target)
+            return _attribute(self.root, path_of(node))
         if node.op == "call_module":
-            return self.root.get_submodule(node.target)(*args, **kwargs)
+            return self.root.get_submodule(path_of(node))(*args, **kwargs)
         if node.op == "call_method":
-            return getattr(args[0], node.target)(*args[1:], **kwargs)
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
         return node.target(*args, **kwargs)
+
+
+def path_of(node: fx.Node) -> str:
+    """The path that a node reads an attribute from, or at which its module stands."""
+    return str(node.target)
 
 
 def _attribute(root: nn.Module, path: str) -> Any:
@@ -71,7 +81,7 @@ def _attribute(root: nn.Module, path: str) -> Any:
 
 
 def bind(model: nn.Module, example: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of ``forward`` that an example gives, by name, and the defaults of the others."""
+    """The tensors that an example gives to ``forward``, and the constants and defaults of other arguments, by name."""
     signature = inspect.signature(model.forward)
     if isinstance(example, dict):
         bound = signature.bind(**example)
@@ -93,16 +103,16 @@ def bind(model: nn.Module, example: Any) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def trace(model: nn.Module, example: Any, leaf: Callable[[nn.Module], bool]) -> tuple[fx.Graph, list[Any]]:
-    """The graph of ``model``, specialised to the arguments that ``example`` gives; and the values of its placeholders.
+    """The graph of ``model``, for the arguments that ``example`` gives; and the values of its placeholders.
 
     Raises:
         ValueError: ``forward`` cannot be traced.
     """
     try:
         values, constants = bind(model, example)
-        with _makers_recorded():
+        with _creators_recorded():
             graph = Tracer(leaf, values).trace(model, concrete_args=constants or None)
-    except (fx.proxy.TraceError, TypeError, RuntimeError, AttributeError, KeyError, Untraceable) as error:
+    except (TraceError, TypeError, RuntimeError, AttributeError, KeyError, Untraceable) as error:
         raise ValueError(f"model: the forward of {type(model).__name__} cannot be traced: {error}") from error
     order = [name for name in inspect.signature(model.forward).parameters if name in values | constants]
     _require_constants(graph)
@@ -110,21 +120,28 @@ def trace(model: nn.Module, example: Any, leaf: Callable[[nn.Module], bool]) -> 
 
 
 def _require_constants(graph: fx.Graph) -> None:
-    """Exchange fx's own checks of what a graph was specialised to for ones that say so, and that can be pickled."""
+    """Replace fx's own checks of constant arguments by :func:`require`, which names the argument and can be pickled."""
     for node in list(graph.nodes):
         node.type = None  # an annotation that is a string cannot be pickled
-        is_none = node.op == "call_function" and node.target.__name__ == "_assert_is_none"
-        compares = node.target is torch._assert and getattr(node.args[0], "target", None) is operator.eq
-        if is_none or (compares and node.args[0].args[0].op == "placeholder"):
-            source, expected = (node.args[0], None) if is_none else node.args[0].args
-            compared = None if is_none else node.args[0]
-            node.target, node.args = require, (source, expected, source.name.rpartition("_")[0] or source.name)
-            if compared is not None:
-                graph.erase_node(compared)
+        if node.op == "call_function" and getattr(node.target, "__name__", "") == "_assert_is_none":
+            _require(node, node.args[0], None)
+        elif node.target is torch._assert and _compares_placeholder(node.args[0]):
+            compared = node.args[0]
+            source, expected = compared.args
+            _require(node, source, expected)
+            graph.erase_node(compared)
+
+
+def _compares_placeholder(compared: Any) -> bool:
+    return getattr(compared, "target", None) is operator.eq and compared.args[0].op == "placeholder"
+
+
+def _require(node: fx.Node, source: Any, expected: Any) -> None:
+    node.target, node.args = require, (source, expected, source.name.rpartition("_")[0] or source.name)
 
 
 def require(value: Any, expected: Any, name: str) -> None:
-    """Hold an argument to what the graph was made for."""
+    """Raise if an argument differs from the constant that the graph was traced with."""
     if isinstance(value, Tensor) or value != expected:
         given = "a tensor" if isinstance(value, Tensor) else repr(value)
         raise ValueError(
@@ -133,8 +150,8 @@ def require(value: Any, expected: Any, name: str) -> None:
 
 
 @contextmanager
-def _makers_recorded() -> Iterator[None]:
-    originals = {name: getattr(torch, name) for name in MAKERS}
+def _creators_recorded() -> Iterator[None]:
+    originals = {name: getattr(torch, name) for name in CREATORS}
     try:
         for name, function in originals.items():
             setattr(torch, name, _recorded(function))
@@ -147,34 +164,34 @@ def _makers_recorded() -> Iterator[None]:
 def _recorded(function: Callable) -> Callable:
     def wrapper(*args, **kwargs):
         proxies: list[fx.Proxy] = []
-        torch.utils._pytree.tree_map_only(fx.Proxy, proxies.append, (args, kwargs))
+        pytree.tree_map_only(fx.Proxy, proxies.append, (args, kwargs))
         if not proxies:
             return function(*args, **kwargs)
-        made = proxies[0].tracer.create_proxy("call_function", make, (function.__name__, *args), kwargs)
-        return wrapped(made.node) and made
+        proxy = proxies[0].tracer.create_proxy("call_function", create, (function.__name__, *args), kwargs)
+        mark_wrapped(proxy.node)
+        return proxy
 
     return wrapper
 
 
-def make(name: str, *args, **kwargs) -> Tensor:
-    """``torch.arange`` and its like, as one node of a graph."""
+def create(name: str, *args, **kwargs) -> Tensor:
+    """Call ``torch.arange`` or another of :data:`CREATORS`, as one node of a graph."""
     return getattr(torch, name)(*args, **kwargs)
 
 
-def wrapped(node: fx.Node) -> fx.Node:
-    """Mark a node's function as one that is not to be looked into when the graph is unpickled."""
+def mark_wrapped(node: fx.Node) -> None:
+    """Mark a node's function: it is not traced into when the graph is unpickled."""
     node.meta["is_wrapped"] = True
-    return node
 
 
 class Values(fx.Interpreter):
-    """Runs a graph on an example and keeps what every node gave."""
+    """Runs a graph on an example and keeps the value of every node."""
 
     def __init__(self, module: nn.Module, graph: fx.Graph):
         super().__init__(module, garbage_collect_values=False, graph=graph)
 
     def of(self, arguments: list[Any]) -> dict[fx.Node, Any]:
-        """The value of every node. Inputs of real numbers ask for gradients, so that what depends on them shows."""
+        """The value of every node. Floating-point inputs require gradients, which marks all that depends on them."""
         self.run(*map(_differentiable, arguments))
         return self.env
 
