@@ -155,7 +155,7 @@ def test_the_scan_sees_what_it_is_for(tmp_path):
     assert {("torch", True), ("allometry.nn", True), ("allometry.config.model", True)} <= set(
         imports(SOURCE / "lm" / "model.py")
     )
-    assert ("allometry.runs.study", False) in imports(SOURCE / "laws" / "tables" / "observations.py")
+    assert ("allometry.runs.study", False) in imports(SOURCE / "laws" / "tables" / "from_study.py")
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) != []
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 

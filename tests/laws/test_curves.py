@@ -95,7 +95,7 @@ def test_a_study_has_its_curves_with_the_rates_of_their_schedules(tmp_path):
     assert curves.tokens[-1] == config.tokens
     observations = Observations.read(tmp_path / "study", curves=tmp_path / "study")
     assert observations.curves.names == observations.labels
-    final = observations.curves.final(share=0)
+    final = Observations.from_curves(observations.curves, share=0)
     assert final.num_params.tolist() == [config.num_params]
     assert final.loss.tolist() == [2.0]
 
@@ -170,7 +170,7 @@ def test_a_jump_of_the_rate_stays_between_two_points():
 
 def test_ends_of_curves_are_observations_with_the_curves_beside_them():
     curves = Curves.read(long(steps=1000))
-    found = curves.final(num_params={"a": 1e6, "b": 2e6}, tokens=1e9, share=0.1, counted="total")
+    found = Observations.from_curves(curves, num_params={"a": 1e6, "b": 2e6}, tokens=1e9, share=0.1, counted="total")
     assert found.labels == ("a", "b")
     assert found.num_params.tolist() == [1e6, 2e6]
     assert found.counted == "total"
@@ -180,14 +180,14 @@ def test_ends_of_curves_are_observations_with_the_curves_beside_them():
     assert found.column("lr").tolist() == [3e-4, 3e-4]
     assert found.curves is curves
     with pytest.raises(UserError, match="num_params of run 'b' is not known; give num_params="):
-        curves.final(num_params={"a": 1e6}, tokens=1e9)
+        Observations.from_curves(curves, num_params={"a": 1e6}, tokens=1e9)
     with pytest.raises(UserError, match="tokens of run 'a' is not known"):
-        curves.final(num_params=1e6)
+        Observations.from_curves(curves, num_params=1e6)
 
 
 def test_sizes_and_tokens_of_the_table_are_used():
     table = long() | {"params": [1e6] * 1000 + [4e6] * 1000, "tokens": list(range(512, 512_001, 512)) * 2}
-    found = Curves.read(table).final()
+    found = Observations.from_curves(Curves.read(table))
     assert found.num_params.tolist() == [1e6, 4e6]
     assert found.tokens.tolist() == [512_000.0, 512_000.0]
 

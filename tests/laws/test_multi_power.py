@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from scipy.optimize import least_squares
 from allometry.errors import UserError
 from allometry.laws.along_a_run.curve_fit import CurveFit, fit_curves
 from allometry.laws.along_a_run.multi_power import MultiPower, Track, units_of, wsd
+from allometry.laws.tables.curves import Curves
 from helpers.ladders import shared
 
 LAW = MultiPower()
@@ -289,10 +289,15 @@ def test_rows_tell_the_schedule_and_the_warm_up():
 
 def test_curves_of_a_table_are_taken_as_they_are():
     curves, schedules = made(("cosine", "drop"), noise=1e-3)
-    table = SimpleNamespace(by_run=lambda: curves, notes=("columns taken: step",))
+    rows = [(name, *point) for name, columns in curves.items() for point in zip(*columns, strict=True)]
+    table = Curves.read(dict(zip(("run", "step", "lr", "loss"), zip(*rows, strict=True), strict=True)))
     fitted = fit_curves(table, schedules=schedules)
     assert fitted.values == fit_curves(curves, schedules=schedules).values
-    assert fitted.notes[0] == "columns taken: step"
+    assert (
+        fitted.notes[0]
+        == table.notes[0]
+        == ("frame: columns taken: run = 'run', step = 'step', loss = 'loss', lr = 'lr'")
+    )
     assert fitted.refits.shape == (8, 7)
 
 

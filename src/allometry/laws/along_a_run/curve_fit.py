@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,10 +23,8 @@ from ..fitting.fit import OBJECTIVES, active_bounds
 from ..fitting.result import GREEK
 from ..prediction import Prediction, check_level
 from ..solver import Problem, solve
+from ..tables.curves import Curves
 from .multi_power import MOST_STEPS, MultiPower, Track, check_rates, check_steps, units_of, wsd
-
-if TYPE_CHECKING:
-    from ..tables.curves import Curves
 
 LAW = MultiPower()
 # Their spread is reckoned in the logarithm.
@@ -252,10 +250,10 @@ def fit_curves(
         raise UserError(f"no objective {objective!r}; known are {', '.join(OBJECTIVES)}")
     if not delta > 0:
         raise UserError(f"delta is {delta}; it must be above zero")
-    runs = curves.by_run() if hasattr(curves, "by_run") else curves
+    runs = curves.by_run() if isinstance(curves, Curves) else curves
     if not isinstance(runs, Mapping) or not runs:
         raise UserError("no curves to fit: give run → (steps, learning rates, losses), or Curves")
-    notes = list(getattr(curves, "notes", ()))
+    notes = list(curves.notes) if isinstance(curves, Curves) else []
     read = [_read(str(name), rows, warmup, (schedules or {}).get(name), notes) for name, rows in runs.items()]
     tracks = [Track.of(curve.rates, curve.steps) for curve in read]
     _check_falls(read, tracks, notes)

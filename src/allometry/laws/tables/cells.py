@@ -141,14 +141,14 @@ class Table:
         cells = self.columns[name].cells[self.index]
         return [cell.strip() if type(cell) is str else cell_text(cell) for cell in cells]
 
-    def select(self, wanted: Mapping[str, Any]) -> Table:
-        """The rows whose cells equal those wanted: column → value, or a list of values.
+    def select(self, conditions: Mapping[str, Any]) -> Table:
+        """The rows that meet every condition: column → value of its cell, or a list of possible values.
 
         Raises:
             UserError: no such column, or no row left.
         """
         table = self
-        for name, value in wanted.items():
+        for name, value in conditions.items():
             if name not in self.columns:
                 raise UserError(f"{self.name}: no column {name!r} to select by; found: {self.shown}")
             values = value if isinstance(value, list | tuple | set | frozenset) else [value]
@@ -185,9 +185,9 @@ def _plain(value: float) -> str:
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))
 
 
-def _same(text: str, wanted: Any) -> bool:
+def _same(text: str, value: Any) -> bool:
     """Equal as text, or as numbers."""
-    other = cell_text(wanted)
+    other = cell_text(value)
     if text == other:
         return True
     try:
@@ -214,12 +214,12 @@ def _floats(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values, odd, known = np.full(len(cells), np.nan), np.zeros(len(cells), bool), {}
     for row, cell in enumerate(cells):
         text = cell if isinstance(cell, str) else None
-        found = known.get(text) if text is not None else None
-        if found is None:
-            found = _float(cell)
+        number = known.get(text) if text is not None else None
+        if number is None:
+            number = _float(cell)
             if text is not None and len(known) < 100_000:
-                known[text] = found
-        values[row], odd[row] = found
+                known[text] = number
+        values[row], odd[row] = number
     return values, odd
 
 

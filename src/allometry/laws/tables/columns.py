@@ -1,4 +1,4 @@
-"""Which column of somebody's table holds what: the usual names, looked up without regard to case or punctuation."""
+"""Match: which column of somebody's table holds what, by the usual names whatever their case and punctuation."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ BARE_BATCH = "bsz batch batchsize bs globalbatch globalbatchsize gbs trainbatchs
 # A column of parameters that does not say which it counts.
 BARE_COUNTS = "numparams nparams params parameters paramcount modelsize modelparams numparameters n size"
 
-# Normalised names, the most telling first.
+# Normalised names, the likeliest first.
 KNOWN = {
     name: words.split()
     for name, words in (
@@ -119,12 +119,18 @@ def match_columns(
     else:
         notes = _search(table, taken, {name for name, column in chosen.items() if column is None}, counted)
     _check_complete(table, taken)
-    counted, said = _which_counted(table, taken, counted)
+    counted, unsure = _which_counted(table, taken, counted)
     used = ", ".join(f"{name} = {taken[name]!r}" for name in (*FIELDS, *EXTRA) if name in taken)
     if re.search("bits?(per|$)|bpb", normalise(taken["loss"])):
         notes.append(f"loss is column {taken['loss']!r}, in bits by its name: so are predictions")
     bare = "batch_sequences" not in chosen and normalise(taken.get("batch_sequences")) in BARE_BATCH.split()
-    return Match(taken, counted, bare, (f"columns taken: {used}", *notes, *said))
+    return Match(taken, counted, bare, (f"columns taken: {used}", *notes, *unsure))
+
+
+def check_counted(counted: str) -> None:
+    """Refuse a way of counting parameters that is not known."""
+    if counted not in COUNTED:
+        raise UserError(f"counted is {counted!r}; parameters are counted {', '.join(COUNTED)}")
 
 
 def convert(table: Table, name: str, column: str | float) -> np.ndarray:
@@ -142,7 +148,7 @@ def convert(table: Table, name: str, column: str | float) -> np.ndarray:
     values = values.copy()
     cells = table.columns[column].cells[table.index[rows]]
     for row, cell in zip(rows, cells, strict=True):
-        text, where = str(cell).strip(), f"{table.name}, {table.place(row)}"
+        text, where = str(cell).strip(), f"{table.name}, {table.place(int(row))}"
         if name not in COUNTS or not text[:1].isdigit():
             more = f" (and {len(rows) - 1} rows more)" if len(rows) > 1 else ""
             raise UserError(f"{where}: {name} is {text[:60]!r}, not a number{more}; mend the cell or remove the row")
@@ -198,7 +204,7 @@ def _search(table: Table, taken: dict[str, str | float], skipped: set[str], coun
 
 def _candidates(table: Table, by_name: dict[str, list[str]], name: str, words: list[str]) -> list[str]:
     """The columns that could hold a field, the likeliest first; words where numbers belong only if nothing else."""
-    found = []
+    matching = []
     for word in words:
         columns = [c for c in by_name.get(word, []) if name in ("label", "status") or not table.columns[c].is_text]
         if len(columns) > 1:
@@ -207,9 +213,9 @@ def _candidates(table: Table, by_name: dict[str, list[str]], name: str, words: l
                 f"{table.name}: columns {shown} could all be {name}; say which, "
                 f"e.g. columns={{{name!r}: {columns[0]!r}}}"
             )
-        found += columns
-    if found or name not in ("num_params", "tokens", "loss"):
-        return found
+        matching += columns
+    if matching or name not in ("num_params", "tokens", "loss"):
+        return matching
     return [columns[0] for word in words if (columns := by_name.get(word))][:1]
 
 
@@ -257,8 +263,7 @@ def _count_words(counted: str | None, bare: list[str]) -> list[str]:
     """Names of a column of parameters, counted one way or any: non-embedding first, as laws usually count."""
     if counted is None:
         return [*COUNTED["non_embedding"].split(), *bare, *COUNTED["matmul"].split(), *COUNTED["total"].split()]
-    if counted not in COUNTED:
-        raise UserError(f"counted is {counted!r}; parameters are counted {', '.join(COUNTED)}")
+    check_counted(counted)
     return [*COUNTED[counted].split(), *bare]
 
 
@@ -272,8 +277,8 @@ def _which_counted(table: Table, taken: Mapping[str, str | float], counted: str 
         raise UserError(
             f"{table.name}: column {column!r} counts {named} parameters, not {counted}; give one of the two"
         )
-    if counted is not None or named is not None:
-        return counted or named, []
+    if known := counted or named:
+        return known, []
     return "unknown", [
         f"which parameters {column!r} counts is not said: exponents depend on it, so state counted= "
         f"({', '.join(COUNTED)}) and plan with the same"

@@ -6,18 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...errors import UserError
 from .cells import Table
 from .columns import KNOWN, convert, normalise
+from .from_study import study_curves
 from .readers import SUFFIXES, read_table, table_stem, table_suffix
-
-if TYPE_CHECKING:
-    from ...runs.study import Study
-    from .observations import Observations
 
 Array = np.ndarray
 
@@ -75,9 +72,7 @@ class Curves:
         """
         if isinstance(source, str | Path) and Path(source).is_dir():
             if (Path(source) / "study.json").is_file():
-                from ...runs.study import Study
-
-                return cls.of_study(Study.open(Path(source)))
+                return _of_study(Path(source))
             source = _files(Path(source))
         if isinstance(source, str | Path):
             return _together([_read(source, table_stem(Path(source)), columns)])
@@ -85,26 +80,6 @@ class Curves:
             paths = [Path(one) for one in source]
             return _together([_read(path, name, columns) for path, name in zip(paths, _stems(paths), strict=True)])
         return _together([_read(source, "run", columns)])
-
-    @classmethod
-    def of_study(cls, study: Study) -> Curves:
-        """The training curves of a study's ladder, with the rates of their schedules."""
-        parts = []
-        for record in study.records("ladder"):
-            points = study.curve(record.id)
-            if not points:
-                continue
-            schedule, peak = record.config.schedule, record.config.train.lr
-            tokens, loss = np.array(points, dtype=float).T
-            starts = np.array([schedule.tokens_before(step) for step in range(schedule.steps + 1)])
-            step = np.clip(np.searchsorted(starts, tokens), 1, schedule.steps)
-            lr = np.array([peak * schedule.lr_factor_at(int(one) - 1) for one in step])
-            size = np.array([float(record.config.num_params)])
-            run = np.zeros(len(loss), np.int64)
-            parts.append(cls((record.id,), run, step.astype(float), loss, lr, tokens, size))
-        if not parts:
-            raise UserError(f"{study.path}: no curves in this study yet; run `allometry ladder` on it")
-        return _together(parts)
 
     def by_run(self) -> dict[str, tuple[Array, Array, Array]]:
         """Run → its (step, lr, loss)."""
@@ -129,7 +104,7 @@ class Curves:
         that a decay keeps its shape and a jump of the rate stays between two points.
 
         Raises:
-            UserError: fewer than two points wanted.
+            UserError: fewer than two points.
         """
         if points < 2:
             raise UserError(f"cannot thin a curve to {points} points; give at least 2")
@@ -141,41 +116,6 @@ class Curves:
             name: np.add.reduceat(getattr(self, name), starts) / counts for name in ("step", "loss", "lr", "tokens")
         }
         return replace(self, run=self.run[starts], **means)
-
-    def final(
-        self,
-        num_params: float | Mapping[str, float] | None = None,
-        tokens: float | Mapping[str, float] | None = None,
-        share: float = 0.01,
-        counted: str = "unknown",
-    ) -> Observations:
-        """The ends of the runs as a table, with these curves beside it.
-
-        Args:
-            num_params: of all runs, or run → N; the curves' own if None.
-            tokens: of all runs, or run → D; the tokens of the last point if None.
-            share: the loss is the mean over the last so much of the steps; 0 for the last point alone.
-            counted: what num_params counts.
-
-        Raises:
-            UserError: a run whose N or D is not known.
-        """
-        from .observations import Observations
-
-        bounds = np.searchsorted(self.run, np.arange(len(self.names) + 1))
-        last = bounds[1:] - 1
-        sizes = _each(self.names, num_params, self.num_params, "num_params")
-        lengths = _each(self.names, tokens, self.tokens[last], "tokens")
-        rows = []
-        for i, (low, high) in enumerate(pairwise(bounds)):
-            step, loss, lr = (values[low:high] for values in (self.step, self.loss, self.lr))
-            end = loss[step >= (1 - share) * step[-1]]
-            peak = np.max(lr, where=np.isfinite(lr), initial=-np.inf)
-            row = {"label": self.names[i], "num_params": sizes[i], "tokens": lengths[i], "loss": end.mean()}
-            row |= {"steps": step[-1]} | ({"lr": peak} if peak > 0 else {})
-            rows.append(row)
-        found = Observations.from_records(rows, counted=counted)
-        return replace(found, curves=self, notes=(*self.notes, *found.notes))
 
 
 def _stretches(step: Array, lr: Array, points: int) -> Array:
@@ -190,6 +130,24 @@ def _stretches(step: Array, lr: Array, points: int) -> Array:
         along = (along + change / change[-1]) / 2
     stretch = np.minimum(np.floor(along * points), points - 1)
     return np.concatenate([[0], np.flatnonzero(np.diff(stretch) > 0) + 1])
+
+
+def _of_study(path: Path) -> Curves:
+    """The training curves of a study's ladder, with the learning rates of their schedules."""
+    return _together(
+        [
+            Curves(
+                (one.name,),
+                np.zeros(len(one.loss), np.int64),
+                one.step,
+                one.loss,
+                one.lr,
+                one.tokens,
+                np.array([one.num_params]),
+            )
+            for one in study_curves(path)
+        ]
+    )
 
 
 def _files(folder: Path) -> list[Path]:
@@ -326,15 +284,3 @@ def _together(parts: list[Curves]) -> Curves:
         dict.fromkeys(note.split(": ", 1)[1] if len(parts) > 1 else note for part in parts for note in part.notes)
     )
     return Curves(tuple(names), run, **joined, notes=notes)
-
-
-def _each(names: tuple[str, ...], given: float | Mapping[str, float] | None, own: Array, what: str) -> list[float]:
-    """A number for every run."""
-    if isinstance(given, Mapping):
-        found = [float(given.get(name, np.nan)) for name in names]
-    else:
-        found = [float(x) for x in own] if given is None else [float(given)] * len(names)
-    unknown = [name for name, value in zip(names, found, strict=True) if not np.isfinite(value)]
-    if unknown:
-        raise UserError(f"{what} of run {unknown[0]!r} is not known; give {what}=, a number or run → number")
-    return found

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...errors import UserError
 from ...quantities import format_count
-
-if TYPE_CHECKING:
-    from .observations import Observations
+from .run_arrays import RunArrays
 
 Array = np.ndarray
 
@@ -62,31 +59,31 @@ class Noise:
     sets: tuple[tuple[str, ...], ...]
 
 
-def check_design(observations: Observations, name: str, num_constants: int) -> None:
+def check_design(runs: RunArrays, name: str, num_constants: int) -> None:
     """Refuse a table that cannot tell the constants of a law in N and D apart, and say which run would help.
 
     Raises:
         UserError: fewer runs than ``num_constants`` + 1, one size, one token count, N and D tied to each other, or a
             loss that rises with both (``power`` may fit that).
     """
-    tied = _tied(observations)
+    tied = _tied(runs)
     if tied:
         raise UserError(tied)
-    if name != "power" and (rising := _rising(observations)):
+    if name != "power" and (rising := _rising(runs)):
         raise UserError(rising)
-    if len(observations) < num_constants + 1:
+    if len(runs) < num_constants + 1:
         raise UserError(
-            f"{len(observations)} runs are too few for law {name} with {num_constants} constants; "
+            f"{len(runs)} runs are too few for law {name} with {num_constants} constants; "
             f"add runs up to {num_constants + 1}, or fit a smaller law such as power"
         )
 
 
-def noise(observations: Observations) -> Noise | None:
+def noise(runs: RunArrays) -> Noise | None:
     """The noise floor: standard deviation of ln L between runs that differ in nothing but the seed.
 
     Runs that agree in loss and seed as well are copies, not repeats, and do not count. None without repeats.
     """
-    alone = observations.where(~_copies(observations))
+    alone = runs.where(~_copies(runs))
     groups = _sets(_identity(alone), 2)
     if not groups:
         return None
@@ -96,31 +93,31 @@ def noise(observations: Observations) -> Noise | None:
     return Noise(float(np.sqrt(squares / freedom)), freedom, tuple(_labels(alone, rows) for rows in groups))
 
 
-def diagnose(observations: Observations) -> tuple[Finding, ...]:
+def diagnose(runs: RunArrays) -> tuple[Finding, ...]:
     """All findings, the gravest kinds first."""
     searches = (_duplicates, _impossible, _far_off, _design_findings, _short, _edges)
-    return tuple(finding for search in searches for finding in search(observations))
+    return tuple(finding for search in searches for finding in search(runs))
 
 
-def excess(observations: Observations, flops: Array | None = None, log_loss: Array | None = None) -> Array:
+def excess(runs: RunArrays, flops: Array | None = None, log_loss: Array | None = None) -> Array:
     """How far ln L lies above the best loss of the table at no more compute, at least 0; 0.1 is about 10 %.
 
     Of the runs themselves, or of points with these FLOPs and ln L; the smallest run's loss is the best below all runs.
     """
-    flops = observations.flops if flops is None else flops
-    log_loss = np.log(observations.loss) if log_loss is None else log_loss
-    order = np.argsort(observations.flops, kind="stable")
-    best = np.minimum.accumulate(np.log(observations.loss[order]))
+    flops = runs.flops if flops is None else flops
+    log_loss = np.log(runs.loss) if log_loss is None else log_loss
+    order = np.argsort(runs.flops, kind="stable")
+    best = np.minimum.accumulate(np.log(runs.loss[order]))
     # Runs of one budget differ in compute by rounding of sizes and steps; they share a frontier.
-    last = np.searchsorted(observations.flops[order], 1.01 * flops, side="right") - 1
+    last = np.searchsorted(runs.flops[order], 1.01 * flops, side="right") - 1
     return np.maximum(log_loss - best[np.maximum(last, 0)], 0.0)
 
 
-def _tied(observations: Observations) -> str:
+def _tied(runs: RunArrays) -> str:
     """Why N and D cannot be told apart, and the run to add; empty if they can."""
-    log_n, log_d = np.log(observations.num_params), np.log(observations.tokens)
+    log_n, log_d = np.log(runs.num_params), np.log(runs.tokens)
     size, tokens = float(np.exp(np.median(log_n))), float(np.exp(np.median(log_d)))
-    who = f"all {len(observations)} runs have" if len(observations) > 1 else "the only run has"
+    who = f"all {len(runs)} runs have" if len(runs) > 1 else "the only run has"
     if np.ptp(log_n) < 0.05:
         return (
             f"{who} one size ({format_count(size)} parameters): a law in N needs at least "
@@ -136,16 +133,16 @@ def _tied(observations: Observations) -> str:
         return ""
     ratio = f"one ratio of {tokens / size:.3g} tokens a parameter" if abs(slope - 1) < 0.05 else "one line in (N, D)"
     return (
-        f"all {len(observations)} runs lie on {ratio}, so what N does cannot be told from what D does; "
+        f"all {len(runs)} runs lie on {ratio}, so what N does cannot be told from what D does; "
         f"add a run at {format_count(size)} parameters and {format_count(4 * tokens)} tokens"
     )
 
 
-def _rising(observations: Observations) -> str:
+def _rising(runs: RunArrays) -> str:
     """What to do about a loss that rises with size and with tokens; empty if it falls."""
-    if len(observations) < 4:
+    if len(runs) < 4:
         return ""
-    log_n, log_d, log_l = (np.log(x) for x in (observations.num_params, observations.tokens, observations.loss))
+    log_n, log_d, log_l = (np.log(x) for x in (runs.num_params, runs.tokens, runs.loss))
     slopes = np.linalg.lstsq(np.stack([np.ones_like(log_n), log_n, log_d], axis=1), log_l, rcond=None)[0][1:]
     log_c, log_l = log_n + log_d - (log_n + log_d).mean(), log_l - log_l.mean()
     together = log_c @ log_l > 0.5 * np.sqrt((log_c @ log_c) * (log_l @ log_l))
@@ -157,11 +154,11 @@ def _rising(observations: Observations) -> str:
     )
 
 
-def _identity(observations: Observations, more: tuple[str, ...] = ()) -> Array:
+def _identity(runs: RunArrays, more: tuple[str, ...] = ()) -> Array:
     """A number for each run, equal for runs of equal N, D and hyperparameters."""
-    names = ["num_params", "tokens", *(name for name in (*CONDITIONS, *more) if name in observations.extra)]
-    code = np.zeros(len(observations), np.int64)
-    for values in [*map(observations.column, names), *([observations.loss] if more else [])]:
+    names = ["num_params", "tokens", *(name for name in (*CONDITIONS, *more) if name in runs.extra)]
+    code = np.zeros(len(runs), np.int64)
+    for values in [*map(runs.column, names), *([runs.loss] if more else [])]:
         # Six digits: the rest is how a number was written.
         rounded = np.round(np.log(np.where(values > 0, values, 1.0)), 6) + np.where(values > 0, 0.0, values - 1e6)
         levels, inverse = np.unique(np.where(np.isnan(values), -np.inf, rounded), return_inverse=True)
@@ -176,30 +173,30 @@ def _sets(code: Array, least: int) -> list[Array]:
     return np.split(order, np.flatnonzero(np.diff(code[order])) + 1) if len(rows) else []
 
 
-def _copies(observations: Observations) -> Array:
+def _copies(runs: RunArrays) -> Array:
     """Whether an earlier run is the same in everything, the loss and the seed among it."""
-    _, first = np.unique(_identity(observations, ("seed",)), return_index=True)
-    copies = np.ones(len(observations), bool)
+    _, first = np.unique(_identity(runs, ("seed",)), return_index=True)
+    copies = np.ones(len(runs), bool)
     copies[first] = False
     return copies
 
 
-def _duplicates(observations: Observations) -> Iterator[Finding]:
-    rows = np.flatnonzero(_copies(observations))
+def _duplicates(runs: RunArrays) -> Iterator[Finding]:
+    rows = np.flatnonzero(_copies(runs))
     if len(rows):
         yield _finding(
             "duplicate",
-            observations,
+            runs,
             rows,
             "the same as another in size, tokens, settings and loss; remove the copies, for a fit counts them twice",
         )
 
 
-def _impossible(observations: Observations) -> Iterator[Finding]:
-    n, d, share = observations.num_params, observations.tokens, observations.flops / _six_nd(observations)
+def _impossible(runs: RunArrays) -> Iterator[Finding]:
+    n, d, share = runs.num_params, runs.tokens, runs.flops / _six_nd(runs)
     for wrong, text in (
         (
-            observations.loss > MOST_LOSS,
+            runs.loss > MOST_LOSS,
             "a loss above that of guessing among a million words; is it a perplexity (take its logarithm), or a "
             "sum over tokens (divide by their number)?",
         ),
@@ -212,15 +209,15 @@ def _impossible(observations: Observations) -> Iterator[Finding]:
         ),
     ):
         if wrong.any():
-            yield _finding("impossible", observations, np.flatnonzero(wrong), text)
+            yield _finding("impossible", runs, np.flatnonzero(wrong), text)
 
 
-def _far_off(observations: Observations) -> Iterator[Finding]:
+def _far_off(runs: RunArrays) -> Iterator[Finding]:
     """Runs far from a smooth surface through the others, on the side on which a smaller or larger run contradicts."""
-    found = _residuals(observations)
-    if found is None:
+    surface = _residuals(runs)
+    if surface is None:
         return
-    residual, scale = found
+    residual, scale = surface
     for kind, sign, text in (
         (
             "diverged",
@@ -235,23 +232,23 @@ def _far_off(observations: Observations) -> Iterator[Finding]:
         ),
     ):
         far = np.flatnonzero(sign * residual > max(FAR, FAR_SCALES * scale))
-        rows = [row for row in far if sign * residual[row] > VERY_FAR or _contradicted(observations, row, sign)]
+        rows = [row for row in far if sign * residual[row] > VERY_FAR or _contradicted(runs, int(row), sign)]
         if rows:
-            yield _finding(kind, observations, np.array(rows), text)
+            yield _finding(kind, runs, np.array(rows), text)
 
 
-def _contradicted(observations: Observations, row: int, sign: float) -> bool:
+def _contradicted(runs: RunArrays, row: int, sign: float) -> bool:
     """Whether a run that is no larger and no longer did better (sign 1), or one no smaller and no shorter worse (−1).
 
     A surface bends wrongly at the ends of a table; this does not.
     """
-    larger = sign * (observations.num_params[row] - observations.num_params) >= 0
-    longer = sign * (observations.tokens[row] - observations.tokens) >= 0
-    gap = sign * np.log(observations.loss[row] / observations.loss[larger & longer])
+    larger = sign * (runs.num_params[row] - runs.num_params) >= 0
+    longer = sign * (runs.tokens[row] - runs.tokens) >= 0
+    gap = sign * np.log(runs.loss[row] / runs.loss[larger & longer])
     return bool(gap.max() > FAR / 2)
 
 
-def _residuals(observations: Observations) -> tuple[Array, float] | None:
+def _residuals(runs: RunArrays) -> tuple[Array, float] | None:
     """Residuals of ln L from a quadratic surface in what was varied, fitted so that few runs cannot bend it; scale.
 
     Least absolute residuals by reweighting, in the logarithms of N, D, batch and rate. None with too few runs.
@@ -259,17 +256,17 @@ def _residuals(observations: Observations) -> tuple[Array, float] | None:
     names = ("num_params", "tokens", "batch_tokens", "batch_sequences", "lr", "unique_tokens")
     logs = []
     for name in names:
-        values = observations.extra.get(name) if name not in ("num_params", "tokens") else observations.column(name)
+        values = runs.extra.get(name) if name not in ("num_params", "tokens") else runs.column(name)
         if values is None or not np.all(np.isfinite(values) & (values > 0)) or np.ptp(np.log(values)) < 0.05:
             continue
         logs.append((np.log(values) - np.log(values).mean()) / np.log(values).std())
     squares = [a * b for i, a in enumerate(logs) for b in logs[i:]]
-    terms = [np.ones(len(observations)), *logs]
-    if len(observations) >= 3 * (len(terms) + len(squares)):
+    terms = [np.ones(len(runs)), *logs]
+    if len(runs) >= 3 * (len(terms) + len(squares)):
         terms += squares
-    if len(observations) < 2 * len(terms) + 2 or not logs:
+    if len(runs) < 2 * len(terms) + 2 or not logs:
         return None
-    design, target = np.stack(terms, axis=1), np.log(observations.loss)
+    design, target = np.stack(terms, axis=1), np.log(runs.loss)
     residual = target - np.median(target)
     thin = slice(None, None, -(-len(target) // MOST_ROWS_FOR_SURFACE))
     for _ in range(ROUNDS):
@@ -279,43 +276,43 @@ def _residuals(observations: Observations) -> tuple[Array, float] | None:
     return residual, 1.4826 * float(np.median(np.abs(residual)))
 
 
-def _design_findings(observations: Observations) -> Iterator[Finding]:
-    everyone = tuple(observations.labels)
-    if text := _tied(observations):
+def _design_findings(runs: RunArrays) -> Iterator[Finding]:
+    everyone = tuple(runs.labels)
+    if text := _tied(runs):
         yield Finding("collinear", everyone, text)
-    if text := _rising(observations):
+    if text := _rising(runs):
         yield Finding("rising", everyone, text)
 
 
-def _short(observations: Observations) -> Iterator[Finding]:
+def _short(runs: RunArrays) -> Iterator[Finding]:
     """Runs that a law for long training need not hold for."""
-    ratio = observations.tokens / observations.num_params
-    few = (ratio < np.median(ratio) / 8) & (excess(observations) > FAR)
+    ratio = runs.tokens / runs.num_params
+    few = (ratio < np.median(ratio) / 8) & (excess(runs) > FAR)
     if few.any():
         yield _finding(
             "pre-asymptotic",
-            observations,
+            runs,
             np.flatnonzero(few),
             "far fewer tokens a parameter than the others, and a loss over 10 % above the best for their "
             "compute; they bend a law, so fit without them and see whether the constants stay",
         )
-    steps, warmup = observations.extra.get("steps"), observations.extra.get("warmup")
+    steps, warmup = runs.extra.get("steps"), runs.extra.get("warmup")
     if steps is None or warmup is None:
         return
     rising = (warmup > 1) & (steps < 2 * warmup)
     if rising.any():
         yield _finding(
             "pre-asymptotic",
-            observations,
+            runs,
             np.flatnonzero(rising),
             "more than half of the steps in warmup; train them longer, or leave them out",
         )
 
 
-def _edges(observations: Observations) -> Iterator[Finding]:
+def _edges(runs: RunArrays) -> Iterator[Finding]:
     """Sweeps whose best run is at the end of what was tried."""
-    batch = next((name for name in ("batch_tokens", "batch_sequences") if name in observations.extra), None)
-    rate = "lr" if "lr" in observations.extra else None
+    batch = next((name for name in ("batch_tokens", "batch_sequences") if name in runs.extra), None)
+    rate = "lr" if "lr" in runs.extra else None
     for what, name, fixed in (
         ("size for its compute", "num_params", ("flops",)),
         ("learning rate for its size and tokens", rate, ("num_params", "tokens")),
@@ -323,18 +320,18 @@ def _edges(observations: Observations) -> Iterator[Finding]:
     ):
         if name is None:
             continue
-        low, high = _best_at_ends(observations, observations.column(name), fixed)
+        low, high = _best_at_ends(runs, runs.column(name), fixed)
         for rows, side, beyond in ((low, "smallest", "below"), (high, "largest", "above")):
             if rows:
                 text = f"best of its sweep at the {side} {what}; the optimum may lie {beyond}, so add a run there"
-                yield _finding("edge", observations, np.array(rows), text)
+                yield _finding("edge", runs, np.array(rows), text)
 
 
-def _best_at_ends(observations: Observations, values: Array, fixed: tuple[str, ...]) -> tuple[list[int], list[int]]:
+def _best_at_ends(runs: RunArrays, values: Array, fixed: tuple[str, ...]) -> tuple[list[int], list[int]]:
     """The best runs of the sweeps of at least four values over a factor of two, where they have the least or most."""
-    columns = [observations.column(name) for name in fixed]
-    code = np.zeros(len(observations), np.int64)
-    for column in [*columns, *([observations.extra["group"]] if "group" in observations.extra else [])]:
+    columns = [runs.column(name) for name in fixed]
+    code = np.zeros(len(runs), np.int64)
+    for column in [*columns, *([runs.extra["group"]] if "group" in runs.extra else [])]:
         level = _levels(column)
         code = np.unique(code * (level.max() + 1) + level, return_inverse=True)[1]
     low, high, swept = [], [], 0
@@ -345,13 +342,13 @@ def _best_at_ends(observations: Observations, values: Array, fixed: tuple[str, .
         if any(np.ptp(np.log(column[rows])) > 2 * SAME_BUDGET for column in columns):
             continue
         swept += len(rows)
-        best = rows[np.argmin(observations.loss[rows])]
+        best = rows[np.argmin(runs.loss[rows])]
         if values[best] == tried.min():
             low.append(int(best))
         if values[best] == tried.max():
             high.append(int(best))
     # Runs anywhere in (N, D) share a budget by chance now and then; that is no sweep over sizes.
-    by_chance = "flops" in fixed and swept < len(observations) / 2
+    by_chance = "flops" in fixed and swept < len(runs) / 2
     return ([], []) if by_chance else (low, high)
 
 
@@ -365,16 +362,16 @@ def _levels(column: Array) -> Array:
     return level
 
 
-def _six_nd(observations: Observations) -> Array:
-    return 6 * observations.num_params * observations.tokens
+def _six_nd(runs: RunArrays) -> Array:
+    return 6 * runs.num_params * runs.tokens
 
 
-def _labels(observations: Observations, rows: Array) -> tuple[str, ...]:
-    return tuple(observations.labels[row] for row in rows)
+def _labels(runs: RunArrays, rows: Array) -> tuple[str, ...]:
+    return tuple(runs.labels[row] for row in rows)
 
 
-def _finding(kind: str, observations: Observations, rows: Array, text: str) -> Finding:
+def _finding(kind: str, runs: RunArrays, rows: Array, text: str) -> Finding:
     """A finding that begins with the runs: "2 runs (a, b): a loss far above ..."."""
-    labels = _labels(observations, rows)
+    labels = _labels(runs, rows)
     shown = ", ".join(labels[:8]) + (f" and {len(labels) - 8} more" if len(labels) > 8 else "")
     return Finding(kind, labels, f"{len(labels)} {'run' if len(labels) == 1 else 'runs'} ({shown}): {text}")

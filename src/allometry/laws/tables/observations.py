@@ -1,7 +1,8 @@
 """A table of finished runs: parameters, tokens, compute and loss, from a file, a study or plain records.
 
-Everything that was left out, derived or chosen on the way in stands in ``Observations.notes``, so that no row
-goes missing in silence; what looks wrong with the runs that are left stands in ``Observations.findings``.
+Every source takes the same way in: read (sources.py) → match (columns.py) → clean (cleaning.py) → derive
+(deriving.py) → check (check_runs.py). ``Observations.notes`` hold what was chosen, derived or left out on it, so that
+no row disappears in silence; ``Observations.findings`` hold what looks wrong with the runs that are left.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,18 @@ import numpy as np
 
 from ...errors import UserError
 from ...quantities import format_count, format_flops
-from .cells import Table, from_records
-from .cleaning import _check_counts, _finished, _groups, _labels, _own_columns
-from .columns import COUNTED, EXTRA, FIELDS, KNOWN, Match, convert, match_columns
+from .check_runs import check_counts, check_units
+from .cleaning import clean
+from .columns import COUNTED, match_columns
 from .curves import Curves
+from .deriving import derive
 from .diagnosis import Finding, Noise, diagnose, noise
-from .readers import read_table
-from .units import check_units, complete
+from .run_arrays import RunArrays
+from .sources import Source, of_records, read_source
 
 
 @dataclass(frozen=True, eq=False)
-class Observations:
+class Observations(RunArrays):
     """Finished runs as parallel arrays, one entry a run.
 
     Attributes:
@@ -38,27 +41,17 @@ class Observations:
         flops: C, training FLOPs; 6·N·D where the source has none.
         loss_se: standard error of the loss, nan where unknown.
         labels: one name a run.
+        extra: further numeric columns by name, nan where a row has no value. Known ones have one name whatever the
+            source called them: batch_tokens, batch_sequences, sequence_length, steps, lr (the peak), unique_tokens,
+            warmup, weight_decay, seed, group (rows of unlike text columns); others keep theirs.
         notes: sentences: which columns were taken, what was derived, which rows were left out and why.
-        extra: further numeric columns by name, nan where a row has none. Known ones have one name whatever the source
-            called them: batch_tokens, batch_sequences, sequence_length, steps, lr (the peak), unique_tokens, warmup,
-            weight_decay, seed, group (rows of unlike text columns); others keep theirs.
         counted: which parameters ``num_params`` counts: "non_embedding", "total", "matmul" or "unknown".
         curves: the loss along the runs, where the source has it.
     """
 
-    num_params: np.ndarray
-    tokens: np.ndarray
-    loss: np.ndarray
-    flops: np.ndarray
-    loss_se: np.ndarray
-    labels: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    extra: Mapping[str, np.ndarray] = field(default_factory=dict)
     counted: str = "unknown"
     curves: Curves | None = None
-
-    def __len__(self) -> int:
-        return len(self.loss)
 
     @classmethod
     def read(
@@ -87,13 +80,7 @@ class Observations:
         """
         if curves is not None and not isinstance(curves, Curves):
             curves = Curves.read(curves)
-        if isinstance(source, str | Path) and Path(source).is_dir():
-            return replace(_read_study(Path(source), columns, counted, where), curves=curves)
-        table = read_table(source).select(where or {})
-        match = match_columns(table, columns, counted)
-        observations = _assemble(table, match)
-        check_units(observations, match)
-        return replace(observations, curves=curves)
+        return cls._of(read_source(source, columns, counted), columns, counted, where, curves)
 
     @classmethod
     def from_records(cls, rows: Iterable[Mapping], counted: str = "unknown") -> Observations:
@@ -104,39 +91,72 @@ class Observations:
         Raises:
             UserError: no rows, a key missing, text among numbers, counts not above zero, no finite loss.
         """
-        table = from_records(rows)
-        if not len(table):
-            raise UserError("no runs to read: the table is empty; give at least one row with num_params, tokens, loss")
-        if counted not in (*COUNTED, "unknown"):
-            raise UserError(f"counted is {counted!r}; parameters are counted {', '.join(COUNTED)}")
-        missing = [name for name in ("num_params", "loss") if name not in table.columns]
-        if not {"tokens", "flops"} & set(table.columns):
-            missing.append("tokens")
-        if missing:
-            raise UserError(f"records lack {', '.join(missing)}; found: {', '.join(sorted(table.columns))}")
-        return _assemble(table, Match({name: name for name in KNOWN if name in table.columns}, counted))
+        return cls._of(of_records(rows, counted))
 
-    def where(self, mask: np.ndarray) -> Observations:
-        """The runs where ``mask`` (boolean array or index array, one entry a run) holds."""
-        index = np.arange(len(self))[mask]
-        return replace(
-            self,
-            **{name: getattr(self, name)[index] for name in FIELDS},
-            labels=tuple(self.labels[i] for i in index),
-            extra={name: values[index] for name, values in self.extra.items()},
-        )
+    @classmethod
+    def from_curves(
+        cls,
+        curves: Curves,
+        num_params: float | Mapping[str, float] | None = None,
+        tokens: float | Mapping[str, float] | None = None,
+        share: float = 0.01,
+        counted: str = "unknown",
+    ) -> Observations:
+        """The ends of curves as a table of runs, which keeps the curves.
 
-    def column(self, name: str) -> np.ndarray:
-        """A numeric column by its name, one of the attributes or of ``extra``.
+        Args:
+            curves: the loss along the runs.
+            num_params: of all runs, or run → N; the curves' own if None.
+            tokens: of all runs, or run → D; the tokens of the last point if None.
+            share: the loss is the mean over the last so much of the steps; 0 for the last point alone.
+            counted: which parameters ``num_params`` counts.
 
         Raises:
-            UserError: there is none; those that there are are named.
+            UserError: a run whose N or D is not known.
         """
-        if name in FIELDS:
-            return getattr(self, name)
-        if name not in self.extra:
-            raise UserError(f"the runs have no column {name}; there are {', '.join((*FIELDS, *self.extra))}")
-        return self.extra[name]
+        bounds = np.searchsorted(curves.run, np.arange(len(curves.names) + 1))
+        sizes = _each(curves.names, num_params, curves.num_params, "num_params")
+        lengths = _each(curves.names, tokens, curves.tokens[bounds[1:] - 1], "tokens")
+        rows = []
+        for i, (low, high) in enumerate(pairwise(bounds)):
+            step, loss, lr = (values[low:high] for values in (curves.step, curves.loss, curves.lr))
+            end = loss[step >= (1 - share) * step[-1]]
+            peak = np.max(lr, where=np.isfinite(lr), initial=-np.inf)
+            row = {"label": curves.names[i], "num_params": sizes[i], "tokens": lengths[i], "loss": end.mean()}
+            row |= {"steps": step[-1]} | ({"lr": peak} if peak > 0 else {})
+            rows.append(row)
+        return cls._of(of_records(rows, counted), curves=curves, notes=curves.notes)
+
+    @classmethod
+    def _of(
+        cls,
+        source: Source,
+        columns: Mapping[str, str | float | None] | None = None,
+        counted: str | None = None,
+        where: Mapping[str, Any] | None = None,
+        curves: Curves | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> Observations:
+        """The way of every source from its table to runs."""
+        table = source.table.select(where or {})
+        match = source.match or match_columns(table, columns, counted)
+        cleaned = clean(table, match)
+        runs, derived = derive(cleaned, match)
+        check_counts(runs, cleaned.table)
+        if source.match is None:
+            check_units(runs, match)
+        return cls(
+            runs.num_params,
+            runs.tokens,
+            runs.loss,
+            runs.flops,
+            runs.loss_se,
+            runs.labels,
+            runs.extra,
+            notes=(*notes, *table.notes, *match.notes, *derived, *cleaned.notes),
+            counted=match.counted,
+            curves=curves,
+        )
 
     @cached_property
     def noise(self) -> Noise | None:
@@ -178,41 +198,13 @@ class Observations:
                 writer.writerow([label, *("" if math.isnan(x) else repr(float(x)) for x in numbers)])
 
 
-def _read_study(path: Path, columns: Any, counted: str | None, where: Any) -> Observations:
-    """The ladder of a study."""
-    from ...runs.study import Study
-
-    study = Study.open(path)
-    if columns and dict(columns) != {"loss": "bits_per_byte"}:
-        raise UserError(
-            f"{path} is a study, whose columns have their names: leave columns out, or take loss=bits_per_byte"
-        )
-    table = from_records(study.rows(), "records")
-    if not len(table):
-        raise UserError(f"{path}: no finished runs in this study yet; run `allometry ladder` on it")
-    taken: dict[str, str | float] = {name: name for name in KNOWN if name in table.columns}
-    if columns:
-        taken |= {"loss": "bits_per_byte", "loss_se": "bits_per_byte_se"}
-    counted = counted or "non_embedding"
-    if f"num_params_{counted}" in table.columns:
-        taken["num_params"] = f"num_params_{counted}"
-    return _assemble(table.select(where or {}), Match(taken, counted))
-
-
-def _assemble(table: Table, match: Match) -> Observations:
-    """Check every cell, leave out what did not finish, derive what is missing."""
-    labels = _labels(table, match)
-    table, labels, dropped = _finished(table, match, labels)
-    columns = {name: convert(table, name, match.taken[name]) for name in (*FIELDS, *EXTRA) if name in match.taken}
-    own = _own_columns(table, match)
-    derived = complete(columns, match.bare_batch)
-    group, mixed = _groups(table, match, columns["num_params"])
-    if group is not None:
-        own["group"] = group
-    _check_counts(table, columns, labels)
-    for name in FIELDS:
-        columns.setdefault(name, np.full(len(table), np.nan))
-    fields = {name: columns.pop(name) for name in FIELDS}
-    extra = {name: values for name, values in (columns | own).items() if not np.isnan(values).all()}
-    notes = (*table.notes, *match.notes, *mixed, *derived, *dropped)
-    return Observations(**fields, labels=tuple(labels), notes=notes, extra=extra, counted=match.counted)
+def _each(names: tuple[str, ...], given: float | Mapping[str, float] | None, own: np.ndarray, what: str) -> list[float]:
+    """A number for every run."""
+    if isinstance(given, Mapping):
+        numbers = [float(given.get(name, np.nan)) for name in names]
+    else:
+        numbers = [float(x) for x in own] if given is None else [float(given)] * len(names)
+    unknown = [name for name, value in zip(names, numbers, strict=True) if not np.isfinite(value)]
+    if unknown:
+        raise UserError(f"{what} of run {unknown[0]!r} is not known; give {what}=, a number or run → number")
+    return numbers

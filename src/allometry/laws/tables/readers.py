@@ -35,20 +35,20 @@ PACKINGS = frozenset({".gz", ".bz2", ".zst", ".xz"})
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-def read_table(source: Any, wanted: Callable[[list[str]], list[str]] | None = None) -> Table:
+def read_table(source: Any, needed: Callable[[list[str]], list[str]] | None = None) -> Table:
     """Read a CSV, TSV, JSONL, JSON or Parquet file, or take a frame, a mapping of columns or a list of records.
 
     Args:
         source: a path, or a pandas or polars frame, an Arrow table, a mapping of columns, a list of dicts.
-        wanted: names of the columns → those that are needed; all if None.
+        needed: names of the columns → those that are needed; all if None.
 
     Raises:
         UserError: not such a source, empty, unreadable, too large.
     """
     if isinstance(source, str | Path):
-        return _read_file(Path(source), wanted)
+        return _read_file(Path(source), needed)
     if isinstance(source, Mapping) or hasattr(source, "columns") or hasattr(source, "column_names"):
-        return _from_frame(source, wanted)
+        return _from_frame(source, needed)
     if isinstance(source, Iterable):
         return from_records(source)
     raise UserError(f"cannot read runs from a {type(source).__name__}; give a path or a frame with named columns")
@@ -68,7 +68,7 @@ def _unpacked(path: Path) -> str:
     return path.stem if path.suffix.lower() in PACKINGS else path.name
 
 
-def _read_file(path: Path, wanted: Callable[[list[str]], list[str]] | None) -> Table:
+def _read_file(path: Path, needed: Callable[[list[str]], list[str]] | None) -> Table:
     if not path.exists():
         raise UserError(f"no such file: {path}")
     if not path.is_file():
@@ -76,7 +76,7 @@ def _read_file(path: Path, wanted: Callable[[list[str]], list[str]] | None) -> T
     kind = _kind(path)
     reader = {"parquet": _read_parquet, "json": _read_json, "csv": _read_csv}[kind]
     with _reading(path):
-        table = reader(path, wanted)
+        table = reader(path, needed)
     if not len(table):
         raise UserError(f"{path} has a header but no runs below it")
     return table
@@ -164,7 +164,7 @@ def _names(header: Sequence[str], path: Path | str) -> list[str]:
     return names
 
 
-def _read_csv(path: Path, wanted: Callable[[list[str]], list[str]] | None) -> Table:
+def _read_csv(path: Path, needed: Callable[[list[str]], list[str]] | None) -> Table:
     """Blocks of text cells; columns without a name (an index that was written along) are not read."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
@@ -172,7 +172,7 @@ def _read_csv(path: Path, wanted: Callable[[list[str]], list[str]] | None) -> Ta
     header, delimiter = _header(path)
     names = _names(header, path)
     by_name = {name: raw for name, raw in zip(names, header, strict=True) if name}
-    chosen = [name for name in (wanted(list(by_name)) if wanted else by_name) if name in by_name]
+    chosen = [name for name in (needed(list(by_name)) if needed else by_name) if name in by_name]
     ragged: list[Any] = []
     convert = arrow_csv.ConvertOptions(
         column_types={by_name[name]: pa.string() for name in chosen}, include_columns=[by_name[name] for name in chosen]
@@ -214,7 +214,7 @@ def _refuse_size(path: Path) -> None:
     )
 
 
-def _read_json(path: Path, wanted: Callable[[list[str]], list[str]] | None) -> Table:
+def _read_json(path: Path, needed: Callable[[list[str]], list[str]] | None) -> Table:
     """A JSON array of objects, or one object a line."""
     with _open(path) as stream:
         content = stream.read(MOST_BYTES_OF_JSON + 1)
@@ -242,7 +242,7 @@ def _read_json(path: Path, wanted: Callable[[list[str]], list[str]] | None) -> T
     return from_records(rows, path.name)
 
 
-def _read_parquet(path: Path, wanted: Callable[[list[str]], list[str]] | None) -> Table:
+def _read_parquet(path: Path, needed: Callable[[list[str]], list[str]] | None) -> Table:
     """The flat columns of numbers and text; nested ones are left, and named in the notes."""
     import pyarrow as pa
     from pyarrow import parquet
@@ -252,7 +252,7 @@ def _read_parquet(path: Path, wanted: Callable[[list[str]], list[str]] | None) -
         schema, size = probe.schema_arrow, probe.metadata.num_rows
     names = _names(schema.names, path)
     flat = [name for name, column in zip(names, schema, strict=True) if name and _is_flat(column.type)]
-    chosen = [name for name in (wanted(flat) if wanted else flat) if name in flat]
+    chosen = [name for name in (needed(flat) if needed else flat) if name in flat]
     if size * max(len(chosen), 1) > MOST_CELLS:
         _refuse_size(path)
     raw = {name: schema.names[names.index(name)] for name in chosen}
@@ -293,11 +293,11 @@ def _from_arrow(parts: list[Any]) -> Any:
     return objects([cell if cell is None else str(cell) for part in parts for cell in part.to_pylist()])
 
 
-def _from_frame(frame: Any, wanted: Callable[[list[str]], list[str]] | None) -> Table:
+def _from_frame(frame: Any, needed: Callable[[list[str]], list[str]] | None) -> Table:
     """A frame with named columns: pandas, polars, an Arrow table, or a plain mapping of columns."""
     keys = list(frame if isinstance(frame, Mapping) else getattr(frame, "column_names", None) or frame.columns)
     names = _names(keys, "frame")
-    chosen = wanted(names) if wanted else names
+    chosen = needed(names) if needed else names
     table = Table.of("frame", {n: _series(frame[k], n) for n, k in zip(names, keys, strict=True) if n in chosen})
     if not len(table):
         raise UserError("no runs to read: the frame is empty; give at least one row with num_params, tokens, loss")
@@ -313,4 +313,4 @@ def _series(values: Any, name: str) -> np.ndarray:
         return array.astype(np.float64)
     if array.dtype.kind in "mM":
         array = array.astype(str)
-    return objects(array.tolist() if array.dtype.kind != "O" else array)
+    return objects(array.tolist())

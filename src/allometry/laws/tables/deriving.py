@@ -1,30 +1,46 @@
-"""What follows from the columns that are there, and whether they are in the units that they seem to be in."""
+"""Derive: what follows from the columns that the table has, such as D from batch and steps, and groups from words."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 
-from ...errors import UserError
-from .columns import Match
-
-if TYPE_CHECKING:
-    from .observations import Observations
+from .cells import Table
+from .cleaning import Cleaned
+from .columns import FIELDS, Match
+from .run_arrays import RunArrays
 
 Columns = dict[str, np.ndarray]
 
-# Below these a column cannot be a count of tokens or parameters of a language model; it is in millions or billions.
-LEAST_TOKENS = 1e3
-LEAST_PARAMS = 1e2
-MOST_RATE = 10.0
+MOST_GROUPS = 12
 # A batch of this many sequences would be several hundred million tokens; from here on a bare batch counts tokens.
 LEAST_BATCH_IN_TOKENS = 1 << 16
 # C below this share of 6·N·D is not in FLOPs: not even a model with few active experts goes there.
 LEAST_SHARE = 1e-2
 
 
-def complete(columns: Columns, bare_batch: bool) -> list[str]:
+class Derived(NamedTuple):
+    """The runs with all that follows from their columns, and notes on what was derived."""
+
+    runs: RunArrays
+    notes: list[str]
+
+
+def derive(cleaned: Cleaned, match: Match) -> Derived:
+    """Fill what is missing from what is there, and number the kinds of rows that words tell apart."""
+    columns, own = dict(cleaned.columns), dict(cleaned.own)
+    derived = _complete(columns, match.bare_batch)
+    group, mixed = _groups(cleaned.table, match, columns["num_params"])
+    if group is not None:
+        own["group"] = group
+    unknown = np.full(len(cleaned.table), np.nan)
+    fields = {name: columns.pop(name, unknown) for name in FIELDS}
+    extra = {name: values for name, values in (columns | own).items() if not np.isnan(values).all()}
+    return Derived(RunArrays(**fields, labels=tuple(cleaned.labels), extra=extra), [*mixed, *derived])
+
+
+def _complete(columns: Columns, bare_batch: bool) -> list[str]:
     """Fill what is missing from what is there, in place.
 
     D from batch and steps, or from C/(6·N); N from C/(6·D); C as 6·N·D; batch and steps from each other and D.
@@ -61,34 +77,6 @@ def complete(columns: Columns, bare_batch: bool) -> list[str]:
     return notes
 
 
-def check_units(observations: Observations, match: Match) -> None:
-    """Refuse columns that are clearly in millions, billions or some other unit.
-
-    Raises:
-        UserError: it says which column, and what to write.
-    """
-    for name, least in (("tokens", LEAST_TOKENS), ("num_params", LEAST_PARAMS)):
-        middle = float(np.median(getattr(observations, name)))
-        if middle >= least:
-            continue
-        if name not in match.taken:
-            raise UserError(
-                f"{name} worked out from column {match.taken.get('flops')!r} has a median of {middle:.3g}, too small "
-                f"for a count: is that column in FLOPs? Give plain FLOPs (1.2e19, not 12) or a column of {name}; steps "
-                "and batch make tokens too"
-            )
-        raise UserError(
-            f"{name} has a median of {middle:.3g}, too small for a count: is the column in millions or billions? "
-            "Write plain counts (20e9, not 20)"
-        )
-    rates = observations.extra.get("lr")
-    if rates is not None and np.nanmedian(rates) > MOST_RATE:
-        raise UserError(
-            f"lr (column {match.taken['lr']!r}) has a median of {np.nanmedian(rates):.3g}, far above any learning "
-            "rate: write plain rates (3e-4), or leave the column out with columns={'lr': None}"
-        )
-
-
 def _batch_in_tokens(columns: Columns, bare: bool) -> list[str]:
     """Tokens a batch from sequences and their length; a batch of unknown unit by what steps or its size say."""
     batch = columns["batch_sequences"]
@@ -120,3 +108,28 @@ def _drop_small_flops(columns: Columns) -> list[str]:
         return []
     columns["flops"] = np.full_like(columns["flops"], np.nan)
     return [f"flops not taken from the table: they are {np.median(share):.2g} of 6·N·D, so not in FLOPs"]
+
+
+def _groups(table: Table, match: Match, sizes: np.ndarray) -> tuple[np.ndarray | None, list[str]]:
+    """One number for each combination of words in the columns of words that tell few kinds of rows apart."""
+    total, notes = np.zeros(len(table), np.int64), []
+    for name, column in table.columns.items():
+        if name in match.taken.values() or not column.is_text:
+            continue
+        words, codes = np.unique(column.codes[0][table.index], return_inverse=True)
+        if not 1 < len(words) <= min(MOST_GROUPS, len(table) // 2) or _follows(codes, sizes):
+            continue
+        shown = ", ".join(column.codes[1][word] or "blank" for word in words)
+        first = column.codes[1][words[0]] or column.codes[1][words[1]]
+        notes.append(f"{name} differs between rows ({shown}); where={{{name!r}: {first!r}}} takes one kind")
+        total = np.unique(total * len(words) + codes, return_inverse=True)[1]
+    return (total.astype(np.float64) if notes and "group" not in match.taken else None), notes
+
+
+def _follows(codes: np.ndarray, sizes: np.ndarray) -> bool:
+    """Whether the words only name the sizes: one for each."""
+    if len(np.unique(sizes[:1000])) > codes.max() + 1:
+        return False
+    levels, size = np.unique(sizes, return_inverse=True)
+    pairs = np.unique(size * (codes.max() + 1) + codes)
+    return len(pairs) == len(levels) == codes.max() + 1

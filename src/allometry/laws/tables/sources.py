@@ -1,0 +1,79 @@
+"""Read: a study, a file, a frame or records become a table, with a match where the source names its own fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from .cells import Table, from_records
+from .columns import KNOWN, Match, check_counted
+from .from_study import study_rows
+from .readers import read_table
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table as it was read.
+
+    Attributes:
+        table: its cells.
+        match: what its columns hold, where the source itself says so: records and studies, whose columns have the
+            names of fields. None: names have to be searched, and units to be doubted.
+    """
+
+    table: Table
+    match: Match | None = None
+
+
+def read_source(source: Any, columns: Mapping[str, str | float | None] | None, counted: str | None) -> Source:
+    """The table of a study's folder, a file or a frame.
+
+    Raises:
+        UserError: no such source, empty, unreadable; columns of a study.
+    """
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        return _of_study(Path(source), columns, counted)
+    return Source(read_table(source))
+
+
+def of_records(rows: Iterable[Mapping], counted: str) -> Source:
+    """Dicts whose keys are fields.
+
+    Raises:
+        UserError: no rows, a key missing.
+    """
+    table = from_records(rows)
+    if not len(table):
+        raise UserError("no runs to read: the table is empty; give at least one row with num_params, tokens, loss")
+    if counted != "unknown":
+        check_counted(counted)
+    missing = [name for name in ("num_params", "loss") if name not in table.columns]
+    if not {"tokens", "flops"} & set(table.columns):
+        missing.append("tokens")
+    if missing:
+        raise UserError(f"records lack {', '.join(missing)}; found: {', '.join(sorted(table.columns))}")
+    return Source(table, Match(_own_names(table), counted))
+
+
+def _of_study(path: Path, columns: Mapping[str, str | float | None] | None, counted: str | None) -> Source:
+    """The ladder of a study: its loss in nats a token, or in bits a byte."""
+    if columns and dict(columns) != {"loss": "bits_per_byte"}:
+        raise UserError(
+            f"{path} is a study, whose columns have their names: leave columns out, or take loss=bits_per_byte"
+        )
+    table = from_records(study_rows(path), "records")
+    taken = _own_names(table)
+    if columns:
+        taken |= {"loss": "bits_per_byte", "loss_se": "bits_per_byte_se"}
+    counted = counted or "non_embedding"
+    check_counted(counted)
+    if f"num_params_{counted}" in table.columns:
+        taken["num_params"] = f"num_params_{counted}"
+    return Source(table, Match(taken, counted))
+
+
+def _own_names(table: Table) -> dict[str, str | float]:
+    return {name: name for name in KNOWN if name in table.columns}
