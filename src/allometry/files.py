@@ -1,23 +1,27 @@
-"""Files that survive a crash: written beside, synced, then put in place by one rename; or appended to by the line."""
+"""Files that survive a crash: written under a temporary name, synced, then renamed; or appended to line by line."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import sys
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+if sys.platform != "win32":
+    import fcntl
 
 
 def replace_file(path: Path, content: bytes, allowed: AbstractContextManager[Any] | None = None) -> None:
-    """Put ``content`` at ``path`` so that a reader sees the old file or the new one, whole, whatever happens.
+    """Write ``content`` to ``path``; whatever happens, a reader sees either the old file or the new one, complete.
 
-    ``allowed`` is entered for the rename alone: it may hold a lock, and raise to forbid it.
+    ``allowed`` is entered for the rename only: it may hold a lock, or raise to forbid the rename.
 
     Raises:
-        OSError: the disk is full, say; the old file is then still there.
+        OSError: for example, the disk is full; the old file is then still there.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,15 +42,20 @@ def replace_file(path: Path, content: bytes, allowed: AbstractContextManager[Any
 
 
 def write_json(path: Path, value: Any, allowed: AbstractContextManager[Any] | None = None) -> None:
-    """``value`` as indented JSON, by :func:`replace_file`. NaN and infinity are refused: JSON has none."""
+    """Write ``value`` as indented JSON by :func:`replace_file`.
+
+    Raises:
+        ValueError: ``value`` holds NaN or infinity, which JSON lacks.
+        OSError: as :func:`replace_file`.
+    """
     replace_file(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), allowed)
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Add ``value`` as one line of JSON, synced. A last line that a crash tore stays as it is, and does no harm.
+    """Append ``value`` as one line of JSON and sync. A last line that a crash left incomplete stays, and does no harm.
 
     Raises:
-        OSError: the disk is full, say; the lines before are then still there.
+        OSError: for example, the disk is full; the earlier lines are then still there.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,28 +71,41 @@ def append_line(path: Path, value: Any) -> None:
 
 
 def read_lines(path: Path) -> list[Any]:
-    """The JSON values of a file of lines, without those that were torn; none where there is no such file."""
+    """The JSON values in a file of lines, without incomplete lines; empty if the file does not exist."""
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
         return []
     values = []
     for line in content.splitlines():
-        with contextlib.suppress(ValueError):  # an object cut short is never a value
+        with contextlib.suppress(ValueError):  # an incomplete object is never valid JSON
             values.append(json.loads(line))
     return values
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """A new file, on the disk when this returns."""
+    """Write a new file, and return when it is on the disk."""
     with open(path, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
+def lock_file(file: IO[Any], *, exclusive: bool = True, wait: bool = True) -> None:
+    """Lock an open file by ``flock`` until it is closed or the process ends.
+
+    On Windows, which has no such locks, this does nothing: two processes on one study may then repeat work.
+
+    Raises:
+        BlockingIOError: another process holds the lock, and ``wait`` is false.
+    """
+    if sys.platform != "win32":
+        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
+
+
 def sync(path: Path) -> None:
-    """Make a file that was written, or the entries of a folder, durable."""
+    """Force the content of a file, or the entries of a folder, to the disk."""
     if Path(path).is_dir():
         _sync_folder(path)
         return
@@ -92,7 +114,7 @@ def sync(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system can sync a folder."""
+    """Force the entries of a folder to the disk, where the system can do that."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

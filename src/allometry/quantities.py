@@ -1,4 +1,4 @@
-"""Numbers as people write them: ``1.5B``, ``200M``, ``10k``, ``1e21``; and back."""
+"""Read and write numbers as people do: ``1.5B``, ``200M``, ``10k``, ``1e21``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def parse_number(text: str | float, name: str = "number") -> float:
     """Read ``1e9``, ``1.5B``, ``200M`` or ``10k`` as a positive finite float.
 
     Raises:
-        UserError: the text is no number, or not above zero.
+        UserError: the text is not a number, or not above zero.
     """
-    # A comma only between groups of three digits: elsewhere it may be a decimal one.
+    # A comma is removed only between groups of three digits; elsewhere it may be a decimal comma.
     raw = re.sub(r"(?<=\d),(?=\d{3}(\D|$))", "", str(text).strip().replace("_", ""))
     factor = _SUFFIXES.get(raw[-1:].lower())
     try:
@@ -30,7 +30,7 @@ def parse_number(text: str | float, name: str = "number") -> float:
 
 
 def format_count(value: float) -> str:
-    """A count with three significant digits and its suffix: 1234567 → ``1.23M``."""
+    """A number with three significant digits and a suffix: 1234567 → ``1.23M``."""
     for factor, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= 0.9995 * factor:
             scaled = value / factor
@@ -53,7 +53,7 @@ def format_flops(value: float) -> str:
 
 
 def format_seconds(value: float) -> str:
-    """Seconds as a person says them: ``8 s``, ``2 min 05 s``, ``3 h 10 min``, ``4 d 02 h``."""
+    """A duration in seconds as people write it: ``8 s``, ``2 min 05 s``, ``3 h 10 min``, ``4 d 02 h``."""
     if not math.isfinite(value):
         return "?"
     whole = round(value)
@@ -67,7 +67,7 @@ def format_seconds(value: float) -> str:
 
 
 def format_bytes(value: float) -> str:
-    """Bytes with three digits: ``13.5 GB``."""
+    """Bytes with three significant digits: ``13.5 GB``."""
     for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
         if value >= 0.9995 * factor:
             return f"{value / factor:.3g} {unit}"
@@ -75,7 +75,7 @@ def format_bytes(value: float) -> str:
 
 
 def clean(value: float | None) -> float | int | None:
-    """A number as a person would write it: 12 significant digits, whole numbers as ``int``."""
+    """A number for a file that people read: 12 significant digits, whole numbers as ``int``; None if not finite."""
     if value is None or not math.isfinite(value):
         return None
     rounded = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
@@ -83,7 +83,11 @@ def clean(value: float | None) -> float | int | None:
 
 
 def require_positive(**numbers: float | None) -> None:
-    """Raise UserError for the first number that is given and is not a finite one above zero."""
+    """Check that each number that is given (not None) is finite and above zero.
+
+    Raises:
+        UserError: names the first number that is not.
+    """
     for name, value in numbers.items():
         if value is None:
             continue

@@ -1,4 +1,4 @@
-"""Trackers: what a tracker is told, and that one which fails takes nothing with it."""
+"""Trackers: what is logged to a tracker, and that the failure of one does not affect the others."""
 
 import importlib.util
 import json
@@ -22,71 +22,73 @@ def study(tmp_path):
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """A tensorboardX that only listens."""
-    heard = []
+def logged(monkeypatch):
+    """What is logged to a tensorboardX that only collects it."""
+    entries = []
 
     class SummaryWriter:
         def __init__(self, folder):
             self.run = folder.rpartition("/")[2]
 
         def add_scalar(self, name, value, step):
-            heard.append((self.run, name, value, step))
+            entries.append((self.run, name, value, step))
 
         def add_text(self, name, text, step):
-            heard.append((self.run, name, text, step))
+            entries.append((self.run, name, text, step))
 
         def close(self):
-            heard.append((self.run, "closed"))
+            entries.append((self.run, "closed"))
 
     monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=SummaryWriter))
-    return heard
+    return entries
 
 
-def reading(config, tokens=1000, loss=3.0):
+def progress(config, tokens=1000, loss=3.0):
     return {"id": config.id, "tokens": tokens, "loss": loss, "tokens_per_second": 5e4}
 
 
-def test_readings_and_the_end_are_told_by_tokens(study, told):
+def test_progress_and_results_are_logged_by_tokens(study, logged):
     config = run_config()
     ended = record(config)
     with Trackers(study, ["tensorboard"], pytest.fail) as trackers:
-        trackers.progress(config, reading(config))
+        trackers.progress(config, progress(config))
         trackers.ended(ended)
-    assert (config.id, "train_loss", 3.0, 1000) in told
-    assert (config.id, "loss", ended.loss, config.tokens) in told
-    assert (config.id, "bits_per_byte", ended.bits_per_byte, config.tokens) in told
-    text = next(entry[2] for entry in told if entry[1] == "record")
+    assert (config.id, "train_loss", 3.0, 1000) in logged
+    assert (config.id, "loss", ended.loss, config.tokens) in logged
+    assert (config.id, "bits_per_byte", ended.bits_per_byte, config.tokens) in logged
+    text = next(entry[2] for entry in logged if entry[1] == "record")
     assert json.loads(text.strip("`json\n")) == ended.to_json()
-    assert told[-1] == (config.id, "closed")
+    assert logged[-1] == (config.id, "closed")
 
 
-def test_a_run_recorded_before_is_told_once_with_its_whole_curve(study, told):
+def test_an_earlier_run_is_logged_once_with_its_whole_curve(study, logged):
     ended = record(run_config())
     study.save(ended, CURVE)
     for _ in range(2):
         with Trackers(study, ["tensorboard"], pytest.fail) as trackers:
             trackers.catch_up(ended)
-    assert [(step, value) for _, name, value, step in (e for e in told if len(e) == 4) if name == "train_loss"] == CURVE
-    assert sum(entry[1] == "loss" for entry in told) == 1
+    assert [
+        (step, value) for _, name, value, step in (e for e in logged if len(e) == 4) if name == "train_loss"
+    ] == CURVE
+    assert sum(entry[1] == "loss" for entry in logged) == 1
 
 
-def test_a_tracker_that_fails_is_said_once_and_the_others_go_on(study, told, monkeypatch):
+def test_a_tracker_that_fails_is_reported_once_and_the_others_continue(study, logged, monkeypatch):
     def broken(**_):
         raise OSError("no space left\non device")
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=broken, Settings=dict))
-    config, said = run_config(), []
-    with Trackers(study, ["wandb", "tensorboard"], said.append) as trackers:
+    config, lines = run_config(), []
+    with Trackers(study, ["wandb", "tensorboard"], lines.append) as trackers:
         for tokens in (1000, 2000):
-            trackers.progress(config, reading(config, tokens))
+            trackers.progress(config, progress(config, tokens))
         trackers.ended(record(config))
-    assert len(said) == 1
-    assert "--tracker wandb failed (no space left) and is left out" in said[0]
-    assert sum(entry[1] == "train_loss" for entry in told) == 2
+    assert len(lines) == 1
+    assert "--tracker wandb failed (no space left) and is no longer used" in lines[0]
+    assert sum(entry[1] == "train_loss" for entry in logged) == 2
 
 
-def test_a_tracker_that_is_none_or_not_installed(monkeypatch):
+def test_a_tracker_that_is_unknown_or_not_installed(monkeypatch):
     with pytest.raises(UserError, match="no such tracker; there are tensorboard, wandb, mlflow"):
         import_trackers(["visdom"])
     monkeypatch.setitem(sys.modules, "mlflow", None)
@@ -95,8 +97,8 @@ def test_a_tracker_that_is_none_or_not_installed(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
-def test_the_real_tracker_keeps_what_it_is_told(study, name, monkeypatch):
-    """Where its library is installed: two runs under way at once, and one recorded before."""
+def test_the_real_tracker_keeps_what_is_logged(study, name, monkeypatch):
+    """Where its library is installed: two runs at once, and one that was recorded earlier."""
     library = {"tensorboard": "tensorboardX"}.get(name, name)
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
@@ -107,7 +109,7 @@ def test_the_real_tracker_keeps_what_it_is_told(study, name, monkeypatch):
         trackers.catch_up(before)
         for tokens in (1000, 2000):
             for ended in (one, other):
-                trackers.progress(ended.config, reading(ended.config, tokens))
+                trackers.progress(ended.config, progress(ended.config, tokens))
         trackers.ended(one)
         trackers.ended(other)
     assert READERS[name](study) == {
@@ -120,23 +122,23 @@ def test_the_real_tracker_keeps_what_it_is_told(study, name, monkeypatch):
 def _from_tensorboard(study):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = {}
+    curves = {}
     for folder in (study.path / "trackers" / "tensorboard").iterdir():
         events = EventAccumulator(str(folder)).Reload()
-        found[folder.name] = [pytest.approx(event.value) for event in events.Scalars("train_loss")]
+        curves[folder.name] = [pytest.approx(event.value) for event in events.Scalars("train_loss")]
         assert len(events.Scalars("loss")) == 1
-    return found
+    return curves
 
 
 def _from_wandb(study):
-    """Its offline files are for `wandb sync` alone; that they hold the readings can be seen: in history and summary."""
-    found = {}
+    """W&B's offline files are for `wandb sync` only, but the values can be seen in them: in history and summary."""
+    curves = {}
     for folder in (study.path / "trackers" / "wandb" / "wandb").glob("offline-run-*"):
         content = next(folder.glob("*.wandb")).read_bytes()
-        found[folder.name.rpartition("-")[2]] = [
+        curves[folder.name.rpartition("-")[2]] = [
             pytest.approx(float(value)) for value in re.findall(rb"train_loss[^0-9.]{1,6}([0-9.]+)", content)[::2]
         ]
-    return found
+    return curves
 
 
 def _from_mlflow(study):

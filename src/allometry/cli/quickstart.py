@@ -22,7 +22,7 @@ from ..ladder.speed import Speed
 from ..planning.optimum.repeated_data import repetition_note
 from ..quantities import format_count, format_flops, format_seconds
 from ..report import outcome_lines, write_report
-from ..runs.study import Study, best_run
+from ..runs.study import Study
 from ..runs.trackers import Trackers, import_trackers
 from ..runs.trunks import trunk_costs
 from ..workflow.early_warning import Early
@@ -229,6 +229,6 @@ def _sample(study: Study) -> None:
     if study.read("sample.json") is None:
         from ..lm.generate import generate
 
-        record = best_run(study)
+        record = study.best_run()
         text = generate(study, record, PROMPT, tokens=600, temperature=0.6, seed=0)
         study.write("sample.json", {"run": record.id, "prompt": PROMPT, "text": text})

@@ -1,4 +1,4 @@
-"""What every configuration is: frozen, strict, read from TOML or JSON; and configurations of several kinds."""
+"""The base classes of configurations: frozen, strict, read from TOML or JSON; one of them has several kinds."""
 
 from __future__ import annotations
 
@@ -26,25 +26,26 @@ class Config(BaseModel):
         """Build from a dictionary.
 
         Raises:
-            UserError: a key is unknown, missing or has a bad value; names the first.
+            UserError: a key is unknown or missing, or has a bad value; names the first such key.
         """
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            # A misspelt key is also a missing one; the misspelling is the better news.
+            # If a key is misspelt, the right one is missing too; the misspelling is the more helpful message.
             first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-            key = ".".join(str(part) for part in first["loc"]) or "value"
+            key = ".".join(str(part) for part in first["loc"])
             if first["type"] == "extra_forbidden":
                 owner = cls._at(values, first["loc"][:-1])
                 raise UserError(f"{where}: unknown key {_nearest(key, owner.model_fields)}") from None
-            raise UserError(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+            place = f"{where}: {key}" if key else where
+            raise UserError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a TOML or JSON file.
 
         Raises:
-            UserError: there is no such file, or it does not parse.
+            UserError: the file does not exist, or does not parse.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
@@ -56,23 +57,23 @@ class Config(BaseModel):
         return cls.parse(values, str(path))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON and TOML have them."""
+        """Plain values, as JSON and TOML can hold them."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def to_toml(self) -> str:
         return tomli_w.dumps(self.to_dict())
 
     def identity(self) -> dict[str, Any]:
-        """What of it decides the outcome of a run, as JSON.
+        """The part that determines the outcome of a run, as JSON.
 
-        Fields at their default are left out: a field that is added later, whose default is what was done before,
-        changes no identity. So a default never changes.
+        Fields that have their default value are left out. So a new field, whose default means what was done before,
+        changes no identity; and for the same reason a default must never change.
         """
         return self.model_dump(mode="json", exclude_defaults=True)
 
     @classmethod
     def _kind(cls, values: Any) -> type[Config]:
-        """The class that ``values`` are parsed as."""
+        """The class as which ``values`` are parsed."""
         return cls
 
     @classmethod
@@ -80,16 +81,18 @@ class Config(BaseModel):
         """The class of the configuration at ``path`` within ``values``."""
         owner = cls._kind(values)
         for part in path:
-            values = values[part]
-            owner = owner.model_fields[str(part)].annotation._kind(values)
+            values, field = values[part], owner.model_fields[str(part)].annotation
+            assert isinstance(field, type)
+            assert issubclass(field, Config)
+            owner = field._kind(values)
         return owner
 
 
 class OneOf(Config):
-    """A configuration of several kinds: parsed as the base class, it becomes the kind that one key names.
+    """A configuration that has several kinds: one key names the kind, and parsing the base class gives that subclass.
 
-    The base class names the key, :attr:`key`, and the kind that is meant without it, :attr:`default_kind`. A kind is
-    a subclass whose class keyword ``kind`` is its name.
+    The base class sets :attr:`key` (the name of that key) and :attr:`default_kind` (the kind if the key is absent).
+    A kind is a subclass; its class keyword ``kind`` is its name.
     """
 
     key: ClassVar[str]
@@ -127,6 +130,6 @@ class OneOf(Config):
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
-    """An unknown key, what was meant by it as far as one can tell, and what there is."""
+    """An unknown key with the known one that it resembles, if any, and all known keys."""
     near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
     return f"{key!r}" + (f" (did you mean {near[0]!r}?)" if near else "") + f"; known: {', '.join(known)}"

@@ -1,6 +1,6 @@
-"""Which model a run trains: one member of a family, with its parameters and FLOPs under every convention in use.
+"""The model that a run trains: one member of a family, with its parameters and FLOPs under every convention in use.
 
-Counts are computed from the configuration alone, without torch.
+The counts are computed from the configuration alone, without torch.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from .base import OneOf
 
 
 class ModelConfig(OneOf):
-    """One member of a family; ``family`` says which, and a subclass has the fields that decide its shape.
+    """One member of a family; ``family`` names the family, and a subclass has the fields that determine the shape.
 
-    Scaling laws need its counts. ``num_params`` is non-embedding: without what is only looked up, and without the
-    head. ``num_params_matmul`` are the parameters that one unit of data is multiplied with, the head included.
+    Scaling laws need the counts. ``num_params`` is non-embedding: it excludes tables that are only looked up, and the
+    head. ``num_params_matmul`` counts the parameters by which one unit of data is multiplied, including the head.
     """
 
     key: ClassVar[str] = "family"
@@ -32,7 +32,7 @@ class ModelConfig(OneOf):
 
     @property
     def num_params_matmul(self) -> int:
-        """Parameters that a unit of data is multiplied with, the head included."""
+        """Parameters by which one unit of data is multiplied, including the head."""
         raise NotImplementedError
 
     @property
@@ -42,7 +42,7 @@ class ModelConfig(OneOf):
 
     @property
     def flops_per_token(self) -> float:
-        """Forward and backward FLOPs for one unit of data, from the shapes."""
+        """Forward and backward FLOPs for one unit of data, computed from the shapes."""
         raise NotImplementedError
 
     @property
@@ -78,7 +78,7 @@ class DecoderConfig(ModelConfig, kind="decoder"):
 
     @property
     def num_params_matmul(self) -> int:
-        """Parameters that a token is multiplied with: the blocks and the head."""
+        """Parameters by which a token is multiplied: the blocks and the head."""
         return self.num_params + self.vocab_size * self.width
 
     @property
@@ -88,9 +88,9 @@ class DecoderConfig(ModelConfig, kind="decoder"):
 
     @property
     def flops_per_token(self) -> float:
-        """Forward and backward FLOPs a token: 6 for each matmul parameter, and causal attention as it is needed.
+        """Forward and backward FLOPs for one token: 6 for each matmul parameter, plus causal attention.
 
-        A position attends to (context + 1)/2 others on average: 12·width FLOPs a layer for each of them.
+        A position attends to (context + 1)/2 positions on average, each for 12·width FLOPs in each layer.
         """
         attention = 12 * self.layers * self.width * (self.context + 1) / 2
         return 6 * self.num_params_matmul + attention

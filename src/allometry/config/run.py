@@ -1,4 +1,4 @@
-"""One training run: everything that decides its outcome, hashed into its identity."""
+"""One training run: everything that determines its outcome, hashed into its identity."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from pydantic import SerializeAsAny
 
 from .base import Config
-from .model import ModelConfig
+from .model import DecoderConfig, ModelConfig
 from .schedule import Schedule
-from .task import TaskConfig
+from .task import TaskConfig, TextConfig
 from .training import BuiltInConfig, TrainConfig, TrainerConfig
 
 
 class RunConfig(Config):
-    """One training of one model, a member of a family, on a task, by a trainer."""
+    """One training: a model (a member of a family), a task, the training itself, and the trainer that does it."""
 
     model: SerializeAsAny[ModelConfig]
     task: SerializeAsAny[TaskConfig]
@@ -26,20 +26,20 @@ class RunConfig(Config):
 
     @property
     def id(self) -> str:
-        """The run's identity: a hash of what determines its outcome, never of a path, a host or a clock."""
+        """The run's identity: a hash of what determines its outcome, and of no path, host or clock."""
         return self._digest()
 
     @property
     def trunk(self) -> str:
-        """The identity of what runs of different length share before their decay."""
+        """The identity of the trunk: runs that differ only in their length share it until their decay begins."""
         return self._digest("tokens", "decay")
 
-    def _digest(self, *apart_from: str) -> str:
+    def _digest(self, *without: str) -> str:
         train = self.train.identity()
         what = {
             "model": self.model.identity(),
             "task": self.task.identity(),
-            "train": {key: value for key, value in train.items() if key not in apart_from},
+            "train": {key: value for key, value in train.items() if key not in without},
             "trainer": self.trainer.identity(),
         }
         text = json.dumps(what, sort_keys=True, separators=(",", ":"))
@@ -47,8 +47,30 @@ class RunConfig(Config):
 
     @cached_property
     def schedule(self) -> Schedule:
-        """Steps, batches and rates of the run."""
+        """Steps, batches and learning rates of the run."""
         return Schedule(self.train, self.model.row_tokens)
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The model, where only the built-in decoder will do.
+
+        Raises:
+            TypeError: the model is of another family.
+        """
+        if not isinstance(self.model, DecoderConfig):
+            raise TypeError(f"run {self.id} trains a model of family {self.model.family}, not the built-in decoder")
+        return self.model
+
+    @property
+    def text(self) -> TextConfig:
+        """The task, where only text will do.
+
+        Raises:
+            TypeError: the run learns another task.
+        """
+        if not isinstance(self.task, TextConfig):
+            raise TypeError(f"run {self.id} learns the task {self.task.name}, not text")
+        return self.task
 
     @property
     def num_params(self) -> int:
@@ -56,12 +78,12 @@ class RunConfig(Config):
 
     @property
     def tokens(self) -> int:
-        """Tokens really trained on: whole steps of whole batches."""
+        """The number of tokens that the run trains on: whole steps of whole batches."""
         return self.schedule.tokens
 
     @property
     def epochs(self) -> float | None:
-        """How many times the run reads its training data; None where their length is not recorded."""
+        """How many times the run reads its training data; None if their length is not recorded."""
         return self.tokens / self.task.train_tokens if self.task.train_tokens else None
 
     @property
@@ -70,5 +92,5 @@ class RunConfig(Config):
         return self.model.flops_per_token * self.tokens
 
     def with_train(self, **changes: Any) -> RunConfig:
-        """The same run with other values in its training."""
+        """The same run with these values of its training changed."""
         return self.model_copy(update={"train": self.train.model_copy(update=changes)})

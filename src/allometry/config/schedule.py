@@ -1,11 +1,11 @@
-"""Batch and learning rate along a run, as functions of the tokens seen so far.
+"""Batch and learning rate along a run, as functions of the number of tokens seen.
 
-The best batch grows with the tokens of a run (as D^0.4 to D^0.6 in the published measurements) and the best rate
-falls or stays. A run that used one batch throughout would be near its best at one length only. So both follow their
-power law *during* the run: at every moment they are what the rule gives for a run of so many tokens. One trunk then
-serves every length, and a larger model, trained for longer, merely goes on along the same path.
+The best batch grows with the length of a run (as D^0.4 to D^0.6 in the published measurements), and the best learning
+rate decreases or stays. A run with a constant batch would be near its best at one length only. So both follow their
+power law *during* the run: at every moment they have the values that the rule gives for a run of the tokens seen so
+far. Therefore one trunk serves every length, and a larger model, trained for longer, continues along the same path.
 
-At the end the rate falls linearly to zero (warmup–stable–decay, arXiv 2404.06395 and 2405.18392).
+At the end the learning rate decays linearly to zero (warmup–stable–decay, arXiv 2404.06395 and 2405.18392).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .training import TrainConfig
 
 @dataclass(frozen=True)
 class Stage:
-    """Consecutive steps of one batch size, in rows."""
+    """Consecutive steps that have the same batch size, in rows."""
 
     first_step: int
     first_row: int
@@ -27,17 +27,17 @@ class Stage:
 
 
 class Schedule:
-    """The steps of one run. Before :attr:`decay_start` nothing depends on the run's length."""
+    """The steps of one run. Nothing before :attr:`decay_start` depends on the run's length."""
 
     def __init__(self, train: TrainConfig, row_tokens: int):
         self.train, self.row_tokens = train, row_tokens
-        wanted = max(1, round(self.train.tokens / self.row_tokens))  # rows
-        self.stages = self._stages(wanted)
+        rows = max(1, round(self.train.tokens / self.row_tokens))
+        self.stages = self._stages(rows)
         self._firsts = [stage.first_step for stage in self.stages]
-        self.steps = self._step_at(wanted)
+        self.steps = self._step_at(rows)
         self.tokens = self.tokens_before(self.steps)
-        fall = max(1, round(self.train.decay * wanted))
-        self.decay_start = min(self._step_at(wanted - fall), self.steps - 1)
+        decay_rows = max(1, round(self.train.decay * rows))
+        self.decay_start = min(self._step_at(rows - decay_rows), self.steps - 1)
 
     def batch_at(self, step: int) -> tuple[int, int]:
         """First row and number of rows of a step."""
@@ -45,37 +45,37 @@ class Schedule:
         return stage.first_row + (step - stage.first_step) * stage.batch, stage.batch
 
     def tokens_before(self, step: int) -> int:
-        """Tokens seen when ``step`` begins."""
+        """The number of tokens seen when ``step`` begins."""
         return self.batch_at(step)[0] * self.row_tokens
 
     def lr_factor_at(self, step: int) -> float:
-        """The learning rate of a step, as a share of the base rate."""
+        """The factor by which the base learning rate is multiplied at a step."""
         train = self.train
         first, batch = self.batch_at(step)
         seen = max((first + batch) * self.row_tokens, self._floor)
-        rate = (seen / train.reference_tokens) ** -train.lr_exponent
+        factor = (seen / train.reference_tokens) ** -train.lr_exponent
         if train.warmup_tokens:
-            rate *= min(1.0, (first + batch) * self.row_tokens / train.warmup_tokens)
+            factor *= min(1.0, (first + batch) * self.row_tokens / train.warmup_tokens)
         if step >= self.decay_start:
             start = self.tokens_before(self.decay_start)
-            rate *= (self.tokens - first * self.row_tokens) / (self.tokens - start)
-        return rate
+            factor *= (self.tokens - first * self.row_tokens) / (self.tokens - start)
+        return factor
 
     @property
     def _floor(self) -> float:
-        """Tokens below which the power laws are held, so that they do not run off at the very beginning."""
+        """The power laws are constant below this number of tokens: near zero they would diverge."""
         return max(self.train.warmup_tokens, self.row_tokens)
 
     def _stages(self, rows: int) -> list[Stage]:
-        """Powers of two nearest to the power law in the tokens seen: few shapes, each kept for long."""
+        """Powers of two nearest to the power law in the tokens seen: few shapes, each used for many steps."""
         train = self.train
         reference = train.batch_tokens / self.row_tokens
         at_start = reference * (self._floor / train.reference_tokens) ** train.batch_exponent
         exponent = max(0, round(math.log2(at_start)))
         stages = [Stage(0, 0, 2**exponent)]
         while train.batch_exponent > 0:
-            # The tokens at which the law, rounded in the logarithm, reaches the next power of two. A tiny exponent
-            # puts them beyond any float; a run ends long before 2^100.
+            # The number of tokens at which the law, rounded in the logarithm, reaches the next power of two. With a
+            # tiny exponent it would exceed any float; a run ends long before 2^100.
             doublings = (exponent + 0.5 - math.log2(reference)) / train.batch_exponent
             bound = train.reference_tokens * 2 ** min(doublings, 100.0)
             last = stages[-1]
@@ -88,6 +88,6 @@ class Schedule:
         return stages
 
     def _step_at(self, rows: int) -> int:
-        """The first step that begins at or after so many rows."""
+        """The first step that begins at or after this row."""
         stage = next(stage for stage in reversed(self.stages) if stage.first_row <= rows)
         return stage.first_step + math.ceil((rows - stage.first_row) / stage.batch)

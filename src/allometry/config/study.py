@@ -1,4 +1,4 @@
-"""What a study is asked for."""
+"""The settings of a study."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from .base import Config
 
 
 class StudyConfig(Config):
-    """What a ladder is asked for: the text, and either ``minutes`` to fill or ``widths`` and ``tokens`` to train.
+    """The settings of a ladder: the corpus, and either the ``minutes`` to fill or the ``widths`` and ``tokens``.
 
-    ``tokens`` are the lengths that every width is trained to. With ``sweep`` the cheapest runs measure batch and rate
-    first; without it ``lr`` and ``batch_tokens`` (at a million tokens seen) are taken as given. A rung that diverges
-    is kept as such, and tried again up to ``retries`` times, at half the rate each time.
+    Every width is trained to each of the lengths ``tokens``. With ``sweep``, cheap runs first measure batch and
+    learning rate; without it, ``lr`` and ``batch_tokens`` (the values after a million tokens) are used as given. A
+    rung that diverges is recorded as diverged, and tried again up to ``retries`` times, each time at half the
+    learning rate.
     """
 
     data: str = "stdlib"
@@ -34,7 +35,7 @@ class StudyConfig(Config):
         if given not in ((True, False, False), (False, True, True)):
             raise ValueError("give either minutes, or widths and tokens")
         if self.widths is not None and (len(set(self.widths)) < 2 or min(self.widths) < 8):
-            raise ValueError("widths: at least two different ones, of 8 or more")
+            raise ValueError("widths: give at least two different ones, each 8 or more")
         if self.tokens is not None and (not self.tokens or min(self.tokens) < 10_000):
-            raise ValueError("tokens: at least one length, of 10 000 or more")
+            raise ValueError("tokens: give at least one length, each 10 000 or more")
         return self

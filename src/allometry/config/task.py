@@ -1,4 +1,4 @@
-"""What a run learns and is scored on."""
+"""The task of a run: what it learns, and on what it is scored."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .base import OneOf
 
 
 class TaskConfig(OneOf):
-    """What is learned; ``name`` says which task, and a subclass has its fields.
+    """What is learned; ``name`` names the task, and a subclass has its fields.
 
-    The data are identified by their ``fingerprint``. ``source`` says where they came from, ``train_tokens`` how many
-    units there are to train on (None: not recorded); neither decides identity. :attr:`unit` is what D counts.
+    ``fingerprint`` identifies the data. ``source`` is where they came from, ``train_tokens`` the number of units to
+    train on (None: not recorded); neither belongs to the identity. :attr:`unit` is what D counts.
     """
 
     key: ClassVar[str] = "name"
@@ -31,15 +31,20 @@ class TaskConfig(OneOf):
         return {key: value for key, value in super().identity().items() if key not in informative}
 
     def bits_per_byte(self, loss: float) -> float | None:
-        """The loss as bits a byte of text; None for a task without text."""
+        """The loss in bits per byte of text; None for a task without text."""
         return None
+
+    @property
+    def loss_unit(self) -> str:
+        """The unit of the loss, in words."""
+        return f"nats per {self.unit}"
 
 
 class TextConfig(TaskConfig, kind="text"):
-    """Predict the next token of a text, cut by a tokenizer.
+    """Predict the next token of a corpus, which a tokenizer has cut into tokens.
 
-    The fingerprint, of all tokens and of the tokenizer itself, and the tokenizer's name decide identity. The rest
-    follows from them: ``bytes_per_token`` is that of the held-out text.
+    The identity consists of the fingerprint, which covers all tokens and the tokenizer, and the tokenizer's name. The
+    rest follows from them. ``bytes_per_token`` is measured on the held-out text.
     """
 
     unit: ClassVar[str] = "token"
@@ -54,5 +59,9 @@ class TextConfig(TaskConfig, kind="text"):
         return {key: value for key, value in super().identity().items() if key not in follows}
 
     def bits_per_byte(self, loss: float) -> float:
-        """A loss in nats a token as bits a byte of text, which compares across tokenizers."""
+        """A loss in nats per token as bits per byte of text, which can be compared between tokenizers."""
         return loss / (math.log(2) * self.bytes_per_token)
+
+    @property
+    def loss_unit(self) -> str:
+        return "nats per byte" if self.tokenizer == "bytes" else "nats per token"

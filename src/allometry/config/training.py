@@ -1,24 +1,25 @@
-"""How a run is trained: what acts on its outcome beside model and task, and who trains it."""
+"""How a run is trained, and which trainer trains it."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from .base import Config, OneOf
 
-TRAINER_VERSION = 4  # of the built-in trainer; raise it whenever the same configuration would train to another result
+TRAINER_VERSION = 4  # of the built-in trainer; raise it whenever the same configuration would give another result
 
 
 class TrainConfig(Config):
-    """How: everything that acts on the outcome beside model and text.
+    """Everything that determines the outcome apart from model and task.
 
-    ``lr`` (the u-μP base rate) and ``batch_tokens`` hold when ``reference_tokens`` have been seen; before and after,
-    they follow power laws in the tokens seen, with exponents ``-lr_exponent`` and ``batch_exponent`` (0: constant).
-    See :mod:`allometry.config.schedule`. Nothing before the final fall, over the last ``decay`` of the tokens, depends
-    on ``tokens``, so runs that differ in ``tokens`` alone share their trunk to the bit. ``compile`` trains by compiled
-    kernels, several times faster, whose results differ from PyTorch's by rounding; it needs a C++ compiler.
+    ``lr`` (the u-μP base learning rate) and ``batch_tokens`` are the values after ``reference_tokens`` tokens; before
+    and after that, both follow power laws in the number of tokens seen, with exponents ``-lr_exponent`` and
+    ``batch_exponent`` (0: constant). See :mod:`allometry.config.schedule`. The learning rate decays over the last
+    fraction ``decay`` of the tokens. Nothing before this decay depends on ``tokens``, so runs that differ only in
+    ``tokens`` share their trunk bit for bit. ``compile`` trains by compiled kernels: several times faster, with
+    results that differ from PyTorch's by rounding; they need a C++ compiler.
     """
 
     tokens: int = Field(ge=1)
@@ -38,9 +39,9 @@ class TrainConfig(Config):
 
 
 class TrainerConfig(OneOf):
-    """Who trains a run; ``name`` says which trainer, and a subclass has the fields that it needs.
+    """The trainer of a run; ``name`` names it, and a subclass has the fields that it needs.
 
-    ``version`` is raised whenever the trainer would train the same configuration to another result.
+    ``version`` is raised whenever the trainer would give another result for the same configuration.
     """
 
     key: ClassVar[str] = "name"
@@ -51,12 +52,12 @@ class TrainerConfig(OneOf):
 
     @property
     def current(self) -> bool:
-        """Whether this is the version that trains now; runs of another do not compare."""
+        """Whether this is the trainer's present version; runs of different versions cannot be compared."""
         return True
 
 
 class BuiltInConfig(TrainerConfig, kind="built_in"):
-    """The trainer of this package: unit-scaled, the same bits however often it is interrupted."""
+    """The trainer of this package: unit-scaled; interruptions do not change a bit of the result."""
 
     name: Literal["built_in"] = "built_in"
     version: int = TRAINER_VERSION
@@ -65,5 +66,5 @@ class BuiltInConfig(TrainerConfig, kind="built_in"):
     def current(self) -> bool:
         return self.version == TRAINER_VERSION
 
-    def identity(self) -> dict[str, object]:
+    def identity(self) -> dict[str, Any]:
         return super().identity() | {"version": self.version}

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..files import replace_file, write_json
+from ..files import lock_file, replace_file, write_json
 from .corpus import Corpus, load_corpus
 from .documents import MANIFEST, PREPARING, Source
 from .near_duplicates import near_duplicates
@@ -28,11 +28,6 @@ from .split import FEW, Split, cut, keys_of, piece_size, split
 from .spool import Spool
 from .tally import no_text, repeated, too_little
 from .tokenizer import FILE, Subwords, Tokenizer, open_tokenizer, train_bpe, trained_vocab_size
-
-try:
-    import fcntl
-except ImportError:  # Windows: no advisory locks
-    fcntl = None
 
 WORK, LOCK = "work", ".lock"
 TRAINED_ON = 256 * 1024**2  # bytes of text, evenly taken, that a BPE is trained on at most
@@ -242,11 +237,10 @@ def _claimed(out: Path) -> Iterator[None]:
     if names and not names & {MANIFEST, PREPARING}:
         raise UserError(f"{out}: exists and is no corpus; give another --out")
     with open(out / LOCK, "a") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"{out}: another process is preparing this; wait for it") from None
+        try:
+            lock_file(file, wait=False)
+        except OSError:
+            raise UserError(f"{out}: another process is preparing this; wait for it") from None
         try:
             yield
         finally:

@@ -1,1 +1,1 @@
-"""What is run and what came of it: records, studies, claims, saved states, trackers, engines (no torch)."""
+"""Runs and their results: records, studies, claims, saved states, trackers, engines. This room imports no torch."""

@@ -1,16 +1,17 @@
-"""Who trains what: claims on the trunks of a study, and the fence around what only a claim's owner may write.
+"""Claims on the trunks of a study: which process trains which trunk, and a fence against writes by former owners.
 
-Any number of processes may work on one study, on one machine or on several that share its folder. Each trunk is
-trained by the process whose claim stands in ``claims/<trunk>.json``: attempt number, owner's token, a beat that goes
-on while the owner lives. A claim may be followed by the next attempt when it was given back, when its process is gone
-(seen at once on the same machine), or when its beat has stood still for :data:`STALE_SECONDS`. A process that was
-stopped that long and wakes finds another token in the file and is refused: whatever it writes, it writes as
+Any number of processes may work on one study, on one machine or on several that share its folder. A trunk is trained
+by the process whose claim is in ``claims/<trunk>.json``: the attempt number, the owner's token, and a heartbeat that
+increases while the owner lives. The next attempt may begin when the claim was released, when its process is gone
+(detected at once on the same machine), or when its heartbeat has not changed for :data:`STALE_SECONDS`. A process that
+was stopped for so long and wakes up again finds another token in the file and is refused, because it makes every
+write like this:
 
     with claim:                  # under the lock, and only if the claim is still ours
         os.rename(…)
 
-The lock is ``flock``, so between machines it holds as far as the shared folder's ``flock`` does: on NFS 4 and the
-usual cluster file systems, not where the administrator mounted them with local locks.
+The lock is ``flock``. Between machines it works wherever the shared folder supports ``flock``: on NFS 4 and the usual
+cluster file systems, but not where the administrator mounted them with local locks.
 """
 
 from __future__ import annotations
@@ -29,28 +30,23 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import UserError
-from ..files import write_json
+from ..files import lock_file, write_json
 
-try:
-    import fcntl
-except ImportError:  # Windows: no such locks; two ladders on one study may repeat work
-    fcntl = None
-
-# On a disk that is held up for longer than this, a process that lives may be taken for dead: its work is then repeated.
+# If a disk blocks for longer than this, a living process may be regarded as dead; its work is then repeated.
 STALE_SECONDS = float(os.environ.get("ALLOMETRY_STALE_SECONDS", "60"))
-_LOCK_SECONDS = 60.0  # the lock is held for milliseconds
+_LOCK_SECONDS = 60.0  # to wait for the lock, which is normally held for milliseconds
 
 
 class Taken(Exception):
-    """Another process is at this trunk."""
+    """Another process has claimed this trunk."""
 
 
 class Fenced(Exception):
-    """Another process has taken this trunk over; nothing more may be written."""
+    """Another process has taken over this trunk; this process must not write to it any more."""
 
 
 class Claim:
-    """A trunk that is this process's to train. ``with claim:`` holds the lock, or raises :class:`Fenced`."""
+    """The right of this process to train a trunk. ``with claim:`` holds the lock, or raises :class:`Fenced`."""
 
     def __init__(self, folder: Path, trunk: str, attempt: int):
         self.path, self.attempt = folder / f"{trunk}.json", attempt
@@ -68,11 +64,12 @@ class Claim:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._lock.__exit__(None, None, None)
+        if self._lock is not None:
+            self._lock.__exit__(None, None, None)
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[Self]:
-        """Let it beat until the block ends, and give it back then."""
+        """Keep the claim alive by its heartbeat until the block ends, and release it then."""
         beating = threading.Thread(target=self._beat, daemon=True)
         beating.start()
         try:
@@ -84,14 +81,15 @@ class Claim:
                 if self._ours():
                     try:
                         write_json(self.path, {"attempt": self.attempt, "owner": None})
-                    except OSError:  # a full disk has room for this
+                    except OSError:  # a full disk: deleting needs no space
                         self.path.unlink()
 
     def _beat(self) -> None:
         beat = 0
         while not self._ended.wait(STALE_SECONDS / 12):
             beat += 1
-            with contextlib.suppress(OSError, UserError), _locked(self.path.parent):  # a full disk, say: the next beat
+            # If a beat fails, for example on a full disk, the next one may succeed.
+            with contextlib.suppress(OSError, UserError), _locked(self.path.parent):
                 if not self._ours():
                     self.lost = True
                     return
@@ -108,17 +106,17 @@ class Claim:
 
 
 def take(folder: Path, trunk: str, follows: int | None = None) -> Claim:
-    """Claim a trunk, as the attempt after ``follows``; without it, if nobody alive on this machine has claimed it.
+    """Claim a trunk, as the attempt after ``follows``; without it, if no living process has claimed the trunk.
 
     Raises:
-        Taken: somebody else has, or was quicker.
+        Taken: another process has the claim, or was faster.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{trunk}.json"
     with _locked(folder):
-        standing = _read(path)
-        attempt = standing.get("attempt", 0)
-        free = not standing.get("owner") or _gone(standing)
+        stored = _read(path)
+        attempt = stored.get("attempt", 0)
+        free = not stored.get("owner") or _gone(stored)
         if not free if follows is None else follows != attempt:
             raise Taken
         claim = Claim(folder, trunk, attempt + 1)
@@ -127,30 +125,30 @@ def take(folder: Path, trunk: str, follows: int | None = None) -> Claim:
 
 
 class Observer:
-    """Tells which trunks may be claimed, by watching their beats on its own clock: machines' clocks differ."""
+    """Watches heartbeats to find the trunks that may be claimed; by its own clock, because machines' clocks differ."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._seen: dict[str, tuple[tuple[Any, ...], float, float]] = {}  # sign of life, since when, last look
+        self._seen: dict[str, tuple[tuple[Any, ...] | None, float, float]] = {}  # heartbeat, since when, last look
 
     def free(self, trunk: str) -> int | None:
-        """The attempt that may be followed, 0 where there was none; None while the claim is alive."""
-        standing = _read(self.folder / f"{trunk}.json")
-        if not standing.get("owner") or _gone(standing) or self._still(trunk, standing):
-            return standing.get("attempt", 0)
+        """The attempt after which the trunk may be claimed (0: there was none); None while the claim is alive."""
+        stored = _read(self.folder / f"{trunk}.json")
+        if not stored.get("owner") or _gone(stored) or self._is_stale(trunk, stored):
+            return stored.get("attempt", 0)
         return None
 
     def stalled(self, trunk: str, attempt: int) -> bool:
-        """Whether this attempt is under way and its beat stands still."""
-        standing = _read(self.folder / f"{trunk}.json")
-        return bool(standing.get("owner")) and standing["attempt"] == attempt and self._still(trunk, standing)
+        """Whether this attempt is still claimed but its heartbeat has stopped."""
+        stored = _read(self.folder / f"{trunk}.json")
+        return bool(stored.get("owner")) and stored["attempt"] == attempt and self._is_stale(trunk, stored)
 
-    def _still(self, trunk: str, standing: dict[str, Any]) -> bool:
-        """Whether a beat has stood still for long.
+    def _is_stale(self, trunk: str, stored: dict[str, Any]) -> bool:
+        """Whether the heartbeat has not changed for :data:`STALE_SECONDS`.
 
-        Only looks a few seconds apart tell: in a longer pause this process itself may have been stopped.
+        Only looks that are a few seconds apart count: during a longer pause this process itself may have been stopped.
         """
-        sign, now = (standing["owner"], standing.get("beat")), time.monotonic()
+        sign, now = (stored["owner"], stored.get("beat")), time.monotonic()
         seen, since, looked = self._seen.get(trunk, (None, now, now))
         if seen != sign or now - looked > STALE_SECONDS / 4:
             since = now
@@ -159,7 +157,7 @@ class Observer:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What stands in a claim; nothing where there is none or it is damaged: then no token is the right one."""
+    """The content of a claim; empty if there is none or it is damaged, so that no token matches."""
     try:
         value = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -169,30 +167,30 @@ def _read(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """The lock of all claims of a study; each use has a file of its own, so threads exclude each other as well."""
+    """Hold the lock of all claims of a study. Each use opens the file anew, so threads exclude each other as well."""
     with open(folder / ".lock", "a") as file:
         deadline = time.monotonic() + _LOCK_SECONDS
-        while fcntl is not None:
+        while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(file, wait=False)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise UserError(
-                        f"{folder / '.lock'}: held by a process that does not go on; end that process, or let it go on"
+                        f"{folder / '.lock'}: held by a process that makes no progress; end it, or let it continue"
                     ) from None
                 time.sleep(0.01)
         yield
 
 
-def _gone(standing: dict[str, Any]) -> bool:
-    """Whether the owner was a process of this machine that runs no more."""
-    return standing.get("machine") == _machine() and _started(standing["pid"]) != standing["started"]
+def _gone(stored: dict[str, Any]) -> bool:
+    """Whether the owner was a process of this machine that has ended."""
+    return stored.get("machine") == _machine() and _started(stored["pid"]) != stored["started"]
 
 
 @lru_cache(maxsize=1)
 def _machine() -> str:
-    """Where process ids mean the same: this machine since it was started, and this container."""
+    """The scope in which a process id is unique: this machine since it was started, and this container."""
     parts = [platform.node()]
     with contextlib.suppress(OSError):
         parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
@@ -200,7 +198,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process was started, which tells it from a later one of the same id; None where it runs no more."""
+    """When a process was started, which distinguishes it from a later one of the same id; None if it has ended."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a run will cost before it is run: seconds from a few measured steps, memory from the shapes."""
+"""The cost of a run before it is trained: seconds from a few measured steps, memory from the shapes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import numpy as np
 from ..config.model import DecoderConfig
 from ..config.run import RunConfig
 
-MEMORY_VARIABLE = "ALLOMETRY_MEMORY"  # bytes for this process, as its starter divides them
-MEMORY_SHARE = 0.8  # of the machine's memory for training; the rest is the system's, and the estimate's error
+MEMORY_VARIABLE = "ALLOMETRY_MEMORY"  # bytes for this process, set by the process that starts several
+MEMORY_SHARE = 0.8  # share of the machine's memory for training; the rest is for the system and the estimate's error
 PROCESS_BYTES = 450e6  # Python and PyTorch, before any model
-EVAL_TOKENS = 4096  # that an evaluation takes at a time, or one window if that is longer
-HELD_OUT_SHARE = 1 / 3  # of the cost of a training token: an evaluation has a forward pass only
+EVAL_TOKENS = 4096  # tokens that an evaluation processes at a time, or one window if that is longer
+HELD_OUT_SHARE = 1 / 3  # cost of a held-out token over that of a training token: it has a forward pass only
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Seconds of a training step as ``overhead + per_activation·activations + per_flop·flops``.
+    """Seconds of a training step: ``overhead·layers + per_activation·activations + per_flop·flops``.
 
-    Small models are held up by the overhead of each operation, wide ones by arithmetic, those between by memory
-    traffic; three coefficients, all at least 0, fitted to measured steps by relative error.
+    The overhead of each operation limits small models, arithmetic limits wide ones, memory traffic those between. The
+    three coefficients, all at least 0, are fitted to measured steps by relative error.
     """
 
     overhead: float
@@ -36,10 +36,10 @@ class Throughput:
 
     @classmethod
     def fit(cls, configs: Sequence[RunConfig], seconds: Sequence[float]) -> Throughput:
-        """From measured steps of at least one configuration."""
+        """Fit the coefficients to measured steps of one or more configurations."""
         from scipy.optimize import nnls
 
-        rows = np.array([cls._features(config.model, config.train.batch_tokens) for config in configs])
+        rows = np.array([cls._features(config.decoder, config.train.batch_tokens) for config in configs])
         times = np.asarray(seconds, float)
         weighted = rows / times[:, None]
         size = weighted.max(axis=0)
@@ -56,21 +56,21 @@ class Throughput:
         return float(np.dot(features, (self.overhead, self.per_activation, self.per_flop)))
 
     def seconds_between(self, config: RunConfig, first: int, last: int) -> float:
-        """Seconds of the steps ``first`` to ``last − 1`` of a run, batch by batch of its schedule."""
+        """Seconds of the steps ``first`` to ``last − 1`` of a run, with the batches of its schedule."""
         stages = config.schedule.stages
         ends = [stage.first_step for stage in stages[1:]] + [config.schedule.steps]
         return sum(
             max(0, min(last, end) - max(first, stage.first_step))
-            * self.step_seconds(config.model, stage.batch * config.model.context)
+            * self.step_seconds(config.decoder, stage.batch * config.decoder.context)
             for stage, end in zip(stages, ends, strict=True)
         )
 
     def trunk_seconds(self, configs: Sequence[RunConfig], held_out_tokens: int) -> list[float]:
-        """Seconds that each run of a trunk adds, shortest first, its evaluation included."""
+        """Seconds that each run of a trunk adds, including its evaluation; the shortest run first."""
         added, before = [], 0
         for config in sorted(configs, key=lambda config: config.train.tokens):
-            batch = 32 * config.model.context
-            evaluation = HELD_OUT_SHARE * held_out_tokens / batch * self.step_seconds(config.model, batch)
+            batch = 32 * config.decoder.context
+            evaluation = HELD_OUT_SHARE * held_out_tokens / batch * self.step_seconds(config.decoder, batch)
             added.append(self.seconds_between(config, before, config.schedule.steps) + evaluation)
             before = config.schedule.decay_start
         return added
@@ -80,14 +80,14 @@ class Throughput:
 
 
 def memory_bytes(config: RunConfig, most_sequences: int | None = None) -> float:
-    """Bytes of the largest step: weights, gradients and two moments, and the activations kept for backward.
+    """Bytes of the largest step: weights, gradients, two moments, and the activations kept for the backward pass.
 
-    With ``most_sequences``, of a step whose batch is cut into pieces of at most so many. Compiled kernels keep their
-    working memory, that for evaluation too; without them it is autograd's. Against the growth of the resident set
-    over contexts from 128 to 4096, widths from 64 to 256: -5 to -1 % compiled without evaluation, +9 to +17 % eager
-    (``benchmarks/growth.py``).
+    With ``most_sequences``, the batch is cut into pieces of at most that many sequences. Compiled kernels keep their
+    working memory, including that for evaluation; without them, autograd's memory is counted. Compared with the
+    growth of the resident set over contexts from 128 to 4096 and widths from 64 to 256: -5 to -1 % compiled without
+    evaluation, +9 to +17 % eager (``benchmarks/growth.py``).
     """
-    model, batch = config.model, config.schedule.stages[-1].batch
+    model, batch = config.decoder, config.schedule.stages[-1].batch
     tokens = min(batch, most_sequences or batch) * model.context
     states = 16 * model.num_params_total
     if not config.train.compile:
@@ -103,7 +103,7 @@ def memory_bytes(config: RunConfig, most_sequences: int | None = None) -> float:
 
 
 def most_sequences(config: RunConfig, memory: float) -> int:
-    """How many sequences a step may hold at once in so many bytes: a power of two, as batches are; at least 1."""
+    """How many sequences a step can process at once in ``memory`` bytes: a power of two, like batches; at least 1."""
     batch = config.schedule.stages[-1].batch
     while batch > 1 and memory_bytes(config, batch) > memory:
         batch //= 2
@@ -111,16 +111,17 @@ def most_sequences(config: RunConfig, memory: float) -> int:
 
 
 def memory_share() -> float:
-    """Bytes that this process may use: what its starter says, or its share of the machine's memory were it alone.
+    """Bytes that this process may use: ``MEMORY_VARIABLE`` if it is set, else the share of the machine's memory.
 
-    Of the whole memory and not of what is free now, so that a run that goes on later is cut into the same pieces.
+    The share is taken of all memory and not of what is free now, so that a run that continues later is cut into the
+    same pieces.
     """
-    said = os.environ.get(MEMORY_VARIABLE)
-    return float(said) if said else machine_memory() * MEMORY_SHARE
+    given = os.environ.get(MEMORY_VARIABLE)
+    return float(given) if given else machine_memory() * MEMORY_SHARE
 
 
 def machine_memory() -> float:
-    """Bytes of memory of this machine, or of the container if that has fewer."""
+    """Bytes of memory of this machine, or of its container if that has less."""
     sizes = []
     with contextlib.suppress(ValueError, OSError, AttributeError):
         sizes.append(float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))

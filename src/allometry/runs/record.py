@@ -1,4 +1,4 @@
-"""What came of a run: a plain record that a person can read, written once."""
+"""The record of a run that ended: plain JSON that a person can read, written once."""
 
 from __future__ import annotations
 
@@ -15,14 +15,23 @@ from ..errors import UserError
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run that ended; ``status`` is finished or diverged.
+    """One run that ended.
 
-    ``kind`` says what the run was for: ``sweep`` (batch and rate), ``ladder`` (a point of the law), ``target`` (a
-    plan come true) or ``run``. ``loss`` is the held-out cross-entropy in nats a token, ``loss_se`` its standard error
-    over held-out windows (runs of a study share the windows, so differences between runs are surer than that).
-    ``seconds``, ``flops_spent`` count what this run cost beyond the shorter ones of its trunk; ``flops`` is what the
-    run stands for, as if it had been trained alone. ``retry_of`` is the run that diverged at a higher rate, if this
-    one is its next attempt.
+    Attributes:
+        kind: what the run was for: ``sweep`` (it measures batch and learning rate), ``ladder`` (a point of the law),
+            ``target`` (it carries out a plan) or ``run`` (anything else).
+        status: ``finished`` or ``diverged``.
+        loss: held-out cross-entropy in nats per token; None if the run diverged.
+        loss_se: its standard error over held-out windows. The runs of a study are evaluated on the same windows, so
+            the difference between two of them is more certain than this.
+        train_loss: the smoothed training loss at the end.
+        seconds, flops_spent: the cost of this run beyond the shorter runs of its trunk. ``config.flops`` is the cost
+            if it had been trained alone.
+        tokens_per_second: the speed of training.
+        finished_at: the time of the end, in UTC.
+        environment: versions and kind of machine; see :func:`environment`.
+        note: a remark for people, for example why the run diverged.
+        retry_of: the run that diverged at a higher learning rate, if this run is the next attempt.
     """
 
     config: RunConfig
@@ -45,11 +54,11 @@ class RunRecord:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """The loss in bits a byte of text: what compares across tokenizers."""
+        """The loss in bits per byte of text, which can be compared between tokenizers."""
         return None if self.loss is None else self.config.task.bits_per_byte(self.loss)
 
     def counts(self) -> dict[str, float]:
-        """Parameters and FLOPs under every convention, and the tokens."""
+        """Parameters and FLOPs under every convention; tokens and steps."""
         model = self.config.model
         return {
             "num_params": model.num_params,
@@ -62,8 +71,8 @@ class RunRecord:
         }
 
     def row(self) -> dict[str, Any]:
-        """The row of a table of runs, as :mod:`allometry.laws` reads it."""
-        train, task = self.config.train, self.config.task
+        """The run as a row of a table that :mod:`allometry.laws` reads."""
+        train, task, model = self.config.train, self.config.task, self.config.model.to_dict()
         return {
             "label": self.id,
             "kind": self.kind,
@@ -77,8 +86,8 @@ class RunRecord:
             "epochs": self.config.epochs,
             "batch_tokens": train.batch_tokens,
             "lr": train.lr,
-            "width": self.config.model.width,
-            "layers": self.config.model.layers,
+            "width": model["width"],
+            "layers": model.get("layers"),
             "seed": train.seed,
             "seconds": self.seconds,
             "flops_spent": self.flops_spent,
@@ -109,10 +118,10 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> RunRecord:
-        """Read a record back.
+        """Read a record from its JSON form.
 
         Raises:
-            UserError: a field is missing, or the configuration does not belong to the recorded id.
+            UserError: a field is missing, or the configuration does not match the recorded id.
         """
         try:
             config = RunConfig.parse(value["config"], f"run {value['id']}")
@@ -126,7 +135,7 @@ class RunRecord:
 
 
 def environment(threads: int) -> dict[str, Any]:
-    """What a stranger needs to know of where a run was trained: versions and kind of machine, no names of hosts."""
+    """The versions and the kind of machine that train a run; no host names, so that records can be published."""
 
     def installed(name: str) -> str | None:
         try:
@@ -146,5 +155,5 @@ def environment(threads: int) -> dict[str, Any]:
 
 
 def now() -> str:
-    """The time in UTC, to the second, in ISO form."""
+    """The present time in UTC, in ISO format, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,8 +1,8 @@
-"""Progress and records told to a tracker as well: TensorBoard, Weights & Biases, MLflow.
+"""Log progress and records to experiment trackers as well: TensorBoard, Weights & Biases, MLflow.
 
-The study's own files are the truth. What a tracker gets is a copy: one that fails is left out, aloud and once, and
-training goes on. All lie under ``trackers/`` in the study unless the tracker's own environment variables say otherwise
-(``WANDB_MODE``, ``MLFLOW_TRACKING_URI``); nothing is sent anywhere by default.
+The study's own files are authoritative; a tracker receives a copy. If a tracker fails, one line reports it, nothing
+more is sent to it, and training continues. All files are under ``trackers/`` in the study unless the tracker's own
+environment variables (``WANDB_MODE``, ``MLFLOW_TRACKING_URI``) set another place; by default nothing is sent anywhere.
 """
 
 from __future__ import annotations
@@ -12,20 +12,42 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..config.run import RunConfig
 from ..errors import UserError
-from ..files import write_json
 from .record import RunRecord
 from .study import Study
 
 Say = Callable[[str], None]
-TAG = "allometry.run"  # by which MLflow finds a run again
+TAG = "allometry.run"  # the tag by which MLflow finds a run again
+
+
+class Tracker(Protocol):
+    """One experiment tracker. It may raise any exception; :class:`Trackers` then stops using it.
+
+    It is created from the imported ``library``, a folder for its files, and the study's name.
+    """
+
+    library: str
+
+    def __init__(self, module: Any, folder: Path, name: str): ...
+
+    def log(self, config: RunConfig, tokens: float, values: dict[str, float]) -> None:
+        """Log values of a run after ``tokens`` tokens."""
+        ...
+
+    def finish(self, record: RunRecord, summary: dict[str, float]) -> None:
+        """Log the results of a run that ended, and close the run."""
+        ...
+
+    def close(self) -> None:
+        """Close the runs that are still open."""
+        ...
 
 
 class TensorBoard:
-    """Event files in a folder for each run; the step is the tokens seen."""
+    """Event files, in a folder for each run; the step is the number of tokens seen."""
 
     library = "tensorboardX"
 
@@ -33,13 +55,13 @@ class TensorBoard:
         self.module, self.folder = module, folder
         self.writers: dict[str, Any] = {}
 
-    def point(self, config: RunConfig, tokens: float, values: dict[str, float]) -> None:
+    def log(self, config: RunConfig, tokens: float, values: dict[str, float]) -> None:
         writer = self._writer(config)
         for name, value in values.items():
             writer.add_scalar(name, value, int(tokens))
 
-    def end(self, record: RunRecord, summary: dict[str, float]) -> None:
-        self.point(record.config, record.config.tokens, summary)
+    def finish(self, record: RunRecord, summary: dict[str, float]) -> None:
+        self.log(record.config, record.config.tokens, summary)
         writer = self._writer(record.config)
         writer.add_text("record", f"```json\n{json.dumps(record.to_json(), indent=1)}\n```", record.config.tokens)
         writer.close()
@@ -56,7 +78,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A run for each run, offline; ``wandb sync`` sends them."""
+    """A W&B run for each run, offline; ``wandb sync`` uploads them."""
 
     library = "wandb"
 
@@ -64,10 +86,10 @@ class WandB:
         self.module, self.folder, self.name = module, folder, name
         self.runs: dict[str, Any] = {}
 
-    def point(self, config: RunConfig, tokens: float, values: dict[str, float]) -> None:
+    def log(self, config: RunConfig, tokens: float, values: dict[str, float]) -> None:
         self._run(config).log({"tokens": tokens, **values})
 
-    def end(self, record: RunRecord, summary: dict[str, float]) -> None:
+    def finish(self, record: RunRecord, summary: dict[str, float]) -> None:
         run = self._run(record.config)
         run.summary.update({**summary, "status": record.status, "note": record.note})
         run.finish(exit_code=0 if record.status == "finished" else 1)
@@ -87,7 +109,7 @@ class WandB:
                 dir=str(self.folder),
                 mode=os.environ.get("WANDB_MODE", "offline"),
                 resume="allow",
-                reinit="create_new",  # several runs are under way at once
+                reinit="create_new",  # several runs may be open at once
                 config=config.to_dict(),
                 settings=self.module.Settings(silent=True),
             )
@@ -97,7 +119,7 @@ class WandB:
 
 
 class MLflow:
-    """A run for each run, in an SQLite file; an experiment for the study."""
+    """An MLflow run for each run, in an SQLite file; the study is an experiment."""
 
     library = "mlflow"
 
@@ -105,18 +127,16 @@ class MLflow:
         folder.mkdir(parents=True, exist_ok=True)
         address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
         self.client = importlib.import_module("mlflow.tracking").MlflowClient(tracking_uri=address)
-        found = self.client.get_experiment_by_name(name)
-        place = (folder / "artifacts").resolve().as_uri()
-        self.experiment = found.experiment_id if found else self.client.create_experiment(name, artifact_location=place)
+        self.experiment = self._experiment(name, (folder / "artifacts").resolve().as_uri())
         self.runs: dict[str, str] = {}
 
-    def point(self, config: RunConfig, tokens: float, values: dict[str, float]) -> None:
+    def log(self, config: RunConfig, tokens: float, values: dict[str, float]) -> None:
         run = self._run(config)
         for name, value in values.items():
             self.client.log_metric(run, name, value, step=int(tokens))
 
-    def end(self, record: RunRecord, summary: dict[str, float]) -> None:
-        self.point(record.config, record.config.tokens, summary)
+    def finish(self, record: RunRecord, summary: dict[str, float]) -> None:
+        self.log(record.config, record.config.tokens, summary)
         run = self._run(record.config)
         self.client.set_tag(run, "note", record.note)
         self.client.set_terminated(run, "FINISHED" if record.status == "finished" else "FAILED")
@@ -126,11 +146,16 @@ class MLflow:
         for run in self.runs.values():
             self.client.set_terminated(run, "KILLED")
 
+    def _experiment(self, name: str, artifacts: str) -> str:
+        if experiment := self.client.get_experiment_by_name(name):
+            return experiment.experiment_id
+        return self.client.create_experiment(name, artifact_location=artifacts)
+
     def _run(self, config: RunConfig) -> str:
         if config.id not in self.runs:
-            there = self.client.search_runs([self.experiment], f"tags.`{TAG}` = '{config.id}'", max_results=1)
-            run = there[0] if there else self.client.create_run(self.experiment, tags={TAG: config.id})
-            if not there:
+            existing = self.client.search_runs([self.experiment], f"tags.`{TAG}` = '{config.id}'", max_results=1)
+            run = existing[0] if existing else self.client.create_run(self.experiment, tags={TAG: config.id})
+            if not existing:
                 for part, values in config.to_dict().items():
                     for name, value in values.items():
                         self.client.log_param(run.info.run_id, f"{part}.{name}", value)
@@ -138,36 +163,37 @@ class MLflow:
         return self.runs[config.id]
 
 
-TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
 
 
 class Trackers:
-    """The trackers of a study; hears what its board hears. Use as a context manager.
+    """The trackers of one study: they receive progress and records. Use as a context manager.
+
+    ``say`` receives a line when a tracker fails.
 
     Raises:
-        UserError: as :func:`modules`.
+        UserError: as :func:`import_trackers`.
     """
 
     def __init__(self, study: Study, names: Iterable[str], say: Say):
         self.study, self.say = study, say
-        self.trackers: dict[str, Any] = {}
-        folder, title = study.path / "trackers", study.path.resolve().name
+        self.trackers: dict[str, Tracker] = {}
         for name, module in import_trackers(names).items():
-            self._try(name, lambda n=name, x=module: self.trackers.update({n: TRACKERS[n](x, folder / n, title)}))
+            self._try(name, lambda name=name, module=module: self._open(name, module))
 
     def __enter__(self) -> Trackers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._tell(lambda tracker: tracker.close())
+        self._try_all(lambda tracker: tracker.close())
 
     def progress(self, config: RunConfig, event: dict[str, Any]) -> None:
-        """A reading of a run under way."""
+        """Log the progress of a run: ``event`` has its tokens, loss and tokens per second."""
         values = {"train_loss": event["loss"], "tokens_per_second": event["tokens_per_second"]}
-        self._tell(lambda tracker: tracker.point(config, event["tokens"], values))
+        self._try_all(lambda tracker: tracker.log(config, event["tokens"], values))
 
     def ended(self, record: RunRecord) -> None:
-        """A run is recorded."""
+        """Log the results of a run that has just been recorded."""
         values = {
             "loss": record.loss,
             "bits_per_byte": record.bits_per_byte,
@@ -177,59 +203,61 @@ class Trackers:
         }
         summary = {name: value for name, value in values.items() if value is not None}
         for name in list(self.trackers):
-            self._try(name, lambda name=name: self._end(name, record, summary))
+            self._try(name, lambda name=name: self._finish(name, record, summary))
 
     def catch_up(self, record: RunRecord) -> None:
-        """A run that was recorded before: its whole curve, for the trackers that have not heard how it ended."""
-        waiting = [name for name in self.trackers if record.id not in self._told(name)]
-        for name in waiting:
-            self._try(name, lambda name=name: self._replay(name, record))
-        if waiting:
+        """Log the whole curve and the results of an earlier run to the trackers that do not have them."""
+        behind = [name for name in self.trackers if record.id not in self._finished(name)]
+        for name in behind:
+            self._try(name, lambda name=name: self._log_curve(name, record))
+        if behind:
             self.ended(record)
 
-    def _replay(self, name: str, record: RunRecord) -> None:
+    def _open(self, name: str, module: Any) -> None:
+        folder = self.study.path / "trackers" / name
+        self.trackers[name] = TRACKERS[name](module, folder, self.study.path.resolve().name)
+
+    def _log_curve(self, name: str, record: RunRecord) -> None:
         for tokens, loss in self.study.curve(record.id):
-            self.trackers[name].point(record.config, tokens, {"train_loss": loss})
+            self.trackers[name].log(record.config, tokens, {"train_loss": loss})
 
-    def _end(self, name: str, record: RunRecord, summary: dict[str, float]) -> None:
-        told = self._told(name)
-        if record.id not in told:
-            self.trackers[name].end(record, summary)
-            write_json(self._told_path(name), [*told, record.id])
+    def _finish(self, name: str, record: RunRecord, summary: dict[str, float]) -> None:
+        finished = self._finished(name)
+        if record.id not in finished:
+            self.trackers[name].finish(record, summary)
+            self.study.write(f"trackers/{name}.json", [*finished, record.id])
 
-    def _told(self, name: str) -> list[str]:
+    def _finished(self, name: str) -> list[str]:
+        """The runs whose results a tracker has."""
         return self.study.read(f"trackers/{name}.json") or []
 
-    def _told_path(self, name: str) -> Path:
-        return self.study.path / "trackers" / f"{name}.json"
-
-    def _tell(self, what: Callable[[Any], None]) -> None:
+    def _try_all(self, action: Callable[[Tracker], None]) -> None:
         for name in list(self.trackers):
-            self._try(name, lambda name=name: what(self.trackers[name]))
+            self._try(name, lambda name=name: action(self.trackers[name]))
 
-    def _try(self, name: str, what: Callable[[], None]) -> None:
-        """Do it; a tracker that raises, whatever it raises, is heard of no more."""
+    def _try(self, name: str, action: Callable[[], None]) -> None:
+        """Run ``action``; if it raises any exception, report that and stop using the tracker."""
         try:
-            what()
+            action()
         except Exception as error:
             self.trackers.pop(name, None)
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            self.say(f"--tracker {name} failed ({reason}) and is left out; the study's own files are not touched by it")
+            self.say(f"--tracker {name} failed ({reason}) and is no longer used; the study's own files are complete")
 
 
 def import_trackers(names: Iterable[str]) -> dict[str, Any]:
-    """The libraries of trackers by name.
+    """Import the library of each tracker that is named: name → module.
 
     Raises:
         UserError: there is no tracker of that name, or its library is not installed.
     """
-    found = {}
+    modules = {}
     for name in names:
         if name not in TRACKERS:
             raise UserError(f"--tracker {name}: no such tracker; there are {', '.join(TRACKERS)}")
+        library = TRACKERS[name].library
         try:
-            found[name] = importlib.import_module(TRACKERS[name].library)
+            modules[name] = importlib.import_module(library)
         except ImportError:
-            needed = TRACKERS[name].library
-            raise UserError(f"--tracker {name}: needs {needed}; `pip install 'allometry[{name}]'`") from None
-    return found
+            raise UserError(f"--tracker {name}: needs {library}; `pip install 'allometry[{name}]'`") from None
+    return modules

@@ -1,4 +1,4 @@
-"""Runs that share a trunk or a step: how they are grouped and what each adds to the cost."""
+"""Group runs that share a trunk or can be trained as one batched model; the cost that each run adds to its trunk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ HELD_OUT_TOKENS = 512 * 128
 
 
 def groups(configs: Sequence[RunConfig], batched: bool) -> list[list[list[RunConfig]]]:
-    """The trunks of these runs, each with its runs; in groups of those that step alike, or each a group by itself."""
+    """Group runs by trunk: a list of groups, each a list of trunks, each a list of runs.
+
+    With ``batched``, trunks that can be trained as one batched model form a group; without it, each trunk does.
+    """
     trunks: dict[str, list[RunConfig]] = defaultdict(list)
     for config in configs:
         trunks[config.trunk].append(config)
@@ -25,13 +28,13 @@ def groups(configs: Sequence[RunConfig], batched: bool) -> list[list[list[RunCon
 
 
 def step_shape(config: RunConfig) -> str:
-    """What runs must share to be trained as one batched model: everything but rate, seed and length."""
+    """What runs must have in common to be trained as one batched model: all but learning rate, seed and length."""
     train = config.train.model_dump(exclude={"lr", "seed", "tokens"})
     return repr((config.model, sorted(config.task.identity().items()), sorted(train.items())))
 
 
 def trunk_costs(speed: Throughput, configs: Sequence[RunConfig]) -> dict[str, float]:
-    """Expected seconds that each run adds to its trunk, by run id."""
+    """The seconds that each run is expected to add to its trunk, by run id."""
     added: dict[str, float] = {}
     for (group,) in groups(configs, batched=False):
         ordered = sorted(group, key=lambda config: config.train.tokens)
