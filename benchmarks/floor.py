@@ -31,7 +31,7 @@ from allometry.config.model import DecoderConfig
 from allometry.files import write_json
 from allometry.ladder.shape import shape
 from allometry.lm.compiled import build as kernels
-from allometry.lm.model import PRECISIONS, build
+from allometry.lm.decoder import PRECISIONS, build
 
 RESULTS = Path(__file__).parent / "results" / "floor.json"
 BATCHES = {24: 4, 32: 8, 64: 8, 128: 16, 256: 16, 352: 32}  # sequences

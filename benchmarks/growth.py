@@ -29,7 +29,7 @@ from allometry.config.task import TextConfig
 from allometry.files import write_json
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
-from allometry.lm.model import build
+from allometry.lm.decoder import build
 from allometry.lm.training.trunk import evaluate
 from allometry.runs.cost import memory_bytes
 

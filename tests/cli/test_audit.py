@@ -145,7 +145,7 @@ def study(tmp_path_factory):
     from allometry.config.task import TextConfig
     from allometry.config.training import TRAINER_VERSION, TrainConfig
     from allometry.data.corpus import read_corpus, save_corpus
-    from allometry.lm.model import build
+    from allometry.lm.decoder import build
     from allometry.lm.training.train_trunk import save_weights
     from allometry.runs.record import RunRecord, environment, now
     from allometry.runs.study import Study

@@ -21,7 +21,7 @@ from allometry.config.study import StudyConfig
 from allometry.config.task import TaskConfig, TextConfig
 from allometry.config.training import BuiltInConfig, TrainConfig, TrainerConfig
 from allometry.errors import UserError
-from allometry.lm.model import build
+from allometry.lm.decoder import build
 from helpers.builders import model_config, run_config
 
 models = st.builds(

@@ -19,7 +19,7 @@ def begun(tmp_path_factory):
     """A training that was stopped in the middle of its trunk, with two states saved."""
     where = trials.study(tmp_path_factory.mktemp("begun") / "s")
     steps = itertools.count()
-    assert trials.wait(trials.fork(lambda: trials.go_on(where, LENGTH, stop=lambda: next(steps) > 60))) == 1
+    assert trials.wait(trials.fork(lambda: trials.go_on(where, LENGTH, should_stop=lambda: next(steps) > 60))) == 1
     return where
 
 
@@ -69,7 +69,7 @@ def test_training_goes_on_from_the_last_good_state_and_the_record_says_so(begun,
     for folder in (older, newer)[not both :]:
         harm(folder, random.Random(1))
     heard = []
-    trials.go_on(where, LENGTH, say=lambda run, text: heard.append(text))
+    trials.go_on(where, LENGTH, note=lambda run, text: heard.append(text))
     assert trials.weights(where) == trials.weights(calm)
     [record] = where.records()
     aloud = "starting over" if both else f"going on from {older.name}"

@@ -12,6 +12,7 @@ from allometry.ladder.recipe import Recipe
 from allometry.lm.training import train_trunk as train
 from allometry.lm.training import trunk
 from allometry.lm.training.health import SPIKE_NATS, SPIKE_STEPS, Spikes
+from allometry.runs.hooks import Interrupted
 from allometry.runs.study import Study
 from helpers import trials
 
@@ -80,8 +81,8 @@ def test_a_run_whose_loss_goes_wrong_is_recorded_as_diverged_and_why(tmp_path, m
 def test_a_spike_is_remembered_through_an_interruption(tmp_path, monkeypatch):
     Broken(monkeypatch, 20, 9.0)
     where, steps = trials.study(tmp_path / "s"), itertools.count()
-    with pytest.raises(train.Interrupted):
-        trials.go_on(where, 12_000, stop=lambda: next(steps) > 40)
+    with pytest.raises(Interrupted):
+        trials.go_on(where, 12_000, should_stop=lambda: next(steps) > 40)
     trials.go_on(where, 12_000)
     [record] = where.records()
     assert record.status == "diverged"

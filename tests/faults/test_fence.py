@@ -10,9 +10,8 @@ import time
 import pytest
 
 from allometry.data.corpus import save_corpus
-from allometry.lm.training.train_trunk import Fenced
 from allometry.runs import claims
-from allometry.runs.claims import Observer, Taken, take
+from allometry.runs.claims import Fenced, Observer, Taken, take
 from helpers import trials
 
 STALE = 0.6
@@ -141,8 +140,8 @@ PAIR = """
 import sys
 from pathlib import Path
 from allometry.config.run import RunConfig
-from allometry.runs.engines.job_queue import Job
 from allometry.runs.engines.local import LocalEngine
+from allometry.runs.job import Job
 from allometry.runs.study import Study
 
 where = Study.open(Path(sys.argv[1]))

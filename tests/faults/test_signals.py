@@ -11,8 +11,8 @@ import pytest
 
 from allometry.data.corpus import save_corpus
 from allometry.runs import saved_states
-from allometry.runs.engines.job_queue import Job
 from allometry.runs.engines.local import LocalEngine
+from allometry.runs.job import Job
 from allometry.runs.study import Study
 from helpers import trials
 from helpers.builders import drawn_words

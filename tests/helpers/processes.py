@@ -21,7 +21,7 @@ from allometry.cli import app
 from allometry.config.run import RunConfig
 from allometry.lm.distributed import crew as distributed
 from allometry.lm.distributed import sharded_training
-from allometry.lm.training.train_trunk import Interrupted
+from allometry.runs.hooks import Interrupted
 from allometry.runs.study import Study
 
 torch.set_num_threads(1)

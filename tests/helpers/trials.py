@@ -22,6 +22,8 @@ from allometry.data.corpus import Corpus
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
 from allometry.lm.training import train_trunk as train
+from allometry.runs.claims import Fenced
+from allometry.runs.hooks import Hooks
 from allometry.runs.study import Study
 
 LONG = os.environ.get("ALLOMETRY_FAULTS") == "long"  # `make faults`
@@ -53,7 +55,7 @@ def study(path: Path) -> Study:
 def go_on(where: Study, *lengths: int, follows: int | None = None, **hooks) -> None:
     """Train, or go on with it, in this process."""
     torch.set_num_threads(1)
-    options = {"hooks": train.Hooks(**hooks), "checkpoint_seconds": SAVES, "follows": follows}
+    options = {"hooks": Hooks(**hooks), "checkpoint_seconds": SAVES, "follows": follows}
     train.train_trunk(configs(*lengths), TEXT, where, kind="ladder", **options)
 
 
@@ -69,7 +71,7 @@ def fork(work: Callable[[], object]) -> int:
         train.SAVING_SHARE = 1.0  # as many saves as there can be
         work()
         status = 0
-    except train.Fenced:
+    except Fenced:
         status = 3
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)

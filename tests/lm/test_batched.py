@@ -13,11 +13,12 @@ from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
 from allometry.lm import checkpoint
 from allometry.lm.compiled.build import available
-from allometry.lm.model import build
+from allometry.lm.decoder import build
 from allometry.lm.training.batched import train_batched
 from allometry.lm.training.stacked_models import Stack
 from allometry.lm.training.step_seconds import step_seconds
-from allometry.lm.training.train_trunk import Hooks, Interrupted, train_trunk
+from allometry.lm.training.train_trunk import train_trunk
+from allometry.runs.hooks import Hooks, Interrupted
 from allometry.runs.study import Study
 from helpers.builders import run_config
 
@@ -97,7 +98,7 @@ def test_each_ends_as_in_a_training_of_its_own(corpus, calm, tmp_path):
 def test_interrupted_it_ends_where_an_undisturbed_one_does(corpus, calm, tmp_path, after):
     broken, count = study(tmp_path / "broken"), itertools.count(1)
     with pytest.raises(Interrupted):
-        train_batched(RUNS, corpus, broken, kind="sweep", hooks=Hooks(stop=lambda: next(count) >= after))
+        train_batched(RUNS, corpus, broken, kind="sweep", hooks=Hooks(should_stop=lambda: next(count) >= after))
     train_batched(RUNS, corpus, broken, kind="sweep")
     assert_same(broken, calm)
 

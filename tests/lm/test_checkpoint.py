@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from allometry import files, nn
 from allometry.errors import UserError
 from allometry.lm import checkpoint
-from allometry.lm.model import build
+from allometry.lm.decoder import build
 from helpers.builders import model_config
 
 META = {"step": 3, "smooth": 2.5, "curve": [[1, 2.0]], "name": "τ"}

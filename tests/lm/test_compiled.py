@@ -13,9 +13,10 @@ from allometry import nn
 from allometry.data.corpus import Corpus
 from allometry.lm import checkpoint
 from allometry.lm.compiled import build as kernels
-from allometry.lm.model import build
-from allometry.lm.training.train_trunk import Hooks, Interrupted, train_trunk
+from allometry.lm.decoder import build
+from allometry.lm.training.train_trunk import train_trunk
 from allometry.lm.training.trunk import Trunk
+from allometry.runs.hooks import Hooks, Interrupted
 from allometry.runs.study import Study
 from helpers.builders import model_config, run_config
 
@@ -174,7 +175,7 @@ def test_an_interrupted_training_ends_where_an_undisturbed_one_does(corpus, tmp_
     train_trunk([config], corpus, calm, kind="ladder")
     count = itertools.count(1)
     with pytest.raises(Interrupted):
-        train_trunk([config], corpus, broken, kind="ladder", hooks=Hooks(stop=lambda: next(count) >= 20))
+        train_trunk([config], corpus, broken, kind="ladder", hooks=Hooks(should_stop=lambda: next(count) >= 20))
     train_trunk([config], corpus, broken, kind="ladder")
     weights = [checkpoint.read(study.weights_path(config.id))[0] for study in (calm, broken)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -183,7 +184,7 @@ def test_an_interrupted_training_ends_where_an_undisturbed_one_does(corpus, tmp_
 
 def test_without_a_compiler_training_goes_on_with_one_line():
     code = """
-from allometry.lm.model import build
+from allometry.lm.decoder import build
 from allometry.config.model import DecoderConfig
 for _ in range(2):
     assert build(DecoderConfig(width=8, layers=1, hidden=8, head_dim=4), 0, compile=True).step is None

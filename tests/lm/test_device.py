@@ -5,7 +5,7 @@ import torch
 
 from allometry.errors import UserError
 from allometry.lm import device as devices
-from allometry.runs.engines.local import start_worker
+from allometry.runs.engines.worker_process import start_worker
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_process_trains_on_the_device_that_its_starter_named(machine, monkeypa
 def test_an_engine_names_it(monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        "allometry.runs.engines.local.subprocess.Popen", lambda *args, **options: seen.update(options["env"])
+        "allometry.runs.engines.worker_process.subprocess.Popen", lambda *args, **options: seen.update(options["env"])
     )
     start_worker(2, "cuda", 3)
     assert (seen["ALLOMETRY_DEVICE"], seen["ALLOMETRY_PLACE"], seen["OMP_NUM_THREADS"]) == ("cuda", "3", "2")

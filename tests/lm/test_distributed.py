@@ -21,11 +21,11 @@ from allometry.data.shards import fingerprint
 from allometry.errors import UserError
 from allometry.lm import checkpoint
 from allometry.lm.batches import held_out_windows
+from allometry.lm.decoder import build
 from allometry.lm.distributed import crew as distributed
 from allometry.lm.distributed import sharded_training
 from allometry.lm.distributed.world import World
 from allometry.lm.generate import generate
-from allometry.lm.model import build
 from allometry.lm.training.train_trunk import HELD_OUT_WINDOWS
 from allometry.lm.training.trunk import SMOOTHING, Trunk, evaluate
 from allometry.runs.study import Study

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from allometry.lm.model import build
+from allometry.lm.decoder import build
 from allometry.lm.training.health import scale_warning
 from helpers.builders import model_config
 

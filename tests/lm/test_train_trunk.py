@@ -11,7 +11,8 @@ from allometry.errors import UserError
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
 from allometry.lm import checkpoint
-from allometry.lm.training.train_trunk import Hooks, Interrupted, train_trunk
+from allometry.lm.training.train_trunk import train_trunk
+from allometry.runs.hooks import Hooks, Interrupted
 from allometry.runs.study import Study
 
 
@@ -70,7 +71,7 @@ def test_an_interrupted_training_ends_where_an_undisturbed_one_does(corpus, tmp_
     train_trunk(lengths, corpus, calm, kind="ladder")
     count = itertools.count(1)
     with pytest.raises(Interrupted):
-        train_trunk(lengths, corpus, broken, kind="ladder", hooks=Hooks(stop=lambda: next(count) >= after))
+        train_trunk(lengths, corpus, broken, kind="ladder", hooks=Hooks(should_stop=lambda: next(count) >= after))
     train_trunk(lengths, corpus, broken, kind="ladder")
     for length in lengths:
         assert broken.record(length.id).loss == calm.record(length.id).loss
@@ -83,7 +84,7 @@ def test_a_finished_run_is_not_trained_again(corpus, tmp_path):
     train_trunk([config(6_000)], corpus, where, kind="ladder")
     before = where.record(config(6_000).id)
     steps = itertools.count()
-    train_trunk([config(6_000)], corpus, where, kind="ladder", hooks=Hooks(stop=lambda: next(steps) < 0))
+    train_trunk([config(6_000)], corpus, where, kind="ladder", hooks=Hooks(should_stop=lambda: next(steps) < 0))
     assert where.record(config(6_000).id) == before
     assert next(steps) == 0
 
@@ -127,10 +128,9 @@ def test_a_trunk_past_the_branch_point_of_a_shorter_run_is_no_start_for_it(corpu
     short, long = config(6_000), config(24_000)
     train_trunk([short], corpus, calm, kind="ladder")
     count = itertools.count()
+    hooks = Hooks(should_stop=lambda: next(count) > short.schedule.steps + 5)
     with pytest.raises(Interrupted):  # beyond the last step of the short run
-        train_trunk(
-            [long], corpus, broken, kind="ladder", hooks=Hooks(stop=lambda: next(count) > short.schedule.steps + 5)
-        )
+        train_trunk([long], corpus, broken, kind="ladder", hooks=hooks)
     train_trunk([short], corpus, broken, kind="ladder")
     assert broken.record(short.id).loss == calm.record(short.id).loss
     assert same(weights(calm, short), weights(broken, short))

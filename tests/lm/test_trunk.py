@@ -7,7 +7,7 @@ import torch
 from allometry import nn
 from allometry.data.corpus import Corpus
 from allometry.lm.compiled.build import available
-from allometry.lm.model import build
+from allometry.lm.decoder import build
 from allometry.lm.training.train_trunk import train_trunk
 from allometry.lm.training.trunk import Trunk, evaluate, recompute
 from allometry.runs import cost

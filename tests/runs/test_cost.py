@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from allometry.ladder.shape import shape
 from allometry.lm.compiled.build import available
-from allometry.lm.model import build
+from allometry.lm.decoder import build
 from allometry.runs.cost import EVAL_TOKENS, HELD_OUT_SHARE, Throughput, memory_bytes
 from helpers.builders import run_config
 

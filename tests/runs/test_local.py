@@ -16,7 +16,8 @@ from allometry.data import corpus as corpora
 from allometry.errors import UserError
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
-from allometry.runs.engines.local import Job, LocalEngine
+from allometry.runs.engines.local import LocalEngine
+from allometry.runs.job import Job
 from allometry.runs.study import Study
 from helpers.builders import drawn_words
 

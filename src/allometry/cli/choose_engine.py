@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from ..errors import UserError
+from ..runs.engines.contract import Engine, LadderEngine
 from ..runs.engines.local import LocalEngine
 from ..runs.machine import cores
 
 ENGINES = ("local", "ray", "slurm")
 
 
-def for_ladder(engine: str, device: str, gpus: float) -> Any:
+def for_ladder(engine: str, device: str, gpus: float) -> LadderEngine:
     """The engine of a ladder's many small runs.
 
     Raises:
@@ -47,7 +47,7 @@ def for_one_run(device: str) -> LocalEngine:
     return LocalEngine(workers=1, threads=cores(), device=_device(device)[0])
 
 
-def for_train(device: str, parallel: str) -> Any:
+def for_train(device: str, parallel: str) -> Engine:
     """The engine of ``allometry train``: all processes that torchrun started, or else one."""
     if _under_torchrun():
         from ..lm.distributed.crew import enlist

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ..config.run import RunConfig
 from ..errors import UserError
 from ..planning import Plan
 from ..quantities import format_seconds
 from ..report import outcome_lines
-from ..runs.engines.local import Job
+from ..runs.engines.contract import Engine
+from ..runs.job import Job
 from ..runs.record import RunRecord
 from ..runs.study import Study, find_run
 from ..runs.trackers import Trackers, import_trackers
@@ -34,7 +34,7 @@ def train(
             _train_run(source, out, engine, tracker_names, as_json)
 
 
-def _train_run(source: Path, out: Path | None, engine: Any, tracker_names: list[str], as_json: bool) -> None:
+def _train_run(source: Path, out: Path | None, engine: Engine, tracker_names: list[str], as_json: bool) -> None:
     study, config = _begin(RunFile.read(source), out or source.with_suffix(""))
     record = _train_alone(study, config, "run", engine, tracker_names)
     if as_json:
@@ -44,7 +44,7 @@ def _train_run(source: Path, out: Path | None, engine: Any, tracker_names: list[
         answer(f"{study.path}/{record.id}: {record.status}, {loss}, {format_seconds(record.seconds)}")
 
 
-def _train_plan(path: Path, out: Path | None, engine: Any, tracker_names: list[str], as_json: bool) -> None:
+def _train_plan(path: Path, out: Path | None, engine: Engine, tracker_names: list[str], as_json: bool) -> None:
     plan = Plan.load(path)
     study = Study.open(out or path.parent)
     config = planned_run(plan)
@@ -56,7 +56,7 @@ def _train_plan(path: Path, out: Path | None, engine: Any, tracker_names: list[s
     answer_json(outcome.to_json()) if as_json else answer("\n".join(outcome_lines(outcome)))
 
 
-def _train_alone(study: Study, config: RunConfig, kind: str, engine: Any, tracker_names: list[str]) -> RunRecord:
+def _train_alone(study: Study, config: RunConfig, kind: str, engine: Engine, tracker_names: list[str]) -> RunRecord:
     """Train one run with nothing beside it."""
     with study.session(), Trackers(study, tracker_names, note) as trackers:
         return train_one(study, config, kind, engine, trackers=trackers)
@@ -66,7 +66,7 @@ def train_one(
     study: Study,
     config: RunConfig,
     kind: str,
-    engine: Any,
+    engine: Engine,
     seconds: float | None = None,
     trackers: Trackers | None = None,
 ) -> RunRecord:

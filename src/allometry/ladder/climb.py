@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..config.run import RunConfig
-from ..runs.engines.local import Job, Listener, LocalEngine
+from ..runs.engines.contract import Engine, silent
+from ..runs.hooks import Listener
+from ..runs.job import Job
 from ..runs.study import Study
 from ..runs.trunks import groups
 from .design import Design
@@ -16,7 +18,7 @@ from .sweep import measure_recipe
 RETRY_RATE = 0.5  # a run that diverged is tried again at this share of its learning rate
 
 
-def run_sweep(study: Study, design: Design, engine: LocalEngine, listener: Listener = lambda event: None) -> Recipe:
+def run_sweep(study: Study, design: Design, engine: Engine, listener: Listener = silent) -> Recipe:
     """Train the runs of the sweep that are missing, and measure the recipe from all of them.
 
     A design without a sweep keeps the recipe that it was given. The recipe is written to ``recipe.json``.
@@ -32,9 +34,7 @@ def run_sweep(study: Study, design: Design, engine: LocalEngine, listener: Liste
     return recipe
 
 
-def train_rungs(
-    study: Study, design: Design, recipe: Recipe, engine: LocalEngine, listener: Listener = lambda event: None
-) -> None:
+def train_rungs(study: Study, design: Design, recipe: Recipe, engine: Engine, listener: Listener = silent) -> None:
     """Train the rungs that are missing, by a recipe; a rung that diverges is tried again as often as the study asks.
 
     Raises:

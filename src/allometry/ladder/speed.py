@@ -8,7 +8,7 @@ from typing import Any
 from ..config.run import RunConfig
 from ..config.task import TextConfig
 from ..runs.cost import Throughput
-from ..runs.engines.local import LocalEngine
+from ..runs.engines.contract import LadderEngine
 from ..runs.machine import compiler
 from .recipe import Recipe
 from .shape import shape
@@ -44,7 +44,7 @@ class Speed:
         return cls(*parts, value["workers"], *ways)
 
 
-def measure_speed(ladder: LocalEngine, target: LocalEngine, context: int, vocab_size: int = 256) -> Speed:
+def measure_speed(ladder: LadderEngine, target: LadderEngine, context: int, vocab_size: int = 256) -> Speed:
     """Time a few seconds of training steps at the shapes that may be trained, in the precision that is faster here.
 
     Runs are compiled wherever there is a compiler, whatever the clock shows: a study begun again on a busy machine must

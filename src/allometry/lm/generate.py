@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..runs.record import RunRecord
 from ..runs.study import Study
 from . import checkpoint
-from .model import LanguageModel, build
+from .decoder import LanguageModel, build
 
 
 def load_model(study: Study, record: RunRecord) -> LanguageModel:

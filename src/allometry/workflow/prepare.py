@@ -19,7 +19,7 @@ from ..data.corpus import Corpus
 from ..errors import UserError
 from ..ladder.design import Design, make_design
 from ..ladder.speed import Speed, measure_speed
-from ..runs.engines.local import LocalEngine
+from ..runs.engines.contract import LadderEngine
 from ..runs.study import Study
 
 
@@ -80,7 +80,7 @@ def check_version(out: Path) -> None:
         )
 
 
-def speed_of(study: Study, ladder: LocalEngine, target: LocalEngine, context: int, vocab_size: int) -> Speed:
+def speed_of(study: Study, ladder: LadderEngine, target: LadderEngine, context: int, vocab_size: int) -> Speed:
     """The machine's speed as the study recorded it, or measured now and recorded."""
     value = study.read("calibration.json")
     if value is not None:

@@ -26,12 +26,14 @@ from ...config.run import RunConfig
 from ...data.corpus import Corpus, load_corpus
 from ...errors import UserError
 from ...runs.claims import Claim, Taken
-from ...runs.engines.local import Job, Listener
+from ...runs.engines.contract import silent
+from ...runs.hooks import Interrupted, Listener
+from ...runs.job import Job
 from ...runs.study import Study
 from .. import device as devices
 from ..batches import held_out_windows
 from ..training.health import SPIKE_NATS
-from ..training.train_trunk import HELD_OUT_WINDOWS, Interrupted
+from ..training.train_trunk import HELD_OUT_WINDOWS
 from ..training.trunk import Diverged
 from .sharded_training import Training, _Watch
 from .world import PATIENCE, Stray, Told, World
@@ -65,7 +67,7 @@ class Crew:
             self.world.leave()
         self.world.part()
 
-    def train(self, study: Study, jobs: Sequence[Job], listener: Listener = lambda event: None) -> None:
+    def train(self, study: Study, jobs: Sequence[Job], listener: Listener = silent) -> None:
         """Train the jobs' runs, one after another.
 
         Raises:

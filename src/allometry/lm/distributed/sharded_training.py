@@ -24,15 +24,15 @@ from ...data.corpus import Corpus
 from ...runs import saved_states
 from ...runs.claims import Claim
 from ...runs.cost import EVAL_TOKENS, memory_bytes
-from ...runs.engines.local import Listener
+from ...runs.hooks import Interrupted, Listener, Progress
 from ...runs.study import Study
 from .. import checkpoint
 from .. import device as devices
 from ..batches import Windows
 from ..checkpoint import name_of
-from ..model import build
+from ..decoder import build
 from ..training.health import SPIKE_NATS, SPIKE_STEPS, Spikes
-from ..training.train_trunk import SAVING_SHARE, Interrupted, Progress, record_of
+from ..training.train_trunk import SAVING_SHARE, record_of
 from ..training.trunk import CURVE_POINTS, SMOOTHING, Diverged
 from . import sharded_state as shards
 from .world import Told, World

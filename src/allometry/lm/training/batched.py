@@ -22,7 +22,8 @@ from ...data.corpus import Corpus
 from ...errors import UserError
 from ...runs import saved_states
 from ...runs.claims import Claim, Fenced
-from ...runs.engines.job_queue import claim_name
+from ...runs.hooks import SILENT, Hooks, Interrupted, Progress
+from ...runs.job import claim_name
 from ...runs.study import Study
 from ...runs.trunks import step_shape
 from .. import checkpoint
@@ -30,7 +31,7 @@ from .. import device as devices
 from ..batches import held_out_windows
 from .health import Spikes
 from .stacked_models import Stack
-from .train_trunk import HELD_OUT_WINDOWS, SILENT, Hooks, Interrupted, Progress, record_of, save_weights
+from .train_trunk import HELD_OUT_WINDOWS, record_of, save_weights
 from .trunk import SMOOTHING, Trunk, evaluate
 
 
@@ -116,7 +117,7 @@ def train_batched(
     Give all runs of the trunks, those that have a record too: which trunks are trained together decides the rounding.
 
     Raises:
-        Interrupted: ``hooks.stop()`` became true; the trunks are saved.
+        Interrupted: ``hooks.should_stop()`` became true; the trunks are saved.
         Taken, Fenced: as there, for all trunks as one.
         UserError: the runs differ in more than tokens, rate and seed, or not in each trunk alike.
     """
@@ -160,7 +161,7 @@ class _Training:
         self.path = study.trunk_path(claim_name(todo[0]))
         self.now = todo[0]
         self.told = self.saved = time.monotonic()
-        say = lambda text: self._log("note", text=text) or hooks.say(todo[0][0].id, text)
+        say = lambda text: self._log("note", text=text) or hooks.note(todo[0][0].id, text)
         state = checkpoint.load_state(self.path, say, 0, todo[0][0].schedule.decay_start, claim)
         if state is not None:
             self.group.restore(*state)
@@ -210,7 +211,7 @@ class _Training:
         if self.claim.lost:
             raise Fenced
         on_trunk = group.step <= self.now[0].schedule.decay_start
-        stop = self.hooks.stop()
+        stop = self.hooks.should_stop()
         if on_trunk and (stop or now - self.saved > self.checkpoint_seconds):
             self._save(*group.capture())
         if stop:

@@ -12,7 +12,7 @@ import math
 from torch import Tensor
 
 from ... import nn
-from ..model import LanguageModel
+from ..decoder import LanguageModel
 
 SPIKE_NATS = 0.5  # a rise that undoes a factor of ten to a hundred in compute, at the slopes of fitted laws
 SPIKE_STEPS = 200  # ten times the smoothing

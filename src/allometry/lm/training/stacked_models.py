@@ -20,7 +20,7 @@ from ...nn.ops.activations import gated_halves
 from ...nn.ops.products import Factors, over_rows
 from ...nn.ops.scale import scale
 from ..compiled.step import Pass, check, weights_in_order
-from ..model import LanguageModel
+from ..decoder import LanguageModel
 
 Onto = tuple[Tensor, float, float]  # what a branch is added onto, and the weights of the two
 

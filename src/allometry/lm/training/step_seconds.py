@@ -10,7 +10,7 @@ import torch
 from ... import nn
 from ...config.run import RunConfig
 from .. import device as devices
-from ..model import build
+from ..decoder import build
 from .stacked_models import Stack
 
 

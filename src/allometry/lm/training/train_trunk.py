@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -20,46 +20,20 @@ from ...data.corpus import Corpus
 from ...errors import UserError
 from ...runs import saved_states
 from ...runs.claims import Claim, Fenced
-from ...runs.engines.job_queue import claim_name
+from ...runs.hooks import SILENT, Hooks, Interrupted, Progress
+from ...runs.job import claim_name
 from ...runs.record import RunRecord, environment, now
 from ...runs.study import Study
 from .. import checkpoint
 from .. import device as devices
 from ..batches import held_out_windows
-from ..model import LanguageModel
+from ..decoder import LanguageModel
 from .health import SEQUENCES, SPIKE_NATS, SPIKE_STEPS, Spikes, scale_warning
 from .trunk import Diverged, Trunk, evaluate
 
 HELD_OUT_WINDOWS = 512
 AUDITED_STEPS = 300  # an audit of scales costs as much as twenty steps of a small model: none for shorter trunks
 SAVING_SHARE = 0.02  # of the time, at most, is spent saving
-
-
-class Interrupted(Exception):
-    """Training was asked to stop; everything so far is saved."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands, sent about twice a second."""
-
-    id: str
-    tokens: int
-    loss: float
-    tokens_per_second: float
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What the trainer tells, and the question whether it shall stop. ``say`` hears a run's id and a note."""
-
-    report: Callable[[Progress], None] = lambda progress: None
-    recorded: Callable[[RunRecord], None] = lambda record: None
-    say: Callable[[str, str], None] = lambda run, text: None
-    stop: Callable[[], bool] = lambda: False
-
-
-SILENT = Hooks()
 
 
 def train_trunk(
@@ -75,13 +49,13 @@ def train_trunk(
 ) -> None:
     """Train every run in ``configs`` that has no record yet, and record each as soon as it ends.
 
-    Goes on from the newest good state that was saved; ``hooks.say`` hears of those that are damaged. A run whose
+    Goes on from the newest good state that was saved; ``hooks.note`` reports those that are damaged. A run whose
     loss stops being finite, rises and stays high (:mod:`.divergence`), or ends no better than guessing, is recorded
     as diverged; so are the longer ones when it was their common trunk that diverged. ``follows`` is the attempt that
     this one may follow, as an engine has found out; ``retry_of`` says which diverged run each run is a retry of.
 
     Raises:
-        Interrupted: ``hooks.stop()`` became true; the trunk is saved.
+        Interrupted: ``hooks.should_stop()`` became true; the trunk is saved.
         Taken: another process is at this trunk.
         Fenced: another process has taken it over; nothing was written since.
         UserError: the runs do not share a trunk, or the text is too short.
@@ -197,7 +171,7 @@ class _Training:
         trunk, now = self.trunk, time.monotonic()
         if self.claim.lost:
             raise Fenced
-        if self.hooks.stop():
+        if self.hooks.should_stop():
             self._save()
             self._log(self.run_now, "interrupted", step=trunk.step)
             raise Interrupted
@@ -263,7 +237,7 @@ class _Training:
 
     def _note(self, config: RunConfig, text: str) -> None:
         self._log(config, "note", text=text)
-        self.hooks.say(config.id, text)
+        self.hooks.note(config.id, text)
 
     def _log(self, config: RunConfig, event: str, **values) -> None:
         with self.claim:

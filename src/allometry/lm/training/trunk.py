@@ -21,7 +21,7 @@ from ...runs.cost import EVAL_TOKENS, MEMORY_SHARE, PROCESS_BYTES, memory_bytes,
 from .. import checkpoint
 from .. import device as devices
 from ..batches import Windows
-from ..model import LanguageModel, build
+from ..decoder import LanguageModel, build
 
 CURVE_POINTS = 200
 SMOOTHING = 0.05  # the training loss is shown as an average over about 1/SMOOTHING steps

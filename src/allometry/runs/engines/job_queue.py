@@ -1,44 +1,20 @@
-"""Which job is next: what every engine needs to know of a study that others may be at work on too."""
+"""Which job is next, in a study that other processes may be training as well; every engine uses it."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ...config.run import RunConfig
 from ...errors import UserError
 from ..claims import Observer
+from ..hooks import Listener
+from ..job import Job
 from ..study import Study
+from .contract import silent
 
-Listener = Callable[[dict[str, Any]], None]
 RESTARTS = 2  # how often a job is given to a new worker after its own died
-
-
-@dataclass(frozen=True)
-class Job:
-    """Runs that one process trains; ``seconds`` is the estimate.
-
-    Those of one trunk are trained one after another, several trunks side by side as one batched model.
-    ``retry_of`` says of runs that are trained again at a lower rate which diverged run each of them follows.
-    """
-
-    configs: tuple[RunConfig, ...]
-    kind: str
-    seconds: float = 0.0
-    retry_of: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def claim(self) -> str:
-        """What is claimed to train it."""
-        return claim_name(self.configs)
-
-
-def claim_name(configs: Sequence[RunConfig]) -> str:
-    """What is claimed to train these runs: their trunk; or, of several trunks trained together, all as one."""
-    trunks = sorted({config.trunk for config in configs})
-    return trunks[0] if len(trunks) == 1 else hashlib.sha256(" ".join(trunks).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -50,36 +26,35 @@ class Turn:
 
     def message(self, study: Study) -> dict[str, Any]:
         """What a worker needs to know, as JSON."""
-        job = self.job
-        configs = [config.to_dict() for config in job.configs]
-        what = {"study": str(study.path), "kind": job.kind, "configs": configs, "retry_of": dict(job.retry_of)}
-        return what | {"follows": self.follows}
+        return {"study": str(study.path), "follows": self.follows} | self.job.to_json()
 
 
-class Dispatch:
-    """Hands out jobs, the longest first, until all their runs are recorded, by this engine's workers or by others.
+class JobQueue:
+    """Gives out jobs, the longest first, until all their runs are recorded, by this engine's workers or by others.
 
-    An engine calls :meth:`take` whenever it has a free worker, :meth:`hear` for what the worker tells, and
-    :meth:`done`, :meth:`taken` or :meth:`died` when it is through; while :attr:`open` it asks again, at least twice a
-    second if it got nothing. ``listener`` hears all of it, runs that others record, and notes.
+    An engine calls :meth:`take` whenever it has a free worker, :meth:`pass_on` for each event of a worker, and
+    :meth:`done`, :meth:`taken` or :meth:`died` when the worker has ended the job. While :attr:`open` it asks again, at
+    least twice a second if it got nothing. ``listener`` is called with all events of the workers, with the runs that
+    other processes record, and with notes.
     """
 
-    def __init__(self, study: Study, jobs: Sequence[Job], listener: Listener = lambda event: None):
+    def __init__(self, study: Study, jobs: Sequence[Job], listener: Listener = silent):
         self.study, self.listener = study, listener
         self._waiting = sorted(jobs, key=lambda job: -job.seconds)
         self._out: list[Turn] = []
         self._observer = Observer(study.claims_path)
         self._deaths: dict[str, int] = {}
-        # Of these runs the listener knows, or needs to hear nothing.
-        self._told = {config.id for job in jobs for config in job.configs if self._record_exists(config)}
+        self._shared_noted = False
+        # Runs whose record needs no event any more.
+        self._reported = {config.id for job in jobs for config in job.configs if self._record_exists(config)}
 
     @property
     def open(self) -> bool:
-        """Whether anything is still to do, or being done."""
+        """Whether a job is still to be done, or is being done."""
         return bool(self._waiting or self._out)
 
     def take(self) -> Turn | None:
-        """A job that may be trained now; None where there is none, or others are at those that are left."""
+        """A job that may be trained now; None if there is none, or if other processes train those that are left."""
         for job in [*self._waiting]:
             if self._recorded(job):
                 self._waiting.remove(job)
@@ -90,24 +65,24 @@ class Dispatch:
                 turn = Turn(job, follows)
                 self._out.append(turn)
                 return turn
-            if "others" not in self._told:
-                self._told.add("others")
+            if not self._shared_noted:
+                self._shared_noted = True
                 self._note(job, f"another process is at trunk {job.claim}; the work is shared")
         return None
 
-    def hear(self, event: dict[str, Any]) -> None:
-        """An event of a worker, for the listener."""
+    def pass_on(self, event: dict[str, Any]) -> None:
+        """Give an event of a worker to the listener."""
         if event["event"] == "recorded":
-            self._told.add(event["id"])
+            self._reported.add(event["id"])
         self.listener(event)
 
     def done(self, turn: Turn) -> None:
-        """The worker has trained it."""
+        """The worker has trained the job."""
         self._out.remove(turn)
         self._recorded(turn.job)
 
     def taken(self, turn: Turn) -> None:
-        """Another process was quicker, or has taken it over: it comes again unless that one records it."""
+        """Another process holds the job: it comes again unless that process records it."""
         self._out.remove(turn)
         self._waiting.append(turn.job)
 
@@ -116,10 +91,10 @@ class Dispatch:
         return self._observer.stalled(turn.job.claim, turn.follows + 1)
 
     def died(self, turn: Turn, why: str) -> None:
-        """The worker died at it.
+        """The worker died while it trained the job.
 
         Raises:
-            UserError: it has done so too often.
+            UserError: workers died at this job too often.
         """
         self._out.remove(turn)
         trunk = turn.job.claim
@@ -133,15 +108,15 @@ class Dispatch:
         self._waiting.insert(0, turn.job)
 
     def _recorded(self, job: Job) -> bool:
-        """Whether all runs of a job are recorded; those that others did are told of."""
-        left = False
+        """Whether all runs of a job are recorded; reports those that other processes recorded."""
+        complete = True
         for config in job.configs:
             if not self._record_exists(config):
-                left = True
-            elif config.id not in self._told:
-                self._told.add(config.id)
+                complete = False
+            elif config.id not in self._reported:
+                self._reported.add(config.id)
                 self.listener({"event": "recorded", "id": config.id})
-        return not left
+        return complete
 
     def _record_exists(self, config: RunConfig) -> bool:
         return (self.study.run_path(config.id) / "record.json").exists()

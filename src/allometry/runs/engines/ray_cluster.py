@@ -1,4 +1,4 @@
-"""The ladder on a Ray cluster: each worker is an actor that holds its share of a node, a core or a GPU.
+"""Train jobs on a Ray cluster: each worker is an actor that holds its share of a node, a core or a GPU.
 
 An actor starts the same training process as :mod:`allometry.runs.engines.local` does and passes jobs in and events
 out, so a run on a cluster is a run anywhere: same study folder, which all nodes must see, same records, same claims.
@@ -15,13 +15,16 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from ...config.run import RunConfig
 from ...errors import UserError
+from ..hooks import Listener
+from ..job import Job
 from ..study import Study
-from .job_queue import Dispatch, Job, Listener, Turn
-from .local import start_worker
+from .contract import silent
+from .job_queue import JobQueue, Turn
+from .worker_process import start_worker
 
 _LOOK_SECONDS = 0.5  # between looks at the study and at actors that are still to be placed
 _PLACED_SECONDS = 60.0  # that a worker has to be placed before speed is measured without it
@@ -31,8 +34,8 @@ _SAVING_SECONDS = 60.0
 class Relay:
     """What runs on a node: a training process, and the way in and out of it."""
 
-    def __init__(self, threads: int, device: str):
-        self._process = start_worker(threads, device)
+    def __init__(self, threads: int, device: str, trainer: str):
+        self._process = start_worker(threads, device, trainer=trainer)
         self._lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -46,14 +49,14 @@ class Relay:
         self._process.stdin.flush()
 
     def events(self) -> list[str | None]:
-        """What it has said since, after at most a second; None when it has ended."""
-        found = []
+        """Its output since the last call, after at most a second; None when it has ended."""
+        lines: list[str | None] = []
         try:
-            found.append(self._lines.get(timeout=1.0))
+            lines.append(self._lines.get(timeout=1.0))
             while True:
-                found.append(self._lines.get_nowait())
+                lines.append(self._lines.get_nowait())
         except queue.Empty:
-            return found
+            return lines
 
     def leave(self) -> None:
         """Let it save its training and end."""
@@ -75,15 +78,17 @@ class RayEngine:
 
     Each holds ``threads`` cores and ``gpus`` of a GPU (a whole number, or a fraction below one); there are as many as
     the cluster's nodes have room for, or ``workers``. Those with GPUs train on them: Ray shows each its own alone.
+    Each loads ``trainer`` when it starts, and any other when a job needs it.
     """
 
-    def __init__(self, workers: int | None = None, threads: int = 1, gpus: float = 0.0):
-        self.workers, self.threads, self.gpus = workers, threads, gpus
+    def __init__(self, workers: int | None = None, threads: int = 1, gpus: float = 0.0, trainer: str = "built_in"):
+        self.most_workers, self.threads, self.gpus, self.trainer = workers, threads, gpus, trainer
+        self.workers = 0  # until the cluster shows its nodes
         self.device = "cuda" if gpus else "cpu"
         self._events: queue.Queue[tuple[_Slot, Any, dict[str, Any] | None]] = queue.Queue()
         self._slots: list[_Slot] = []
 
-    def __enter__(self) -> RayEngine:
+    def __enter__(self) -> Self:
         try:
             import ray  # pyright: ignore[reportMissingImports]
         except ImportError:
@@ -98,7 +103,7 @@ class RayEngine:
                 ) from None
         self._ray = ray
         room = sum(self._room(node["Resources"]) for node in ray.nodes() if node["Alive"])
-        self.workers = min(room, self.workers or room)
+        self.workers = min(room, self.most_workers or room)
         if not self.workers:
             need = f"{self.threads} cores" + (f" and {self.gpus:g} GPU" if self.gpus else "")
             raise UserError(f"no node of the Ray cluster has {need}, which a worker takes")
@@ -114,25 +119,21 @@ class RayEngine:
         if self._ours:
             self._ray.shutdown()
 
-    def train(self, study: Study, jobs: Sequence[Job], listener: Listener = lambda event: None) -> None:
-        """Train all jobs, the longest first; ``listener`` hears progress, notes and every record.
-
-        Raises:
-            UserError: a job failed, or lost its worker again and again; what was recorded stays.
-        """
+    def train(self, study: Study, jobs: Sequence[Job], listener: Listener = silent) -> None:
+        """See :meth:`.contract.Engine.train`."""
         study = Study(study.path.resolve())
-        dispatch = Dispatch(study, jobs, listener)
+        jobs_left = JobQueue(study, jobs, listener)
         at_work: dict[_Slot, Turn] = {}
         looked = 0.0
-        while dispatch.open:
+        while jobs_left.open:
             if time.monotonic() - looked > _LOOK_SECONDS:
                 looked = time.monotonic()
-                for slot in [slot for slot, turn in at_work.items() if dispatch.stalled(turn)]:
+                for slot in [slot for slot, turn in at_work.items() if jobs_left.stalled(turn)]:
                     slot.end()
-                    dispatch.died(at_work.pop(slot), "it stood still")
+                    jobs_left.died(at_work.pop(slot), "it stood still")
                     slot.begin()
                 for slot in self._slots:
-                    if slot not in at_work and slot.ready() and (turn := dispatch.take()):
+                    if slot not in at_work and slot.ready() and (turn := jobs_left.take()):
                         at_work[slot] = turn
                         slot.send(turn.message(study))
             try:
@@ -143,22 +144,19 @@ class RayEngine:
                 continue  # the last words of one that was given up
             if event is None:
                 if slot in at_work:
-                    dispatch.died(at_work.pop(slot), "its node or its process is gone")
+                    jobs_left.died(at_work.pop(slot), "its node or its process is gone")
                 slot.begin()
             elif event["event"] == "failed":
                 raise UserError(event["message"])
             elif event["event"] == "done":
                 turn = at_work.pop(slot)
-                dispatch.taken(turn) if event["result"] == "taken" else dispatch.done(turn)
+                jobs_left.taken(turn) if event["result"] == "taken" else jobs_left.done(turn)
                 looked = 0.0
             else:
-                dispatch.hear(event)
+                jobs_left.pass_on(event)
 
     def measure(self, configs: Sequence[RunConfig], models: int = 1) -> list[float]:
-        """Seconds a training step of each configuration, the slowest worker's, with all at work at once.
-
-        With several ``models``, of a step of all of them as one batched model.
-        """
+        """See :meth:`.contract.LadderEngine.measure`; of the workers that are placed within a minute."""
         deadline = time.monotonic() + _PLACED_SECONDS
         while not all(slot.ready() for slot in self._slots) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -200,15 +198,15 @@ class _Slot:
         """A new actor; it may be long until the cluster has room for it."""
         engine, ray = self.engine, self.engine._ray
         actor = ray.remote(num_cpus=engine.threads, num_gpus=engine.gpus, max_restarts=0, max_concurrency=4)(Relay)
-        self.relay = actor.remote(engine.threads, engine.device)
+        self.relay = actor.remote(engine.threads, engine.device, engine.trainer)
         self.placed = False
-        self._asked = self.relay.ready.remote()
+        self._placement = self.relay.ready.remote()
         threading.Thread(target=self._listen, args=(self.relay,), daemon=True).start()
 
     def ready(self) -> bool:
         """Whether it is up."""
         if not self.placed:
-            self.placed = bool(self.engine._ray.wait([self._asked], timeout=0)[0])
+            self.placed = bool(self.engine._ray.wait([self._placement], timeout=0)[0])
         return self.placed
 
     def send(self, message: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""The ladder on Slurm, by submitit: each job of the ladder is a job of the cluster, which trains it and ends.
+"""Train jobs on Slurm, by submitit: each job of the ladder is a job of the cluster, which trains it and ends.
 
-The study's folder must be one that all nodes see. A job says what came of it in the study's records and in a JSON
-file of its own; of what submitit keeps in its log folder, its own pickles among them, nothing is read back here.
+The study's folder must be one that all nodes see. A job reports by the study's records and by a JSON file of its own;
+of what submitit keeps in its log folder, its own pickles among them, nothing is read back here.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ...config.run import RunConfig
 from ...errors import UserError
 from ...files import write_json
+from ..hooks import Listener
+from ..job import Job
 from ..study import Study
-from .job_queue import Dispatch, Job, Listener, Turn
-from .local import start_worker
+from .contract import silent
+from .job_queue import JobQueue, Turn
+from .worker_process import start_worker
 
 _LOOK_SECONDS = 1.0
 MINUTES = 24 * 60  # of a job; one that is cut off has saved, and is handed in again
@@ -59,7 +62,7 @@ class SlurmEngine:
         self._running: list[Any] = []
         self._count = 0
 
-    def __enter__(self) -> SlurmEngine:
+    def __enter__(self) -> Self:
         try:
             import submitit  # pyright: ignore[reportMissingImports]
         except ImportError:
@@ -74,25 +77,21 @@ class SlurmEngine:
             job.cancel(check=False)  # Slurm sends SIGTERM first, and the training process saves
         self._running = []
 
-    def train(self, study: Study, jobs: Sequence[Job], listener: Listener = lambda event: None) -> None:
-        """Train all jobs, the longest first; ``listener`` hears progress, notes and every record.
-
-        Raises:
-            UserError: a job failed, or died again and again; what was recorded stays.
-        """
+    def train(self, study: Study, jobs: Sequence[Job], listener: Listener = silent) -> None:
+        """See :meth:`.contract.Engine.train`."""
         study = Study(study.path.resolve())
-        dispatch = Dispatch(study, jobs, listener)
+        jobs_left = JobQueue(study, jobs, listener)
         at_work: dict[Any, tuple[Turn, Path]] = {}
-        told = {config.id for job in jobs for config in job.configs if study.record(config.id) is not None}
-        while dispatch.open:
-            while len(at_work) < self.workers and (turn := dispatch.take()):
+        reported = {config.id for job in jobs for config in job.configs if study.record(config.id) is not None}
+        while jobs_left.open:
+            while len(at_work) < self.workers and (turn := jobs_left.take()):
                 job, events = self._submit(study, turn.message(study), turn.job.claim)
                 at_work[job] = turn, events
             time.sleep(_LOOK_SECONDS)
             for job, (turn, events) in [*at_work.items()]:
                 ended = job.done()
                 event = _last(events)
-                self._tell(dispatch, turn, event, told)
+                self._pass_on(jobs_left, turn, event, reported)
                 if not ended:
                     continue
                 del at_work[job]
@@ -100,12 +99,12 @@ class SlurmEngine:
                 if event.get("event") == "failed":
                     raise UserError(event["message"])
                 if event.get("event") == "done":
-                    dispatch.taken(turn) if event["result"] == "taken" else dispatch.done(turn)
+                    jobs_left.taken(turn) if event["result"] == "taken" else jobs_left.done(turn)
                 else:
-                    dispatch.died(turn, f"job {job.job_id} ended as {job.state}")
+                    jobs_left.died(turn, f"job {job.job_id} ended as {job.state}")
 
     def measure(self, configs: Sequence[RunConfig], models: int = 1) -> list[float]:
-        """Seconds a training step of each configuration (of ``models`` as one batched model), in a job of its own."""
+        """See :meth:`.contract.LadderEngine.measure`; in a job of its own."""
         import tempfile
 
         with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".allometry-") as folder:
@@ -130,15 +129,15 @@ class SlurmEngine:
         self._running.append(job)
         return job, events
 
-    def _tell(self, dispatch: Dispatch, turn: Turn, event: dict[str, Any], told: set[str]) -> None:
-        """Pass on what a job has said and recorded since."""
+    def _pass_on(self, jobs_left: JobQueue, turn: Turn, event: dict[str, Any], reported: set[str]) -> None:
+        """Give the listener what a job has reported and recorded since the last look."""
         for config in turn.job.configs:
-            record = dispatch.study.run_path(config.id) / "record.json"
-            if config.id not in told and record.exists():
-                told.add(config.id)
-                dispatch.hear({"event": "recorded", "id": config.id})
+            record = jobs_left.study.run_path(config.id) / "record.json"
+            if config.id not in reported and record.exists():
+                reported.add(config.id)
+                jobs_left.pass_on({"event": "recorded", "id": config.id})
         if event.get("event") in ("progress", "note"):
-            dispatch.hear(event)
+            jobs_left.pass_on(event)
 
 
 def _last(events: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from allometry.lm.model import build
+from allometry.lm.decoder import build
 from helpers.builders import model_config
 
 
