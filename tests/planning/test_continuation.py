@@ -114,7 +114,7 @@ def test_summary_and_json():
     ("call", "message"),
     [
         (lambda: resume(LAW, Budget(loss=2.0), [Checkpoint(1e9, 1e9)]), "flops, hours or cost"),
-        (lambda: resume(LAW, Budget(flops=1e20, tokens=1e9), [Checkpoint(1e9, 1e9)]), "nothing fixed beside it"),
+        (lambda: resume(LAW, Budget(flops=1e20, tokens=1e9), [Checkpoint(1e9, 1e9)]), "without a fixed size"),
         (lambda: resume(LAW, 1e20, []), "no checkpoint"),
         (lambda: resume(LAW, 10.0, [Checkpoint(1e9, 1e9)]), "pay for no model here"),
         (lambda: resume(LAW, 1e20, [Checkpoint(1e9, 1e9)], rule="folklore"), "unknown rule"),

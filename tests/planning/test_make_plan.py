@@ -189,7 +189,7 @@ def test_a_surface_brings_its_intervals():
         def outside(self, num_params, tokens):
             return ["1B parameters, measured at 1M to 10M"]
 
-    plan = planning.plan(Chinchilla(), Budget(num_params=1e9, tokens=20e9), recipe=Measured(), shape=None)
+    plan = planning.plan(Chinchilla(), Budget(num_params=1e9, tokens=20e9), surface=Measured(), shape=None)
     assert (plan.batch, plan.lr, plan.rule) == (3e5, 2e-3, "surface")
     assert (plan.intervals["batch"].low, plan.intervals["lr"].high) == (2e5, 5e-3)
     decay = plan.intervals["weight_decay"]

@@ -305,9 +305,9 @@ class Nothing:
         (lambda: optimal(Power(), 1e18, level=90), "level is a probability"),
         (lambda: optimal(Nothing(), 1e18), "no finite loss for 1.00e+18 FLOPs at 1 to 1000"),
         (lambda: optimal(Nothing(), Budget(flops=1e18, num_params=1e6)), "no finite loss at 1e+06 parameters"),
-        (lambda: FittedRange.of([], []), "covered runs need"),
-        (lambda: FittedRange.of([1e6], [1e7, 1e8]), "covered runs need"),
-        (lambda: FittedRange.of([1e6], [0.0]), "covered runs need"),
+        (lambda: FittedRange.of([], []), "fitted range needs"),
+        (lambda: FittedRange.of([1e6], [1e7, 1e8]), "fitted range needs"),
+        (lambda: FittedRange.of([1e6], [0.0]), "fitted range needs"),
     ],
 )
 def test_wrong_input(call, message):

@@ -83,7 +83,7 @@ def test_intervals_come_from_the_refits_at_what_the_tokens_are_worth():
     fitted = laws.fit("chinchilla", ladder("chinchilla", noise=0.003))
     law = Repeated(fitted, 1e10)
     sizes, tokens = np.array([1e8, 1e9]), np.array([1e11, 5e9])
-    ((weight, losses),) = law.refits(sizes, tokens)
+    ((weight, losses),) = law.weighted_samples(sizes, tokens)
     assert weight == 1.0
     assert np.array_equal(losses, fitted.log_samples(*law.effective(sizes, tokens)))
     best = optimal(fitted, Budget(flops=1e22, tokens_available=1e10))

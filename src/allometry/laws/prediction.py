@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -35,6 +36,12 @@ class Prediction:
             "high": np.asarray(self.high).tolist(),
             "level": self.level,
         }
+
+
+class LossPredictor(Protocol):
+    """Anything that predicts a loss from parameters and tokens: a ``Fit``, a ``Forecast``, a predictor of your own."""
+
+    def predict(self, num_params: float | np.ndarray, tokens: float | np.ndarray, level: float = 0.9) -> Prediction: ...
 
 
 def points(num_params: object, tokens: object) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:

@@ -23,10 +23,10 @@ from .experiments.next_runs import NextRun, NextRuns, next_runs
 from .experiments.optimal_ladder import OptimalLadder, optimal_ladder
 from .make_plan import plan
 from .optimum.fitted_range import FittedRange
-from .optimum.optimal import Optimum, optimal, optimum_at
-from .optimum.predictor import Predictor
+from .optimum.optimal import OptimumProblem, optimal
+from .optimum.optimum_record import Basin, Optimum
+from .optimum.predictor import Predictor, as_predictor
 from .optimum.repeated_data import Repeated, Repetition
-from .optimum.search_a_budget import Basin
 from .outcome_record import Outcome
 from .plan_record import Plan
 from .resources.budget import DEVICES, Budget, Device, device, throughput
@@ -66,6 +66,7 @@ __all__ = [
     "NextRuns",
     "OptimalLadder",
     "Optimum",
+    "OptimumProblem",
     "Outcome",
     "Plan",
     "Predictor",
@@ -77,6 +78,7 @@ __all__ = [
     "Shape",
     "Shapes",
     "Surface",
+    "as_predictor",
     "batch_cost",
     "carry",
     "carry_baseline",
@@ -87,7 +89,6 @@ __all__ = [
     "next_runs",
     "optimal",
     "optimal_ladder",
-    "optimum_at",
     "plan",
     "recommend",
     "resume",

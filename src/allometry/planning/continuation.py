@@ -1,23 +1,24 @@
-"""When the budget changes half way: go on with a checkpoint that exists, or begin another model with what is left.
+"""When the budget changes half way: continue from a checkpoint, or start a new model with what is left.
 
-Both are plans by the same law. A checkpoint brings the tokens that it has seen for nothing; a new model brings the size
-that suits the budget. Which reaches the lower loss is the law's to say, and its refits say how surely.
+Both are plans by the same law. A checkpoint brings the tokens that it has already seen; a new model has the size that
+suits the budget. The law predicts which reaches the lower loss, and its refits how certain that is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
+from ..laws.prediction import LossPredictor
 from ..quantities import format_count, format_flops, format_seconds, require_positive
 from ..text_table import table
 from .make_plan import plan
 from .optimum.fitted_range import FittedRange
-from .optimum.predictor import FLOPS_PER_PARAM_TOKEN, Predictor, refits
+from .optimum.predictor import FLOPS_PER_PARAM_TOKEN, Predictor, as_predictor
 from .optimum.repeated_data import Repeated
 from .optimum.search_a_budget import SERVED_SHARE
 from .plan_record import Plan
@@ -26,25 +27,14 @@ from .resources.shapes import Shape
 
 _SAME = 0.001  # of the loss: closer alternatives are as good
 _SHOWN = 8
-# What of a budget holds for the whole training too.
-_KEPT = (
-    "device",
-    "num_devices",
-    "mfu",
-    "flops_per_second",
-    "price_per_hour",
-    "memory",
-    "tokens_available",
-    "inference_tokens",
-)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model that has seen ``tokens``: its size and, where known, its configuration and a name.
+    """A model that has seen ``tokens``: its size and, if known, its configuration and a name.
 
-    ``decayed`` says that its learning rate has fallen already: going on begins with another warmup, and what that costs
-    no law here knows.
+    ``decayed``: its learning rate has already decayed, so continuing begins with another warmup, and no law here knows
+    what that costs.
     """
 
     num_params: float
@@ -58,16 +48,16 @@ class Checkpoint:
 
     @property
     def flops_per_token(self) -> float:
-        """Exact where the configuration is known, else 6·N."""
+        """Exact if the configuration is known, else 6·N."""
         return FLOPS_PER_PARAM_TOKEN * self.num_params if self.model is None else float(self.model.flops_per_token)
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """One way to spend what is left: ``plan`` is the whole training, of which ``tokens_done`` are behind it.
+    """One way to spend what is left: ``plan`` is the whole training, of which ``tokens_done`` are already trained.
 
-    ``checkpoint`` is the name of what it continues (None: it begins anew). ``flops`` and ``seconds`` are of what is to
-    come. ``preferred`` is the share of the law's refits by which this one ends lowest (None without refits).
+    ``checkpoint`` is the name of what it continues (None: a new model). ``flops`` and ``seconds`` are those still to be
+    spent. ``preferred`` is the share of the law's refits by which this one ends lowest (None without refits).
     """
 
     plan: Plan
@@ -94,8 +84,16 @@ class Alternative:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, ready for ``json.dumps``."""
-        record = asdict(replace(self, plan=None))
-        return {"name": self.name} | record | {"new_tokens": self.new_tokens, "plan": self.plan.to_json()}
+        return {
+            "name": self.name,
+            "flops": self.flops,
+            "seconds": self.seconds,
+            "checkpoint": self.checkpoint,
+            "tokens_done": self.tokens_done,
+            "preferred": self.preferred,
+            "new_tokens": self.new_tokens,
+            "plan": self.plan.to_json(),
+        }
 
 
 @dataclass(frozen=True)
@@ -113,11 +111,10 @@ class Continuation:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, ready for ``json.dumps``; its ``kind`` is ``continuation``."""
-        alternatives = [each.to_json() for each in self.alternatives]
         return {
             "kind": "continuation",
             "budget": self.budget.to_json(),
-            "alternatives": alternatives,
+            "alternatives": [each.to_json() for each in self.alternatives],
             "notes": list(self.notes),
         }
 
@@ -135,20 +132,20 @@ class Continuation:
 
 
 def _row(each: Alternative) -> tuple[str, str, str]:
-    made = each.plan
-    what = f"{format_count(made.num_params)} parameters, {format_count(each.new_tokens)} tokens to come"
+    whole = each.plan
+    what = f"{format_count(whole.num_params)} parameters, {format_count(each.new_tokens)} tokens to come"
     if each.goes_on:
         what += f" after {format_count(each.tokens_done)}"
-    loss = f"loss {made.loss:.4g}"
-    if made.low is not None and made.high is not None:
-        loss += f" [{made.low:.4g}, {made.high:.4g}]"
+    loss = f"loss {whole.loss:.4g}"
+    if whole.low is not None and whole.high is not None:
+        loss += f" [{whole.low:.4g}, {whole.high:.4g}]"
     if each.preferred is not None:
         loss += f", lowest by {each.preferred:.0%} of refits"
     return each.name, what, loss
 
 
 def resume(
-    predictor: Predictor,
+    predictor: LossPredictor,
     budget: Budget | float,
     checkpoints: Sequence[Checkpoint],
     *,
@@ -159,85 +156,94 @@ def resume(
     """The best use of what is left, given the checkpoints that exist.
 
     Args:
-        predictor: a Fit or Forecast.
-        budget: what is left: FLOPs, or the hours or money left on the devices that there are now.
+        predictor: a Fit or Forecast, or your own.
+        budget: what is left: FLOPs, or the hours or money left on the devices that are available now.
         checkpoints: what could be continued.
         fitted_range: as for ``optimal``.
         level: of the intervals.
-        **options: as for ``plan``: shape, recipe, rule, tokens_per_param_range, created.
+        **options: as for ``plan``: shape, surface, recipe, rule, tokens_per_param_range, created.
 
     Raises:
         UserError: no checkpoint, a budget that is a goal or fixes size or tokens, and what ``plan`` raises.
     """
-    budget = Budget.of(budget)
+    budget, law = Budget.of(budget), as_predictor(predictor)
     if budget.flops is None or budget.num_params is not None or budget.tokens is not None:
-        raise UserError("what is left to go on with is an amount: flops, hours or cost, and nothing fixed beside it")
+        raise UserError("what is left is an amount: give flops, hours or cost, without a fixed size or fixed tokens")
     if not checkpoints:
         raise UserError("there is no checkpoint to go on with")
-    options |= {"fitted_range": fitted_range or FittedRange.by(predictor), "level": level}
-    made = [_go_on(predictor, budget, checkpoint, options) for checkpoint in checkpoints]
-    found, notes = [each for each in made if each is not None], []
+    options |= {"fitted_range": fitted_range or FittedRange.by(law), "level": level}
+    continued = (_go_on(law, budget, budget.flops, checkpoint, options) for checkpoint in checkpoints)
+    alternatives, notes = [each for each in continued if each is not None], []
     try:
-        found.append(_anew(predictor, budget, _as_far(options, found)))
+        alternatives.append(_anew(law, budget, _as_far(options, alternatives)))
     except UserError as error:  # too little is left for a new model
-        if not found:
+        if not alternatives:
             raise
         notes.append(f"another model anew is out of reach: {error}")
-    found.sort(key=lambda each: each.plan.loss)
-    losses = [each.plan.loss for each in found]
-    if len(found) > 1 and losses[1] <= losses[0] * (1 + _SAME):
-        notes.append(f"{found[1].name} is as good within {_SAME:.1%} of the loss")
+    alternatives.sort(key=lambda each: each.plan.loss)
+    losses = [each.plan.loss for each in alternatives]
+    if len(alternatives) > 1 and losses[1] <= losses[0] * (1 + _SAME):
+        notes.append(f"{alternatives[1].name} is as good within {_SAME:.1%} of the loss")
     if budget.tokens_available is not None:
-        predictor = Repeated(predictor, budget.tokens_available)
-    shares = _preferences(predictor, found)
-    ranked = tuple(replace(each, preferred=share) for each, share in zip(found, shares, strict=True))
+        law = Repeated(law, budget.tokens_available)
+    shares = _preferences(law, alternatives)
+    ranked = tuple(replace(each, preferred=share) for each, share in zip(alternatives, shares, strict=True))
     return Continuation(budget, ranked, tuple(notes))
 
 
-def _go_on(predictor: Predictor, budget: Budget, checkpoint: Checkpoint, options: dict[str, Any]) -> Alternative | None:
-    """More tokens for a checkpoint; None where the budget pays for none."""
-    each = checkpoint.flops_per_token
-    tokens = budget.flops / each - SERVED_SHARE * (budget.inference_tokens or 0.0)
+def _go_on(
+    law: Predictor, budget: Budget, flops: float, checkpoint: Checkpoint, options: dict[str, Any]
+) -> Alternative | None:
+    """More tokens for a checkpoint; None if the budget pays for none."""
+    per_token = checkpoint.flops_per_token
+    tokens = flops / per_token - SERVED_SHARE * (budget.inference_tokens or 0.0)
     if tokens < 1:
         return None
-    whole = Budget(
-        num_params=checkpoint.num_params,
-        tokens=checkpoint.tokens + tokens,
-        **{name: getattr(budget, name) for name in _KEPT},
+    # The same machine and data, for a fixed size and all its tokens instead of an amount.
+    whole = replace(
+        budget, flops=None, hours=None, cost=None, num_params=checkpoint.num_params, tokens=checkpoint.tokens + tokens
     )
     shape = None if checkpoint.model is None else lambda _: checkpoint.model
-    made = plan(predictor, whole, **options | {"shape": shape})
-    seconds = budget.seconds(tokens * each)
+    planned = plan(law, whole, **options | {"shape": shape})
+    seconds = budget.seconds(tokens * per_token)
     notes = [f"continues {checkpoint.name} after {format_count(checkpoint.tokens)} tokens"]
     if checkpoint.decayed:
-        notes.append("its learning rate had fallen: warm up again; what that costs is not in the prediction")
-    made = replace(made, budget=budget, seconds=seconds, cost=budget.money(seconds), notes=(*notes, *made.notes))
-    return Alternative(made, tokens * each, seconds, checkpoint.name, checkpoint.tokens)
+        notes.append(
+            "its learning rate has already decayed: warm up again; the prediction does not include what that costs"
+        )
+    planned = replace(
+        planned, budget=budget, seconds=seconds, cost=budget.money(seconds), notes=(*notes, *planned.notes)
+    )
+    return Alternative(planned, tokens * per_token, seconds, checkpoint.name, checkpoint.tokens)
 
 
-def _as_far(options: dict[str, Any], found: list[Alternative]) -> dict[str, Any]:
-    """The search for another model reaches as many and as few tokens a parameter as the checkpoints will have."""
+def _as_far(options: dict[str, Any], continued: list[Alternative]) -> dict[str, Any]:
+    """The options for another model: its search reaches the tokens per parameter that the checkpoints will have."""
     fitted_range = options["fitted_range"]
     if options.get("tokens_per_param_range") or fitted_range is None:
         return options
-    ratios = [*fitted_range.tokens_per_param, *(each.plan.tokens_per_param for each in found)]
+    ratios = [*fitted_range.tokens_per_param, *(each.plan.tokens_per_param for each in continued)]
     return options | {"tokens_per_param_range": (min(ratios), max(ratios))}
 
 
-def _anew(predictor: Predictor, budget: Budget, options: dict[str, Any]) -> Alternative:
+def _anew(law: Predictor, budget: Budget, options: dict[str, Any]) -> Alternative:
     """The plan for the budget as if there were no checkpoint."""
-    made = plan(predictor, budget, **options)
-    return Alternative(made, made.flops_exact or made.flops, made.seconds)
+    planned = plan(law, budget, **options)
+    return Alternative(planned, planned.flops_exact or planned.flops, planned.seconds)
 
 
-def _preferences(predictor: Predictor, found: list[Alternative]) -> list[float | None]:
+def _preferences(law: Predictor, alternatives: list[Alternative]) -> list[float | None]:
     """By what share of the refits each alternative has the lowest loss."""
-    sizes, tokens = np.array([(each.plan.num_params, each.plan.tokens) for each in found], float).T
-    samples = refits(predictor, sizes, tokens)
+    sizes, tokens = np.array([(each.plan.num_params, each.plan.tokens) for each in alternatives], float).T
+    samples = law.weighted_samples(sizes, tokens)
     if not samples:
-        return [None] * len(found)
+        return [None] * len(alternatives)
     total = sum(weight for weight, _ in samples)
-    lowest = [
-        weight * np.bincount(losses.argmin(axis=1), minlength=len(found)) / len(losses) for weight, losses in samples
-    ]
-    return [float(share) for share in sum(lowest) / total]
+    lowest = np.sum(
+        [
+            weight * np.bincount(losses.argmin(axis=1), minlength=len(alternatives)) / len(losses)
+            for weight, losses in samples
+        ],
+        axis=0,
+    )
+    return [float(share) for share in lowest / total]

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 
 from ..errors import UserError
+from ..laws.prediction import LossPredictor
 from ..quantities import format_count
-from .batch_and_rate.settings import DEFAULT_RULE, Interval, Recipe, Settings, Surface, choose
+from .batch_and_rate.settings import DEFAULT_RULE, BatchAndRate, Interval, Settings, choose_settings
+from .batch_and_rate.surface import Surface
 from .optimum.fitted_range import FittedRange
-from .optimum.optimal import Optimum, optimal
-from .optimum.predictor import Predictor, count_of
+from .optimum.optimal import OptimumProblem
+from .optimum.optimum_record import Optimum
+from .optimum.predictor import Predictor
 from .optimum.repeated_data import Repeated
 from .plan_record import Plan
 from .real_model import RealModelSearch
 from .resources.budget import Budget
 from .resources.memory import Memory, memory
-from .resources.shapes import Shape, Shapes
+from .resources.shapes import Shape, Shapes, counts_of, record_of, row_tokens_of
 from .rules import rule as rule_of
 
 
 def plan(
-    predictor: Predictor,
+    predictor: LossPredictor,
     budget: Budget | float,
     *,
     shape: Callable[[float], Shape] | None = Shapes(),  # noqa: B008 (frozen)
-    recipe: Recipe | Surface | None = None,
+    surface: Surface | None = None,
+    recipe: BatchAndRate | None = None,
     rule: str = DEFAULT_RULE,
     seconds: Callable[[Shape, float], float] | None = None,
     within: float | None = None,
@@ -35,83 +38,121 @@ def plan(
     level: float = 0.9,
     created: str | None = None,
 ) -> Plan:
-    """Plan a training: size, tokens and shape; batch, rate and schedule; predicted loss, time, memory and money.
+    """Plan a training: size, tokens and shape; batch, learning rate and schedule; predicted loss, time, memory, money.
 
     Args:
-        predictor: a Fit or Forecast; its ``counted`` says which parameters it counts, non-embedding if it does not.
-        budget: what may be spent, or the goal, and what the plan is held to; a number is FLOPs.
+        predictor: a Fit or Forecast, or your own (``as_predictor``); sizes are counted as it counts them.
+        budget: what may be spent, or the goal, and what else the plan must respect; a number is FLOPs.
         shape: from a number of parameters to a real configuration. The plan is the best of those that exist, each with
             the tokens that the budget buys at its exact FLOPs a token. None: the law's own size, counted as 6·N·D.
-        recipe: a ``surface`` of your own runs, or anything from (num_params, tokens) to (batch in tokens, learning
-            rate); takes precedence over published rules.
-        rule: the published rule for batch and rate without a recipe; all of them stand in ``recommendations``.
+        surface: batch and learning rate from your own runs, by ``planning.surface``.
+        recipe: any function from (num_params, tokens) to (batch in tokens, learning rate). Surface and recipe take
+            precedence over published rules.
+        rule: the published rule for batch and learning rate without surface or recipe; ``recommendations`` of the plan
+            hold all of them.
         seconds: expected seconds of training a shape on so many tokens; by default from the budget's machine.
         within: with ``seconds``, only shapes that take at most so long.
         tokens_per_param_range, fitted_range, level: as for ``optimal``.
         created: time of writing, ISO 8601; now (UTC) by default.
 
     Raises:
-        UserError: a budget too small or a goal out of reach, a rule that gives no batch or no rate here, a recipe or
-            shape that returns something else than numbers above zero.
+        UserError: a budget too small or a goal out of reach, a rule that gives no batch or no learning rate here, a
+            recipe or shape that returns anything else than numbers above zero.
     """
-    budget = Budget.of(budget)
     rule_of(rule)
-    fitted_range, counted = fitted_range or FittedRange.by(predictor), count_of(predictor)
-    if budget.tokens_available is not None and not isinstance(predictor, Repeated):
-        predictor = Repeated(predictor, budget.tokens_available)
-    optimum = optimal(
+    problem = OptimumProblem.of(
         predictor, budget, tokens_per_param_range=tokens_per_param_range, fitted_range=fitted_range, level=level
     )
+    optimum = problem.solve()
     model, point, notes = None, optimum, list(optimum.notes)
     if shape is not None:
-        model, point, notes = RealModelSearch(predictor, budget, shape, fitted_range, counted, seconds, within).best(
-            optimum
-        )
-    exact = None if model is None else float(model.flops_per_token) * point.tokens
-    size, least = getattr(model, "num_params", point.num_params), float(getattr(model, "context", 1))
-    settings = choose(size, point.tokens, exact, recipe=recipe, rule=rule, least_batch=least, level=level)
-    duration = seconds(model, point.tokens) if seconds and model else budget.seconds(exact or point.flops)
+        model, point, notes = RealModelSearch(problem, shape, seconds, within).best(optimum)
+    settings = choose_settings(
+        point.num_params if model is None else model.num_params,
+        point.tokens,
+        None if model is None else _exact_flops(model, point),
+        surface=surface,
+        recipe=recipe,
+        rule=rule,
+        least_batch=_row_tokens(model),
+        level=level,
+    )
+    duration = seconds(model, point.tokens) if seconds and model else None
+    now = created or datetime.now(UTC).isoformat(timespec="seconds")
+    return _record(problem, optimum, model, point, settings, duration, notes, now)
+
+
+def _record(
+    problem: OptimumProblem,
+    optimum: Optimum,
+    model: Shape | None,
+    point: Optimum,
+    settings: Settings,
+    seconds: float | None,
+    notes: list[str],
+    created: str,
+) -> Plan:
+    """The plan for a model (None: the law's own size) that is trained at ``point`` with these settings.
+
+    ``seconds`` is the time of training; None: by the budget's machine.
+    """
+    budget = problem.budget
+    exact = None if model is None else _exact_flops(model, point)
     needed = None if model is None else memory(model, budget.num_devices or 1, budget.memory_per_device)
-    notes += [*settings.notes, *_data_notes(predictor, point, settings), *_machine_notes(needed, settings, model)]
+    duration = budget.seconds(exact or point.flops) if seconds is None else seconds
+    data_notes = _data_notes(problem.predictor, point, settings)
     return Plan(
-        created=created or datetime.now(UTC).isoformat(timespec="seconds"),
+        created=created,
         budget=budget,
         optimum=optimum,
-        **{name: getattr(point, name) for name in ("num_params", "tokens", "flops", "loss", "low", "high", "level")},
-        **{name: getattr(settings, name) for name in _OF_SETTINGS},
-        intervals=_law_intervals(optimum, point) | settings.intervals,
+        num_params=point.num_params,
+        tokens=point.tokens,
+        flops=point.flops,
         flops_exact=exact,
-        counted=counted,
-        exact_counts=_counts(model),
+        counted=problem.predictor.counted,
+        exact_counts={} if model is None else counts_of(model),
+        batch=settings.batch,
+        lr=settings.lr,
+        warmup_tokens=settings.warmup_tokens,
+        decay=settings.decay,
+        weight_decay=settings.weight_decay,
+        rule=settings.rule,
+        recommendations=settings.recommendations,
+        loss=point.loss,
+        low=point.low,
+        high=point.high,
+        level=point.level,
+        intervals=_law_intervals(optimum, point) | settings.intervals,
         seconds=duration,
         cost=budget.money(duration),
         memory=needed,
         inference_flops=_serving(budget, point, model),
-        model=None if model is None else _record(model),
+        model=None if model is None else record_of(model),
         run=None,
-        notes=tuple(notes),
+        notes=(*notes, *settings.notes, *data_notes, *_machine_notes(needed, settings, _row_tokens(model))),
     )
 
 
-_OF_SETTINGS = ("batch", "lr", "warmup_tokens", "decay", "weight_decay", "rule", "recommendations")
+def _exact_flops(model: Shape, point: Optimum) -> float:
+    return float(model.flops_per_token) * point.tokens
+
+
+def _row_tokens(model: Shape | None) -> float:
+    """Tokens of the smallest possible batch: one sequence."""
+    return 1.0 if model is None else float(row_tokens_of(model))
 
 
 def _law_intervals(optimum: Optimum, point: Optimum) -> dict[str, Interval]:
-    """Those of the law's optimum; of size and tokens moved by the factor between it and the shape."""
+    """The intervals of the law's optimum; those of size and tokens moved by the factor between it and the shape."""
     source = f"{100 * optimum.level:g} % over refits of the law"
     if "flops" in optimum.intervals:
         source = f"where the {100 * optimum.level:g} % interval of the loss meets the goal"
-    found = {}
+    factors = {"num_params": point.num_params / optimum.num_params, "tokens": point.tokens / optimum.tokens}
+    intervals = {}
     for name, (low, high) in optimum.intervals.items():
-        factor = 1.0 if name == "flops" else getattr(point, name) / getattr(optimum, name)
-        found[name] = Interval(low * factor, None if high is None else high * factor, source)
-    return found
-
-
-def _counts(model: Shape | None) -> dict[str, float]:
-    """The counts of a shape, as far as it has them."""
-    names = ("num_params", "num_params_matmul", "num_params_total", "flops_per_token")
-    return {name: getattr(model, name) for name in names if hasattr(model, name)}
+        factor = factors.get(name, 1.0)
+        intervals[name] = Interval(low * factor, None if high is None else high * factor, source)
+    return intervals
 
 
 def _serving(budget: Budget, point: Optimum, model: Shape | None) -> float:
@@ -137,32 +178,23 @@ def _data_notes(predictor: Predictor, point: Optimum, settings: Settings) -> lis
         )
     if point.tokens <= unique:
         return []
-    told = f"reads the data {point.tokens / unique:.3g} times"
+    passes = f"reads the data {point.tokens / unique:.3g} times"
     if predictor.measured:
-        return [told]
+        return [passes]
     worth = float(predictor.effective(point.num_params, point.tokens)[1])
-    return [f"{told}, worth {format_count(worth)} fresh tokens by arXiv 2305.16264, not by your own runs"]
+    return [f"{passes}, worth {format_count(worth)} fresh tokens by arXiv 2305.16264, not by your own runs"]
 
 
-def _machine_notes(needed: Memory | None, settings: Settings, model: Shape | None) -> list[str]:
+def _machine_notes(needed: Memory | None, settings: Settings, row_tokens: float) -> list[str]:
     """Whether model and batch suit the devices."""
     if needed is None:
         return []
-    notes = [needed.note()] if needed.note() else []
-    sequences = settings.batch / model.context
+    note = needed.note()
+    notes = [] if note is None else [note]
+    sequences = settings.batch / row_tokens
     if needed.num_devices > sequences:
         notes.append(
             f"a batch is {sequences:.3g} sequences, fewer than the {needed.num_devices} devices: data parallelism "
             "alone leaves some of them idle"
         )
     return notes
-
-
-def _record(model: Shape) -> dict:
-    """A model configuration as a plain dictionary: its own JSON form, or the fields of the dataclass."""
-    for method in ("to_json", "model_dump"):
-        if hasattr(model, method):
-            return dict(getattr(model, method)())
-    if is_dataclass(model):
-        return asdict(model)
-    raise UserError("the shape must return a configuration with to_json, or a dataclass")

@@ -18,7 +18,7 @@ from ..files import write_json
 from ..quantities import format_bytes, format_count, format_flops, format_seconds
 from ..text_table import Row, table
 from .batch_and_rate.settings import Interval
-from .optimum.optimal import Optimum
+from .optimum.optimum_record import Optimum
 from .resources.budget import Budget
 from .resources.memory import Memory
 from .rules import Recommendation

@@ -1,4 +1,4 @@
-"""From the optimum of a law to a model that exists: real shapes, their exact FLOPs, the time they may take."""
+"""Choose the model shape nearest to the law's optimum that the budget and the time allow."""
 
 from __future__ import annotations
 
@@ -10,32 +10,27 @@ import numpy as np
 
 from ..errors import UserError
 from ..quantities import format_count, format_flops, format_seconds, require_positive
-from .optimum.fitted_range import FittedRange
-from .optimum.optimal import Optimum, optimal, optimum_at
-from .optimum.predictor import Predictor
+from .optimum.optimal import OptimumProblem
+from .optimum.optimum_record import Optimum
 from .optimum.search_a_budget import SERVED_SHARE
-from .resources.budget import Budget
 from .resources.shapes import Shape, size_of
 
-_FAR_FROM_ASKED = 1.5
+_FAR_FROM_OPTIMUM = 1.5
 _SHAPES = 400  # sizes tried between the ends of the range searched
 _ROUNDS, _NEAR = 12, 0.01  # until a shape meets a size in another count than its own
-_BELOW = 8.0  # with fixed tokens, how far below the law's size one is sought whose exact FLOPs the budget pays
+_BELOW = 8.0  # with fixed tokens: how far below the law's size to search for one whose exact FLOPs the budget pays
 
 
 @dataclass(frozen=True)
 class RealModelSearch:
-    """How a law's optimum becomes real: shapes, and the seconds they take.
+    """Real shapes for the optimum of a problem, and the time that they take.
 
-    ``counted`` says which parameters the law counts. ``seconds`` gives the time of training a shape on so many tokens;
-    with ``within`` only shapes that take at most so long are considered, or else the fastest.
+    ``shape`` gives a configuration for a number of non-embedding parameters. ``seconds`` gives the time of training a
+    shape on so many tokens; with ``within`` only shapes that take at most so long are considered, or else the fastest.
     """
 
-    predictor: Predictor
-    budget: Budget
+    problem: OptimumProblem
     shape: Callable[[float], Shape]
-    fitted_range: FittedRange | None
-    counted: str = "unknown"
     seconds: Callable[[Shape, float], float] | None = None
     within: float | None = None
 
@@ -48,7 +43,7 @@ class RealModelSearch:
         every = self._candidates(optimum)
         candidates = self._in_time(every)
         model, point, notes = self._lowest(optimum, candidates)
-        if len(candidates) < len(every):
+        if self.within is not None and len(candidates) < len(every):
             notes.append(
                 "of the sizes that the budget buys, only those were considered that train in "
                 f"{format_seconds(self.within)}"
@@ -57,8 +52,9 @@ class RealModelSearch:
 
     def _candidates(self, optimum: Optimum) -> list[tuple[Shape, float]]:
         """Real shapes with the tokens that the budget buys for each at its exact FLOPs a token."""
-        fixed, flops = self.budget.tokens, self.budget.flops
-        served = SERVED_SHARE * (self.budget.inference_tokens or 0.0)
+        budget = self.problem.budget
+        fixed, flops = budget.tokens, budget.flops
+        served = SERVED_SHARE * self.problem.served
         models = self._models(optimum)
         if flops is None:
             return [(model, self._goal_tokens(model, optimum)) for model in models]
@@ -75,37 +71,42 @@ class RealModelSearch:
         return paid
 
     def _models(self, optimum: Optimum) -> list[Shape]:
-        if optimum.searched and self.budget.flops is not None:
-            sizes = np.geomspace(*optimum.searched, _SHAPES)
-        elif self.budget.tokens is not None and self.budget.flops is not None:
-            sizes = np.geomspace(optimum.num_params / _BELOW, optimum.num_params, _SHAPES // 4)
-        else:
-            sizes = [optimum.num_params]
-        return list({model.num_params: model for model in (self._nearest(float(size)) for size in sizes)}.values())
+        """The shapes nearest to the sizes that were searched, each once."""
+        budget, size = self.problem.budget, optimum.num_params
+        sizes = [size]
+        if budget.flops is not None and optimum.searched is not None:
+            sizes = np.geomspace(*optimum.searched, _SHAPES).tolist()
+        elif budget.flops is not None and budget.tokens is not None:
+            sizes = np.geomspace(size / _BELOW, size, _SHAPES // 4).tolist()
+        models = map(self._nearest, sizes)
+        return list({model.num_params: model for model in models}.values())
 
     def _nearest(self, size: float) -> Shape:
-        """The shape nearest to a size as the law counts it; a call of ``shape`` knows non-embedding parameters only."""
-        asked, found = size, []
+        """The shape nearest to a size as the law counts it; ``shape`` itself takes non-embedding parameters only."""
+        target, tried = size, []
         for _ in range(_ROUNDS):
-            model = self.shape(asked)
-            counted = size_of(model, self.counted)
+            model = self.shape(target)
+            counted = self._size(model)
             require_positive(parameters_of_the_shape=counted, flops_per_token_of_the_shape=model.flops_per_token)
             ratio = size / counted
-            found.append((abs(math.log(ratio)), model))
+            tried.append((abs(math.log(ratio)), model))
             if counted == model.num_params or abs(math.log(ratio)) < _NEAR:
                 break
-            asked *= ratio
-        return min(found, key=lambda pair: pair[0])[1]
+            target *= ratio
+        return min(tried, key=lambda pair: pair[0])[1]
+
+    def _size(self, model: Shape) -> float:
+        return size_of(model, self.problem.predictor.counted)
 
     def _goal_tokens(self, model: Shape, optimum: Optimum) -> float:
-        """The tokens that a goal asks of a shape."""
-        if self.budget.loss is None or self.budget.tokens is not None:
+        """The tokens that a shape needs for the goal."""
+        budget = self.problem.budget
+        if budget.loss is None or budget.tokens is not None:
             return optimum.tokens
-        asked = replace(self.budget, num_params=size_of(model, self.counted))
-        return optimal(self.predictor, asked, fitted_range=self.fitted_range, level=optimum.level).tokens
+        return replace(self.problem, budget=replace(budget, num_params=self._size(model))).solve().tokens
 
     def _in_time(self, candidates: list[tuple[Shape, float]]) -> list[tuple[Shape, float]]:
-        """Those that take at most ``within`` seconds; the fastest alone where none does."""
+        """Those that take at most ``within`` seconds; the fastest alone if none does."""
         if self.within is None or self.seconds is None:
             return candidates
         durations = [self.seconds(*candidate) for candidate in candidates]
@@ -113,25 +114,26 @@ class RealModelSearch:
         return kept or [candidates[int(np.argmin(durations))]]
 
     def _lowest(self, optimum: Optimum, candidates: list[tuple[Shape, float]]) -> tuple[Shape, Optimum, list[str]]:
-        sizes, tokens = np.array([(size_of(model, self.counted), bought) for model, bought in candidates], float).T
-        losses = np.asarray(self.predictor.predict(sizes, tokens, level=optimum.level).value, float)
+        """The candidate of the lowest predicted loss, with the prediction there."""
+        problem = self.problem
+        sizes, tokens = np.array([(self._size(model), bought) for model, bought in candidates], float).T
+        losses = np.asarray(problem.predictor.predict(sizes, tokens, level=problem.level).value, float)
         best = int(np.nanargmin(losses))
-        served = self.budget.inference_tokens or 0.0
-        point = optimum_at(
-            self.predictor,
-            sizes[best],
-            tokens[best],
-            served=served,
-            fitted_range=self.fitted_range,
-            level=optimum.level,
-        )
-        # What the optimum says of extrapolation is said again for the real size. What it says of the edge of its search
-        # holds only if the best shape is at the edge too: by exact FLOPs the best size is another than by 6ND.
-        said = [] if self.fitted_range is None else self.fitted_range.notes(optimum.num_params, optimum.tokens)
-        if optimum.at_edge and point.num_params not in (sizes.min(), sizes.max()):
-            said.append(optimum.notes[0])
-        notes = [note for note in optimum.notes if note not in said]
+        point = problem.at(sizes[best], tokens[best])
+        notes = self._notes_that_hold(optimum, point.num_params in (sizes.min(), sizes.max()))
         ratio = point.num_params / optimum.num_params
-        if max(ratio, 1 / ratio) > _FAR_FROM_ASKED:
+        if max(ratio, 1 / ratio) > _FAR_FROM_OPTIMUM:
             notes.append(f"the shape that will be trained has {ratio:.2g}× the parameters of the optimum by 6ND")
         return candidates[best][0], point, [*notes, *point.notes]
+
+    def _notes_that_hold(self, optimum: Optimum, at_edge: bool) -> list[str]:
+        """The optimum's notes that hold for the shape too.
+
+        Those on extrapolation are written anew for the real size. The one on the edge of the search holds only if the
+        best shape is at the edge too: by exact FLOPs the best size is another than by 6ND.
+        """
+        fitted_range = self.problem.fitted_range
+        replaced = [] if fitted_range is None else fitted_range.notes(optimum.num_params, optimum.tokens)
+        if optimum.at_edge and not at_edge:
+            replaced.append(optimum.notes[0])
+        return [note for note in optimum.notes if note not in replaced]

@@ -15,11 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
 from ...errors import UserError
+from ..prediction import LossPredictor
 
 WIDTH = 4.0  # standard deviations to either side
 READINGS = 3  # in a row, outside on one side
@@ -28,12 +28,6 @@ PER_DECADE = 12
 RECENT = 8.0  # the scatter along the text is taken from the last such factor of the tokens
 SHARES = np.linspace(0, 1, 11)  # of the fall
 _LEVEL, _DEVIATIONS = 0.9, 1.6449
-
-
-class Predictor(Protocol):
-    """A fit or a forecast."""
-
-    def predict(self, num_params: Any, tokens: Any, level: float = 0.9) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,7 @@ class Watch:
         return self._said
 
 
-def band(predictor: Predictor, ended: Sequence[Course], run: Course) -> Band:
+def band(predictor: LossPredictor, ended: Sequence[Course], run: Course) -> Band:
     """The band of a run by a law and by runs that have ended (none of them of its own trunk).
 
     Raises:
@@ -132,7 +126,9 @@ def _grid(last: float) -> np.ndarray:
     return 10.0 ** (np.arange(0, math.floor(PER_DECADE * math.log10(last)) + 1) / PER_DECADE)
 
 
-def _above_the_law(predictor: Predictor, ended: Sequence[Course], grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _above_the_law(
+    predictor: LossPredictor, ended: Sequence[Course], grid: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """ln of training loss over the law: a row a size at the tokens of ``grid``, and a row a run at ``SHARES``."""
     trunks: dict[float, np.ndarray] = {}
     falls = []
@@ -149,11 +145,11 @@ def _above_the_law(predictor: Predictor, ended: Sequence[Course], grid: np.ndarr
     return np.array(rows), np.array(falls)
 
 
-def _log_law(predictor: Predictor, num_params: float, tokens: np.ndarray) -> np.ndarray:
+def _log_law(predictor: LossPredictor, num_params: float, tokens: np.ndarray) -> np.ndarray:
     return np.log(np.asarray(predictor.predict(np.full(len(tokens), float(num_params)), tokens).value, float))
 
 
-def _law_error(predictor: Predictor, run: Course) -> float:
+def _law_error(predictor: LossPredictor, run: Course) -> float:
     """The law's standard error of the run's final ln loss, by its interval; 0 where it gives none."""
     found = predictor.predict(float(run.num_params), float(run.tokens), level=_LEVEL)
     if found.low is None or found.high is None:

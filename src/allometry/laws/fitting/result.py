@@ -134,6 +134,20 @@ class Fit:
         centred = (x - middle for x, middle in zip(logs, centre, strict=True))
         return self.law.log_loss(self.law.theta(self.draws, centre), *centred)[0]
 
+    def weighted_samples(
+        self, num_params: Array, tokens: Array, unique_tokens: Array | None = None
+    ) -> list[tuple[float, Array]]:
+        """ln L of every refit at points, (draws, points), with the weight of this law, 1: one pair.
+
+        ``unique_tokens`` are for a law that reads them; all tokens by default. Empty without a bootstrap, and for a law
+        that reads something else.
+        """
+        given = {"num_params": num_params, "tokens": tokens}
+        given["unique_tokens"] = tokens if unique_tokens is None else unique_tokens
+        if len(self.draws) < 2 or not set(self.law.inputs) <= set(given):
+            return []
+        return [(1.0, self.log_samples(*(given[name] for name in self.law.inputs)))]
+
     @property
     def sigma(self) -> float:
         """The noise of ln L for a run of the largest weight, corrected for the constants fitted."""

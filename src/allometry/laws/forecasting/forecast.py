@@ -112,6 +112,13 @@ class Forecast:
         with np.errstate(over="ignore"):  # absurdly far from the runs the upper end is no number that a float holds
             return around(np.exp(centre), np.exp(centre - half), np.exp(centre + half), level, shape)
 
+    def weighted_samples(self, num_params: Array, tokens: Array) -> list[tuple[float, Array]]:
+        """ln L of every refit at points, (draws, points), one pair of weight and samples for each law."""
+        pairs = [(weight, self.fits[name]) for name, weight in self.weights.items() if weight > 0]
+        return [
+            (weight * share, one) for weight, fit in pairs for share, one in fit.weighted_samples(num_params, tokens)
+        ]
+
     def _moments(self, n: Array, d: Array) -> tuple[Array, Array]:
         """Centre and scale of ln L at the points."""
         fits = [self.fits[name] for name in self.weights]

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
 
 from ...errors import UserError
 from ...quantities import format_count, require_positive
 from ..rules import Recommendation, recommend
 from ..rules import rule as rule_of
+from .surface import Surface
 
 DEFAULT_RULE = "step_law"
 DECAY = (0.1, 0.2)
@@ -31,13 +31,8 @@ _COMPARABLE = {
     "lr": ("deepseek", "step_law", "moonlight", "porian"),
 }
 
-Recipe = Callable[[float, float], Iterable[float]]
-
-
-class Surface(Protocol):
-    """Batch and rate measured on own runs, with intervals: what ``planning.surface`` gives."""
-
-    def optimum(self, num_params: float, tokens: float, level: float = 0.9) -> Any: ...
+BatchAndRate = Callable[[float, float], Iterable[float]]
+"""From (num_params, tokens) to (batch in tokens, learning rate)."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +67,13 @@ class Settings:
     notes: tuple[str, ...] = ()
 
 
-def choose(
+def choose_settings(
     num_params: float,
     tokens: float,
     flops: float | None,
     *,
-    recipe: Recipe | Surface | None = None,
+    surface: Surface | None = None,
+    recipe: BatchAndRate | None = None,
     rule: str = DEFAULT_RULE,
     least_batch: float = 1.0,
     level: float = 0.9,
@@ -88,30 +84,33 @@ def choose(
         num_params: non-embedding.
         tokens: of training.
         flops: of training, counted from the shapes; None: 6·N·D.
-        recipe: from (num_params, tokens) to a batch in tokens and a rate; or a surface.
+        surface: of the user's own runs.
+        recipe: from (num_params, tokens) to a batch in tokens and a learning rate.
         rule: a name of ``rules.RULES``.
         least_batch: one sequence, in tokens.
         level: of a surface's intervals.
 
     Raises:
-        UserError: an unknown rule, one that gives no batch or rate here, a recipe without numbers above zero, fewer
-            tokens than one batch.
+        UserError: a surface and a recipe, an unknown rule, one that gives no batch or learning rate here, a recipe
+            without numbers above zero, fewer tokens than one batch.
     """
     recommendations = recommend(num_params, tokens, flops)
-    if hasattr(recipe, "optimum"):
-        found = _by_surface(recipe, num_params, tokens, recommendations, level)
+    if surface is not None and recipe is not None:
+        raise UserError("give a surface or a recipe, not both")
+    if surface is not None:
+        settings = _by_surface(surface, num_params, tokens, recommendations, level)
     elif recipe is not None:
         batch, lr = recipe(num_params, tokens)
         require_positive(batch_of_the_recipe=batch, learning_rate_of_the_recipe=lr)
-        found = Settings(float(batch), float(lr), "recipe", recommendations)
+        settings = Settings(float(batch), float(lr), "recipe", recommendations)
     else:
-        found = _by_rule(rule, num_params, tokens, recommendations, least_batch)
-    if found.batch > tokens:
+        settings = _by_rule(rule, num_params, tokens, recommendations, least_batch)
+    if settings.batch > tokens:
         raise UserError(
-            f"the budget buys {format_count(tokens)} tokens, less than one batch of {format_count(found.batch)}: "
+            f"the budget buys {format_count(tokens)} tokens, less than one batch of {format_count(settings.batch)}: "
             "give a larger budget or a smaller batch"
         )
-    return found
+    return settings
 
 
 def timescale(num_params: float, tokens: float) -> float:
@@ -131,7 +130,7 @@ def _by_surface(
     }
     corners = [(batch.low, lr.high), (batch.high, lr.low)]
     schedule, more = _schedule(num_params, tokens, float(batch.value), float(lr.value), corners, source)
-    outside = surface.outside(num_params, tokens) if hasattr(surface, "outside") else []
+    outside = surface.outside(num_params, tokens)
     notes = [f"batch and rate: beyond the surface's runs: {'; '.join(outside)}"] if outside else []
     return Settings(
         float(batch.value), float(lr.value), "surface", recommendations, **schedule, intervals=intervals | more,

@@ -8,7 +8,7 @@ exponents from the rule, with its doubt; a grid of sweeps measures all of it.
 >>> found = planning.surface(observations)
 >>> found.optimum(1e9, 20e9).lr          # 0.00101 [0.000837, 0.00123] 90%
 >>> found.regret(2e-3, 524288, 1e9, 20e9)  # what another setting costs, relative to the best loss
->>> planning.plan(law, budget, recipe=found)
+>>> planning.plan(law, budget, surface=found)
 """
 
 from __future__ import annotations
@@ -16,21 +16,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...errors import UserError
-from ...laws.prediction import Prediction
+from ...laws import Observations, Prediction
 from ...quantities import format_count
 from ..rules import RULES, Rule
 from ..rules import rule as rule_of
 from ..rules.formulas import MeasuredRange, Point, PowerLaw
 from .response import estimate, expected_rise, rise
 from .sweeps import AXES, Sweeps, SweptCell, check_bracketed, check_exponents, check_settings, gather, measured, missing
-
-if TYPE_CHECKING:
-    from ...laws import Observations
 
 Array = np.ndarray
 DEFAULT_PRIOR = "step_law"
@@ -268,7 +265,7 @@ def surface(observations: Observations, prior: str | Rule | None = DEFAULT_PRIOR
         prior=name,
         prior_exponents=() if prior is None else tuple(map(float, exponents)),
         num_runs=len(sweeps.cell),
-        counted=getattr(observations, "counted", "unknown"),
+        counted=observations.counted,
         range=_range(sweeps),
         cells=cells,
     )

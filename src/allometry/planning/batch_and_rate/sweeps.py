@@ -9,15 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...errors import UserError
+from ...laws import Observations
 from ...quantities import format_count
-
-if TYPE_CHECKING:
-    from ...laws import Observations
 
 Array = np.ndarray
 SAME = 0.02  # counts that differ by less than 2 % are one: tokens are whole steps, and steps depend on the batch

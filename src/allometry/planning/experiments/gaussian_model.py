@@ -14,6 +14,7 @@ from ...errors import UserError
 from ...laws import LAWS
 from ...quantities import require_positive
 from ..optimum.predictor import FLOPS_PER_PARAM_TOKEN
+from ..resources.budget import Budget
 
 Array = np.ndarray
 # Standard deviation of ln L of one run around its law, from seeds, evaluation and settings, on ladders run with care.
@@ -103,13 +104,13 @@ def check_target(target: object) -> tuple[float, float]:
     return float(num_params), float(tokens)
 
 
-def check_flops(budget: object) -> float:
+def check_flops(budget: Budget | float) -> float:
     """FLOPs of a budget given as a number or as a ``Budget``.
 
     Raises:
         UserError: it is not above zero, or has no FLOPs.
     """
-    flops = getattr(budget, "flops", budget)
+    flops = budget.flops if isinstance(budget, Budget) else budget
     require_positive(budget=flops)
     if flops is None:
         raise UserError("the budget has no FLOPs: give a number such as 1e19, or a Budget with flops or hours")

@@ -11,18 +11,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...errors import UserError
-from ...laws import forecast
+from ...laws import Forecast, Observations, forecast
 from ...quantities import format_count, format_flops, require_positive
 from .gaussian_model import DRIFT, MODELLED, check_flops, check_level, check_target, cost, log_points
 from .posterior import Posterior
-
-if TYPE_CHECKING:
-    from ...laws import Forecast, Observations
 
 Array = np.ndarray
 # Candidates are a factor of about two apart, within these tokens a parameter (or what the middle of the runs and the

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...laws import LAWS
+from ...laws import LAWS, Law, Observations
 from .gaussian_model import NOISE, after_runs, cost, log_points, prior, walk
-
-if TYPE_CHECKING:
-    from ...laws import Law, Observations
 
 Array = np.ndarray
 # Runs whose ln N and ln D lie this close to one line cannot tell N from D; a further run has to lie so far off it.

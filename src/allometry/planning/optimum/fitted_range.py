@@ -1,25 +1,28 @@
-"""What the fitted runs covered, so that a plan can say where it extrapolates."""
+"""The range of the fitted runs, so that a plan can report where it extrapolates."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...errors import UserError
+from ...laws.prediction import LossPredictor
 from ...quantities import format_count
-from .predictor import FLOPS_PER_PARAM_TOKEN, Predictor
+from .predictor import FLOPS_PER_PARAM_TOKEN, as_predictor
+
+Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class FittedRange:
-    """What the fitted runs covered, as (least, most): beyond it a prediction extrapolates."""
+    """(least, most) of the fitted runs; a prediction beyond them extrapolates."""
 
-    num_params: tuple[float, float]
-    tokens: tuple[float, float]
-    flops: tuple[float, float]
-    tokens_per_param: tuple[float, float]
+    num_params: Span
+    tokens: Span
+    flops: Span
+    tokens_per_param: Span
 
     @classmethod
     def of(cls, num_params: Sequence[float], tokens: Sequence[float]) -> FittedRange:
@@ -30,29 +33,32 @@ class FittedRange:
         """
         n, d = np.asarray(num_params, dtype=float), np.asarray(tokens, dtype=float)
         if n.size == 0 or n.shape != d.shape or not (np.all(np.isfinite(n * d)) and np.all(n > 0) and np.all(d > 0)):
-            raise UserError("covered runs need as many parameters as tokens, all finite and above zero")
-        spans = (n, d, FLOPS_PER_PARAM_TOKEN * n * d, d / n)
-        return cls(*((float(span.min()), float(span.max())) for span in spans))
+            raise UserError("the fitted range needs as many parameters as tokens, all finite and above zero")
+        return cls(*(_span(values) for values in (n, d, FLOPS_PER_PARAM_TOKEN * n * d, d / n)))
 
     @classmethod
-    def by(cls, predictor: Predictor) -> FittedRange | None:
+    def by(cls, predictor: LossPredictor) -> FittedRange | None:
         """From ``predictor.range``: "num_params", "tokens", perhaps "flops" and "tokens_per_param" → (least, most).
 
-        None where the predictor has no such mapping. What is missing in it is bounded by the corners of the rest.
+        None if the predictor has no such mapping. A span that is missing in it follows from the corners of the others.
         """
-        spans = getattr(predictor, "range", None)
-        if not (isinstance(spans, Mapping) and {"num_params", "tokens"} <= set(spans)):
+        spans = as_predictor(predictor).range
+        if spans is None or not {"num_params", "tokens"} <= set(spans):
             return None
         corners = cls.of(*zip(*((n, d) for n in spans["num_params"] for d in spans["tokens"]), strict=True))
-        names = ("num_params", "tokens", "flops", "tokens_per_param")
-        return cls(*(tuple(map(float, spans.get(name, getattr(corners, name)))) for name in names))
+        return cls(
+            _pair(spans["num_params"]),
+            _pair(spans["tokens"]),
+            _pair(spans.get("flops", corners.flops)),
+            _pair(spans.get("tokens_per_param", corners.tokens_per_param)),
+        )
 
     def notes(self, num_params: float, tokens: float) -> list[str]:
         """One sentence for each way in which a target lies beyond the runs."""
         flops = FLOPS_PER_PARAM_TOKEN * num_params * tokens
-        found = []
+        notes = []
         if flops > self.flops[1]:
-            found.append(f"extrapolates to {flops / self.flops[1]:.3g}× the compute of the largest fitted run")
+            notes.append(f"extrapolates to {flops / self.flops[1]:.3g}× the compute of the largest fitted run")
         for word, value, (low, high) in (
             ("parameters", num_params, self.num_params),
             ("tokens", tokens, self.tokens),
@@ -61,5 +67,14 @@ class FittedRange:
             # A bound that the search itself was held to is met up to rounding.
             if not low * (1 - 1e-6) <= value <= high * (1 + 1e-6):
                 side, edge = ("above the most", high) if value > high else ("below the fewest", low)
-                found.append(f"{format_count(value)} {word}: {side} that was fitted ({format_count(edge)})")
-        return found
+                notes.append(f"{format_count(value)} {word}: {side} that was fitted ({format_count(edge)})")
+        return notes
+
+
+def _span(values: np.ndarray) -> Span:
+    return float(values.min()), float(values.max())
+
+
+def _pair(span: Span) -> Span:
+    low, high = span
+    return float(low), float(high)

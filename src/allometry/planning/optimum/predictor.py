@@ -1,67 +1,86 @@
-"""What planning asks of a law: the loss at a size and tokens with its interval and, where it has them, its refits."""
+"""What planning needs of a law: the loss at a size and tokens, the runs it was fitted on, and its refits."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from ...laws import Prediction
+from ...laws.prediction import LossPredictor
+
 Array = np.ndarray
 FLOPS_PER_PARAM_TOKEN = 6.0
+Samples = list[tuple[float, Array]]
 
 
-class Prediction(Protocol):
-    """A predicted loss with its interval; floats or arrays."""
-
-    value: float
-    low: float
-    high: float
-
-
+@runtime_checkable
 class Predictor(Protocol):
-    """Anything that predicts a loss from non-embedding parameters and tokens: a Fit, a Forecast, your own.
+    """A law as planning uses it: ``laws.Fit``, ``laws.Forecast``, ``Repeated``, or what ``as_predictor`` returns."""
 
-    A predictor may also say what it was fitted on, as a mapping ``range`` (see ``FittedRange.by``), which parameters it
-    counts (see ``count_of``), and give the refits behind its constants (see ``refits``).
+    @property
+    def counted(self) -> str:
+        """Which parameters it counts: "non_embedding", "matmul", "total", or "unknown", treated as the first."""
+        ...
+
+    @property
+    def range(self) -> Mapping[str, tuple[float, float]] | None:
+        """What it was fitted on: "num_params", "tokens", … → (least, most); None if that is not known."""
+        ...
+
+    def predict(self, num_params: float | Array, tokens: float | Array, level: float = 0.9) -> Prediction:
+        """The loss at N parameters and D tokens (broadcast), with its interval."""
+        ...
+
+    def weighted_samples(self, num_params: Array, tokens: Array) -> Samples:
+        """ln L of the bootstrap refits at points, (draws, points), with a weight for each law; empty without refits."""
+        ...
+
+
+def as_predictor(law: LossPredictor) -> Predictor:
+    """A predictor of your own, completed: only ``predict`` is required of it.
+
+    ``counted``, ``range`` and ``weighted_samples`` are its own where it has them; otherwise the count is "unknown",
+    there is no range and there are no refits.
     """
-
-    def predict(self, num_params, tokens, level: float = 0.9) -> Prediction: ...
-
-
-def count_of(predictor: Predictor) -> str:
-    """Which parameters a predictor counts: "non_embedding", "matmul", "total", or "unknown", taken as the first."""
-    laws = getattr(predictor, "fits", None) or {}
-    return getattr(predictor, "counted", None) or getattr(next(iter(laws.values()), None), "counted", None) or "unknown"
-
-
-def refits(
-    predictor: Predictor, num_params: Array, tokens: Array, unique_tokens: Array | None = None
-) -> list[tuple[float, Array]]:
-    """The bootstrap refits at points: (weight, ln L of shape (draws, points)), one pair for each law.
-
-    A Fit is one law; a Forecast is its laws with their weights; a predictor with a method ``refits`` of its own is
-    asked for them. ``unique_tokens`` are for a law that reads them; all, by default. Empty where there are no refits.
-    """
-    own = getattr(predictor, "refits", None)
-    if own is not None:
-        return own(num_params, tokens)
-    laws = getattr(predictor, "fits", None)
-    if laws is not None:
-        pairs = [(weight, laws[name]) for name, weight in predictor.weights.items() if weight > 0]
-        return [(weight * w, sample) for weight, one in pairs for w, sample in refits(one, num_params, tokens)]
-    if len(getattr(predictor, "draws", ())) < 2:
-        return []
-    unique = tokens if unique_tokens is None else unique_tokens
-    given = {"num_params": num_params, "tokens": tokens, "unique_tokens": unique}
-    if not set(predictor.law.inputs) <= set(given):
-        return []
-    return [(1.0, predictor.log_samples(*(given[name] for name in predictor.law.inputs)))]
+    if isinstance(law, Predictor):
+        return law
+    return _Completed(
+        law,
+        law.counted if isinstance(law, _WithCount) else "unknown",
+        law.range if isinstance(law, _WithRange) else None,
+        law.weighted_samples if isinstance(law, _WithRefits) else lambda num_params, tokens: [],
+    )
 
 
-def weighted_interval(values: Array, weights: Array, level: float) -> tuple[float, float]:
-    """The central interval that holds ``level`` of weighted values."""
-    order = np.argsort(values, kind="stable")
-    share = np.cumsum(weights[order])
-    middles = (share - weights[order] / 2) / share[-1]
-    low, high = np.interp([(1 - level) / 2, (1 + level) / 2], middles, values[order])
-    return float(low), float(high)
+@runtime_checkable
+class _WithCount(Protocol):
+    counted: str
+
+
+@runtime_checkable
+class _WithRange(Protocol):
+    range: Mapping[str, tuple[float, float]]
+
+
+@runtime_checkable
+class _WithRefits(Protocol):
+    def weighted_samples(self, num_params: Array, tokens: Array) -> Samples: ...
+
+
+@dataclass(frozen=True)
+class _Completed:
+    """A predictor of the user's own with what it lacks."""
+
+    law: LossPredictor
+    counted: str
+    range: Mapping[str, tuple[float, float]] | None
+    samples: Callable[[Array, Array], Samples]
+
+    def predict(self, num_params: float | Array, tokens: float | Array, level: float = 0.9) -> Prediction:
+        return self.law.predict(num_params, tokens, level=level)
+
+    def weighted_samples(self, num_params: Array, tokens: Array) -> Samples:
+        return self.samples(num_params, tokens)

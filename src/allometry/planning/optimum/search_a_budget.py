@@ -1,8 +1,8 @@
 """The search along one budget: which size has the lowest predicted loss, and how flat it is there.
 
 A budget of C FLOPs buys a model of N parameters D = C/(6·N) − T/3 tokens, when T tokens are to be served afterwards at
-2·N FLOPs each. The search asks nothing of the predictor but its losses along that line, so it works for every law and
-for mixtures, and does not assume that there is an optimum inside: a pure power law has none.
+2·N FLOPs each. The search uses only the predictor's losses along that line, so it works for every law and for
+mixtures, and does not assume that there is an optimum inside: a pure power law has none.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 
 from ...errors import UserError
 from ...quantities import format_flops, require_positive
-from .predictor import FLOPS_PER_PARAM_TOKEN, Array, Predictor, refits, weighted_interval
+from .optimum_record import Basin
+from .predictor import FLOPS_PER_PARAM_TOKEN, Array, Predictor
 
 _GRID = 401
 _ZOOM = 41
@@ -24,22 +25,8 @@ SERVED_SHARE = 1 / 3  # FLOPs of a served token over those of a token of trainin
 
 
 @dataclass(frozen=True)
-class Basin:
-    """How flat the optimum is.
-
-    Sizes within 0.1 % and 0.5 % of the best loss, clipped to the range searched; and the relative loss that half or
-    twice the size costs at the same FLOPs (None where the law gives none).
-    """
-
-    within_0_1_percent: tuple[float, float]
-    within_0_5_percent: tuple[float, float]
-    cost_of_half_size: float | None
-    cost_of_double_size: float | None
-
-
-@dataclass(frozen=True)
 class BudgetLine:
-    """All sizes that one budget buys: ``flops`` in all, ``served`` tokens after training included."""
+    """All sizes that one budget buys: ``flops`` in all, including ``served`` tokens after training."""
 
     predictor: Predictor
     flops: float
@@ -47,7 +34,7 @@ class BudgetLine:
     level: float = 0.9
 
     def tokens(self, num_params: float | Array) -> float | Array:
-        """What is left for training; below zero where serving alone costs more than the budget."""
+        """Tokens left for training; below zero if serving alone costs more than the budget."""
         return self.flops / (FLOPS_PER_PARAM_TOKEN * num_params) - SERVED_SHARE * self.served
 
     def num_params(self, tokens: float) -> float:
@@ -59,11 +46,11 @@ class BudgetLine:
         sizes = np.exp(log_size)
         tokens = self.tokens(sizes)
         bought = tokens >= 1 - 1e-9
-        found = np.full(sizes.shape, np.nan)
+        losses = np.full(sizes.shape, np.nan)
         if bought.any():
             values = self.predictor.predict(sizes[bought], tokens[bought], level=self.level).value
-            found[bought] = np.broadcast_to(np.asarray(values, float), sizes[bought].shape)
-        return np.where(np.isfinite(found), found, np.nan)
+            losses[bought] = np.broadcast_to(np.asarray(values, float), sizes[bought].shape)
+        return np.where(np.isfinite(losses), losses, np.nan)
 
     def span(self, ratios: tuple[float, float]) -> tuple[float, float]:
         """The least and the largest size within a range of tokens per parameter.
@@ -85,6 +72,24 @@ class BudgetLine:
             )
         return lower, max(lower, upper)
 
+    def lowest(self, ratios: tuple[float, float], points: int = _GRID, precision: float = 1e-8) -> LowestPoint:
+        """The size of the lowest loss within a range of tokens per parameter, to a relative ``precision``.
+
+        Raises:
+            UserError: the budget is too small, or the law gives no finite loss anywhere.
+        """
+        start, end = map(math.log, self.span(ratios))
+        grid = np.linspace(start, end, points if end - start > 1e-9 else 1)
+        losses = self.losses(grid)
+        if not np.any(np.isfinite(losses)):
+            raise UserError(
+                f"the law gives no finite loss for {format_flops(self.flops)} FLOPs at {ratios[0]:g} to {ratios[1]:g} "
+                "tokens per parameter"
+            )
+        is_flat = bool(np.nanmax(losses) - np.nanmin(losses) <= _FLAT * abs(np.nanmin(losses)))
+        best = float(grid[grid.size // 2]) if is_flat else _zoom(self, grid, losses, precision)
+        return LowestPoint(self, best, grid, losses, is_flat)
+
     def _at_ratio(self, ratio: float) -> float:
         """The size with so many tokens per parameter: 6·ratio·N² + 2·served·N = C."""
         return self.flops / (self.served + math.sqrt(self.served**2 + FLOPS_PER_PARAM_TOKEN * ratio * self.flops))
@@ -92,7 +97,7 @@ class BudgetLine:
 
 @dataclass(frozen=True)
 class LowestPoint:
-    """The lowest point of a line, with the grid that it was found from."""
+    """The size of the lowest loss on a line, with the grid from which the search started."""
 
     line: BudgetLine
     log_size: float
@@ -106,56 +111,38 @@ class LowestPoint:
 
     @property
     def at_edge(self) -> bool:
-        """Whether the loss still falls at an end of the range."""
+        """Whether the loss still decreases at an end of the range."""
         return not self.is_flat and bool(min(self.log_size - self.grid[0], self.grid[-1] - self.log_size) < 1e-6)
 
     def basin(self, loss: float) -> Basin:
         """The valley around the lowest ``loss``."""
         half, double = self.line.losses(self.log_size + np.log([0.5, 2.0])) / loss - 1.0
+        return Basin(
+            self._within(0.001, loss),
+            self._within(0.005, loss),
+            float(half) if math.isfinite(half) else None,
+            float(double) if math.isfinite(double) else None,
+        )
+
+    def _within(self, tolerance: float, loss: float) -> tuple[float, float]:
+        """The least and the largest size whose loss is at most (1 + tolerance)·``loss``."""
         left, right = self.grid < self.log_size, self.grid > self.log_size
-        spans = [
-            tuple(
-                math.exp(_crossing(path, losses, self.log_size, loss, tolerance))
-                for path, losses in (
-                    (self.grid[left][::-1], self.losses[left][::-1]),
-                    (self.grid[right], self.losses[right]),
-                )
-            )
-            for tolerance in (0.001, 0.005)
-        ]
-        costs = (float(cost) if math.isfinite(cost) else None for cost in (half, double))
-        return Basin(*spans, *costs)
+        low = _crossing(self.grid[left][::-1], self.losses[left][::-1], self.log_size, loss, tolerance)
+        high = _crossing(self.grid[right], self.losses[right], self.log_size, loss, tolerance)
+        return math.exp(low), math.exp(high)
 
     def interval(self, level: float) -> tuple[float, float] | None:
         """The sizes that hold ``level`` of the refits' own optima on this line; None without refits."""
         grid = np.linspace(self.grid[0], self.grid[-1], _GRID_OF_REFITS)
         sizes = np.exp(grid)
-        samples = refits(self.line.predictor, sizes, self.line.tokens(sizes)) if len(self.grid) > 1 else []
+        tokens = np.asarray(self.line.tokens(sizes))
+        samples = self.line.predictor.weighted_samples(sizes, tokens) if len(self.grid) > 1 else []
         if not samples:
             return None
         optima = np.concatenate([_minima(grid, losses) for _, losses in samples])
         weights = np.concatenate([np.full(len(losses), weight / len(losses)) for weight, losses in samples])
-        low, high = weighted_interval(optima, weights, level)
+        low, high = _weighted_interval(optima, weights, level)
         return math.exp(min(low, self.log_size)), math.exp(max(high, self.log_size))
-
-
-def lowest(line: BudgetLine, ratios: tuple[float, float], points: int = _GRID, precision: float = 1e-8) -> LowestPoint:
-    """The size of the lowest loss, to a relative ``precision``.
-
-    Raises:
-        UserError: the budget is too small, or the law gives no finite loss anywhere.
-    """
-    start, end = map(math.log, line.span(ratios))
-    grid = np.linspace(start, end, points if end - start > 1e-9 else 1)
-    losses = line.losses(grid)
-    if not np.any(np.isfinite(losses)):
-        raise UserError(
-            f"the law gives no finite loss for {format_flops(line.flops)} FLOPs at {ratios[0]:g} to {ratios[1]:g} "
-            "tokens per parameter"
-        )
-    is_flat = bool(np.nanmax(losses) - np.nanmin(losses) <= _FLAT * abs(np.nanmin(losses)))
-    best = float(grid[grid.size // 2]) if is_flat else _zoom(line, grid, losses, precision)
-    return LowestPoint(line, best, grid, losses, is_flat)
 
 
 def _zoom(line: BudgetLine, grid: Array, losses: Array, precision: float) -> float:
@@ -190,3 +177,12 @@ def _crossing(path: Array, losses: Array, best: float, loss: float, tolerance: f
             return here + share * (there - here)
         here, value = float(there), float(next_value)
     return here
+
+
+def _weighted_interval(values: Array, weights: Array, level: float) -> tuple[float, float]:
+    """The central interval that holds ``level`` of weighted values."""
+    order = np.argsort(values, kind="stable")
+    share = np.cumsum(weights[order])
+    middles = (share - weights[order] / 2) / share[-1]
+    low, high = np.interp([(1 - level) / 2, (1 + level) / 2], middles, values[order])
+    return float(low), float(high)

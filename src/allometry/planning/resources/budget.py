@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...errors import UserError
+from ...laws import Observations
 from ...quantities import format_count, format_flops, require_positive
-
-if TYPE_CHECKING:
-    from ...laws import Observations
 
 DEFAULT_MFU = 0.4
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .shapes import DecoderShape
+
 BYTES_PER_PARAM = 16.0
-_NEEDED = ("num_params_total", "layers", "width", "hidden", "vocab_size", "context")
 # What the runtime, its buffers and fragmentation take is not in the formula.
 USABLE = 0.9
 
@@ -64,15 +65,15 @@ class Memory:
         return asdict(self)
 
 
-def memory(model: Any, num_devices: int = 1, limit: float | None = None) -> Memory | None:
-    """The estimate for a configuration; None for one without the fields of ``DecoderConfig``.
+def memory(model: object, num_devices: int = 1, limit: float | None = None) -> Memory | None:
+    """The estimate for a configuration; None unless it is a ``DecoderShape``.
 
     Args:
         model: the configuration.
         num_devices: devices that share the states.
         limit: bytes of a device.
     """
-    if any(not hasattr(model, name) for name in _NEEDED):
+    if not isinstance(model, DecoderShape):
         return None
     layer = 18 * model.width + 8 * model.hidden
     ends = 8 * model.vocab_size

@@ -11,51 +11,112 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ...errors import UserError
 from ...quantities import format_count, require_positive
 
-if TYPE_CHECKING:
-    from ...config.model import DecoderConfig
-
 _MOST_WIDTH = 65_536
 _FREEDOM = (0.8, 1.25)
-# Two shapes as near to the size as 1 % are told apart by their depth: one 50 % off weighs as much as 1 % of the size.
+# Of shapes within 1 % of the size the depth decides: a depth 50 % off weighs as much as 1 % of the size.
 _DEPTH_WEIGHT = 0.025
 
 
 class Shape(Protocol):
-    """A model configuration, as far as a plan must know it: its non-embedding count and exact FLOPs a token.
+    """A model configuration as every plan needs it: its non-embedding parameters and exact FLOPs a token.
 
-    With the fields of ``allometry.config.model.DecoderConfig`` a plan also knows the other counts and the memory.
+    It is a dataclass, or has ``to_dict``. A ``CountedShape`` and a ``DecoderShape`` let a plan say more.
     """
 
-    num_params: int
-    flops_per_token: float
+    @property
+    def num_params(self) -> int: ...
+
+    @property
+    def flops_per_token(self) -> float: ...
 
 
-# The attribute of a configuration that holds each count of parameters.
-COUNTS = {
-    "unknown": "num_params",
-    "non_embedding": "num_params",
-    "matmul": "num_params_matmul",
-    "total": "num_params_total",
-}
+@runtime_checkable
+class CountedShape(Shape, Protocol):
+    """A shape that has every count of its parameters, as all of ``allometry.config.model`` do.
+
+    ``row_tokens`` is the length of one row of a batch.
+    """
+
+    @property
+    def num_params_matmul(self) -> int: ...
+
+    @property
+    def num_params_total(self) -> int: ...
+
+    @property
+    def row_tokens(self) -> int: ...
 
 
-def size_of(model: Shape, count: str) -> float:
+@runtime_checkable
+class DecoderShape(CountedShape, Protocol):
+    """A decoder, ``allometry.config.model.DecoderConfig``, from whose fields the memory of a training follows."""
+
+    @property
+    def layers(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def hidden(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def context(self) -> int: ...
+
+
+@runtime_checkable
+class _WithDict(Protocol):
+    def to_dict(self) -> Mapping[str, Any]: ...
+
+
+def size_of(model: Shape, counted: str) -> float:
     """The parameters of a configuration as a law counts them: "non_embedding", "matmul", "total" or "unknown".
 
     Raises:
-        UserError: the configuration does not say that count.
+        UserError: the configuration does not have that count.
     """
-    name = COUNTS.get(count, "num_params")
-    if not hasattr(model, name):
-        raise UserError(f"the law counts {count} parameters, and the shape has no {name}")
-    return float(getattr(model, name))
+    if counted not in ("matmul", "total"):
+        return float(model.num_params)
+    if not isinstance(model, CountedShape):
+        raise UserError(f"the law counts {counted} parameters, and the shape has no num_params_{counted}")
+    return float(model.num_params_matmul if counted == "matmul" else model.num_params_total)
+
+
+def counts_of(model: Shape) -> dict[str, float]:
+    """The counts that a shape has, and its FLOPs a token, by name."""
+    counts: dict[str, float] = {"num_params": model.num_params}
+    if isinstance(model, CountedShape):
+        counts |= {"num_params_matmul": model.num_params_matmul, "num_params_total": model.num_params_total}
+    return counts | {"flops_per_token": model.flops_per_token}
+
+
+def row_tokens_of(model: Shape) -> int:
+    """Tokens in one row of a batch; 1 for a shape that does not have it."""
+    return model.row_tokens if isinstance(model, CountedShape) else 1
+
+
+def record_of(model: Shape) -> dict[str, Any]:
+    """A configuration as a plain dictionary: by its ``to_dict``, or the fields of the dataclass.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if isinstance(model, _WithDict):
+        return dict(model.to_dict())
+    if is_dataclass(model) and not isinstance(model, type):
+        return asdict(model)
+    raise UserError("the shape must return a configuration that is a dataclass, or has to_dict")
 
 
 @dataclass(frozen=True)
@@ -77,7 +138,7 @@ class Shapes:
                 raise UserError(f"{name.replace('_', ' ')} must be a whole number from 2 up, not {value:g}")
             object.__setattr__(self, name, int(value))
 
-    def __call__(self, num_params: float) -> DecoderConfig:
+    def __call__(self, num_params: float) -> DecoderShape:
         """The nearest configuration.
 
         Raises:
@@ -95,7 +156,7 @@ class Shapes:
         _, width, layers = min(near, key=lambda each: _distance(num_params, *each))
         return self.of(width, layers)
 
-    def of(self, width: int, layers: int) -> DecoderConfig:
+    def of(self, width: int, layers: int) -> DecoderShape:
         """The configuration of a width and depth."""
         from ...config.model import DecoderConfig
 
@@ -109,20 +170,20 @@ class Shapes:
         )
 
 
-def _distance(wanted: float, num_params: int, width: int, layers: int) -> float:
-    return abs(math.log(num_params / wanted)) + _DEPTH_WEIGHT * abs(math.log(layers / _usual_layers(width)))
+def _distance(target: float, num_params: int, width: int, layers: int) -> float:
+    return abs(math.log(num_params / target)) + _DEPTH_WEIGHT * abs(math.log(layers / _usual_layers(width)))
 
 
 @cache
 def _table() -> tuple[tuple[int, int, int], ...]:
     """All shapes as (parameters, width, layers), by size."""
-    found = []
+    shapes = []
     for width in _widths():
         usual = _usual_layers(width)
         per_layer = 4 * width**2 + 3 * width * _hidden(width)
         for layers in range(max(2, math.ceil(_FREEDOM[0] * usual)), math.floor(_FREEDOM[1] * usual) + 1):
-            found.append((layers * per_layer, width, layers))
-    return tuple(sorted(found))
+            shapes.append((layers * per_layer, width, layers))
+    return tuple(sorted(shapes))
 
 
 def _widths() -> list[int]:
@@ -135,8 +196,8 @@ def _usual_layers(width: int) -> float:
 
 
 def _head_dim(width: int) -> int:
-    wanted = 128 if width >= 2048 else 64 if width >= 256 else 32 if width >= 128 else 16
-    return wanted if width % wanted == 0 else 16
+    usual = 128 if width >= 2048 else 64 if width >= 256 else 32 if width >= 128 else 16
+    return usual if width % usual == 0 else 16
 
 
 def _hidden(width: int) -> int:

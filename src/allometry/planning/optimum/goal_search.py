@@ -1,0 +1,63 @@
+"""The compute at which a falling curve of losses passes a goal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from ...errors import UserError
+
+MOST_FLOPS = 1e45
+Curve = Callable[[float], float]
+Point = tuple[float, float]
+
+
+def compute_for(curve: Curve, goal: float, start: float) -> float | None:
+    """The FLOPs at which a falling ``curve`` passes ``goal``; None if it does not before 1e45 FLOPs.
+
+    Brackets by factors of ten from ``start``, then false position in the logarithms (the Illinois variant).
+
+    Raises:
+        UserError: the curve is below the goal down to the smallest budget.
+    """
+    excess = lambda log_flops: math.log(curve(math.exp(log_flops)) / goal)
+    here, value = _first_affordable(excess, math.log(start))
+    step = math.copysign(math.log(10.0), value)
+    while abs(step) > 1e-9:
+        there = here + step
+        if there > math.log(MOST_FLOPS):
+            return None
+        try:
+            ahead = excess(there)
+        except UserError:  # the budget is too small: it must pay for a token, and for serving
+            step /= 2
+            continue
+        if not value * ahead > 0:
+            return math.exp(_root(excess, (here, value), (there, ahead)))
+        here, value = there, ahead
+    raise UserError(f"a loss of {goal:g} is above what the law gives even for the smallest run")
+
+
+def _first_affordable(excess: Curve, here: float) -> Point:
+    """The first point from ``here`` on, in steps of ten, whose budget pays for a token and for serving."""
+    while True:
+        try:
+            return here, excess(here)
+        except UserError:
+            here += math.log(10.0)
+            if here > math.log(MOST_FLOPS):
+                raise
+
+
+def _root(function: Curve, start: Point, end: Point) -> float:
+    """A root between two points (x, value) of opposite signs."""
+    (x, y), (a, b) = start, end
+    for _ in range(100):
+        if abs(b) < 1e-13 or abs(a - x) < 1e-12:
+            break
+        middle = a - b * (a - x) / (b - y)
+        value = function(middle)
+        # The end that stays is trusted half as much, so that both ends move.
+        (x, y) = (a, b) if value * b < 0 else (x, y / 2)
+        a, b = middle, value
+    return a

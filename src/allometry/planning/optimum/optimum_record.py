@@ -1,0 +1,78 @@
+"""The optimum that a search returns: size, tokens and predicted loss, how flat it is, and its JSON form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Basin:
+    """How flat the optimum is.
+
+    Sizes within 0.1 % and 0.5 % of the best loss, clipped to the range searched; and the relative loss that half or
+    twice the size costs at the same FLOPs (None if the law gives none).
+    """
+
+    within_0_1_percent: tuple[float, float]
+    within_0_5_percent: tuple[float, float]
+    cost_of_half_size: float | None
+    cost_of_double_size: float | None
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The size and tokens with the lowest predicted loss for a budget.
+
+    ``flops`` is what training takes, 6·N·D; ``inference_flops`` what serving takes afterwards, 2·N a token.
+    ``intervals`` holds, at ``level``, where other refits of the law would put "num_params" and "tokens", and for a loss
+    to reach the "flops" between which it will be (None: not assured at any). ``searched`` is the range of sizes
+    searched; ``at_edge`` is True if the best size is the end of it, so that it is no optimum of the law. ``basin`` and
+    ``searched`` are None if size or tokens were fixed.
+    """
+
+    num_params: float
+    tokens: float
+    flops: float
+    loss: float
+    low: float | None
+    high: float | None
+    level: float
+    at_edge: bool = False
+    searched: tuple[float, float] | None = None
+    basin: Basin | None = None
+    notes: tuple[str, ...] = ()
+    inference_flops: float = 0.0
+    intervals: Mapping[str, tuple[float, float | None]] = field(default_factory=dict)
+
+    @property
+    def tokens_per_param(self) -> float:
+        """D/N."""
+        return self.tokens / self.num_params
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary, as JSON gives it back."""
+        return _lists(asdict(self))
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Optimum:
+        """The optimum that ``to_json`` wrote."""
+        values = _tuples(record)
+        if values.get("basin") is not None:
+            values["basin"] = Basin(**_tuples(values["basin"]))
+        return cls(
+            **values | {"notes": tuple(values.get("notes", ())), "intervals": _tuples(values.get("intervals") or {})}
+        )
+
+
+def _lists(value: Any) -> Any:
+    """Tuples become the lists that JSON makes of them."""
+    if isinstance(value, Mapping):
+        return {name: _lists(each) for name, each in value.items()}
+    return [_lists(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists become the tuples that they were."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
