@@ -7,7 +7,7 @@ exponents is solved at once (variable projection), and every promising cell is a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,13 @@ from ..base import EXPONENTS, Array, Law, coefficient_bounds, floor_bound, grid,
 from ..variable_projection import nonnegative_least_squares
 
 GRID_CELLS = 600
+
+
+class _Term(NamedTuple):
+    """coefficient / Π input^exponent by places: of the coefficient in θ, and pairs (exponent in θ, input)."""
+
+    coefficient: int
+    powers: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,11 @@ class SumOfPowers(Law):
     terms: ClassVar[dict[str, dict[str, str]]]
     floor: ClassVar[str | None] = "E"
     sign: ClassVar[int] = 1
+    # Worked out of ``terms`` once, when the class is made; an evaluation only reads them.
+    _first: ClassVar[int]  # where the coefficients begin in θ
+    _begin: ClassVar[int]  # where the exponents begin in θ
+    _terms: ClassVar[tuple[_Term, ...]]
+    _powers: ClassVar[Array]  # 1 where a term falls with an input by an exponent: (terms, exponents, inputs)
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -36,64 +48,59 @@ class SumOfPowers(Law):
             exponents = dict.fromkeys(name for powers in cls.terms.values() for name in powers.values())
             cls.symbols = (*filter(None, [cls.floor]), *cls.terms, *exponents)
             cls.inputs = tuple(dict.fromkeys(name for powers in cls.terms.values() for name in powers))
-
-    @property
-    def _split(self) -> tuple[int, int]:
-        """Where the coefficients begin in θ, and where the exponents do."""
-        first = 0 if self.floor is None else 1
-        return first, first + len(self.terms)
-
-    @property
-    def _powers(self) -> Array:
-        """How term j falls with input i by exponent e: 0 or 1, shape (terms, exponents, inputs)."""
-        _, begin = self._split
-        table = np.zeros((len(self.terms), self.num_constants - begin, len(self.inputs)))
-        for j, powers in enumerate(self.terms.values()):
-            for name, exponent in powers.items():
-                table[j, self.symbols.index(exponent) - begin, self.inputs.index(name)] = 1
-        return table
+            cls._first = 0 if cls.floor is None else 1
+            cls._begin = cls._first + len(cls.terms)
+            cls._terms = tuple(
+                _Term(
+                    cls._first + j,
+                    tuple((cls.symbols.index(exponent), cls.inputs.index(name)) for name, exponent in powers.items()),
+                )
+                for j, powers in enumerate(cls.terms.values())
+            )
+            cls._powers = np.zeros((len(cls.terms), len(exponents), len(cls.inputs)))
+            for j, term in enumerate(cls._terms):
+                for exponent, place in term.powers:
+                    cls._powers[j, exponent - cls._begin, place] = 1
 
     def log_loss(self, theta, *inputs):
-        first, begin = self._split
-        table = self._falls(inputs)
-        terms = []
-        for j, falls in enumerate(table):
-            log_term = theta[:, first + j, None] - sum(self.sign * theta[:, begin + e, None] * x for e, x in falls)
-            terms.append(np.exp(log_term))
-        loss = sum(terms) + (theta[:, 0, None] if first else 0.0)
+        parts = [self._part(term, theta, inputs) for term in self._terms]
+        loss = parts[0]
+        for part in parts[1:]:
+            loss = loss + part
         jacobian = np.zeros((len(theta), self.num_constants, loss.shape[1]))
-        if first:
+        if self._first:
+            loss = loss + theta[:, 0, None]
             jacobian[:, 0] = 1 / loss
-        for j, (falls, term) in enumerate(zip(table, terms, strict=True)):
-            jacobian[:, first + j] = share = term / loss
-            for e, x in falls:
-                jacobian[:, begin + e] -= self.sign * share * x
+        for term, part in zip(self._terms, parts, strict=True):
+            jacobian[:, term.coefficient] = share = part / loss
+            for exponent, place in term.powers:
+                jacobian[:, exponent] -= share * (self.sign * inputs[place])
         return np.log(loss), jacobian
 
-    def _falls(self, inputs: tuple[Array, ...]) -> list[list[tuple[int, Array]]]:
-        """For each term the (number of the exponent, input) that it falls with."""
-        begin = self._split[1]
-        return [
-            [(self.symbols.index(e) - begin, inputs[self.inputs.index(name)]) for name, e in powers.items()]
-            for powers in self.terms.values()
-        ]
+    def _part(self, term: _Term, theta: Array, inputs: tuple[Array, ...]) -> Array:
+        """One term of the loss, (batch, runs)."""
+        (exponent, place), *others = term.powers
+        falls = self.sign * theta[:, exponent, None] * inputs[place]
+        for exponent, place in others:
+            falls += self.sign * theta[:, exponent, None] * inputs[place]
+        return np.exp(theta[:, term.coefficient, None] - falls)
 
     def values(self, theta, centre):
-        first, begin = self._split
+        first, begin = self._first, self._begin
         shift = self.sign * theta[..., begin:] @ (self._powers @ np.asarray(centre)).T
         return np.concatenate(
             [theta[..., :first], np.exp(theta[..., first:begin] + shift), theta[..., begin:]], axis=-1
         )
 
     def theta(self, values, centre):
-        first, begin = self._split
+        first, begin = self._first, self._begin
         shift = self.sign * values[..., begin:] @ (self._powers @ np.asarray(centre)).T
         return np.concatenate(
             [values[..., :first], safe_log(values[..., first:begin]) - shift, values[..., begin:]], axis=-1
         )
 
     def bounds(self, loss):
-        first, begin = self._split
+        first, begin = self._first, self._begin
         low, high = coefficient_bounds(loss)
         least, most = (EXPONENTS[0], EXPONENTS[1]) if self.sign > 0 else (-EXPONENTS[1], 0.0)
         lower = [*[0.0] * first, *[low] * (begin - first), *[least] * (self.num_constants - begin)]
@@ -102,7 +109,7 @@ class SumOfPowers(Law):
         )
 
     def starts(self, inputs, loss, weights):
-        first, begin = self._split
+        first, begin = self._first, self._begin
         free = self.num_constants - begin
         axis = np.geomspace(0.015, 2, max(round(GRID_CELLS ** (1 / free)), 5))
         exponents = grid(*[axis] * free)
