@@ -13,7 +13,7 @@ import pytest
 from allometry.errors import UserError
 from allometry.laws import LAWS, Forecast, Observations, backtest, fit, forecast, load, save
 from allometry.laws.fitting.fit import make_problem, optimum
-from allometry.laws.forecasting.backtest import Backtest, Row
+from allometry.laws.forecasting.backtest import Backtest, BacktestRow
 from allometry.laws.forecasting.calibration import (
     FORECAST,
     PRIOR_CUTS,
@@ -25,7 +25,7 @@ from allometry.laws.forecasting.calibration import (
     law_weights,
 )
 from allometry.laws.forecasting.cuts import DEFAULT_LAWS, by_compute, origins
-from allometry.laws.forecasting.residuals import LENGTH, RATIOS, Residuals
+from allometry.laws.forecasting.residuals import LENGTH, RATIOS, ResidualProcess
 from allometry.laws.forecasting.run_weights import prediction_weights, relevance
 from allometry.laws.tables.diagnosis import excess
 from helpers.ladders import TRUTHS, ladder, runs, shared
@@ -45,7 +45,7 @@ def tiny(law: str, seed: int) -> Observations:
 
 
 def row(law, cut, error, factor=np.e, runs_below=9, label="a", spread=0.0, sigma=0.001):
-    return Row(law, cut, runs_below, label, factor, error, spread, sigma, 1.0)
+    return BacktestRow(law, cut, runs_below, label, factor, error, spread, sigma, 1.0)
 
 
 def test_backtest_rows_are_what_a_fit_below_the_cut_predicts():
@@ -113,7 +113,7 @@ def bumpy(noise, seed=0, height=0.03):
 def test_residuals_are_those_of_a_gaussian_process_solved_directly():
     n, d, _, residuals = bumpy(noise=0.003)
     at_n, at_d = np.array([2e8, 4e9]), np.array([5e9, 4e11])
-    *_, noises, shares = Residuals(n, d, residuals, np.zeros(81), 6.0)._solved
+    *_, noises, shares = ResidualProcess(n, d, residuals, np.zeros(81), 6.0)._solved
     points, targets = (np.stack([np.log(x), np.log(y)], axis=1) for x, y in ((n, d), (at_n, at_d)))
 
     def correlation(one, other):
@@ -130,7 +130,7 @@ def test_residuals_are_those_of_a_gaussian_process_solved_directly():
         mass = residuals @ np.linalg.solve(total, residuals) / 81 + 1e-8
         logs.append(np.log(0.5 if ratio == 0 else 0.5 / 8) - 81 / 2 * np.log(mass) - np.linalg.slogdet(total)[1] / 2)
         assert noise == pytest.approx(mass * 81 / 75)
-    found = Residuals(n, d, residuals, np.zeros(81), 6.0).at(at_n, at_d, np.zeros(2))
+    found = ResidualProcess(n, d, residuals, np.zeros(81), 6.0).at(at_n, at_d, np.zeros(2))
     np.testing.assert_allclose(shares, np.exp(logs - np.logaddexp.reduce(logs)), atol=1e-8)
     np.testing.assert_allclose(found.mean, mean, atol=1e-8)
     np.testing.assert_allclose(found.spread**2, variance, atol=1e-10)
@@ -138,7 +138,7 @@ def test_residuals_are_those_of_a_gaussian_process_solved_directly():
 
 def test_residuals_give_back_a_bump_and_ignore_noise():
     n, d, bump, residuals = bumpy(noise=0.003)
-    left = Residuals(n, d, residuals, np.zeros(81), 0.0)
+    left = ResidualProcess(n, d, residuals, np.zeros(81), 0.0)
     found = left.at(n, d, np.zeros(81))
     assert np.sqrt(np.mean((found.mean - bump) ** 2)) < 0.0018
     assert found.noise[0] == pytest.approx(0.003, rel=0.25)
@@ -147,13 +147,13 @@ def test_residuals_give_back_a_bump_and_ignore_noise():
     assert far.spread[0] > 2 * found.spread.max()
     for seed in range(5):
         *_, noise = bumpy(noise=0.003, seed=seed, height=0.0)
-        nothing = Residuals(n, d, noise, np.zeros(81), 0.0).at(n, d, np.zeros(81))
+        nothing = ResidualProcess(n, d, noise, np.zeros(81), 0.0).at(n, d, np.zeros(81))
         assert np.sqrt(np.mean(nothing.mean**2)) < 0.001
 
 
 def test_residuals_grow_off_the_frontier():
     n, d, _, residuals = bumpy(noise=0.003)
-    left = Residuals(n, d, residuals, np.zeros(81), 0.0)
+    left = ResidualProcess(n, d, residuals, np.zeros(81), 0.0)
     near, off = left.at(n[:1], d[:1], np.zeros(1)), left.at(n[:1], d[:1], np.full(1, 0.1))
     for one, other in zip(near, off, strict=True):
         assert other[0] == pytest.approx(np.exp(0.6) * one[0])

@@ -13,7 +13,7 @@ from scipy.stats import binom
 from allometry.errors import UserError
 from allometry.laws import Observations
 from allometry.laws.isoflop_slices.isoflop import IsoFlop, isoflop
-from allometry.laws.isoflop_slices.shared_shape import Sweep, fit_shape
+from allometry.laws.isoflop_slices.shared_shape import RunsByBudget, fit_shape
 from allometry.laws.isoflop_slices.slice import group
 from helpers.ladders import runs, shared
 
@@ -144,7 +144,7 @@ def test_slices_are_less_noisy_than_the_other_methods():
 
 def test_the_shape_is_at_least_as_good_as_scipys():
     observations = sweep(TURNED, half=8, off=2, noise=0.005, seed=3)
-    table = Sweep.of(observations, group(observations)[0])
+    table = RunsByBudget.of(observations, group(observations)[0])
     ours = fit_shape(table)
     assert ours.reach == np.inf
 

@@ -10,7 +10,7 @@ from scipy.optimize import curve_fit
 
 from allometry.errors import UserError
 from allometry.laws import Prediction, fit
-from allometry.laws.metrics import MetricFit, Sigmoid, fit_metric
+from allometry.laws.metrics import MetricFit, MetricSigmoid, fit_metric
 from helpers.ladders import TRUTHS, ladder, runs
 
 TRUTH = {"L0": 2.6, "k": 6.0, "low": 0.25, "high": 0.85}
@@ -43,11 +43,13 @@ def test_noiseless_truth_is_recovered(seed):
 
 def test_derivatives_match_differences():
     theta, loss = np.array([[2.6, np.log(6), 0.25, 0.85]]), np.linspace(2, 3.5, 9)
-    _, slopes = Sigmoid().log_loss(theta, loss)
+    _, slopes = MetricSigmoid().log_loss(theta, loss)
     for index in range(4):
         step = np.zeros(4)
         step[index] = 1e-6
-        difference = (Sigmoid().log_loss(theta + step, loss)[0] - Sigmoid().log_loss(theta - step, loss)[0]) / 2e-6
+        difference = (
+            MetricSigmoid().log_loss(theta + step, loss)[0] - MetricSigmoid().log_loss(theta - step, loss)[0]
+        ) / 2e-6
         np.testing.assert_allclose(slopes[:, index], difference, rtol=1e-7, atol=1e-9)
 
 

@@ -97,7 +97,7 @@ def floor_bound(loss: Array) -> float:
     return float(loss.min()) * (1 - 1e-6)
 
 
-def grid(*axes: Array) -> Array:
+def grid(*axes: Sequence[float] | Array) -> Array:
     """All combinations, shape (cells, axes)."""
     return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=-1)
 

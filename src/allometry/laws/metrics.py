@@ -30,7 +30,7 @@ STARTS = 16
 
 
 @dataclass(frozen=True)
-class Sigmoid:
+class MetricSigmoid:
     """metric = low + (high − low)/(1 + e^(k·(L − L0))). θ = (L0, ln k, low, high)."""
 
     name: ClassVar[str] = "sigmoid"
@@ -51,13 +51,13 @@ class Sigmoid:
         return low + (high - low) * share, np.stack(slopes, axis=1)
 
     def log_loss(self, theta: Array, loss: Array) -> tuple[Array, Array]:
-        """The same as the solver wants it, by logarithms."""
+        """The same as the solver needs it, as logarithms."""
         metric, slopes = self.metric(theta, loss)
         positive = np.maximum(metric, 1e-300)
         return np.log(positive), slopes / positive[:, None]
 
 
-SIGMOID = Sigmoid()
+SIGMOID = MetricSigmoid()
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,8 +260,8 @@ def _optimum(problem: Problem, loss: Array, metric: Array) -> Array:
     theta = np.concatenate([theta, np.column_stack([theta[:, :3], np.full(len(theta), upper[3])])])
     squares = ((SIGMOID.metric(theta, loss)[0] - metric) ** 2).sum(axis=1)
     best = theta[np.argsort(squares, kind="stable")[:: len(theta) // (8 * STARTS)][:STARTS]]
-    solved, objective = solve(problem, best, np.ones((len(best), len(loss))))
-    return solved[int(np.argmin(objective))]
+    solved, reached = solve(problem, best, np.ones((len(best), len(loss))))
+    return solved[int(np.argmin(reached))]
 
 
 def _refits(problem: Problem, theta: Array, metric: Array, fitted: Array, draws: int, seed: int) -> Array:

@@ -1,4 +1,4 @@
-"""A predicted loss with its interval, and the points where one is asked for."""
+"""A predicted loss with its interval, and the points that it is predicted for."""
 
 from __future__ import annotations
 

@@ -5,23 +5,37 @@ One fit is a batch of starts, a bootstrap is a batch of resamples, and both run 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
-
-from .base import Law
 
 Array = np.ndarray
 OUTSIDE = 0.1
 
 
+class Form(Protocol):
+    """What the solver needs of a law."""
+
+    symbols: ClassVar[tuple[str, ...]]
+
+    @property
+    def log_loss(self) -> Callable[..., tuple[Array, Array]]:
+        """θ and inputs → ln L, shape (batch, runs), and its derivatives by θ, shape (batch, constants, runs)."""
+        ...
+
+
+F = TypeVar("F", bound=Form)
+
+
 @dataclass(frozen=True)
-class Problem:
+class Problem(Generic[F]):
     """What is minimised: Σ w·ρ(residual) over runs.
 
     Attributes:
         law: the form.
-        inputs: what the law reads, as logarithms from its centre, each of shape (runs,).
+        inputs: what the law reads, as it reads it: logarithms from its centre, each of shape (runs,), or schedules.
         log_loss: ln of the observed losses, (runs,) or (batch, runs).
         objective: "log_squares" (ρ = r²/2 of ln L), "huber" (the same inside δ, linear outside) or "squares" (r²/2
             of L itself).
@@ -29,8 +43,8 @@ class Problem:
         lower, upper: bounds of θ, (constants,) or (batch, constants).
     """
 
-    law: Law
-    inputs: tuple[Array, ...]
+    law: F
+    inputs: tuple[Any, ...]
     log_loss: Array
     objective: str
     delta: float
@@ -38,7 +52,7 @@ class Problem:
     upper: Array
 
     def evaluate(self, theta: Array, weights: Array, rows: Array | slice = slice(None)) -> tuple[Array, Array, Array]:
-        """Objective (batch,), gradient (batch, P) and Gauss–Newton matrix (batch, P, P) at θ.
+        """The objective's value (batch,), gradient (batch, P) and Gauss–Newton matrix (batch, P, P) at θ.
 
         For huber the runs outside δ, where ρ is straight, count with a tenth of the weight that would bound ρ from
         above: nearly Newton's matrix, yet never singular, and damping guards the steps.
@@ -69,17 +83,17 @@ class Problem:
 def solve(problem: Problem, start: Array, weights: Array, steps: int = 200, tolerance: float = 1e-13):
     """Minimise from every row of ``start`` (batch, P) with the weights of that row (batch, runs).
 
-    Stops a row when the step's promised decrease is below ``tolerance`` times its objective.
+    Stops a row when the step's promised decrease is below ``tolerance`` times its objective value.
 
     Returns:
-        θ (batch, P) and objectives (batch,).
+        θ (batch, P) and the objective's values (batch,).
     """
     theta = np.clip(start, problem.lower, problem.upper)
     with np.errstate(over="ignore", invalid="ignore"):
-        objective, gradient, matrix = problem.evaluate(theta, weights)
-    objective = np.where(np.isfinite(objective), objective, np.inf)
+        value, gradient, matrix = problem.evaluate(theta, weights)
+    value = np.where(np.isfinite(value), value, np.inf)
     damping = np.full(len(theta), 1e-3)
-    active = np.flatnonzero(np.isfinite(objective))
+    active = np.flatnonzero(np.isfinite(value))
     for _ in range(steps):
         if not len(active):
             break
@@ -87,16 +101,16 @@ def solve(problem: Problem, start: Array, weights: Array, steps: int = 200, tole
         step, promised = _step(theta[active], gradient[active], matrix[active], damping[active], bounds)
         candidate = np.clip(theta[active] + step, *bounds)
         with np.errstate(over="ignore", invalid="ignore"):
-            new_objective, new_gradient, new_matrix = problem.evaluate(candidate, weights[active], active)
-        better = new_objective < objective[active]
+            new_value, new_gradient, new_matrix = problem.evaluate(candidate, weights[active], active)
+        better = new_value < value[active]
         rows = active[better]
-        theta[rows], objective[rows] = candidate[better], new_objective[better]
+        theta[rows], value[rows] = candidate[better], new_value[better]
         gradient[rows], matrix[rows] = new_gradient[better], new_matrix[better]
         damping[active] *= np.where(better, 0.2, 6.0)
         np.clip(damping, 1e-14, 1e12, out=damping)
-        done = (promised <= tolerance * objective[active] + 1e-300) | (~better & (damping[active] > 1e9))
+        done = (promised <= tolerance * value[active] + 1e-300) | (~better & (damping[active] > 1e9))
         active = active[~done]
-    return theta, objective
+    return theta, value
 
 
 def _step(theta: Array, gradient: Array, matrix: Array, damping: Array, bounds: tuple[Array, Array]):

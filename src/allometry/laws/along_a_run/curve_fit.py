@@ -105,22 +105,22 @@ class CurveFit:
 
         Args:
             schedule: the learning rate of every step from the first on, warm-up included, shape (steps,).
-            steps: numbers of steps done at which the loss is wanted; after every step if not given.
+            steps: numbers of steps done to predict the loss after; after every step if not given.
             level: probability that the interval holds the loss.
 
         Raises:
             UserError: rates negative or not finite, steps outside the schedule, a level outside (0, 1).
         """
         rates = check_rates(schedule, "the schedule")
-        wanted = check_steps(steps, len(rates))
-        nodes = wanted if len(wanted) <= NODES else _nodes(rates, wanted)
+        rows = check_steps(steps, len(rates))
+        nodes = rows if len(rows) <= NODES else _nodes(rates, rows)
         track = Track.of(rates, nodes)
         units = units_of([track])
         theta = LAW.theta(np.concatenate([self._vector[None], self.refits]), units)
         value, *others = LAW.log_loss(theta, track.scaled(units))[0]
         scale = np.hypot(_jackknife(np.array(others), value), self.held_out)
-        if len(nodes) < len(wanted):
-            value, scale = (np.interp(wanted, nodes, x) for x in (value, scale))
+        if len(nodes) < len(rows):
+            value, scale = (np.interp(rows, nodes, x) for x in (value, scale))
         half = self._quantile(level) * scale
         return Prediction(np.exp(value), np.exp(value - half), np.exp(value + half), level)
 
@@ -137,12 +137,13 @@ class CurveFit:
 
         Shares that do not leave room for the warm-up are left out; see ``wsd`` for the arguments.
         """
-        found = {}
+        ends = {}
         for share in shares:
             if warmup + round(share * steps) <= steps:
-                end = self.predict(wsd(steps, peak, warmup, share, final), [steps], level)
-                found[share] = Prediction(float(end.value[0]), float(end.low[0]), float(end.high[0]), level)
-        return found
+                end = self.predict(wsd(steps, peak, warmup, share, final), np.array([steps]), level)
+                value, low, high = (float(np.ravel(each)[0]) for each in (end.value, end.low, end.high))
+                ends[share] = Prediction(value, low, high, level)
+        return ends
 
     def summary(self) -> str:
         """A table of the constants with standard errors and intervals, and how good the fit is."""
@@ -391,9 +392,9 @@ def _jackknife(refits: Array, whole: Array) -> Array:
     return np.sqrt((blocks - 1) / blocks * ((refits - whole) ** 2).sum(axis=0))
 
 
-def _nodes(rates: Array, wanted: Array) -> Array:
+def _nodes(rates: Array, steps: Array) -> Array:
     """Steps between which the loss is nearly straight: even, and dense at the start and after the largest falls."""
-    first, last = int(wanted.min()), int(wanted.max())
+    first, last = int(steps.min()), int(steps.max())
     near = np.geomspace(1, last, NODES // 8)
     falls = np.argsort(np.diff(rates), kind="stable")[:8] + 1
     after = (falls[:, None] + np.append(0, near)).ravel()

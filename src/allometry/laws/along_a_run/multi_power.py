@@ -152,17 +152,18 @@ class MultiPower:
         ``tracks`` are in the units of ``units_of``.
         """
         kernels = grid(np.log(np.geomspace(10, 1e6, 6)), [0.1, 0.3, 0.7, 1.5], [0.0, 0.4, 0.8, 1.2])
-        sums = np.concatenate([annealing(*kernels.T[:, :, None], track)[0] for track in tracks], axis=1)
+        log_c, beta, gamma = kernels.T[:, :, None]
+        sums = np.concatenate([annealing(log_c, beta, gamma, track)[0] for track in tracks], axis=1)
         area = np.concatenate([track.area for track in tracks])
-        found = []
+        starts = []
         for alpha in np.geomspace(0.08, 1.3, 8):
             fixed = np.broadcast_to(np.stack([np.ones_like(area), area**-alpha]), (len(kernels), 2, len(area)))
             columns = np.concatenate([fixed, -sums[:, None]], axis=1)
             coefficients, squares = nonnegative_least_squares(columns, loss, weights / loss**2)
             logs = safe_log(coefficients[:, 1:])
             rows = [coefficients[:, 0], logs[:, 0], np.full(len(logs), alpha), logs[:, 1], *kernels.T]
-            found.append((np.stack(rows, axis=-1), squares))
-        theta, squares = (np.stack(parts) for parts in zip(*found, strict=True))
+            starts.append((np.stack(rows, axis=-1), squares))
+        theta, squares = (np.stack(parts) for parts in zip(*starts, strict=True))
         best = squares.argmin(axis=0), np.arange(len(kernels))
         return theta[best], squares[best]
 
@@ -181,7 +182,7 @@ def annealing(log_c: Array, beta: Array, gamma: Array, track: Track) -> tuple[Ar
         parts = kernel(speed[..., chosen], beta[..., None], *since)
         sums[:3] += parts @ track.drop[chosen]
         sums[3] -= parts[1] @ (track.drop * log_rate)[chosen]
-    return tuple(sums)
+    return sums[0], sums[1], sums[2], sums[3]
 
 
 def _jump(speed: Array, beta: Array, since: Array, _: Array) -> Array:

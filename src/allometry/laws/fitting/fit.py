@@ -23,7 +23,7 @@ RIVALS = 4
 MOST_ROWS_FOR_STARTS = 1000
 
 
-class Optimum(NamedTuple):
+class GlobalOptimum(NamedTuple):
     """The best θ, its objective, how many of how many starts came to it, and θ of local optima that nearly match it."""
 
     theta: Array
@@ -91,7 +91,7 @@ def fit(
 
 def make_problem(
     form: Law, observations: Observations, objective: str, delta: float
-) -> tuple[Problem, tuple[float, ...]]:
+) -> tuple[Problem[Law], tuple[float, ...]]:
     """The minimisation around the middle of the data, and that middle (a logarithm an input).
 
     Raises:
@@ -103,7 +103,7 @@ def make_problem(
     return Problem(form, inputs, np.log(observations.loss), objective, delta, *form.bounds(observations.loss)), centre
 
 
-def optimum(problem: Problem, weights: Array, steps: int = 200, polish: int = 5000) -> Optimum:
+def optimum(problem: Problem[Law], weights: Array, steps: int = 200, polish: int = 5000) -> GlobalOptimum:
     """The global optimum, as far as the starts can tell.
 
     Cells of the grid go to optima of squared log residuals, which are smooth; another objective starts from those and
@@ -127,7 +127,7 @@ def optimum(problem: Problem, weights: Array, steps: int = 200, polish: int = 50
     # Long flat valleys (a large k, few runs) take many more steps than the starts are given.
     polished, least = solve(problem, theta[best : best + 1], weights[None], steps=polish)
     rivals = _rivals(theta, reached, len(problem.log_loss))
-    return Optimum(polished[0], float(least[0]), agreed, len(reached), rivals)
+    return GlobalOptimum(polished[0], float(least[0]), agreed, len(reached), rivals)
 
 
 def data_range(

@@ -8,7 +8,7 @@ the fit: residuals are blown up for the freedom that the fit took from them, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +21,7 @@ STEPS, TOLERANCE = 300, 1e-10
 
 
 def refits(
-    problem: Problem, theta: Array, weights: Array, draws: int, resample: str, seed: int, rivals: Sequence[Array] = ()
+    problem: Problem, theta: Array, weights: Array, draws: int, resample: str, seed: int, rivals: Iterable[Array] = ()
 ) -> Array:
     """θ of ``draws`` refits, shape (draws, constants), each the best from the optimum ``theta`` and its ``rivals``.
 
@@ -51,11 +51,11 @@ def refits(
 
 def _best(problem: Problem, starts: list[Array], weights: Array) -> Array:
     """For each row of weights the best of the solutions from every start."""
-    best, least = None, np.inf
-    for start in starts:
-        theta, objective = solve(problem, np.tile(start, (len(weights), 1)), weights, STEPS, TOLERANCE)
-        best = theta if best is None else np.where((objective < least)[:, None], theta, best)
-        least = np.minimum(least, objective)
+    best, least = np.empty((len(weights), len(starts[0]))), np.full(len(weights), np.inf)
+    for number, start in enumerate(starts):
+        theta, reached = solve(problem, np.tile(start, (len(weights), 1)), weights, STEPS, TOLERANCE)
+        best = np.where((reached < least)[:, None], theta, best) if number else theta
+        least = np.minimum(least, reached)
     return best
 
 
@@ -73,9 +73,9 @@ def residual_draws(problem: Problem, theta: Array, weights: Array, draws: int, g
 def covariance(problem: Problem, theta: Array, weights: Array) -> Array:
     """The linearised covariance of θ, (constants, constants): σ²·(JᵀWJ)⁺, constants at a bound held there."""
     squares = replace(problem, objective="log_squares")
-    objective, _, matrix = squares.evaluate(theta[None], weights[None])
+    value, _, matrix = squares.evaluate(theta[None], weights[None])
     free = (theta > problem.lower) & (theta < problem.upper)
     freedom = max(len(problem.inputs[0]) - int(free.sum()), 1)
     scale = np.sqrt(np.maximum(np.diag(matrix[0]), 1e-300)) / np.where(free, 1, 0).clip(1e-150)
     inverse = np.linalg.pinv(matrix[0] / scale / scale[:, None], rcond=1e-10, hermitian=True)
-    return 2 * float(objective[0]) / freedom * inverse / scale / scale[:, None]
+    return 2 * float(value[0]) / freedom * inverse / scale / scale[:, None]

@@ -189,14 +189,18 @@ class Fit:
 
     def _warnings(self) -> list[str]:
         """What a reader of the constants should know first."""
-        found = []
+        warnings = []
         if self.condition > FRAGILE:
-            found.append("constants trade for each other (see the condition): read predictions, not single constants")
+            warnings.append(
+                "constants trade for each other (see the condition): read predictions, not single constants"
+            )
         strongest = self._strongest_pair()
         if strongest is not None:
             one, other, value = strongest
-            found.append(f"{GREEK.get(one, one)} and {GREEK.get(other, other)} are tied: rank correlation {value:+.3f}")
-        return found
+            warnings.append(
+                f"{GREEK.get(one, one)} and {GREEK.get(other, other)} are tied: rank correlation {value:+.3f}"
+            )
+        return warnings
 
     def _strongest_pair(self) -> tuple[str, str, float] | None:
         """The two constants of the strongest correlation, where that is above 0.99."""

@@ -24,7 +24,7 @@ EDGES = (1.0, 2.0, 4.0, 8.0, 16.0, np.inf)
 
 
 @dataclass(frozen=True)
-class Row:
+class BacktestRow:
     """One prediction of one held-out run.
 
     Attributes:
@@ -60,7 +60,7 @@ class Backtest:
         runs: number of runs in the table.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[BacktestRow, ...]
     runs: int
 
     @property
@@ -68,9 +68,9 @@ class Backtest:
         """The laws tested, in their order."""
         return tuple(dict.fromkeys(row.law for row in self.rows))
 
-    def cuts(self, share: float = 0.0) -> list[dict[str, list[Row]]]:
+    def cuts(self, share: float = 0.0) -> list[dict[str, list[BacktestRow]]]:
         """For every cut that fitted at least ``share`` of the runs (the last cut if none did): law name → its rows."""
-        grouped: dict[int, dict[str, list[Row]]] = {}
+        grouped: dict[int, dict[str, list[BacktestRow]]] = {}
         for row in self.rows:
             grouped.setdefault(row.cut, {}).setdefault(row.law, []).append(row)
         every = list(grouped.values())
@@ -104,8 +104,8 @@ class Backtest:
         bins = list(pairwise(EDGES))
         lines = [f"{'law':14}{'score':>8}" + "".join(f"{factors(*each):>11}" for each in bins)]
         for name, score in self.ranking():
-            found = [self.errors(name, *each) for each in bins]
-            cells = [f"{np.sqrt(np.mean(errors**2)):11.2%}" if len(errors) else f"{'–':>11}" for errors in found]
+            by_factor = [self.errors(name, *each) for each in bins]
+            cells = [f"{np.sqrt(np.mean(errors**2)):11.2%}" if len(errors) else f"{'–':>11}" for errors in by_factor]
             lines.append(f"{name:14}{score:8.2%}" + "".join(cells))
         return "\n".join(lines)
 
@@ -117,7 +117,7 @@ class Backtest:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Backtest:
         """The backtest that ``to_json`` wrote."""
-        return cls(tuple(Row(**row) for row in data["rows"]), int(data["runs"]))
+        return cls(tuple(BacktestRow(**row) for row in data["rows"]), int(data["runs"]))
 
 
 def backtest(
@@ -139,23 +139,23 @@ def backtest(
     return Backtest(tuple(law_rows(origins(forms, by_compute(observations), most_cuts))), len(observations))
 
 
-def law_rows(origins: Iterable[Origin]) -> list[Row]:
+def law_rows(origins: Iterable[Origin]) -> list[BacktestRow]:
     """The rows of every law at every cut."""
-    found = []
+    table = []
     for each in origins:
         for name, log_loss in each.log_loss.items():
             noise = np.full(len(each.above), each.sigma[name])
-            found += rows(each, name, log_loss[len(each.below) :], each.spread[name], noise)
-    return found
+            table += rows(each, name, log_loss[len(each.below) :], each.spread[name], noise)
+    return table
 
 
-def rows(origin: Origin, name: str, log_loss: Array, spread: Array, sigma: Array) -> list[Row]:
+def rows(origin: Origin, name: str, log_loss: Array, spread: Array, sigma: Array) -> list[BacktestRow]:
     """A row for each run above the cut: predicted ln L, its spread and noise, (runs above,) each."""
     factor = origin.above.flops / origin.below.flops.max()
     error = log_loss - np.log(origin.above.loss)
     columns = zip(factor, error, spread, sigma, origin.relevance, strict=True)
     return [
-        Row(name, origin.index, len(origin.below), label, *map(float, numbers))
+        BacktestRow(name, origin.index, len(origin.below), label, *map(float, numbers))
         for label, numbers in zip(origin.above.labels, columns, strict=True)
     ]
 

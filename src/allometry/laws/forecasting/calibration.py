@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..tables.diagnosis import excess
-from .backtest import LATE, LEAST_ERROR, Backtest, Row, rows
+from .backtest import LATE, LEAST_ERROR, Backtest, BacktestRow, rows
 from .cuts import Origin
-from .residuals import Residuals
+from .residuals import ResidualProcess
 
 Array = np.ndarray
 FORECAST = "forecast"
@@ -74,7 +74,7 @@ def ignorance(mixed: Array, left: Array) -> Array:
     return (mixed + left) / 3
 
 
-def combined(origins: Sequence[Origin], weights: Mapping[str, float], constants: float) -> list[Row]:
+def combined(origins: Sequence[Origin], weights: Mapping[str, float], constants: float) -> list[BacktestRow]:
     """The rows of the whole forecast: at every cut the weighted laws and the residuals of the runs below.
 
     The weights are those of the whole backtest, so these errors flatter the forecast a little.
@@ -85,14 +85,14 @@ def combined(origins: Sequence[Origin], weights: Mapping[str, float], constants:
         constants: how many constants the weighted laws take from the runs.
     """
     share = np.array(list(weights.values()))
-    found = []
+    table = []
     for each in origins:
         below, above = each.below, each.above
         every = np.stack([each.log_loss[name] for name in weights])
         spread = np.stack([each.spread[name] for name in weights])
         centre, variance = mix(share, every[:, len(below) :], spread)
         observed = np.log(below.loss)
-        left = Residuals(
+        left = ResidualProcess(
             below.num_params,
             below.tokens,
             observed - share @ every[:, : len(below)],
@@ -100,8 +100,8 @@ def combined(origins: Sequence[Origin], weights: Mapping[str, float], constants:
             constants,
         ).at(above.num_params, above.tokens, excess(below, above.flops, centre))
         unsure = np.sqrt(ignorance(variance, left.spread**2))
-        found += rows(each, FORECAST, centre + left.mean, unsure, left.noise)
-    return found
+        table += rows(each, FORECAST, centre + left.mean, unsure, left.noise)
+    return table
 
 
 def correct(tested: Backtest) -> Correction:
@@ -141,7 +141,7 @@ def calibrate(tested: Backtest) -> tuple[float, float]:
     return float(scale), PRIOR_FREEDOM + len(squares)
 
 
-def _columns(rows: Sequence[Row]) -> tuple[Array, Array, Array, Array, Array]:
+def _columns(rows: Sequence[BacktestRow]) -> tuple[Array, Array, Array, Array, Array]:
     """Error, spread, noise and ln(factor) of one cut's runs, and the share of each."""
     table = np.array([(row.error, row.spread, row.sigma, np.log(row.factor), row.weight) for row in rows])
     error, spread, sigma, distance, weight = table.reshape(-1, 5).T

@@ -89,9 +89,9 @@ def origins(forms: Sequence[Law], ordered: Observations, most_cuts: int = MOST_C
             index,
             *sides[index],
             relevance=weight[size:],
-            log_loss={name: found[index].log_loss for name, found in fitted.items()},
-            spread={name: found[index].spread for name, found in fitted.items()},
-            sigma={name: found[index].sigma for name, found in fitted.items()},
+            log_loss={name: by_cut[index].log_loss for name, by_cut in fitted.items()},
+            spread={name: by_cut[index].spread for name, by_cut in fitted.items()},
+            sigma={name: by_cut[index].sigma for name, by_cut in fitted.items()},
         )
         for index, size in enumerate(sizes)
     ]
@@ -148,14 +148,14 @@ def _fit_below(form: Law, ordered: Observations, below: list[Observations]) -> l
     start = np.concatenate([_starts(problem, weights[0]), _starts(problem, weights[-1])])
     cut = np.repeat(np.arange(len(below)), len(start))
     batch = replace(problem, lower=lower[cut], upper=upper[cut])
-    theta, objective = solve(batch, np.tile(start, (len(below), 1)), weights[cut], steps=40, tolerance=1e-8)
-    best = objective.reshape(len(below), -1).argmin(axis=1) + len(start) * np.arange(len(below))
+    theta, reached = solve(batch, np.tile(start, (len(below), 1)), weights[cut], steps=40, tolerance=1e-8)
+    best = reached.reshape(len(below), -1).argmin(axis=1) + len(start) * np.arange(len(below))
     problem = replace(problem, lower=lower, upper=upper)
     theta, _ = solve(problem, theta[best], weights, steps=100, tolerance=1e-11)
     return [_look_above(problem, theta, weights, i, len(runs)) for i, runs in enumerate(below)]
 
 
-def _look_above(problem: Problem, theta: Array, weights: Array, cut: int, runs: int) -> _Below:
+def _look_above(problem: Problem[Law], theta: Array, weights: Array, cut: int, runs: int) -> _Below:
     """What the fit to the first ``runs`` runs says of the others."""
     part = replace(
         problem,
@@ -174,7 +174,7 @@ def _look_above(problem: Problem, theta: Array, weights: Array, cut: int, runs: 
     )
 
 
-def _starts(problem: Problem, weights: Array) -> Array:
+def _starts(problem: Problem[Law], weights: Array) -> Array:
     """The best start of the law's grid and some from further down; runs of no weight are not seen."""
     seen = weights > 0
     inputs = [x[seen] for x in problem.inputs]

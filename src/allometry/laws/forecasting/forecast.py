@@ -4,7 +4,7 @@ Which law holds beyond the data cannot be seen from how well it fits: on a small
 and predict worst. So the evidence is a backtest inside the table, and a prediction has four parts:
 
 - Laws: each fitted with the weights of ``weights``, mixed by score⁻⁴ of the backtest and 1/σ of the fit.
-- Residuals: what the laws leave unexplained near the point (``residuals``), which fades with distance.
+- ResidualProcess: what the laws leave unexplained near the point (``residuals``), which fades with distance.
 - Correction: if the backtest's errors drift one way with the logarithm of the factor of compute, most of what stands
   clear of their scatter is taken off, no further than the backtest reached.
 - Interval: the noise of a run, and beyond it the spread of the constants, the distance between the laws, what the
@@ -32,7 +32,7 @@ from ..tables.observations import Observations
 from .backtest import EDGES, Backtest, factors, law_rows
 from .calibration import FORECAST, PRIOR_DRIFT, Correction, calibrate, combined, correct, ignorance, law_weights, mix
 from .cuts import by_compute, origins, predictive
-from .residuals import Residuals
+from .residuals import ResidualProcess
 from .run_weights import prediction_weights
 
 Array = np.ndarray
@@ -134,7 +134,7 @@ class Forecast:
     def _distance(self, n: Array, d: Array) -> Array:
         """How far beyond the data, as a logarithm: of compute, or of N or D alone where that is more; 0 inside."""
         beyond_n, beyond_d = n / self.range["num_params"][1], d / self.range["tokens"][1]
-        return np.log(np.maximum.reduce([self.factor(n, d), beyond_n, beyond_d, np.ones_like(n)]))
+        return np.log(np.maximum.reduce([np.asarray(self.factor(n, d)), beyond_n, beyond_d, np.ones_like(n)]))
 
     @cached_property
     def _flops_ratio(self) -> float:
@@ -142,12 +142,12 @@ class Forecast:
         return float(np.median(self.runs.flops / (6 * self.runs.num_params * self.runs.tokens)))
 
     @cached_property
-    def _residuals(self) -> Residuals:
+    def _residuals(self) -> ResidualProcess:
         runs, observed = self.runs, np.log(self.runs.loss)
         fits = [self.fits[name] for name in self.weights]
         fitted = np.stack([np.log(one.law.loss(one.values, runs.num_params, runs.tokens)) for one in fits])
         left = observed - np.array(list(self.weights.values())) @ fitted
-        return Residuals(runs.num_params, runs.tokens, left, excess(runs), constants(self.fits, self.weights))
+        return ResidualProcess(runs.num_params, runs.tokens, left, excess(runs), constants(self.fits, self.weights))
 
     def evidence(self, num_params: float, tokens: float) -> str:
         """How far a prediction goes beyond the data, and how far off the backtest was that far out; a line or two."""
@@ -156,7 +156,7 @@ class Forecast:
             "size": float(num_params / self.range["num_params"][1]),
             "token count": float(tokens / self.range["tokens"][1]),
         }
-        farthest = max(beyond, key=beyond.get)
+        farthest = max(beyond, key=lambda name: beyond[name])
         factor = beyond[farthest]
         where = f"{factor:.3g}× the largest {farthest} of the runs" if factor > 1 else "inside the data"
         bins = [(pair, self.backtest.errors(FORECAST, *pair)) for pair in pairwise(EDGES)]
@@ -175,7 +175,7 @@ class Forecast:
         """Weights, backtest and drift, for people."""
         lines = [f"forecast from {self.num_runs} runs, laws weighted by their backtest"]
         scores = dict(self.backtest.ranking())
-        for name in sorted(self.weights, key=self.weights.get, reverse=True):
+        for name in sorted(self.weights, key=lambda law: self.weights[law], reverse=True):
             score = f"{scores[name]:.2%}" if name in scores else "–"
             lines.append(
                 f"  {name:12} weight {self.weights[name]:.2f}   backtest error {score:>7}   rms of fit "

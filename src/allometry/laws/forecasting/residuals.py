@@ -29,7 +29,7 @@ LEAST_NOISE = 1e-4
 MOST_RUNS = 500
 
 
-class Posterior(NamedTuple):
+class ResidualEstimate(NamedTuple):
     """Mean of the process, its standard deviation, and that of a run's noise, each (points,), as parts of ln L."""
 
     mean: Array
@@ -38,7 +38,7 @@ class Posterior(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Residuals:
+class ResidualProcess:
     """ln(observed/fitted) of runs, in the order of their compute.
 
     Attributes:
@@ -54,7 +54,7 @@ class Residuals:
     excess: Array
     constants: float
 
-    def at(self, num_params: Array, tokens: Array, excess: Array) -> Posterior:
+    def at(self, num_params: Array, tokens: Array, excess: Array) -> ResidualEstimate:
         """What to expect at points (points,) whose ln L lies ``excess`` above the frontier."""
         basis, eigenvalues, coefficients, noises, shares = self._solved
         cross = _matern(_plane(num_params, tokens), self._points) @ basis
@@ -62,7 +62,7 @@ class Residuals:
         mean = cross @ ((shares * RATIOS) @ coefficients)
         explained = cross**2 @ (RATIOS / (1 + eigenvalues[:, None] * RATIOS))
         variance = (RATIOS * np.maximum(1 - explained, 0)) @ (shares * noises)
-        return Posterior(growth * mean, growth * np.sqrt(variance), growth * np.sqrt(shares @ noises))
+        return ResidualEstimate(growth * mean, growth * np.sqrt(variance), growth * np.sqrt(shares @ noises))
 
     @property
     def _thin(self) -> slice:

@@ -42,20 +42,20 @@ class Farseer(Law):
         return np.log(loss), np.concatenate(jacobian, axis=1)
 
     def values(self, theta, centre):
-        found = []
+        letters = []
         for i in (0, 3, 6):
             value, slope, bend = np.moveaxis(theta[..., i : i + 3], -1, 0)
             bend = np.where(np.abs(bend) < STRAIGHT, STRAIGHT, bend)
-            found += [slope / bend * np.exp(-bend * centre[0]), bend, value - slope / bend]
-        return np.stack(found, axis=-1)
+            letters += [slope / bend * np.exp(-bend * centre[0]), bend, value - slope / bend]
+        return np.stack(letters, axis=-1)
 
     def theta(self, values, centre):
-        found = []
+        coordinates = []
         for i in (0, 3, 6):
             factor, bend, offset = np.moveaxis(values[..., i : i + 3], -1, 0)
             there = factor * np.exp(bend * centre[0])
-            found += [offset + there, there * bend, bend]
-        return np.stack(found, axis=-1)
+            coordinates += [offset + there, there * bend, bend]
+        return np.stack(coordinates, axis=-1)
 
     def bounds(self, loss):
         least, most = np.log(loss.min()), np.log(loss.max())
@@ -70,7 +70,7 @@ class Farseer(Law):
             np.array([0.3, 0.5, 0.65, 0.8, 0.9, 0.97]), np.array([0, 0.02, 0.05, 0.1]), np.geomspace(0.05, 1.2, 10)
         )
         design = np.stack([np.ones_like(n), n], axis=1)
-        found = []
+        starts = []
         for share, slope, exponent in cells:
             first = np.exp(-slope * n)
             first *= share * (loss / first).min()
@@ -81,11 +81,11 @@ class Farseer(Law):
             )
             # Not quite straight, so that the first step knows which way a curve bends.
             middle = np.log(first).mean() + slope * n.mean()
-            found.append([middle, -slope, -0.1, value, tilt, -0.1, np.log(exponent), 0.0, 0.1])
+            starts.append([middle, -slope, -0.1, value, tilt, -0.1, np.log(exponent), 0.0, 0.1])
         # How good a cell is says little about the optimum below it; sixty steps from every one say enough.
         problem = Problem(self, (n, d), np.log(loss), "log_squares", 1.0, *self.bounds(loss))
-        theta, objective = solve(problem, np.array(found), np.tile(weights, (len(found), 1)), steps=60)
-        return theta, 2 * objective
+        theta, reached = solve(problem, np.array(starts), np.tile(weights, (len(starts), 1)), steps=60)
+        return theta, 2 * reached
 
 
 def _curve(theta: Array, n: Array) -> tuple[Array, Array]:

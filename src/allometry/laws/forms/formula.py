@@ -53,7 +53,9 @@ class Formula(Law):
     @property
     def _logarithmic(self) -> Array:
         """Which constants θ holds the logarithm of."""
-        return np.array([kind == COEFFICIENT or (kind != FLOOR and kind[0] > 0) for kind in self.constants.values()])
+        return np.array(
+            [kind == COEFFICIENT or (not isinstance(kind, str) and kind[0] > 0) for kind in self.constants.values()]
+        )
 
     def centre(self, inputs):
         # A formula need not keep its form when N and D are counted in other units.
@@ -68,7 +70,7 @@ class Formula(Law):
             log_loss = np.log(self._at(self._natural(stepped), raw)).reshape(
                 *theta.shape[:1], self.num_constants + 1, -1
             )
-        return log_loss[:, 0].real, log_loss[:, 1:].imag / STEP
+        return np.real(log_loss[:, 0]), np.imag(log_loss[:, 1:]) / STEP
 
     def values(self, theta, centre):
         return self._natural(theta)
@@ -145,7 +147,7 @@ class DataConstrained(Formula):
             ratio = (c["alpha"] * c["A"]) / (c["beta"] * c["B"])
             best = ratio ** (1 / c["alpha"]) * unique ** (c["beta"] / c["alpha"])
             size = worth(n, best, c["R_N"])
-        size = np.where(np.isfinite(size) & (size.real > 0), size, n)
+        size = np.where(np.isfinite(size) & (np.real(size) > 0), size, n)
         return c["E"] + c["A"] / size ** c["alpha"] + c["B"] / tokens ** c["beta"]
 
 

@@ -139,7 +139,7 @@ def _project(cells: list[tuple[float, float, Array]], inputs, loss: Array, weigh
     (L − E)^(1/k) is linear in A and B; its residuals are weighed so that they count as relative errors of L.
     """
     n, d = inputs
-    found, sums = [], []
+    starts, sums = [], []
     for fraction, k, exponents in cells:
         above = loss - fraction * loss.min()
         target = above ** (1 / k)
@@ -148,9 +148,9 @@ def _project(cells: list[tuple[float, float, Array]], inputs, loss: Array, weigh
         coefficients, squares = nonnegative_least_squares(columns, target, weights * slope**2)
         log_a, log_b = np.clip(safe_log(coefficients.T), -16 / min(k, 1), None)
         floor, log_k = np.full_like(log_a, fraction * loss.min()), np.full_like(log_a, np.log(k))
-        found.append(np.column_stack([floor, *_scale_and_tilt(log_a, log_b, k), exponents, log_k]))
+        starts.append(np.column_stack([floor, *_scale_and_tilt(log_a, log_b, k), exponents, log_k]))
         sums.append(squares)
-    return np.concatenate(found), np.concatenate(sums)
+    return np.concatenate(starts), np.concatenate(sums)
 
 
 def _scale_and_tilt(log_a: Array, log_b: Array, k: float | Array) -> tuple[Array, Array]:

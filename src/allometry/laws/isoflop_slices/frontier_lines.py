@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .minima import Valleys
-from .shared_shape import Sweep
+from .shared_shape import RunsByBudget
 
 Array = np.ndarray
 # The minima scatter about their line by more than noise if fewer resamples than this share scatter as much.
@@ -16,13 +16,13 @@ SIGNIFICANT = 0.05
 TRUST = 0.1
 
 
-def frontier(sweep: Sweep, valleys: Valleys, weighted: bool, seed: int) -> dict[str, Any]:
+def frontier(runs: RunsByBudget, valleys: Valleys, weighted: bool, seed: int) -> dict[str, Any]:
     """Lines through the minima, theirs through every resample, and the scatter beyond noise."""
-    centre = float(sweep.log_flops.mean())
-    c = sweep.log_flops - centre
+    centre = float(runs.log_flops.mean())
+    c = runs.log_flops - centre
     variance = np.maximum((np.diff(np.quantile(valleys.positions, [0.05, 0.95], axis=0), axis=0)[0] / 3.29) ** 2, 1e-18)
     moved = valleys.positions - valleys.position
-    scatter = _scatter(c, sweep.centre_n + valleys.position, moved, variance)
+    scatter = _scatter(c, runs.centre_n + valleys.position, moved, variance)
     if scatter:
         generator = np.random.default_rng(seed + 1)
         freedom = len(c) - 2
@@ -30,8 +30,8 @@ def frontier(sweep: Sweep, valleys: Valleys, weighted: bool, seed: int) -> dict[
         moved = moved + scatter * tails * generator.standard_normal(moved.shape)
     weights = 1 / (variance + scatter**2 + TRUST**2) if weighted else np.ones_like(c)
     through = lambda n: {
-        "num_params": _line(c, sweep.centre_n + n, weights),
-        "tokens": _line(c, sweep.centre_d - sweep.slope * n, weights),
+        "num_params": _line(c, runs.centre_n + n, weights),
+        "tokens": _line(c, runs.centre_d - runs.slope * n, weights),
     }
     return {
         "centre": centre,
@@ -60,13 +60,13 @@ def _scatter(x: Array, y: Array, moved: Array, variance: Array) -> float:
         line = _line(x, values, weights)
         return (weights * (values - line[..., :1] - line[..., 1:] * x) ** 2).sum(axis=-1)
 
-    found, noise = float(squares(y)), squares(moved)
-    if np.mean(noise >= found) >= SIGNIFICANT:
+    observed, noise = float(squares(y)), squares(moved)
+    if np.mean(noise >= observed) >= SIGNIFICANT:
         return 0.0
     design = np.stack([np.ones_like(x), x])
     inverse = np.linalg.inv(design * weights @ design.T)
     gain = weights.sum() - np.trace(inverse @ (design * weights**2 @ design.T))
-    return float(np.sqrt(max(found - np.median(noise), 0.0) / gain))
+    return float(np.sqrt(max(observed - np.median(noise), 0.0) / gain))
 
 
 def _above_floor(x: Array, loss: Array) -> Array:

@@ -18,7 +18,7 @@ from ..prediction import Prediction, around, check_level
 from ..tables.observations import Observations
 from .frontier_lines import frontier
 from .minima import METHODS
-from .shared_shape import Sweep
+from .shared_shape import RunsByBudget
 from .slice import Slice, bare, group, with_curve
 
 Array = np.ndarray
@@ -90,7 +90,8 @@ class IsoFlop:
             raise UserError(f"no intervals of {of!r}; known are exponents, coefficients")
         take = (lambda lines: lines[..., 1]) if of == "exponents" else self._coefficient
         ends = [(1 - level) / 2, (1 + level) / 2]
-        return {name: tuple(map(float, np.quantile(take(self.draws[name]), ends))) for name in QUANTITIES}
+        pairs = {name: np.quantile(take(self.draws[name]), ends) for name in QUANTITIES}
+        return {name: (float(low), float(high)) for name, (low, high) in pairs.items()}
 
     def num_params(self, flops: float | Array, level: float = 0.9) -> Prediction:
         """N* at C FLOPs, with the interval of the line there."""
@@ -220,10 +221,10 @@ def isoflop(
     while True:
         _check_enough(slices)
         kept = [index for index, one in enumerate(slices) if not one.refused]
-        sweep = Sweep.of(observations, [groups[index] for index in kept])
-        valleys = METHODS[method](sweep, bootstrap, seed)
+        runs = RunsByBudget.of(observations, [groups[index] for index in kept])
+        valleys = METHODS[method](runs, bootstrap, seed)
         for row, index in enumerate(kept):
-            slices[index] = with_curve(slices[index], sweep, valleys, row)
+            slices[index] = with_curve(slices[index], runs, valleys, row)
         if not any(slices[index].refused for index in kept):
             break
     return IsoFlop(
@@ -234,7 +235,7 @@ def isoflop(
         counted=observations.counted,
         notes=(*observations.notes, *notes),
         seed=seed,
-        **frontier(sweep, valleys, weighted=method == "slices", seed=seed),
+        **frontier(runs, valleys, weighted=method == "slices", seed=seed),
     )
 
 
@@ -266,10 +267,10 @@ def _check_enough(budgets: list[Slice]) -> None:
             f"{len(accepted)} budgets have a minimum between their sizes and {LEAST_BUDGETS} are needed"
             + (f" ({reasons})" if reasons else "; train several sizes at each of three budgets of compute")
         )
-    runs, constants = sum(len(one.labels) for one in accepted), 3 * len(accepted) + 2
-    if runs <= constants:
+    num_runs, constants = sum(len(one.labels) for one in accepted), 3 * len(accepted) + 2
+    if num_runs <= constants:
         raise UserError(
-            f"{runs} runs in {len(accepted)} budgets are no more than the {constants} constants of their curves; "
+            f"{num_runs} runs in {len(accepted)} budgets are no more than the {constants} constants of their curves; "
             "add a size to each budget"
         )
 

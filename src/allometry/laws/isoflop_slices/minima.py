@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .shared_shape import LEAST_SIGMA, Projection, Sweep, basis, fit_shape, project
+from .shared_shape import LEAST_SIGMA, Projection, RunsByBudget, basis, fit_shape, project
 
 Array = np.ndarray
 # Points between two sizes where a spline is looked at.
@@ -31,7 +31,7 @@ class Valleys:
         loss: L there, (budgets,); nan where there is no minimum.
         positions, losses: the same for the resamples, (draws, budgets); finite, a minimum far outside is put one
             span of the budget's sizes outside.
-        curves: fitted losses on ``Sweep.grid()``, (budgets, points).
+        curves: fitted losses on ``RunsByBudget.grid()``, (budgets, points).
         sigma: relative noise of a run at the floor of a valley.
         reach: the excess of the loss at which misfit counts as much as noise; inf if every run counts the same.
     """
@@ -45,59 +45,59 @@ class Valleys:
     reach: float = np.inf
 
 
-def slices(sweep: Sweep, draws: int, seed: int) -> Valleys:
+def slices(runs: RunsByBudget, draws: int, seed: int) -> Valleys:
     """Minima of curves that share their exponents, and of ``draws`` refits to resampled losses."""
-    shape = fit_shape(sweep)
-    target, _ = _resample(shape.projection, sweep, shape.weights, draws, seed)
-    redrawn = shape.refit(sweep, target)
-    return _valleys(shape.projection, redrawn, sweep, shape.sigma, shape.reach)
+    shape = fit_shape(runs)
+    target, _ = _resample(shape.projection, runs, shape.weights, draws, seed)
+    redrawn = shape.refit(runs, target)
+    return _valleys(shape.projection, redrawn, runs, shape.sigma, shape.reach)
 
 
-def parabola(sweep: Sweep, draws: int, seed: int) -> Valleys:
+def parabola(runs: RunsByBudget, draws: int, seed: int) -> Valleys:
     """Vertices of parabolas in ln N, fitted to L by least squares in each budget alone, and ``draws`` resamples."""
-    weights, flat = sweep.loss**2, np.zeros((1, 2))
-    best = project(flat, sweep, weights, sweep.loss[None])
-    target, sigma = _resample(best, sweep, weights, draws, seed)
-    redrawn = project(np.repeat(flat, draws, axis=0), sweep, weights, target)
-    return _valleys(best, redrawn, sweep, sigma / float(sweep.loss[sweep.mask].mean()))
+    weights, flat = runs.loss**2, np.zeros((1, 2))
+    best = project(flat, runs, weights, runs.loss[None])
+    target, sigma = _resample(best, runs, weights, draws, seed)
+    redrawn = project(np.repeat(flat, draws, axis=0), runs, weights, target)
+    return _valleys(best, redrawn, runs, sigma / float(runs.loss[runs.mask].mean()))
 
 
-def _valleys(best: Projection, redrawn: Projection, sweep: Sweep, sigma: float, reach: float = np.inf) -> Valleys:
+def _valleys(best: Projection, redrawn: Projection, runs: RunsByBudget, sigma: float, reach: float = np.inf) -> Valleys:
     """The minima of a fit and of its resamples."""
-    position, loss = _minima(best, sweep)
-    positions, losses = _minima(redrawn, sweep, inside=True)
-    return Valleys(position[0], loss[0], positions, losses, best.curve(sweep, sweep.grid())[0], sigma, reach)
+    position, loss = _minima(best, runs)
+    positions, losses = _minima(redrawn, runs, inside=True)
+    return Valleys(position[0], loss[0], positions, losses, best.curve(runs, runs.grid())[0], sigma, reach)
 
 
-def interpolation(sweep: Sweep, draws: int, seed: int) -> Valleys:
+def interpolation(runs: RunsByBudget, draws: int, seed: int) -> Valleys:
     """Minima of Akima's spline, each the median over the resamples that have one between their outermost sizes.
 
     A spline leaves no residuals, so the noise is the runs' own ``loss_se``, and where that is unknown what
     the method of slices leaves.
     """
     generator = np.random.default_rng(seed)
-    sigma = fit_shape(sweep).sigma
-    noise = np.where(np.isnan(sweep.noise), sigma, sweep.noise)
-    drawn = sweep.loss * (1 + noise * generator.standard_normal((draws, *sweep.loss.shape)))
-    every = np.log(np.concatenate([sweep.loss[None], drawn]))
-    found = [
-        _spline(sweep.n[row, mask], every[:, row, mask], grid)
-        for row, (mask, grid) in enumerate(zip(sweep.mask, sweep.grid(), strict=True))
+    sigma = fit_shape(runs).sigma
+    noise = np.where(np.isnan(runs.noise), sigma, runs.noise)
+    drawn = runs.loss * (1 + noise * generator.standard_normal((draws, *runs.loss.shape)))
+    every = np.log(np.concatenate([runs.loss[None], drawn]))
+    splines = [
+        _spline(runs.n[row, mask], every[:, row, mask], grid)
+        for row, (mask, grid) in enumerate(zip(runs.mask, runs.grid(), strict=True))
     ]
-    lowest, least, inner, curves = (np.stack(column, axis=-1) for column in zip(*found, strict=True))
+    lowest, least, inner, curves = (np.stack(column, axis=-1) for column in zip(*splines, strict=True))
     held = np.where(inner[1:], 1.0, np.nan)
     position = np.where(inner[0], _nan_median(lowest[1:] * held), np.where(lowest[0] > 0, np.inf, -np.inf))
     return Valleys(position, _nan_median(least[1:] * held), lowest[1:], least[1:], curves.T, sigma)
 
 
-METHODS: dict[str, Callable[[Sweep, int, int], Valleys]] = {
+METHODS: dict[str, Callable[[RunsByBudget, int, int], Valleys]] = {
     "slices": slices,
     "parabola": parabola,
     "interpolation": interpolation,
 }
 
 
-def _resample(fitted: Projection, sweep: Sweep, weights: Array, draws: int, seed: int) -> tuple[Array, float]:
+def _resample(fitted: Projection, runs: RunsByBudget, weights: Array, draws: int, seed: int) -> tuple[Array, float]:
     """New losses, (draws, budgets, runs): the fitted ones and residuals drawn with replacement; and their σ.
 
     Residuals are standardised by their weights and by the freedom that the fit took at each run, so that their mean
@@ -105,22 +105,22 @@ def _resample(fitted: Projection, sweep: Sweep, weights: Array, draws: int, seed
     """
     generator = np.random.default_rng(seed)
     slope = fitted.jacobian[0] if fitted.shape.any() else fitted.jacobian[0][:, :0]
-    mask, runs, freedom = sweep.mask, int(sweep.mask.sum()), max(sweep.freedom(slope.shape[1]), 1)
+    mask, num_runs, freedom = runs.mask, int(runs.mask.sum()), max(runs.freedom(slope.shape[1]), 1)
     sigma = max(float(np.sqrt(fitted.squares[0] / freedom)), LEAST_SIGMA)
-    root = np.sqrt(weights) * mask / sweep.loss
-    columns = basis(fitted.shape, sweep.n, sweep.d)[0] * root[..., None]
+    root = np.sqrt(weights) * mask / runs.loss
+    columns = basis(fitted.shape, runs.n, runs.d)[0] * root[..., None]
     leverage = np.einsum("mri,mir->mr", columns, np.linalg.solve(fitted.gram[0], columns.swapaxes(-1, -2)))
     leverage += np.einsum("ri,ij,rj->r", slope, np.linalg.pinv(slope.T @ slope), slope).reshape(mask.shape)
     residuals = (fitted.residual[0] / np.sqrt(np.maximum(1 - leverage, 0.05)))[mask]
     residuals *= sigma / max(float(np.sqrt(np.mean(residuals**2))), 1e-300)
     tails = np.sqrt(freedom / generator.chisquare(freedom, size=(draws, 1)))
-    drawn = residuals[generator.integers(runs, size=(draws, runs))] * tails
+    drawn = residuals[generator.integers(num_runs, size=(draws, num_runs))] * tails
     losses = np.ones((draws, *mask.shape))
-    losses[:, mask] = sweep.loss[mask] + (fitted.residual[0][mask] + drawn) / root[mask]
+    losses[:, mask] = runs.loss[mask] + (fitted.residual[0][mask] + drawn) / root[mask]
     return losses, sigma
 
 
-def _minima(fitted: Projection, sweep: Sweep, inside: bool = False) -> tuple[Array, Array]:
+def _minima(fitted: Projection, runs: RunsByBudget, inside: bool = False) -> tuple[Array, Array]:
     """n of the minima and L there, (batch, budgets).
 
     ``inside`` puts minima far out one span beyond the sizes.
@@ -130,17 +130,17 @@ def _minima(fitted: Projection, sweep: Sweep, inside: bool = False) -> tuple[Arr
         side_n, side_d = fitted.sides()
         falls, rises = side_n > 0, side_d > 0
         alpha, beta = fitted.shape.T[:, :, None]
-        ratio = np.where(falls, side_n, 1) / np.where(rises, side_d * sweep.slope, 1)
-        position = np.log(ratio) / (alpha + beta * sweep.slope)
+        ratio = np.where(falls, side_n, 1) / np.where(rises, side_d * runs.slope, 1)
+        position = np.log(ratio) / (alpha + beta * runs.slope)
         position = np.where(falls & rises, position, np.where(falls, np.inf, np.where(rises, -np.inf, np.nan)))
     else:
         position = np.where(bend > 0, -tilt / np.where(bend > 0, bend, 1), np.nan)
     if inside:
-        low, high = sweep.span
+        low, high = runs.span
         position = np.where(np.isnan(position), np.where(tilt > 0, -np.inf, np.inf), position)
         position = np.clip(position, 2 * low - high, 2 * high - low)
     at = np.where(np.isfinite(position), position, 0.0)
-    return position, np.where(np.isfinite(position), fitted.curve(sweep, at[..., None])[..., 0], np.nan)
+    return position, np.where(np.isfinite(position), fitted.curve(runs, at[..., None])[..., 0], np.nan)
 
 
 def _spline(n: Array, log_loss: Array, grid: Array) -> tuple[Array, Array, Array, Array]:

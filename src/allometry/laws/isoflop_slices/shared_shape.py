@@ -28,7 +28,7 @@ NEAR = 0.02
 
 
 @dataclass(frozen=True)
-class Sweep:
+class RunsByBudget:
     """Runs in budgets, padded to (budgets, runs) where ``mask`` is False; N and D as logarithms from the centres.
 
     Attributes:
@@ -51,7 +51,7 @@ class Sweep:
     slope: Array
 
     @classmethod
-    def of(cls, observations: Observations, groups: list[Array]) -> Sweep:
+    def of(cls, observations: Observations, groups: list[Array]) -> RunsByBudget:
         """The runs of each group of indices, a budget each, ordered by size."""
         shape = (len(groups), max(map(len, groups)))
         index, mask = np.zeros(shape, dtype=int), np.zeros(shape, dtype=bool)
@@ -141,11 +141,12 @@ class Projection:
 
     def sides(self) -> tuple[Array, Array]:
         """α·A/N^α and β·B/D^β at the centres, (batch, budgets) each; below zero where that side does not rise."""
-        return _sides(*self.shape.T[:, :, None], self.coefficients)
+        alpha, beta = self.shape.T[:, :, None]
+        return _sides(alpha, beta, self.coefficients)
 
-    def curve(self, sweep: Sweep, n: Array, d: Array | None = None) -> Array:
+    def curve(self, runs: RunsByBudget, n: Array, d: Array | None = None) -> Array:
         """L at n and d, (batch or nothing, budgets, points); on the budgets if d is None."""
-        columns = basis(self.shape, n, -sweep.slope[:, None] * n if d is None else d)
+        columns = basis(self.shape, n, -runs.slope[:, None] * n if d is None else d)
         return (columns * self.coefficients[:, :, None]).sum(axis=-1)
 
 
@@ -167,15 +168,15 @@ class SharedShape:
     sigma: float
     likelihood: float
 
-    def refit(self, sweep: Sweep, target: Array) -> Projection:
+    def refit(self, runs: RunsByBudget, target: Array) -> Projection:
         """Fits to other losses, (batch, budgets, runs), with the same reach, from these exponents."""
         start = np.repeat(self.projection.shape, len(target), axis=0)
-        return _solve(start, sweep, self.weights, target, steps=20, tolerance=1e-6)
+        return _solve(start, runs, self.weights, target, steps=20, tolerance=1e-6)
 
 
-def fit_shape(sweep: Sweep) -> SharedShape:
+def fit_shape(runs: RunsByBudget) -> SharedShape:
     """Fit the exponents with the longest reach that the most likely one does not beat clearly."""
-    fits = [_fit(sweep, reach) for reach in REACHES]
+    fits = [_fit(runs, reach) for reach in REACHES]
     highest = max(fit.likelihood for fit in fits)
     return next(fit for fit in fits if fit.likelihood > highest - EVIDENCE)
 
@@ -203,15 +204,15 @@ def basis(shape: Array, n: Array, d: Array) -> Array:
     return np.stack([np.ones_like(by_n), tilt, (by_n / alpha + by_d / beta) / (alpha + beta)], axis=-1)
 
 
-def project(shape: Array, sweep: Sweep, weights: Array, target: Array) -> Projection:
+def project(shape: Array, runs: RunsByBudget, weights: Array, target: Array) -> Projection:
     """The best coefficients for each row of ``shape`` (batch, 2).
 
     Args:
         weights: (budgets, runs), of relative residuals.
         target: losses, (batch or 1, budgets, runs).
     """
-    root = np.sqrt(weights) * sweep.mask / sweep.loss
-    columns = basis(shape, sweep.n, sweep.d) * root[..., None]
+    root = np.sqrt(weights) * runs.mask / runs.loss
+    columns = basis(shape, runs.n, runs.d) * root[..., None]
     gram = columns.swapaxes(-1, -2) @ columns
     scale = np.sqrt(np.maximum(np.einsum("...ii->...i", gram), 1e-300))
     scale = scale[..., :, None] * scale[..., None, :]
@@ -224,7 +225,7 @@ def project(shape: Array, sweep: Sweep, weights: Array, target: Array) -> Projec
     if shape.any():
         alpha, beta = shape.T[:, :, None, None]
         side_n, side_d = _sides(alpha, beta, coefficients.swapaxes(-1, -2))
-        moves = (-side_n * sweep.n * np.exp(-alpha * sweep.n), -side_d * sweep.d * np.exp(-beta * sweep.d))
+        moves = (-side_n * runs.n * np.exp(-alpha * runs.n), -side_d * runs.d * np.exp(-beta * runs.d))
         moves = np.stack(moves, axis=-1) * root[..., None]
         jacobian = moves - columns @ best(moves)
     return Projection(shape, coefficients[..., 0], residual, jacobian.reshape(len(shape), -1, 2), gram)
@@ -236,10 +237,10 @@ def _sides(alpha: Array, beta: Array, coefficients: Array) -> tuple[Array, Array
     return (bend - alpha * tilt) / (alpha + beta), (bend + beta * tilt) / (alpha + beta)
 
 
-def _solve(shape: Array, sweep: Sweep, weights: Array, target: Array, steps: int, tolerance: float) -> Projection:
+def _solve(shape: Array, runs: RunsByBudget, weights: Array, target: Array, steps: int, tolerance: float) -> Projection:
     """Levenberg–Marquardt in (ln α, ln β) from every row of ``shape``, within ``EXPONENTS``."""
     low, high = np.log(EXPONENTS)
-    every = project(shape, sweep, weights, target)
+    every = project(shape, runs, weights, target)
     damping, active = np.full(len(shape), 1e-3), np.arange(len(shape))
     for _ in range(steps):
         now = every.take(active)
@@ -252,7 +253,7 @@ def _solve(shape: Array, sweep: Sweep, weights: Array, target: Array, steps: int
         ridge = damping[active, None] * diagonal + 1e-12 * diagonal.max(axis=1, keepdims=True) + ~free + 1e-300
         step = -np.linalg.solve(matrix + ridge[:, None] * np.eye(2), gradient[..., None])[..., 0].clip(-1, 1)
         there = np.exp(np.clip(here + step, low, high))
-        trial = project(there, sweep, weights, target[active] if len(target) > 1 else target)
+        trial = project(there, runs, weights, target[active] if len(target) > 1 else target)
         better = trial.squares < now.squares
         every.put(active[better], trial.take(better))
         damping[active] = np.clip(damping[active] * np.where(better, 0.2, 6.0), 1e-12, 1e12)
@@ -263,15 +264,15 @@ def _solve(shape: Array, sweep: Sweep, weights: Array, target: Array, steps: int
     return every
 
 
-def _fit(sweep: Sweep, reach: float) -> SharedShape:
+def _fit(runs: RunsByBudget, reach: float) -> SharedShape:
     """The best exponents for this reach."""
-    weights, target = sweep.weights(reach), sweep.loss[None]
+    weights, target = runs.weights(reach), runs.loss[None]
     grid = np.stack(np.meshgrid(*[np.geomspace(0.03, 2, 7)] * 2), axis=-1).reshape(-1, 2)
-    order = np.argsort(project(grid, sweep, weights, target).squares, kind="stable")
-    found = _solve(grid[order[:STARTS]], sweep, weights, target, steps=40, tolerance=1e-12)
-    best = found.take(found.squares.argmin()[None])
-    freedom = max(sweep.freedom(shared=2), 1)
+    order = np.argsort(project(grid, runs, weights, target).squares, kind="stable")
+    solved = _solve(grid[order[:STARTS]], runs, weights, target, steps=40, tolerance=1e-12)
+    best = solved.take(np.array([solved.squares.argmin()]))
+    freedom = max(runs.freedom(shared=2), 1)
     sigma = max(float(np.sqrt(best.squares[0] / freedom)), LEAST_SIGMA)
     # The volumes of the linear coefficients and of the noise.
-    volume = np.linalg.slogdet(best.gram[0])[1].sum() - np.log(weights[sweep.mask]).sum()
+    volume = np.linalg.slogdet(best.gram[0])[1].sum() - np.log(weights[runs.mask]).sum()
     return SharedShape(reach, weights, best, sigma, float(-freedom * np.log(sigma) - volume / 2))

@@ -11,7 +11,7 @@ import numpy as np
 from ...quantities import format_count
 from ..tables.observations import Observations
 from .minima import Valleys
-from .shared_shape import Sweep
+from .shared_shape import RunsByBudget
 
 Array = np.ndarray
 LEAST_SIZES = 4
@@ -60,9 +60,11 @@ class Slice:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Slice:
         """The slice that ``to_json`` wrote."""
-        values = {name: np.nan if value is None else value for name, value in data.items()}
-        arrays = {name: np.array(values[name], dtype=float) for name in values if name[:4] in ("run_", "curv")}
-        return cls(**values | arrays | {"labels": tuple(data["labels"])})
+        values: dict[str, Any] = {name: np.nan if value is None else value for name, value in data.items()}
+        for name in ("run_params", "run_loss", "curve_params", "curve_loss"):
+            values[name] = np.array(values[name], dtype=float)
+        values["labels"] = tuple(data["labels"])
+        return cls(**values)
 
 
 def group(
@@ -96,16 +98,16 @@ def group(
 
 def _windows(log_c: Array, width: float) -> list[Array]:
     """Runs within ``width`` of each other, the fullest window first, while one holds two runs or more."""
-    left, found = np.argsort(log_c, kind="stable"), []
+    left, windows = np.argsort(log_c, kind="stable"), []
     while len(left):
         ends = np.searchsorted(log_c[left], log_c[left] + width, side="right")
         first = int(np.argmax(ends - np.arange(len(left))))
         window = slice(first, int(ends[first]))
         if window.stop - window.start < 2:
             break
-        found.append(left[window])
+        windows.append(left[window])
         left = np.delete(left, window)
-    return found
+    return windows
 
 
 def _levels(logarithms: Array) -> int:
@@ -131,18 +133,18 @@ def bare(observations: Observations, members: Array) -> Slice:
     )
 
 
-def with_curve(alone: Slice, sweep: Sweep, valleys: Valleys, row: int) -> Slice:
-    """The budget in this row of the sweep with its curve, and its minimum or the reason why there is none."""
+def with_curve(alone: Slice, runs: RunsByBudget, valleys: Valleys, row: int) -> Slice:
+    """The budget in this row with its curve, and its minimum or the reason why there is none."""
     position, drawn = float(valleys.position[row]), valleys.positions[:, row]
-    size = lambda n: sweep.centre_n[row] + n
-    tokens = lambda n: sweep.centre_d[row] - sweep.slope[row] * n
-    found = replace(alone, curve_params=np.exp(size(sweep.grid()[row])), curve_loss=valleys.curves[row])
-    why, new = _refusal(sweep, row, position, drawn)
+    size = lambda n: runs.centre_n[row] + n
+    tokens = lambda n: runs.centre_d[row] - runs.slope[row] * n
+    curved = replace(alone, curve_params=np.exp(size(runs.grid()[row])), curve_loss=valleys.curves[row])
+    why, new = _refusal(runs, row, position, drawn)
     if why:
-        return replace(found, refused=why if new is None else f"{why}: {_add(size(new), tokens(new))}")
+        return replace(curved, refused=why if new is None else f"{why}: {_add(size(new), tokens(new))}")
     low, high = np.quantile(drawn, [0.05, 0.95])
     return replace(
-        found,
+        curved,
         num_params=float(np.exp(size(position))),
         tokens=float(np.exp(tokens(position))),
         loss=float(valleys.loss[row]),
@@ -151,10 +153,10 @@ def with_curve(alone: Slice, sweep: Sweep, valleys: Valleys, row: int) -> Slice:
     )
 
 
-def _refusal(sweep: Sweep, row: int, position: float, drawn: Array) -> tuple[str, float | None]:
+def _refusal(runs: RunsByBudget, row: int, position: float, drawn: Array) -> tuple[str, float | None]:
     """Why a budget gives no minimum, empty if it gives one, and at which n a run would help."""
-    low, high = (float(ends[row]) for ends in sweep.span)
-    step = (high - low) / (sweep.mask[row].sum() - 1)
+    low, high = (float(ends[row]) for ends in runs.span)
+    step = (high - low) / (runs.mask[row].sum() - 1)
     below, above = float(np.mean(drawn <= low)), float(np.mean(drawn >= high))
     if np.isnan(position):
         return "its curve is concave, with a highest and no lowest point; leave out or repeat runs that failed", None

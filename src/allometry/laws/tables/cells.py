@@ -85,7 +85,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class RawTable:
     """Columns of one length.
 
     Attributes:
@@ -101,7 +101,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, name: str, columns: Mapping[str, Any], notes: Sequence[str] = ()) -> Table:
+    def of(cls, name: str, columns: Mapping[str, Any], notes: Sequence[str] = ()) -> RawTable:
         """From raw columns.
 
         Raises:
@@ -127,7 +127,7 @@ class Table:
         """A row that is left, by its position in the source, counted from one below the header."""
         return f"row {self.index[row] + 1}"
 
-    def where(self, mask: np.ndarray) -> Table:
+    def where(self, mask: np.ndarray) -> RawTable:
         """The rows where ``mask`` holds."""
         return replace(self, index=self.index[mask])
 
@@ -141,7 +141,7 @@ class Table:
         cells = self.columns[name].cells[self.index]
         return [cell.strip() if type(cell) is str else cell_text(cell) for cell in cells]
 
-    def select(self, conditions: Mapping[str, Any]) -> Table:
+    def select(self, conditions: Mapping[str, Any]) -> RawTable:
         """The rows that meet every condition: column → value of its cell, or a list of possible values.
 
         Raises:
@@ -163,13 +163,13 @@ class Table:
         return table
 
 
-def from_records(rows: Iterable[Mapping], name: str = "records") -> Table:
+def from_records(rows: Iterable[Mapping], name: str = "records") -> RawTable:
     """A table of dicts, with a column for every key that any of them has."""
     records = list(rows)
     if not all(isinstance(record, Mapping) for record in records):
         raise UserError(f"{name}: every row must be a mapping, {{'num_params': 1e6, 'tokens': 2e7, 'loss': 3.1}} say")
     keys = dict.fromkeys(chain.from_iterable(records))
-    return Table.of(name, {str(key): objects([record.get(key) for record in records]) for key in keys})
+    return RawTable.of(name, {str(key): objects([record.get(key) for record in records]) for key in keys})
 
 
 def cell_text(cell: Any) -> str:

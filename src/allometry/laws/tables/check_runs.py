@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ...errors import UserError
-from .cells import Table
+from .cells import RawTable
 from .columns import COUNTS, Match
 from .run_arrays import RunArrays
 
@@ -17,7 +17,7 @@ LEAST_PARAMS = 1e2
 MOST_LEARNING_RATE = 10.0
 
 
-def check_counts(runs: RunArrays, table: Table) -> None:
+def check_counts(runs: RunArrays, table: RawTable) -> None:
     """Refuse sizes, tokens, compute and losses that are not above zero, and hyperparameters that cannot be.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import UserError
-from .cells import Table, cell_text
+from .cells import RawTable, cell_text
 from .columns import EXTRA, FIELDS, KNOWN, Match, convert
 
 FINISHED = frozenset({"", "finished", "done", "complete", "completed", "ok", "success", "succeeded"})
@@ -24,14 +24,14 @@ class Cleaned(NamedTuple):
         notes: which rows were left out, and why.
     """
 
-    table: Table
+    table: RawTable
     labels: list[str]
     columns: dict[str, np.ndarray]
     own: dict[str, np.ndarray]
     notes: list[str]
 
 
-def clean(table: Table, match: Match) -> Cleaned:
+def clean(table: RawTable, match: Match) -> Cleaned:
     """Leave out the rows that did not finish, and make numbers of the others.
 
     Raises:
@@ -42,7 +42,7 @@ def clean(table: Table, match: Match) -> Cleaned:
     return Cleaned(kept, labels, columns, _own_columns(kept, match), notes)
 
 
-def _finished(table: Table, match: Match) -> tuple[Table, list[str], list[str]]:
+def _finished(table: RawTable, match: Match) -> tuple[RawTable, list[str], list[str]]:
     """The rows that ended with a finite loss, their labels, and notes on the others."""
     labels = [text or table.place(row) for row, text in enumerate(_texts(table, match, "label"))]
     reasons = np.zeros(len(table), dtype=object)
@@ -64,13 +64,13 @@ def _finished(table: Table, match: Match) -> tuple[Table, list[str], list[str]]:
     return table.where(kept), [labels[row] for row in kept], notes
 
 
-def _texts(table: Table, match: Match, name: str) -> list[str]:
+def _texts(table: RawTable, match: Match, name: str) -> list[str]:
     """A field of words, "" where the table has none."""
     column = match.taken.get(name)
     return table.texts(column) if isinstance(column, str) else [cell_text(column)] * len(table)
 
 
-def _own_columns(table: Table, match: Match) -> dict[str, np.ndarray]:
+def _own_columns(table: RawTable, match: Match) -> dict[str, np.ndarray]:
     """Columns of numbers that are no known field, under their own names."""
     own = {}
     for name, column in table.columns.items():

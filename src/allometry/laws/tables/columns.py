@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...quantities import parse_number
-from .cells import Table
+from .cells import RawTable
 
 # Numeric fields of an observation, in the order of its attributes.
 FIELDS = ("num_params", "tokens", "loss", "flops", "loss_se")
@@ -99,7 +99,7 @@ def normalise(name: object) -> str:
 
 
 def match_columns(
-    table: Table, chosen: Mapping[str, str | float | None] | None = None, counted: str | None = None
+    table: RawTable, chosen: Mapping[str, str | float | None] | None = None, counted: str | None = None
 ) -> Match:
     """Choose a column for every field that the table offers.
 
@@ -133,7 +133,7 @@ def check_counted(counted: str) -> None:
         raise UserError(f"counted is {counted!r}; parameters are counted {', '.join(COUNTED)}")
 
 
-def convert(table: Table, name: str, column: str | float) -> np.ndarray:
+def convert(table: RawTable, name: str, column: str | float) -> np.ndarray:
     """A field's column as float64, nan where a cell is blank; counts may be written 1.5B or 200M.
 
     Raises:
@@ -156,7 +156,7 @@ def convert(table: Table, name: str, column: str | float) -> np.ndarray:
     return values
 
 
-def _chosen(table: Table, chosen: Mapping[str, str | float | None]) -> dict[str, str | float]:
+def _chosen(table: RawTable, chosen: Mapping[str, str | float | None]) -> dict[str, str | float]:
     """What the user said, checked; text that is no column but a number is a number."""
     taken: dict[str, str | float] = {}
     for name, column in chosen.items():
@@ -174,7 +174,7 @@ def _chosen(table: Table, chosen: Mapping[str, str | float | None]) -> dict[str,
     return taken
 
 
-def _written(table: Table, counted: str | None) -> dict[str, str | float]:
+def _written(table: RawTable, counted: str | None) -> dict[str, str | float]:
     """The fields of a table that ``Observations.write_csv`` wrote, by nothing but their own names."""
     taken: dict[str, str | float] = {name: name for name in KNOWN if name in table.columns}
     sizes = [column for column in table.columns if column in ("num_params", *(f"num_params_{one}" for one in COUNTED))]
@@ -183,7 +183,7 @@ def _written(table: Table, counted: str | None) -> dict[str, str | float]:
     return taken
 
 
-def _search(table: Table, taken: dict[str, str | float], skipped: set[str], counted: str | None) -> list[str]:
+def _search(table: RawTable, taken: dict[str, str | float], skipped: set[str], counted: str | None) -> list[str]:
     """Fill ``taken`` by the usual names; notes on what else could have been."""
     by_name: dict[str, list[str]] = {}
     for column in table.columns:
@@ -202,7 +202,7 @@ def _search(table: Table, taken: dict[str, str | float], skipped: set[str], coun
     return notes
 
 
-def _candidates(table: Table, by_name: dict[str, list[str]], name: str, words: list[str]) -> list[str]:
+def _candidates(table: RawTable, by_name: dict[str, list[str]], name: str, words: list[str]) -> list[str]:
     """The columns that could hold a field, the likeliest first; words where numbers belong only if nothing else."""
     matching = []
     for word in words:
@@ -219,7 +219,7 @@ def _candidates(table: Table, by_name: dict[str, list[str]], name: str, words: l
     return [columns[0] for word in words if (columns := by_name.get(word))][:1]
 
 
-def _guess_loss(table: Table) -> dict[str, str]:
+def _guess_loss(table: RawTable) -> dict[str, str]:
     """The one column of numbers that has loss in its name, if there is just one."""
     named = [column for column in table.columns if "loss" in normalise(column)]
     candidates = [column for column in named if not table.columns[column].is_text] or named
@@ -231,7 +231,7 @@ def _guess_loss(table: Table) -> dict[str, str]:
     return {"loss": candidates[0]} if candidates else {}
 
 
-def _check_complete(table: Table, taken: Mapping[str, str | float]) -> None:
+def _check_complete(table: RawTable, taken: Mapping[str, str | float]) -> None:
     """Sizes, tokens and losses are there, or can be worked out."""
     tokens = "tokens" in taken or "flops" in taken or ("steps" in taken and _has_batch(taken))
     missing = [name for name in ("num_params", "loss") if name not in taken]
@@ -267,7 +267,7 @@ def _count_words(counted: str | None, bare: list[str]) -> list[str]:
     return [*COUNTED[counted].split(), *bare]
 
 
-def _which_counted(table: Table, taken: Mapping[str, str | float], counted: str | None) -> tuple[str, list[str]]:
+def _which_counted(table: RawTable, taken: Mapping[str, str | float], counted: str | None) -> tuple[str, list[str]]:
     """What the column of parameters counts: by its name, or as the user says."""
     column = taken.get("num_params")
     if column is None:

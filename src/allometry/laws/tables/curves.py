@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from .cells import Table
+from .cells import RawTable
 from .columns import KNOWN, convert, normalise
 from .from_study import study_curves
 from .readers import SUFFIXES, read_table, table_stem, table_suffix
@@ -216,7 +216,7 @@ def _match(names: list[str], chosen: Mapping[str, str], source: str) -> dict[str
     return taken
 
 
-def _clean(table: Table, run: Array, names: list[str], values: dict[str, Array], notes: list[str]) -> Curves:
+def _clean(table: RawTable, run: Array, names: list[str], values: dict[str, Array], notes: list[str]) -> Curves:
     """Points in order, without those that have no loss; what cannot be is refused."""
     known = np.isfinite(values["loss"]) & np.isfinite(values["step"])
     for why, gone in (

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cells import Table
+from .cells import RawTable
 from .cleaning import Cleaned
 from .columns import FIELDS, Match
 from .run_arrays import RunArrays
@@ -110,7 +110,7 @@ def _drop_small_flops(columns: Columns) -> list[str]:
     return [f"flops not taken from the table: they are {np.median(share):.2g} of 6·N·D, so not in FLOPs"]
 
 
-def _groups(table: Table, match: Match, sizes: np.ndarray) -> tuple[np.ndarray | None, list[str]]:
+def _groups(table: RawTable, match: Match, sizes: np.ndarray) -> tuple[np.ndarray | None, list[str]]:
     """One number for each combination of words in the columns of words that tell few kinds of rows apart."""
     total, notes = np.zeros(len(table), np.int64), []
     for name, column in table.columns.items():

@@ -1,6 +1,6 @@
 """A table of finished runs: parameters, tokens, compute and loss, from a file, a study or plain records.
 
-Every source takes the same way in: read (sources.py) → match (columns.py) → clean (cleaning.py) → derive
+Every source takes the same way in: read (read_source.py) → match (columns.py) → clean (cleaning.py) → derive
 (deriving.py) → check (check_runs.py). ``Observations.notes`` hold what was chosen, derived or left out on it, so that
 no row disappears in silence; ``Observations.findings`` hold what looks wrong with the runs that are left.
 """
@@ -26,8 +26,8 @@ from .columns import COUNTED, match_columns
 from .curves import Curves
 from .deriving import derive
 from .diagnosis import Finding, Noise, diagnose, noise
+from .read_source import RunSource, of_records, read_source
 from .run_arrays import RunArrays
-from .sources import Source, of_records, read_source
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +130,7 @@ class Observations(RunArrays):
     @classmethod
     def _of(
         cls,
-        source: Source,
+        source: RunSource,
         columns: Mapping[str, str | float | None] | None = None,
         counted: str | None = None,
         where: Mapping[str, Any] | None = None,

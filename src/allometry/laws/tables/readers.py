@@ -1,6 +1,6 @@
 """Tables from files and frames: columns of numbers and text, before anybody asks what they mean.
 
-Every source becomes a :class:`Table`. Files are judged by their first bytes as well as by their names; pickles and
+Every source becomes a :class:`RawTable`. Files are judged by their first bytes as well as by their names; pickles and
 spreadsheets are never opened. CSV and Parquet go through Arrow in blocks, so that a file too large is refused after
 the first of them and not when memory ends.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from .cells import Table, from_arrow, from_records, objects
+from .cells import RawTable, from_arrow, from_records, objects
 
 # More cells than this are no table of runs. A table of curves this large still fits into the memory of a laptop.
 MOST_CELLS = 100_000_000
@@ -35,7 +35,7 @@ PACKINGS = frozenset({".gz", ".bz2", ".zst", ".xz"})
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-def read_table(source: Any, needed: Callable[[list[str]], list[str]] | None = None) -> Table:
+def read_table(source: Any, needed: Callable[[list[str]], list[str]] | None = None) -> RawTable:
     """Read a CSV, TSV, JSONL, JSON or Parquet file, or take a frame, a mapping of columns or a list of records.
 
     Args:
@@ -68,7 +68,7 @@ def _unpacked(path: Path) -> str:
     return path.stem if path.suffix.lower() in PACKINGS else path.name
 
 
-def _read_file(path: Path, needed: Callable[[list[str]], list[str]] | None) -> Table:
+def _read_file(path: Path, needed: Callable[[list[str]], list[str]] | None) -> RawTable:
     if not path.exists():
         raise UserError(f"no such file: {path}")
     if not path.is_file():
@@ -164,7 +164,7 @@ def _names(header: Sequence[str], path: Path | str) -> list[str]:
     return names
 
 
-def _read_csv(path: Path, needed: Callable[[list[str]], list[str]] | None) -> Table:
+def _read_csv(path: Path, needed: Callable[[list[str]], list[str]] | None) -> RawTable:
     """Blocks of text cells; columns without a name (an index that was written along) are not read."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
@@ -193,7 +193,7 @@ def _read_csv(path: Path, needed: Callable[[list[str]], list[str]] | None) -> Ta
             "mend the line"
         ) from None
     table = pa.Table.from_batches(batches, schema=reader.schema)
-    return Table.of(path.name, {name: table.column(position) for position, name in enumerate(chosen)})
+    return RawTable.of(path.name, {name: table.column(position) for position, name in enumerate(chosen)})
 
 
 def _within_limit(batches: Iterable[Any], columns: int, path: Path) -> list[Any]:
@@ -214,7 +214,7 @@ def _refuse_size(path: Path) -> None:
     )
 
 
-def _read_json(path: Path, needed: Callable[[list[str]], list[str]] | None) -> Table:
+def _read_json(path: Path, needed: Callable[[list[str]], list[str]] | None) -> RawTable:
     """A JSON array of objects, or one object a line."""
     with _open(path) as stream:
         content = stream.read(MOST_BYTES_OF_JSON + 1)
@@ -242,7 +242,7 @@ def _read_json(path: Path, needed: Callable[[list[str]], list[str]] | None) -> T
     return from_records(rows, path.name)
 
 
-def _read_parquet(path: Path, needed: Callable[[list[str]], list[str]] | None) -> Table:
+def _read_parquet(path: Path, needed: Callable[[list[str]], list[str]] | None) -> RawTable:
     """The flat columns of numbers and text; nested ones are left, and named in the notes."""
     import pyarrow as pa
     from pyarrow import parquet
@@ -266,7 +266,7 @@ def _read_parquet(path: Path, needed: Callable[[list[str]], list[str]] | None) -
         columns[name] = _from_arrow(parts)
     left = [name for name in names if name not in flat]
     notes = [f"columns not read, for they hold neither numbers nor text: {', '.join(left[:12])}"] if left else []
-    return Table.of(path.name, columns, notes)
+    return RawTable.of(path.name, columns, notes)
 
 
 def _is_flat(kind: Any) -> bool:
@@ -293,12 +293,12 @@ def _from_arrow(parts: list[Any]) -> Any:
     return objects([cell if cell is None else str(cell) for part in parts for cell in part.to_pylist()])
 
 
-def _from_frame(frame: Any, needed: Callable[[list[str]], list[str]] | None) -> Table:
+def _from_frame(frame: Any, needed: Callable[[list[str]], list[str]] | None) -> RawTable:
     """A frame with named columns: pandas, polars, an Arrow table, or a plain mapping of columns."""
     keys = list(frame if isinstance(frame, Mapping) else getattr(frame, "column_names", None) or frame.columns)
     names = _names(keys, "frame")
     chosen = needed(names) if needed else names
-    table = Table.of("frame", {n: _series(frame[k], n) for n, k in zip(names, keys, strict=True) if n in chosen})
+    table = RawTable.of("frame", {n: _series(frame[k], n) for n, k in zip(names, keys, strict=True) if n in chosen})
     if not len(table):
         raise UserError("no runs to read: the frame is empty; give at least one row with num_params, tokens, loss")
     return table

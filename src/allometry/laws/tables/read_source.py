@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from .cells import Table, from_records
+from .cells import RawTable, from_records
 from .columns import KNOWN, Match, check_counted
 from .from_study import study_rows
 from .readers import read_table
 
 
 @dataclass(frozen=True)
-class Source:
+class RunSource:
     """A table as it was read.
 
     Attributes:
@@ -24,11 +24,11 @@ class Source:
             names of fields. None: names have to be searched, and units to be doubted.
     """
 
-    table: Table
+    table: RawTable
     match: Match | None = None
 
 
-def read_source(source: Any, columns: Mapping[str, str | float | None] | None, counted: str | None) -> Source:
+def read_source(source: Any, columns: Mapping[str, str | float | None] | None, counted: str | None) -> RunSource:
     """The table of a study's folder, a file or a frame.
 
     Raises:
@@ -36,10 +36,10 @@ def read_source(source: Any, columns: Mapping[str, str | float | None] | None, c
     """
     if isinstance(source, str | Path) and Path(source).is_dir():
         return _of_study(Path(source), columns, counted)
-    return Source(read_table(source))
+    return RunSource(read_table(source))
 
 
-def of_records(rows: Iterable[Mapping], counted: str) -> Source:
+def of_records(rows: Iterable[Mapping], counted: str) -> RunSource:
     """Dicts whose keys are fields.
 
     Raises:
@@ -55,10 +55,10 @@ def of_records(rows: Iterable[Mapping], counted: str) -> Source:
         missing.append("tokens")
     if missing:
         raise UserError(f"records lack {', '.join(missing)}; found: {', '.join(sorted(table.columns))}")
-    return Source(table, Match(_own_names(table), counted))
+    return RunSource(table, Match(_own_names(table), counted))
 
 
-def _of_study(path: Path, columns: Mapping[str, str | float | None] | None, counted: str | None) -> Source:
+def _of_study(path: Path, columns: Mapping[str, str | float | None] | None, counted: str | None) -> RunSource:
     """The ladder of a study: its loss in nats a token, or in bits a byte."""
     if columns and dict(columns) != {"loss": "bits_per_byte"}:
         raise UserError(
@@ -72,8 +72,8 @@ def _of_study(path: Path, columns: Mapping[str, str | float | None] | None, coun
     check_counted(counted)
     if f"num_params_{counted}" in table.columns:
         taken["num_params"] = f"num_params_{counted}"
-    return Source(table, Match(taken, counted))
+    return RunSource(table, Match(taken, counted))
 
 
-def _own_names(table: Table) -> dict[str, str | float]:
+def _own_names(table: RawTable) -> dict[str, str | float]:
     return {name: name for name in KNOWN if name in table.columns}
