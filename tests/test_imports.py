@@ -35,7 +35,7 @@ ALLOWED = {
     "laws": (GROUND, {"runs"}),
     "planning": (GROUND | {"laws"}, {"config"}),
     "report": (GROUND | {"config", "runs", "laws", "planning"}, set()),
-    "workflow": (GROUND | {"config", "data", "runs", "ladder", "laws", "planning"}, {"lm"}),
+    "workflow": (GROUND | {"config", "data", "runs", "ladder", "laws", "planning"}, {"lm", "report"}),
     "cli": (
         GROUND | {"config", "data", "runs", "ladder", "laws", "planning", "report", "workflow"},
         {"lm", "nn", "trainers"},

@@ -14,7 +14,7 @@ from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
 from allometry.lm.training.train_trunk import train_trunk
 from allometry.runs.study import Study
-from allometry.workflow.prepare import begin, design_of
+from allometry.workflow.prepare import begin_study, design_of
 
 STUDY = """
 data = "{data}"
@@ -80,11 +80,11 @@ def study(corpus, folder):
     if not path.exists():
         (folder / "study.toml").write_text(STUDY.format(data=corpus))
         config = StudyConfig.read(folder / "study.toml")
-        study, text = begin(config, path)
-        made = design_of(study, config, text, None)
-        for model in dict.fromkeys(rung.model for rung in made.rungs):
-            train_trunk([rung for rung in made.rungs if rung.model == model], text, study, kind="ladder")
-        study.write("recipe.json", made.recipe.to_json())
+        study, text = begin_study(config, path)
+        design = design_of(study, config, text, None)
+        for model in dict.fromkeys(rung.model for rung in design.rungs):
+            train_trunk([rung for rung in design.rungs if rung.model == model], text, study, kind="ladder")
+        study.write("recipe.json", design.recipe.to_json())
     return path
 
 

@@ -170,9 +170,9 @@ def test_a_study_of_another_version(refused, corpora, tmp_path, monkeypatch):
     """Its runs are refused by the record, its ladder by the settings."""
     toml = ladder(tmp_path, corpora / "bytes")
     from allometry.config.study import StudyConfig
-    from allometry.workflow.prepare import begin
+    from allometry.workflow.prepare import begin_study
 
-    study, _ = begin(StudyConfig.read(toml), tmp_path / "s")
+    study, _ = begin_study(StudyConfig.read(toml), tmp_path / "s")
     study.save(record(run_config()), [])
     for module in ("config.training", "workflow.prepare"):
         monkeypatch.setattr(f"allometry.{module}.TRAINER_VERSION", 99)

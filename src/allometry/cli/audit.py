@@ -8,26 +8,42 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from ..data import corpus as corpora
 from ..errors import UserError
-from ..extras import require
 from ..quantities import parse_number
-from ..runs.record import RunRecord
-from ..runs.study import Study, find_run
-from .output import answer, answer_json, note
+from .options import Json
 
 NOT_OK = 1
 WINDOWS = 8  # of held-out text, for a run
 
 
 def audit(
-    target: str, *, steps: int | None, lr: float | None, coord_check: bool, widths: str | None, as_json: bool
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="module:function or FILE.py:function: returns (model, batch) or (model, batch, loss); or STUDY/RUN."
+        ),
+    ],
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Train so many steps on the batch and measure again; widths: 4.")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate of those steps; 0.1 for our layers, else 0.001.")
+    ] = None,
+    coord_check: Annotated[
+        bool,
+        typer.Option("--coord-check", help="Does training depend on the width? By function(width) → (model, batch)."),
+    ] = False,
+    widths: Annotated[str | None, typer.Option(help="For --coord-check; 64,128,256,512 by default.")] = None,
+    json: Json = False,
 ) -> None:
-    """Audit a target, print the table, and leave with status 1 when it is not ok."""
+    """Are this model's tensors at a healthy scale? Exit status 1 when not."""
+    from ..extras import require
+    from .output import answer, answer_json
+
     require("torch")  # before the user's own file fails to import it
     if widths is not None and not coord_check:
         raise UserError("--widths: only with --coord-check")
@@ -35,21 +51,21 @@ def audit(
     if coord_check:
         if place is None:
             raise UserError(f"{target}: --coord-check needs module:function, where function(width) makes a model")
-        found = _check_widths(place, _function(place), _widths(widths), steps, lr)
+        result = _check_widths(place, _function(place), _widths(widths), steps, lr)
     else:
-        model, batch, loss = _made(place) if place else _run(Path(target))
         from ..nn.checks.audit import audit as audit_model
 
-        found = _judged(target, lambda: audit_model(model, batch, loss, steps or 0, lr=lr))
-    answer_json(found.to_dict()) if as_json else answer(found)
-    if not found.ok:
+        model, batch, loss = _model_of_user(place) if place else _model_of_run(Path(target))
+        result = _guarded(target, lambda: audit_model(model, batch, loss, steps or 0, lr=lr))
+    answer_json(result.to_dict()) if json else answer(result)
+    if not result.ok:
         raise typer.Exit(NOT_OK)
 
 
 def _check_widths(target: str, function: Callable, widths: tuple[int, ...], steps: int | None, lr: float | None):
     from ..nn.checks.coord_check import coord_check
 
-    return _judged(target, lambda: coord_check(function, widths, steps=4 if steps is None else steps, lr=lr))
+    return _guarded(target, lambda: coord_check(function, widths, steps=4 if steps is None else steps, lr=lr))
 
 
 def _widths(text: str | None) -> tuple[int, ...]:
@@ -57,8 +73,8 @@ def _widths(text: str | None) -> tuple[int, ...]:
     return tuple(int(parse_number(part.strip(), "--widths")) for part in given)
 
 
-def _judged(target: str, check: Callable[[], Any]) -> Any:
-    """The result of ``check``; what the user's own code raises, or torch at its shapes, becomes one line too."""
+def _guarded(target: str, check: Callable[[], Any]) -> Any:
+    """The result of ``check``; an exception of the user's own code, or of torch at its shapes, becomes one line."""
     try:
         return check()
     except UserError:
@@ -69,10 +85,10 @@ def _judged(target: str, check: Callable[[], Any]) -> Any:
         if frames:
             line = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
             raise UserError(f"{target}: raised {message} ({line})") from error
-        if isinstance(error, ValueError | TypeError):  # a refusal of ours, which says what would do
+        if isinstance(error, ValueError | TypeError):  # a refusal of ours, whose message says what to do
             raise UserError(f"{target}: {error}") from error
         if isinstance(error, SyntaxError | ImportError | RuntimeError | IndexError | OSError | SystemExit):
-            raise UserError(f"{target}: {message}") from error  # torch at the user's shapes or indices, say
+            raise UserError(f"{target}: {message}") from error  # for example torch, at the user's shapes or indices
         raise
 
 
@@ -83,13 +99,14 @@ def _user_frames(error: BaseException) -> list[traceback.FrameSummary]:
     return [frame for frame in frames if not any(part in frame.filename for part in others)]
 
 
-def _made(target: str) -> tuple[Any, Any, Any]:
+def _model_of_user(target: str) -> tuple[Any, Any, Any]:
     """What the user's function returns: model, batch and perhaps a loss."""
-    made = _judged(target, _function(target))
-    if not isinstance(made, tuple) or len(made) not in (2, 3):
-        kind = f"{len(made)} values" if isinstance(made, tuple) else type(made).__name__
+    returned = _guarded(target, _function(target))
+    if not isinstance(returned, tuple) or len(returned) not in (2, 3):
+        kind = f"{len(returned)} values" if isinstance(returned, tuple) else type(returned).__name__
         raise UserError(f"{target}: returned {kind}; return (model, batch) or (model, batch, loss)")
-    return (*made, None)[:3]
+    model, batch, loss = (*returned, None)[:3]
+    return model, batch, loss
 
 
 def _function(target: str) -> Callable:
@@ -97,7 +114,7 @@ def _function(target: str) -> Callable:
     where, _, name = target.rpartition(":")
     if not where or not name:
         raise UserError(f"{target}: write module:function, as models:tiny, or a study or run of one")
-    module = _judged(target, lambda: _module(where))
+    module = _guarded(target, lambda: _module(where))
     function = getattr(module, name, None)
     if not callable(function):
         what = "there is none" if function is None else f"it is {type(function).__name__}"
@@ -120,26 +137,28 @@ def _module(where: str) -> Any:
     if not path.is_file():
         raise UserError(f"{where}: no such file")
     sys.path.insert(0, str(path.resolve().parent))  # as for a script, so that it finds its neighbours
-    name = f"audited {path.stem}"  # no name of any module that exists
+    name = f"audited {path.stem}"  # not the name of any module that exists
     spec = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def _run(path: Path) -> tuple[Any, Any, None]:
-    """The model of a run or of a weights file, and held-out text of its study, or random tokens if that is gone."""
-    study, record = _found(path)
+def _model_of_run(path: Path) -> tuple[Any, Any, None]:
+    """The model of a run or of a weights file, and held-out text of its study; without that text, random tokens."""
+    study, record = _find(path)
     import torch
 
+    from ..data.corpus import load_corpus
     from ..lm.batches import held_out_windows
     from ..lm.generate import load_model
+    from .output import note
 
     model = load_model(study, record)
     note(f"run {record.id}")
     shape = model.config
     try:
-        batch = held_out_windows(corpora.load_corpus(study.corpus_path).held_out, shape.context, WINDOWS)
+        batch = held_out_windows(load_corpus(study.corpus_path).held_out, shape.context, WINDOWS)
     except UserError as error:
         note(f"{error}; random tokens instead")
         seeded = torch.Generator().manual_seed(0)
@@ -148,7 +167,10 @@ def _run(path: Path) -> tuple[Any, Any, None]:
     return model, batch, None
 
 
-def _found(path: Path) -> tuple[Study, RunRecord]:
+def _find(path: Path) -> tuple[Any, Any]:
+    """The study and the record of a run that a path names."""
+    from ..runs.study import find_run
+
     if path.suffix == ".safetensors":  # STUDY/runs/RUN/model.safetensors
         path = path.parent.parent.parent / path.parent.name
     try:

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from ..data.packing import prepare
-from ..data.shards import read_manifest
-from ..data.sources import open_source
-from .output import answer, answer_json, note
+import typer
+
+from .options import Json
 
 
 def data(
-    source: str,
-    *,
-    out: Path,
-    tokenizer: str,
-    text_field: str,
-    config: str | None,
-    split: str | None,
-    as_json: bool,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A file or folder of text, JSONL or Parquet (also .gz, .bz2, .zst), stdlib, or a Hugging Face name."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the corpus; studies take it as their data.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="bytes; bpe:8192, trained on this text; gpt2; or the path of a tokenizer.json.")
+    ] = "bytes",
+    text_field: Annotated[str, typer.Option(help="Field or column of the text, in JSONL and Parquet.")] = "text",
+    config: Annotated[str | None, typer.Option(help="Configuration of a Hugging Face data set.")] = None,
+    split: Annotated[str | None, typer.Option(help="Its split; train by default.")] = None,
+    json: Json = False,
 ) -> None:
-    """Prepare a corpus, and say what it holds."""
+    """Text to packed tokens, split into training and held-out text. The same command again goes on where it stopped."""
+    from ..data.packing import prepare
+    from ..data.shards import read_manifest
+    from ..data.sources import open_source
+    from .output import answer, answer_json, note
+
     text = open_source(source, text_field=text_field, config=config, split=split)
     corpus = prepare(text, out, tokenizer, note)
     for line in corpus.notes:
         note(f"note: {line}")
-    if as_json:
+    if json:
         counts = {"train_tokens": len(corpus.train), "held_out_tokens": len(corpus.held_out)}
         answer_json(read_manifest(out) | counts | {"bytes_per_token": corpus.bytes_per_token})
     else:

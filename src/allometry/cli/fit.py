@@ -1,147 +1,75 @@
-"""``fit`` and ``predict``."""
+"""``fit``: laws from a table of runs or a study."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from .. import laws
-from ..errors import UserError
-from ..files import write_json
-from ..quantities import parse_number
-from ..runs.study import Study
-from ..workflow.saved_fit import evidence, load_fit
-from .output import answer, answer_json, note
+import typer
 
-FLAGS = {"num_params": "--params", "tokens": "--tokens", "batch_tokens": "--batch", "unique_tokens": "--unique"}
+from .options import Json, Level
 
 
 def fit(
-    source: Path,
-    table: dict[str, Any],
-    *,
-    names: list[str] | None,
-    objective: str | None,
-    delta: float | None,
-    isoflop: bool,
-    level: float,
-    output: Path | None,
-    as_json: bool,
+    source: Annotated[
+        Path, typer.Argument(help="A study, or a table of runs (CSV, TSV, JSONL, Parquet): parameters, tokens, loss.")
+    ],
+    law: Annotated[
+        list[str] | None,
+        typer.Option(help="chinchilla, skaling, power, kaplan, farseer, …; default: several, weighted by a backtest."),
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Which column holds a field: loss=c4_loss; a number fills it: lr=0.01.")
+    ] = None,
+    where: Annotated[list[str] | None, typer.Option(help="Only these rows: dataset=c4.")] = None,
+    counted: Annotated[
+        str | None, typer.Option(help="Which parameters to take: non_embedding, total or matmul.")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="For a single law: log_squares, huber or squares.", rich_help_panel="One law")
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Where huber turns linear; 0.001 by default.", rich_help_panel="One law")
+    ] = None,
+    isoflop: Annotated[
+        bool, typer.Option("--isoflop", help="The best size for each budget, from the minima of the budgets run.")
+    ] = False,
+    level: Level = 0.9,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where to write the fit; a study's: fit.json.")
+    ] = None,
+    json: Json = False,
 ) -> None:
-    """One law asked for is fitted alone; several, or none named, make a forecast; or the minima of the budgets."""
-    single = names is not None and len(names) == 1
-    if (objective or delta) and not single:
-        raise UserError(
-            "--objective and --delta are for one law: name it with --law, as --law chinchilla --objective huber"
-        )
-    if isoflop and names:
-        raise UserError("--isoflop takes no --law: it reads the minima of the budgets themselves")
-    observations = read(source, **table)
+    """Fit scaling laws to a table of runs, test them on its largest runs, and weigh them."""
+    from .. import laws, workflow
+    from ..errors import UserError
+    from .output import answer, answer_json
+    from .progress import Terminal
+
+    table = {
+        "columns": {name: _column(value) for name, value in _pairs(column, "--column").items()} or None,
+        "where": _pairs(where, "--where") or None,
+        "counted": counted,
+    }
+    options = {"output": output, "listener": Terminal(as_json=json)}
     if isoflop:
-        made = laws.isoflop(observations)
-    elif single:
-        options = {key: value for key, value in (("objective", objective), ("delta", delta)) if value is not None}
-        made = laws.fit(names[0], observations, **options)
+        if law:
+            raise UserError("--isoflop takes no --law: it reads the minima of the budgets themselves")
+        if objective or delta:
+            raise UserError("--isoflop takes no --objective and no --delta: it fits parabolas by least squares")
+        fitted = workflow.fit_isoflop(source, **table, **options)
     else:
-        made = laws.forecast(observations, names)
-    # What was taken, derived and left out stands in the summary; a machine's answer has it under "notes".
-    for finding in observations.findings:
-        note(f"note: {finding.text}")
-    is_study = Study(source).settings_path.is_file()
-    path = output or (source / "fit.json" if is_study and not isoflop and not table["columns"] else None)
-    if path is not None:
-        write_json(path, made.to_json())
-        note(f"written to {path}")
-    if as_json:
-        answer_json(made.to_json())
+        fitted = workflow.fit_runs(source, law, objective=objective, delta=delta, **table, **options)
+    if json:
+        answer_json(fitted.to_json())
     else:
-        answer(made.summary(level=level) if single else made.summary())
-
-
-def read(
-    source: Path, columns: list[str] | None = None, where: list[str] | None = None, counted: str | None = None
-) -> laws.Observations:
-    """The runs of a study or a table, by the options of the command line."""
-    chosen = {name: _column(value) for name, value in _pairs(columns, "--column").items()}
-    return laws.Observations.read(
-        source, columns=chosen or None, where=_pairs(where, "--where") or None, counted=counted
-    )
-
-
-def predict(
-    source: Path | None, point: dict[str, str | None], *, level: float, carry: dict[str, Any], as_json: bool
-) -> None:
-    """By a fit, or from one measured model to another by a power law."""
-    given = {name: parse_number(value, FLAGS[name]) for name, value in point.items() if value is not None}
-    if any(value is not None for value in carry.values()):
-        _carry(source, given, carry, as_json)
-        return
-    if source is None:
-        raise UserError("give a fit.json or a study, or --metric with --from-params, --from-tokens, --alpha, --beta")
-    made = load_fit(source)
-    reads = made.law.inputs if isinstance(made, laws.Fit) else ("num_params", "tokens")
-    if not given or ("num_params" in reads and "num_params" not in given):
-        raise UserError("--params and --tokens of the model to predict are needed: --params 1e9 --tokens 20e9")
-    if reads == ("num_params", "tokens"):
-        if set(given) != set(reads):
-            raise UserError(f"this fit predicts from --params and --tokens: give both, and not {_others(given, reads)}")
-        prediction = made.predict(**given, level=level)
-    else:
-        prediction = made.predict(**given, level=level)
-    said = evidence(made, given)
-    if as_json:
-        value = {"loss": prediction.value, "low": prediction.low, "high": prediction.high, "level": level}
-        answer_json(given | value | {"notes": said})
-        return
-    answer(f"loss {prediction.value:.4f} [{prediction.low:.4f}, {prediction.high:.4f}] {100 * level:g} %")
-    for text in said:
-        note(f"note: {text}")
-
-
-def _carry(source: Path | None, given: dict[str, float], carry: dict[str, Any], as_json: bool) -> None:
-    from .. import planning
-
-    if not {"num_params", "tokens"} <= set(given):
-        raise UserError("--params and --tokens of the model to predict are needed: --params 1e9 --tokens 20e9")
-    if source is not None and (carry["alpha"] is None or carry["beta"] is None):
-        values = _power(source)
-        carry = carry | {name: values[name] for name in ("alpha", "beta") if carry[name] is None}
-    missing = [f"--{name.replace('_', '-')}" for name, value in carry.items() if value is None]
-    if missing:
-        raise UserError(f"to carry a measured value over, give {', '.join(missing)} too")
-    value = planning.carry(
-        carry["metric"],
-        from_params=parse_number(carry["from_params"], "--from-params"),
-        from_tokens=parse_number(carry["from_tokens"], "--from-tokens"),
-        to_params=given["num_params"],
-        to_tokens=given["tokens"],
-        alpha=carry["alpha"],
-        beta=carry["beta"],
-    )
-    if as_json:
-        answer_json({"value": value, **given, "alpha": carry["alpha"], "beta": carry["beta"]})
-    else:
-        answer(f"{value:.6g}")
-
-
-def _power(source: Path) -> dict[str, float]:
-    """The exponents of the power law in a fit or forecast."""
-    made = load_fit(source)
-    fits = getattr(made, "fits", None) or {made.law.name: made}
-    if "power" not in fits:
-        raise UserError(
-            f"{source}: holds no fit of the power law; run `allometry fit … --law power`, or give --alpha and --beta"
-        )
-    return fits["power"].values
-
-
-def _others(given: dict[str, float], reads: tuple[str, ...]) -> str:
-    stray = [FLAGS[name] for name in given if name not in reads]
-    return " or ".join(stray) if stray else "one alone"
+        answer(fitted.summary(level=level) if isinstance(fitted, laws.Fit) else fitted.summary())
 
 
 def _pairs(options: list[str] | None, flag: str) -> dict[str, str]:
     """``name=value`` of an option that may be repeated."""
+    from ..errors import UserError
+
     pairs = {}
     for option in options or []:
         name, equals, value = option.partition("=")

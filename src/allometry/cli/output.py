@@ -13,13 +13,13 @@ answers = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty(
 
 
 def note(text: str) -> None:
-    """A line of progress or advice; whatever it holds is text and no markup."""
+    """A line of progress or advice on standard error; brackets in it are text, not markup."""
     notes.print(text, markup=False)
 
 
 def answer(text: Any) -> None:
-    """Text, or a rich table, as the command's answer."""
-    print(text) if isinstance(text, str) else answers.print(text)  # what a model wrote is shown as it is
+    """Text, or a rich table, as the command's answer on standard output."""
+    print(text) if isinstance(text, str) else answers.print(text)  # text that a model wrote is shown unchanged
 
 
 def answer_json(value: Any) -> None:

@@ -1,1 +1,93 @@
-"""What `allometry quickstart` and the study commands do, as functions: prepare, climb, fit, plan, train, outcome."""
+"""What ``allometry quickstart`` and the study commands do, as functions: importable, silent, from values to values.
+
+>>> from allometry import workflow
+>>> outcome = workflow.quickstart("my_texts/", minutes=3, out="study")
+>>> outcome.predicted, outcome.actual
+
+The same, step by step; each step is found again when it was done before, also by the command line:
+
+>>> config = workflow.StudyConfig(data="my_texts/", minutes=3)
+>>> with workflow.open_study(config, "study") as session:
+...     print(session.cost().notes())
+...     recipe = session.run_sweep()
+...     rungs = session.train_rungs(recipe)
+...     forecast = session.fit()
+...     plan = session.plan(forecast)
+...     record = session.train(plan)
+>>> outcome = workflow.conclude(session.study, plan, record)
+
+And for a study that exists, what the other commands do:
+
+- ``train_ladder``: the ladder of a study, without a plan;
+- ``fit_runs``, ``fit_isoflop``, ``load_fit``, ``evidence``: laws of a study or a table of runs;
+- ``plan``, ``resume_plan``: a plan for a budget, or for what is left of one;
+- ``train_plan``, ``train_run``: the run of a plan, with its outcome, or the run of a TOML file.
+
+Nothing is printed. A ``Listener`` receives what happens, as the events of :mod:`allometry.workflow.listener`;
+``RunsUnderWay`` keeps what they say about runs under way: how far they are, what they cost, how long they will take.
+"""
+
+from ..config.study import StudyConfig
+from ..planning import Outcome, Plan
+from ..runs.hooks import Progress
+from .early_warning import EarlyWarning
+from .fit_runs import evidence, fit_isoflop, fit_runs, load_fit
+from .ladder_cost import LadderCost, RunCost
+from .listener import (
+    Event,
+    Fitted,
+    Listener,
+    Note,
+    Planned,
+    Recorded,
+    Remark,
+    RunsEnded,
+    RunsToCome,
+    silent,
+)
+from .main_job import conclude, quickstart, train_ladder
+from .monitor import Monitor
+from .outcome import planned_run, record_outcome
+from .resume_plan import resume_plan
+from .runs_under_way import RunState, RunsUnderWay
+from .session import StudySession, open_study
+from .study_plan import plan
+from .train_plan import train_plan, train_run
+
+__all__ = [
+    "EarlyWarning",
+    "Event",
+    "Fitted",
+    "LadderCost",
+    "Listener",
+    "Monitor",
+    "Note",
+    "Outcome",
+    "Plan",
+    "Planned",
+    "Progress",
+    "Recorded",
+    "Remark",
+    "RunCost",
+    "RunState",
+    "RunsEnded",
+    "RunsToCome",
+    "RunsUnderWay",
+    "StudyConfig",
+    "StudySession",
+    "conclude",
+    "evidence",
+    "fit_isoflop",
+    "fit_runs",
+    "load_fit",
+    "open_study",
+    "plan",
+    "planned_run",
+    "quickstart",
+    "record_outcome",
+    "resume_plan",
+    "silent",
+    "train_ladder",
+    "train_plan",
+    "train_run",
+]

@@ -1,27 +1,67 @@
-"""A plan for a study: in its shapes, by its recipe, with the run that carries it out."""
+"""A plan from a fit or a study; with a study, in its shapes, by its recipe, with the run that carries it out."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import laws, planning
-from ..cli.output import note
 from ..config.model import DecoderConfig
 from ..config.run import RunConfig
 from ..config.study import StudyConfig
 from ..errors import UserError
+from ..files import write_json
 from ..ladder.recipe import Recipe
 from ..ladder.shape import shape_near
-from ..planning import Alternative, Checkpoint
 from ..planning.optimum.repeated_data import repetition_note
-from ..runs import saved_states
-from ..runs.record import RunRecord
+from ..quantities import format_flops
 from ..runs.study import Study
+from .fit_runs import load_fit
+from .listener import Listener, Note, silent
 from .outcome import planned_run
+
+
+def plan(
+    source: Path | str,
+    *,
+    level: float = 0.9,
+    rule: str | None = None,
+    vocab_size: float | None = None,
+    context: float | None = None,
+    output: Path | None = None,
+    listener: Listener = silent,
+    **amounts: Any,
+) -> planning.Plan:
+    """A plan for a budget, by a saved fit or by a study, whose plan is ready to train by its own recipe.
+
+    Args:
+        source: a fit's file, or a study that has one.
+        level: of the intervals.
+        rule: the published rule for batch and learning rate; ``vocab_size`` and ``context``: of the model. For a fit
+            only, as a study has shapes and a recipe of its own.
+        output: where to write the plan; by default ``plan.json`` in a study, and nowhere for a fit.
+        listener: receives where the plan was written.
+        **amounts: the fields of a ``planning.Budget``. Hours or money without a machine are those of the machine that
+            trained the study.
+
+    Raises:
+        UserError: no fit, no such budget, or the study's plan has been trained already.
+    """
+    source = Path(source)
+    predictor = load_fit(source)
+    study = _study_of(source)
+    how = {"rule": rule, "vocab": vocab_size, "context": context}
+    options: dict[str, Any] = {"level": level} | _model_options(how, studied=study is not None)
+    planned = study_plan(predictor, budget_of(amounts, study, listener), study, **options)
+    path = output or (study.path / "plan.json" if study else None)
+    if study is not None and path == study.path / "plan.json":
+        _check_not_trained(study)
+    if path is not None:
+        write_json(path, planned.to_json())
+        listener(Note(f"written to {path}"))
+    return planned
 
 
 def study_plan(
@@ -35,18 +75,22 @@ def study_plan(
     """A plan; with a study, in its shapes, by its recipe, with the run that carries it out and its ``seconds``."""
     if study is None:
         return planning.plan(predictor, budget, **options)
-    practice = _Practice(study)
+    practice = StudyPractice(study)
     if seconds is not None:
         options["seconds"] = lambda model, tokens: seconds(practice.run(model, tokens))
-    made = planning.plan(predictor, budget, **practice.options(), **options)
-    run = practice.run(practice.shape(made.num_params), made.tokens)
+    bare = planning.plan(predictor, budget, **practice.options(), **options)
+    run = practice.run_of(bare)
     repeats = repetition_note(run.epochs) if budget.tokens_available is None else ""
-    notes = (*made.notes, f"the run {repeats}") if repeats else made.notes
-    return replace(made, notes=notes).with_run(run.to_dict())
+    notes = (*bare.notes, f"the run {repeats}") if repeats else bare.notes
+    return replace(bare, notes=notes).with_run(run.to_dict())
 
 
-class _Practice:
-    """How a study shapes and trains a model, and what its ladder covered."""
+class StudyPractice:
+    """How a study shapes and trains a model, and which sizes and tokens its ladder covered.
+
+    Raises:
+        UserError: no rung of the study has finished.
+    """
 
     def __init__(self, study: Study) -> None:
         self.config = StudyConfig.parse(study.settings()["study"], "study.json")
@@ -57,65 +101,64 @@ class _Practice:
             raise UserError(f"{study.path}: no finished run of a ladder to plan by; run `allometry ladder` on it")
         self.task = self.rungs[0].task
 
-    def shape(self, num_params: float):
+    def shape(self, num_params: float) -> DecoderConfig:
+        """The model nearest to a number of non-embedding parameters."""
         return shape_near(num_params, self.config.context, self.task.vocab_size)
 
-    def run(self, model, tokens: float) -> RunConfig:
+    def run(self, model: DecoderConfig, tokens: float) -> RunConfig:
+        """The run of a model on so many tokens, by the study's recipe."""
         return self.recipe.run(model, self.task, round(tokens), self.config.seed)
 
+    def run_of(self, plan: planning.Plan) -> RunConfig:
+        """The run that carries out a plan."""
+        return self.run(self.shape(plan.num_params), plan.tokens)
+
     def options(self) -> dict[str, Any]:
-        """The options of ``planning.plan`` that a study decides on."""
-        fitted = planning.FittedRange.of([rung.num_params for rung in self.rungs], [rung.tokens for rung in self.rungs])
-        return {"shape": self.shape, "recipe": lambda _, tokens: self.recipe.at(tokens), "fitted_range": fitted}
+        """The options of ``planning.plan`` that the study decides on."""
+        fitted_range = planning.FittedRange.of(
+            [rung.num_params for rung in self.rungs], [rung.tokens for rung in self.rungs]
+        )
+        return {"shape": self.shape, "recipe": lambda _, tokens: self.recipe.at(tokens), "fitted_range": fitted_range}
 
 
-def _under_way(study: Study) -> list[tuple[Checkpoint, RunConfig]]:
-    """Trainings that were interrupted before their rate fell: with the optimizer's state, so nothing is lost."""
-    from ..ladder.design import Design
-
-    path, design = study.path / "plan.json", study.read("ladder.json")
-    planned = planning.Plan.load(path) if path.is_file() else None
-    configs = [planned_run(planned)] if planned and planned.run else []
-    if design:
-        made = Design.from_json(design)
-        configs += [*made.rungs, *made.sweep]
-    found = {}
-    for config in configs:
-        path = study.trunk_path(config.trunk)
-        if config.trunk not in found:
-            tokens = config.schedule.tokens_before(_step(path))
-            if tokens > 0:
-                name = f"the training under way ({config.trunk})"
-                found[config.trunk] = (Checkpoint(config.num_params, tokens, config.model, name), config)
-    return list(found.values())
+def budget_of(amounts: dict[str, Any], study: Study | None, listener: Listener = silent) -> planning.Budget:
+    """The budget; hours or money without a machine are spent at the speed that the study's own runs reached."""
+    given = {name: value for name, value in amounts.items() if value is not None}
+    has_machine = {"device", "flops_per_second"} & set(given)
+    if study is not None and not has_machine and {"hours", "cost"} & set(given):
+        speed = planning.throughput(laws.Observations.from_records(study.rows("ladder", "target")))
+        listener(Note(f"{format_flops(speed)} FLOP/s, as the largest runs of {study.path} reached"))
+        given["flops_per_second"] = speed
+    return planning.Budget(**given)
 
 
-def _step(path: Path) -> int:
-    """The step of the newest good state of a training, 0 where there is none."""
-    folder = saved_states.newest(path, note)
-    return 0 if folder is None else int(json.loads((folder / "state.json").read_text())["step"])
+def standing_plan(study: Study) -> planning.Plan | None:
+    """The plan that is in the study; None before there is one."""
+    path = study.path / "plan.json"
+    return planning.Plan.load(path) if path.is_file() else None
 
 
-def _finished(study: Study) -> list[Checkpoint]:
-    """Runs that ended and left their weights, the longest of each model."""
-    longest: dict[DecoderConfig, RunRecord] = {}
-    for record in study.records():
-        if record.status == "finished" and study.weights_path(record.id).is_file():
-            longest[record.config.model] = record  # by FLOPs: a longer one comes later
-    return [
-        Checkpoint(model.num_params, record.config.tokens, model, f"run {record.id}", decayed=True)
-        for model, record in longest.items()
-    ]
+def _study_of(source: Path) -> Study | None:
+    """The study that a fit belongs to: the folder itself, or the one that its file lies in."""
+    study = Study(source if source.is_dir() else source.parent)
+    return study if study.settings_path.is_file() else None
 
 
-def _with_run(each: Alternative, practice: _Practice, under_way: dict[str, RunConfig]) -> Alternative:
-    """With the run that carries it out, where this trainer can: it goes on with a training, not with bare weights."""
-    made = each.plan
-    if not each.goes_on:
-        return replace(each, plan=made.with_run(practice.run(practice.shape(made.num_params), made.tokens).to_dict()))
-    config = under_way.get(each.checkpoint)
-    if config is None:
-        told = f"allometry train begins anew and cannot go on with bare weights: export {each.checkpoint} for that"
-        return replace(each, plan=replace(made, notes=(*made.notes, told)))
-    longer = config.model_copy(update={"train": config.train.model_copy(update={"tokens": round(made.tokens)})})
-    return replace(each, plan=made.with_run(longer.to_dict()))
+def _model_options(how: dict[str, Any], *, studied: bool) -> dict[str, Any]:
+    """The options of ``planning.plan`` that decide how a model is shaped and trained."""
+    given = {name: value for name, value in how.items() if value is not None}
+    if studied:
+        if given:
+            options = ", ".join(f"--{name}" for name in given)
+            raise UserError(f"a study has shapes and a recipe of its own: leave out {options}")
+        return {}
+    sizes = {"vocab": "vocab_size", "context": "context"}
+    shapes = planning.Shapes(**{name: given[key] for key, name in sizes.items() if key in given})
+    return {"shape": shapes} | ({"rule": given["rule"]} if "rule" in given else {})
+
+
+def _check_not_trained(study: Study) -> None:
+    """Refuse to overwrite a prediction that was tested by one made afterwards."""
+    standing = standing_plan(study)
+    if standing and standing.run and study.record(planned_run(standing).id) is not None:
+        raise UserError(f"{study.path / 'plan.json'} has been trained already; write the new plan elsewhere with -o")

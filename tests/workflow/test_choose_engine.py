@@ -2,12 +2,12 @@
 
 import pytest
 
-from allometry.cli import choose_engine as engines
 from allometry.errors import UserError
 from allometry.runs.engines.local import LocalEngine
 from allometry.runs.engines.ray_cluster import RayEngine
 from allometry.runs.engines.slurm import SlurmEngine
 from allometry.runs.machine import cores
+from allometry.workflow import choose_engine as engines
 
 
 def test_by_default_each_core_of_this_machine_has_a_worker():

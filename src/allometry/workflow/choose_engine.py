@@ -1,4 +1,4 @@
-"""By what a command trains: processes on this machine, all that torchrun started, a Ray cluster, Slurm."""
+"""What trains: processes on this machine, all processes that torchrun started, a Ray cluster, Slurm."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ..runs.machine import cores
 ENGINES = ("local", "ray", "slurm")
 
 
-def for_ladder(engine: str, device: str, gpus: float) -> LadderEngine:
+def for_ladder(engine: str = "local", device: str = "auto", gpus: float = 0.0) -> LadderEngine:
     """The engine of a ladder's many small runs.
 
     Raises:
-        UserError: it is unknown, or options that do not go together.
+        UserError: the engine is unknown, or the options do not go together.
     """
     if _under_torchrun():
         raise UserError("torchrun is for `allometry train`; a ladder takes many machines by --engine ray or slurm")
     if engine == "local":
         if gpus:
             raise UserError("--gpus is for --engine ray and slurm; on this machine give --device cuda")
-        kind, count = _device(device)
-        return LocalEngine() if kind == "cpu" else LocalEngine(workers=count, device=kind)
+        kind, num_devices = _device(device)
+        return LocalEngine() if kind == "cpu" else LocalEngine(workers=num_devices, device=kind)
     if device not in ("auto", "cuda" if gpus else "cpu"):
         raise UserError(f"--device {device}: a worker of a cluster trains on a GPU with --gpus 1, else on the CPU")
     if engine == "ray":
@@ -42,13 +42,13 @@ def for_ladder(engine: str, device: str, gpus: float) -> LadderEngine:
     raise UserError(f"--engine {engine}: unknown; there are {', '.join(ENGINES)}")
 
 
-def for_one_run(device: str) -> LocalEngine:
-    """The engine of one run on this machine: a process that has all its cores, or a device of it."""
+def for_one_run(device: str = "auto") -> LocalEngine:
+    """The engine of one run on this machine: a process that has all its cores, or one of its devices."""
     return LocalEngine(workers=1, threads=cores(), device=_device(device)[0])
 
 
-def for_train(device: str, parallel: str) -> Engine:
-    """The engine of ``allometry train``: all processes that torchrun started, or else one."""
+def for_train(device: str = "auto", parallel: str = "auto") -> Engine:
+    """The engine of a single large run: all processes that torchrun started, or else one process."""
     if _under_torchrun():
         from ..lm.distributed.crew import enlist
 

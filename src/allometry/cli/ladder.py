@@ -1,0 +1,43 @@
+"""``ladder``: train the ladder of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Device, DryRun, Engine, Gpus, Json, Out, TrackerNames, Yes
+
+
+def ladder(
+    study: Annotated[
+        Path, typer.Argument(help="What to train: a TOML file with data, and minutes or widths and tokens.")
+    ],
+    out: Out = Path("study"),
+    engine: Engine = "local",
+    device: Device = "auto",
+    gpus: Gpus = 0.0,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    tracker: TrackerNames = None,
+    json: Json = False,
+) -> None:
+    """Train a ladder of small models; the cost comes first. The same command again goes on where it stopped."""
+    from .. import workflow
+    from ..quantities import plural
+    from .output import answer, answer_json
+    from .progress import Terminal
+    from .show_cost import confirmation
+
+    rows = workflow.train_ladder(
+        workflow.StudyConfig.read(study),
+        out,
+        engine=engine,
+        device=device,
+        gpus=gpus,
+        tracker_names=tracker or [],
+        confirm=confirmation(dry_run=dry_run, yes=yes, as_json=json),
+        listener=Terminal(as_json=json),
+    ).rows("sweep", "ladder")
+    answer_json(rows) if json else answer(f"{plural(len(rows), 'run')} in {out}; `allometry fit {out}` fits the law")

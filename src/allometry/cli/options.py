@@ -1,0 +1,21 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print a machine's answer (JSON) on standard output.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps; xla is experimental.")]
+Engine = Annotated[str, typer.Option(help="Where the ladder is trained: local, ray or slurm.")]
+Gpus = Annotated[float, typer.Option(min=0, help="On a cluster: GPUs of each worker; 0.5 is half of one.")]
+Level = Annotated[float, typer.Option(help="Level of the interval.")]
+Out = Annotated[Path, typer.Option(help="Folder of the study.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be trained and its cost; stop.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before training.")]
+TrackerNames = Annotated[
+    list[str] | None,
+    typer.Option(help="Log to a tracker as well: tensorboard, wandb (offline) or mlflow; in trackers/ of the study."),
+]

@@ -1,0 +1,109 @@
+"""``predict``: the loss of a model that is not trained yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import UserError
+from .options import Json, Level
+
+FLAGS = {"num_params": "--params", "tokens": "--tokens", "batch_tokens": "--batch", "unique_tokens": "--unique"}
+NEEDED = "--params and --tokens of the model to predict are needed: --params 1e9 --tokens 20e9"
+
+
+def predict(
+    source: Annotated[Path | None, typer.Argument(help="fit.json, or a study that has one.")] = None,
+    params: Annotated[str | None, typer.Option(help="Parameters, counted as the fit counts them: 1e9, 1.5B.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Training tokens: 20e9, 20B.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Tokens of a batch, for a law that reads it.")] = None,
+    unique: Annotated[str | None, typer.Option(help="Unique tokens, for a law of repeated data.")] = None,
+    level: Level = 0.9,
+    metric: Annotated[float | None, typer.Option(help="A measured value to carry over by a power law.")] = None,
+    from_params: Annotated[str | None, typer.Option(help="Parameters of the measured model.")] = None,
+    from_tokens: Annotated[str | None, typer.Option(help="Tokens of the measured model.")] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Exponent of parameters; a fit of the power law gives it.")
+    ] = None,
+    beta: Annotated[float | None, typer.Option(help="Exponent of tokens.")] = None,
+    json: Json = False,
+) -> None:
+    """The loss of a model that is not trained yet: by a fit, or from one measured model by a power law."""
+    from ..quantities import parse_number
+
+    options = {"num_params": params, "tokens": tokens, "batch_tokens": batch, "unique_tokens": unique}
+    point = {name: parse_number(value, FLAGS[name]) for name, value in options.items() if value is not None}
+    measured = {"metric": metric, "from_params": from_params, "from_tokens": from_tokens, "alpha": alpha, "beta": beta}
+    if any(value is not None for value in measured.values()):
+        _carry_over(source, point, measured, as_json=json)
+    elif source is None:
+        raise UserError("give a fit.json or a study, or --metric with --from-params, --from-tokens, --alpha, --beta")
+    else:
+        _by_fit(source, point, level, as_json=json)
+
+
+def _by_fit(source: Path, point: dict[str, float], level: float, *, as_json: bool) -> None:
+    """The prediction of a fit, and the evidence for it."""
+    from .. import laws, workflow
+    from .output import answer, answer_json, note
+
+    fit = workflow.load_fit(source)
+    inputs = fit.law.inputs if isinstance(fit, laws.Fit) else ("num_params", "tokens")
+    if not point or ("num_params" in inputs and "num_params" not in point):
+        raise UserError(NEEDED)
+    if inputs == ("num_params", "tokens") and set(point) != set(inputs):
+        stray = " or ".join(FLAGS[name] for name in point if name not in inputs) or "one alone"
+        raise UserError(f"this fit predicts from --params and --tokens: give both, and not {stray}")
+    prediction = fit.predict(**point, level=level)
+    notes = workflow.evidence(fit, point)
+    if as_json:
+        value = {"loss": prediction.value, "low": prediction.low, "high": prediction.high, "level": level}
+        answer_json(point | value | {"notes": notes})
+        return
+    answer(f"loss {prediction.value:.4f} [{prediction.low:.4f}, {prediction.high:.4f}] {100 * level:g} %")
+    for text in notes:
+        note(f"note: {text}")
+
+
+def _carry_over(source: Path | None, point: dict[str, float], measured: dict[str, Any], *, as_json: bool) -> None:
+    """A measured value carried to another model by a power law."""
+    from .. import planning
+    from ..quantities import parse_number
+    from .output import answer, answer_json
+
+    if not {"num_params", "tokens"} <= set(point):
+        raise UserError(NEEDED)
+    if source is not None and (measured["alpha"] is None or measured["beta"] is None):
+        exponents = _power_law(source)
+        measured = measured | {name: exponents[name] for name in ("alpha", "beta") if measured[name] is None}
+    missing = [f"--{name.replace('_', '-')}" for name, value in measured.items() if value is None]
+    if missing:
+        raise UserError(f"to carry a measured value over, give {', '.join(missing)} too")
+    value = planning.carry(
+        measured["metric"],
+        from_params=parse_number(measured["from_params"], "--from-params"),
+        from_tokens=parse_number(measured["from_tokens"], "--from-tokens"),
+        to_params=point["num_params"],
+        to_tokens=point["tokens"],
+        alpha=measured["alpha"],
+        beta=measured["beta"],
+    )
+    if as_json:
+        answer_json({"value": value, **point, "alpha": measured["alpha"], "beta": measured["beta"]})
+    else:
+        answer(f"{value:.6g}")
+
+
+def _power_law(source: Path) -> dict[str, float]:
+    """The constants of the power law in a fit or forecast."""
+    from .. import laws, workflow
+
+    saved = workflow.load_fit(source)
+    fits = {saved.law.name: saved} if isinstance(saved, laws.Fit) else saved.fits
+    if "power" not in fits:
+        raise UserError(
+            f"{source}: holds no fit of the power law; run `allometry fit … --law power`, or give --alpha and --beta"
+        )
+    return fits["power"].values

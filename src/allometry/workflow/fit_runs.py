@@ -1,0 +1,124 @@
+"""Fit the runs of a study or a table, and read a fit back with the evidence for what it predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .. import laws
+from ..errors import UserError
+from ..files import write_json
+from ..runs.study import Study
+from .listener import Listener, Note, silent
+
+
+def fit_runs(
+    source: Path | str,
+    names: Sequence[str] | None = None,
+    *,
+    objective: str | None = None,
+    delta: float | None = None,
+    columns: Mapping[str, str | float] | None = None,
+    where: Mapping[str, str] | None = None,
+    counted: str | None = None,
+    output: Path | None = None,
+    listener: Listener = silent,
+) -> laws.Fit | laws.Forecast:
+    """Fit the runs of a study, or of a table, and write the fit.
+
+    Args:
+        source: a study, or a table of runs.
+        names: the laws; one is fitted alone, several (by default those of ``laws.forecast``) are weighed by a backtest.
+        objective: of a single law: "log_squares", "huber" or "squares"; ``delta`` is where huber turns linear.
+        columns: field → column that holds it, or the number that holds in every row.
+        where: column → value that a row must have.
+        counted: which parameters to take: "non_embedding", "total" or "matmul".
+        output: where to write the fit; by default ``fit.json`` in a study, and nowhere for a table.
+        listener: receives what is remarkable about the runs, and where the fit was written.
+
+    Raises:
+        UserError: the source cannot be read or holds too few runs, or an option does not fit the others.
+    """
+    single = names is not None and len(names) == 1
+    if (objective or delta) and not single:
+        raise UserError(
+            "--objective and --delta are for one law: name it with --law, as --law chinchilla --objective huber"
+        )
+    observations = _read(source, columns, where, counted, listener)
+    if single:
+        options = {key: value for key, value in (("objective", objective), ("delta", delta)) if value is not None}
+        fit = laws.fit(names[0], observations, **options)
+    else:
+        fit = laws.forecast(observations, names)
+    if output is None and not columns and Study(Path(source)).settings_path.is_file():
+        output = Path(source) / "fit.json"
+    _write(fit, output, listener)
+    return fit
+
+
+def fit_isoflop(
+    source: Path | str,
+    *,
+    columns: Mapping[str, str | float] | None = None,
+    where: Mapping[str, str] | None = None,
+    counted: str | None = None,
+    output: Path | None = None,
+    listener: Listener = silent,
+) -> laws.IsoFlop:
+    """The best size for each budget that was run, from the minima of the budgets; arguments as :func:`fit_runs`.
+
+    Raises:
+        UserError: the source cannot be read, or its runs have no minima.
+    """
+    isoflop = laws.isoflop(_read(source, columns, where, counted, listener))
+    _write(isoflop, output, listener)
+    return isoflop
+
+
+def _read(
+    source: Path | str,
+    columns: Mapping[str, str | float] | None,
+    where: Mapping[str, str] | None,
+    counted: str | None,
+    listener: Listener,
+) -> laws.Observations:
+    """The runs; what was taken, derived and left out stands in the fit, what looks wrong is noted."""
+    observations = laws.Observations.read(source, columns=columns, where=where, counted=counted)
+    for finding in observations.findings:
+        listener(Note(f"note: {finding.text}"))
+    return observations
+
+
+def _write(fit: laws.Fit | laws.Forecast | laws.IsoFlop, output: Path | None, listener: Listener) -> None:
+    if output is not None:
+        write_json(output, fit.to_json())
+        listener(Note(f"written to {output}"))
+
+
+def load_fit(source: Path | str) -> laws.Fit | laws.Forecast:
+    """A fit or forecast, from its file or from the study that holds it.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    source = Path(source)
+    path = source / "fit.json" if source.is_dir() else source
+    if source.is_dir() and not path.exists():
+        raise UserError(f"{source}: no fit.json in it; run `allometry fit {source}` first")
+    return laws.load(path)
+
+
+def evidence(fit: laws.Fit | laws.Forecast, point: Mapping[str, float]) -> list[str]:
+    """How far outside the fitted runs a point lies, and what the backtest says about such distances."""
+    lines = []
+    for name, word in (("num_params", "parameters"), ("tokens", "tokens")):
+        if name not in point or name not in fit.range:
+            continue
+        value, (low, high) = point[name], fit.range[name]
+        if not low <= value <= high:
+            times = value / high if value > high else low / value
+            where = "above the largest" if value > high else "below the smallest"
+            lines.append(f"{word}: {times:.3g}× {where} that was fitted")
+    if isinstance(fit, laws.Forecast):
+        lines += fit.evidence(point["num_params"], point["tokens"]).split("\n")
+    return lines

@@ -1,0 +1,88 @@
+"""What a study will cost, known before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..config.run import RunConfig
+from ..ladder.design import TARGET_RATIO, Design, describe_cost
+from ..ladder.speed import Speed
+from ..planning.optimum.repeated_data import repetition_note
+from ..quantities import format_count, format_flops, format_seconds
+from ..runs.trunks import trunk_costs
+
+SHORT_TOKENS = 500_000  # the law of a ladder whose longest run is shorter was wrong by 7 % (docs/log.md)
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """A run of the ladder, what it is for ("sweep" or "ladder"), and the seconds that it will take."""
+
+    kind: str
+    config: RunConfig
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LadderCost:
+    """The runs of a study's design with what they cost, and the target that the ladder is to predict.
+
+    ``minutes`` is what the study was given to fill; None if its widths and tokens are given instead. ``num_recorded``
+    runs of the study are recorded already and cost nothing more.
+    """
+
+    runs: tuple[RunCost, ...]
+    design: Design
+    minutes: float | None = None
+    num_recorded: int = 0
+
+    @classmethod
+    def of(cls, design: Design, speed: Speed, minutes: float | None = None, num_recorded: int = 0) -> LadderCost:
+        """The cost of a design at a measured speed."""
+        runs = [
+            RunCost(kind, config, seconds[config.id])
+            for kind, configs in (("sweep", design.sweep), ("ladder", design.rungs))
+            for seconds in [trunk_costs(speed.ladder, configs)]
+            for config in configs
+        ]
+        return cls(tuple(runs), design, minutes, num_recorded)
+
+    def notes(self) -> list[str]:
+        """Time and memory in words, and what a person should know before anything is spent."""
+        design = self.design
+        longest = max(design.rungs, key=lambda run: run.tokens)
+        notes = [describe_cost(design)]
+        if repeats := repetition_note(longest.epochs):
+            notes.append(f"the longest run {repeats}")
+        if self.minutes is None:
+            return notes
+        notes.append(
+            f"then the plan: {format_flops(design.target_flops)} FLOPs, {TARGET_RATIO:g}× the largest rung, "
+            f"{format_seconds(design.target_seconds)}"
+        )
+        if longest.tokens < SHORT_TOKENS:
+            notes.append(
+                f"these runs are short, at most {format_count(longest.tokens)} tokens: laws bend at such lengths, and "
+                "the interval does not include that; give more --minutes, or use a machine that does nothing else"
+            )
+        return notes
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary, ready for ``json.dumps``."""
+        names = ("num_params", "tokens", "flops", "epochs")
+        return {
+            "runs": [
+                {
+                    "kind": run.kind,
+                    "seconds": run.seconds,
+                    "lr": run.config.train.lr,
+                    "batch_tokens": run.config.train.batch_tokens,
+                }
+                | {name: getattr(run.config, name) for name in names}
+                for run in self.runs
+            ],
+            "ladder_seconds": self.design.ladder_seconds,
+            "target_seconds": self.design.target_seconds,
+            "target_flops": self.design.target_flops,
+        }

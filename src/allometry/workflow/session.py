@@ -1,0 +1,166 @@
+"""A study at work: opened with its engines, trained step by step, each step found again when it is done already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import laws, planning
+from ..config.run import RunConfig
+from ..config.study import StudyConfig
+from ..ladder.climb import run_sweep, train_rungs
+from ..ladder.design import Design
+from ..ladder.recipe import Recipe
+from ..ladder.speed import Speed
+from ..planning import Plan
+from ..runs.engines.contract import LadderEngine
+from ..runs.record import RunRecord
+from ..runs.study import Study
+from ..runs.trackers import Trackers, import_trackers
+from ..runs.trunks import trunk_costs
+from .choose_engine import for_ladder, for_one_run
+from .early_warning import EarlyWarning
+from .fit_runs import fit_runs
+from .ladder_cost import LadderCost
+from .listener import Fitted, Listener, Note, Planned, note_to, silent
+from .monitor import Monitor
+from .outcome import planned_run
+from .prepare import begin_study, design_of, speed_of
+from .study_plan import standing_plan, study_plan
+from .train_plan import train_one
+
+TARGET_TIME_MARGIN = 1.3  # the target may take this many times what the design set aside for it
+
+
+@contextmanager
+def open_study(
+    config: StudyConfig,
+    out: Path | str,
+    *,
+    engine: str = "local",
+    device: str = "auto",
+    gpus: float = 0.0,
+    tracker_names: Sequence[str] = (),
+    listener: Listener = silent,
+) -> Iterator[StudySession]:
+    """Open the study at ``out``, or begin it: corpus, speed of the machine and design are ready, engines are up.
+
+    Use as a context manager: leaving it stops the engines, with their trainings saved. Another process may be at work
+    on the same study.
+
+    Args:
+        config: what the study is asked for.
+        out: its folder.
+        engine: where the ladder is trained: local, ray or slurm.
+        device: auto, cpu, cuda or mps.
+        gpus: on a cluster, GPUs of each worker.
+        tracker_names: services that receive a copy: tensorboard, wandb or mlflow.
+        listener: receives all that happens.
+
+    Raises:
+        UserError: the corpus or the options cannot be used, ``out`` holds something else, or the minutes are too few.
+    """
+    import_trackers(tracker_names)  # before anything is written
+    study, corpus = begin_study(config, Path(out), listener)
+    listener(Note(f"{config.data}: {corpus.describe()}"))
+    begun = study.read("calibration.json") is not None
+    for line in () if begun else corpus.notes:  # once in the life of a study
+        listener(Note(f"note: {line}"))
+    with study.session(), for_ladder(engine, device, gpus) as ladder_engine, for_one_run(device) as target_engine:
+        with study.lock(note_to(listener)):
+            if study.read("calibration.json") is None:
+                listener(Note("measuring this machine's speed …"))
+            speed = speed_of(study, ladder_engine, target_engine, config.context, corpus.vocab_size)
+            design = design_of(study, config, corpus, speed)
+        with Trackers(study, tracker_names, note_to(listener)) as trackers:
+            yield StudySession(study, config, design, speed, ladder_engine, target_engine, trackers, listener)
+
+
+@dataclass(frozen=True)
+class StudySession:
+    """A study with its machine, made by :func:`open_study`; its methods are the steps of the work, in their order."""
+
+    study: Study
+    config: StudyConfig
+    design: Design
+    speed: Speed
+    ladder_engine: LadderEngine
+    target_engine: LadderEngine
+    trackers: Trackers
+    listener: Listener
+
+    def cost(self) -> LadderCost:
+        """What the ladder and the target will cost."""
+        return LadderCost.of(self.design, self.speed, self.config.minutes, len(self.study.records()))
+
+    def run_sweep(self) -> Recipe:
+        """Train what is missing of the sweep, and measure the recipe."""
+        with self._monitor("sweep", self.design.sweep) as monitor:
+            recipe = run_sweep(self.study, self.design, self.ladder_engine, monitor)
+        batch = f"batch {recipe.batch_tokens} tokens at 1M tokens seen"
+        self.listener(Note(f"recipe: learning rate {recipe.lr:g}, {batch} ({recipe.measured})"))
+        return recipe
+
+    def train_rungs(self, recipe: Recipe) -> list[RunRecord]:
+        """Train what is missing of the rungs, by a recipe; the records of the ladder, smallest first."""
+        early = EarlyWarning(self.study)
+        with self._monitor("ladder", self.design.rungs_by(recipe), early) as monitor:
+            train_rungs(self.study, self.design, recipe, self.ladder_engine, monitor)
+        return self.study.records("ladder")
+
+    def fit(self) -> laws.Fit | laws.Forecast:
+        """The law from the ladder's records, written to the study."""
+        predictor = fit_runs(self.study.path, listener=self.listener)
+        self.listener(Fitted(predictor))
+        return predictor
+
+    def plan(self, predictor: laws.Fit | laws.Forecast | None = None) -> Plan:
+        """The plan of the target by the law (fitted now if not given), written before its training starts.
+
+        A plan that the study has already stays.
+        """
+        with self.study.lock(note_to(self.listener)):
+            standing = standing_plan(self.study)
+            if standing is not None:
+                self.listener(Note("the plan was written before; it stays"))
+                return standing
+            throughput = self.speed.target
+            # A small model spends the same FLOPs more slowly: of the sizes that the law finds as good, one that fits
+            # the time.
+            plan = study_plan(
+                predictor or self.fit(),
+                planning.Budget(flops=self.design.target_flops),
+                self.study,
+                seconds=lambda run: throughput.seconds_between(run, 0, run.schedule.steps),
+                within=TARGET_TIME_MARGIN * self.design.target_seconds,
+            )
+            self.study.write("plan.json", plan.to_json())
+        self.listener(Planned(plan))
+        return plan
+
+    def train(self, plan: Plan) -> RunRecord:
+        """Train the run of a plan, unless it is recorded already; its record."""
+        return train_one(
+            self.study,
+            planned_run(plan),
+            "target",
+            self.target_engine,
+            seconds=plan.seconds,
+            listener=self.listener,
+            trackers=self.trackers,
+        )
+
+    def _monitor(self, title: str, runs: Sequence[RunConfig], early: EarlyWarning | None = None) -> Monitor:
+        """A monitor of runs of the ladder."""
+        return Monitor(
+            self.study,
+            title,
+            runs,
+            self.listener,
+            seconds=trunk_costs(self.speed.ladder, runs),
+            workers=self.speed.workers,
+            early=early,
+            trackers=self.trackers,
+        )
