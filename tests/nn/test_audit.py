@@ -233,7 +233,7 @@ def test_a_tiny_initialisation_fails_where_it_is_tiny():
     assert [name for name, verdict in weights.items() if verdict == "too small"] == ["0.weight", "2.weight", "4.weight"]
     assert set(verdicts(found, "activation gradient").values()) == {"too small"}
     assert "nn.Linear" in row(found, "activation", "0").advice
-    assert row(found, "activation", "1").advice == "caused by 0; mend that first"
+    assert row(found, "activation", "1").advice == "caused by 0; fix that first"
     assert "CrossEntropyLoss" in row(found, "activation gradient", "4").advice
 
 
@@ -244,7 +244,7 @@ def test_one_bad_layer_among_good_ones_is_the_one_that_is_named():
     found = audit(model, torch.randn(256, 64))
     expected = {"(input)": "ok", "0": "ok", "1": "ok", "2": "too large", "3": "too large"}
     assert verdicts(found, "activation") == expected  # the model's output may be small, but not large
-    assert row(found, "activation", "3").advice == "caused by 2; mend that first"
+    assert row(found, "activation", "3").advice == "caused by 2; fix that first"
     assert verdicts(found, "parameter")["2.weight"] == "too large"
 
 

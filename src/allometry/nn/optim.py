@@ -1,15 +1,20 @@
-"""Optimisers that read their learning rates from roles, with weight decay that is independent of them.
+"""Optimisers that take their learning rates from roles, with weight decay that does not depend on the learning rate.
 
-The tables of :mod:`allometry.nn.schemes` hold Adam's rates. They serve Lion as they are, whose updates have Adam's
-size, and SGD, whose updates are the gradients and hence at unit scale too. Muon's update has spectral norm 1, an
-aligned one of Adam √(fan_in·fan_out); with that factor the same table is the spectral condition (arXiv 2310.17813).
+The tables of :mod:`allometry.nn.schemes` hold Adam's learning rates. Lion uses them unchanged, since its updates have
+Adam's size. SGD does too, since its updates are the gradients, which are at unit scale. Muon's update has spectral norm
+1, an aligned one of Adam √(fan_in·fan_out); with that factor the same table is the spectral condition
+(arXiv 2310.17813).
 """
+
+# PyTorch's own optimisers call torch._foreach_*, which its type declarations do not export.
+# pyright: reportPrivateImportUsage=false
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +35,14 @@ def param_groups(
 ) -> list[dict]:
     """Parameter groups for a ``torch.optim`` optimiser, one for each distinct learning rate.
 
-    ``lr`` is the base rate; each group's own is its factor times that. ``weight_decay`` is independent of the rate:
-    a weight shrinks by ``weight_decay`` a step at the height of the schedule and follows only the schedule's shape.
-    (PyTorch's AdamW multiplies the decay by the rate; it is divided out here.) Biases and gains do not decay.
-    ``factors`` replaces the scheme's
-    rates, ``names`` picks parameters; those that need no gradient are left out.
+    ``lr`` is the base learning rate; a group's learning rate is ``lr`` times its factor. ``weight_decay`` is
+    independent of it: at the peak of the schedule a weight shrinks by the share ``weight_decay`` a step, and elsewhere
+    in proportion to the schedule. (PyTorch's AdamW multiplies the decay by the learning rate; the group's value is
+    divided by it.) Biases and gains do not decay. ``factors`` replaces the scheme's factors; ``names`` selects
+    parameters. Parameters that require no gradient are left out.
 
     Raises:
-        ValueError: a rate that is not positive, a negative decay, or nothing to train.
+        ValueError: a learning rate that is not positive, a negative decay, or nothing to train.
     """
     _check_model(model)
     if not (math.isfinite(lr) and lr > 0):
@@ -59,15 +64,17 @@ def param_groups(
 
 
 class Scheduled:
-    """What all our optimisers share: the schedule as one number, the decay as one rule."""
+    """The base of our optimisers: the schedule as one number, and the independent weight decay."""
+
+    param_groups: list[dict[str, Any]]
 
     def set_schedule(self, shape: float) -> None:
-        """Put every group's rate at ``shape`` times its peak (0 to 1)."""
+        """Set every group's learning rate to ``shape`` (0 to 1) times its peak."""
         for group in self.param_groups:
             group["lr"] = group["peak_lr"] * shape
 
     def _decay(self, group: dict) -> None:
-        """w ← w·(1 − λ·shape): ``weight_decay`` is λ over the peak rate."""
+        """w ← w·(1 − λ·shape); the group's ``weight_decay`` is λ divided by the peak learning rate."""
         if group["weight_decay"]:
             with_grad = [p for p in group["params"] if p.grad is not None]
             if with_grad:
@@ -75,7 +82,7 @@ class Scheduled:
 
 
 class AdamW(Scheduled, torch.optim.AdamW):
-    """AdamW at a base learning rate, with rates by role and independent weight decay; fused where PyTorch has it."""
+    """AdamW with learning rates by role and independent weight decay; fused on devices for which PyTorch has it."""
 
     def __init__(
         self,
@@ -90,20 +97,20 @@ class AdamW(Scheduled, torch.optim.AdamW):
 
 
 class Adam(AdamW):
-    """Adam at a base learning rate, with rates by role and no weight decay."""
+    """Adam with learning rates by role and no weight decay."""
 
     def __init__(self, model: nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-12):
         super().__init__(model, lr, betas, eps)
 
 
 class SGD(Scheduled, torch.optim.SGD):
-    """SGD at a base learning rate, with rates by role; the decay is independent and stays out of the momentum."""
+    """SGD with learning rates by role; the weight decay is independent and does not enter the momentum."""
 
     def __init__(
         self, model: nn.Module, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
     ):
         groups = param_groups(model, lr, weight_decay)
-        # Not fused: PyTorch 2.13's fused SGD leaves BF16 weights on the CPU as they are, and knows no sharding.
+        # Not fused: PyTorch 2.13's fused SGD does not update BF16 weights on the CPU, and does not support sharding.
         super().__init__(groups, lr=lr, momentum=momentum, nesterov=nesterov)
 
     @torch.no_grad()
@@ -114,7 +121,7 @@ class SGD(Scheduled, torch.optim.SGD):
             self._decay(group)
             group["weight_decay"] = 0.0  # PyTorch's would add it to the gradient
         try:
-            # Without the wrapper that runs step hooks: ours has run them already.
+            # Without the wrapper that runs step hooks: the wrapper of this method has run them already.
             getattr(torch.optim.SGD.step, "__wrapped__", torch.optim.SGD.step)(self)
         finally:
             for group, decay in zip(self.param_groups, decays, strict=True):
@@ -123,7 +130,7 @@ class SGD(Scheduled, torch.optim.SGD):
 
 
 class Lion(Scheduled, torch.optim.Optimizer):
-    """Lion (arXiv 2302.06675): the sign of an interpolated momentum; rates by role, independent decay, foreach."""
+    """Lion (arXiv 2302.06675): the sign of an interpolated momentum; learning rates by role, independent decay."""
 
     def __init__(
         self, model: nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0
@@ -152,11 +159,11 @@ class Lion(Scheduled, torch.optim.Optimizer):
 
 
 class Muon(Scheduled, torch.optim.Optimizer):
-    """Muon for hidden matrices, AdamW for the rest; rates by role, independent decay.
+    """Muon for hidden matrices, AdamW for the rest; learning rates by role, independent decay.
 
-    Each hidden weight moves by its momentum's nearest semi-orthogonal matrix (Newton–Schulz, five steps in BF16),
-    whose spectral norm is 1; a convolution's as a matrix of (fan_out, fan_in·taps). ``lr`` is the base rate of the
-    hidden matrices, ``adam_lr`` (by default the same) that of embedding, readout, biases and gains.
+    Each hidden weight moves by the semi-orthogonal matrix nearest to its momentum (Newton–Schulz, five steps in BF16),
+    whose spectral norm is 1. A convolution's weight counts as a matrix of (fan_out, fan_in·taps). ``lr`` is the base
+    learning rate of the hidden matrices, ``adam_lr`` (default: the same) that of embedding, readout, biases and gains.
     Source: Jordan et al., 2024, kellerjordan.github.io/posts/muon.
     """
 
@@ -194,12 +201,11 @@ class Muon(Scheduled, torch.optim.Optimizer):
                 self._adam(group)
                 continue
             for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.add_(self._orthogonal(parameter, group), alpha=-group["lr"])
+                if (grad := parameter.grad) is not None:
+                    parameter.add_(self._orthogonal(parameter, grad, group), alpha=-group["lr"])
         return loss
 
-    def _orthogonal(self, parameter: Tensor, group: dict) -> Tensor:
-        grad = parameter.grad
+    def _orthogonal(self, parameter: Tensor, grad: Tensor, group: dict) -> Tensor:
         moment = _moment(self.state[parameter], "momentum_buffer", parameter)
         moment.lerp_(grad, 1 - group["momentum"])
         direction = grad.lerp(moment, group["momentum"]) if group["nesterov"] else moment
@@ -211,16 +217,16 @@ class Muon(Scheduled, torch.optim.Optimizer):
             return
         for p in parameters:
             self.state[p].setdefault("step", torch.zeros((), dtype=torch.float32, device=p.device))
-        columns = [[_moment(self.state[p], key, p) for p in parameters] for key in ("exp_avg", "exp_avg_sq")]
+        first, second = ([_moment(self.state[p], key, p) for p in parameters] for key in ("exp_avg", "exp_avg_sq"))
         steps = [self.state[p]["step"] for p in parameters]
         (beta1, beta2), grads = group["betas"], [p.grad for p in parameters]
-        options = {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "eps": group["eps"], "weight_decay": 0.0}
-        options |= {"amsgrad": False, "maximize": False, "fused": _fusible([group]) or None}
-        adamw(parameters, grads, *columns, [], steps, **options)
+        options: dict[str, Any] = {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "eps": group["eps"]}
+        options |= {"weight_decay": 0.0, "amsgrad": False, "maximize": False, "fused": _fusible([group]) or None}
+        adamw(parameters, grads, first, second, [], steps, **options)
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
-    """A semi-orthogonal matrix near ``matrix`` (rows, columns): its singular values moved to about 0.7 to 1.2.
+    """A semi-orthogonal matrix near ``matrix`` (rows, columns): its singular values become about 0.7 to 1.2.
 
     Newton–Schulz iteration with the quintic (3.4445, −4.7750, 2.0315), in BF16: every singular value above about
     1 % of the Frobenius norm ends near 1. Source: Jordan et al., 2024.
@@ -247,7 +253,7 @@ def _moment(state: dict, key: str, parameter: Tensor) -> Tensor:
 
 def _check_model(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model: a {type(model).__name__}; give the model itself, whose modules tell the roles")
+        raise TypeError(f"model: a {type(model).__name__}; give the model itself, whose modules hold the roles")
 
 
 def _check_betas(betas: tuple[float, float]) -> None:

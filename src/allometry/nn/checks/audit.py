@@ -1,8 +1,8 @@
-"""Are a model's tensors at a healthy scale? Every activation, weight and gradient of a step, measured and judged.
+"""The audit: measure every activation, weight and gradient of a step, and judge whether its scale is healthy.
 
     print(nn.audit(model, (inputs, targets)))
 
-Works on any ``torch.nn.Module``, ours or not, and leaves it as it was.
+It works on any ``torch.nn.Module``, ours or not, and restores the model afterwards.
 """
 
 from __future__ import annotations
@@ -16,23 +16,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import verdicts as judge
 from .check_table import BAD, GOOD, CheckLine, CheckTable, percent, short, spread
-from .probe import FORMATS, INPUT, Objective, Statistics, default_optimizer, untouched, unwrap, watched
-from .verdicts import ACTIVATION, ACTIVATION_GRADIENT, KINDS, OK, PARAMETER, PARAMETER_GRADIENT, Limits, Measured
+from .objective import Objective, default_optimizer
+from .probe import FORMATS, INPUT, Statistics, untouched, unwrap, watched
+from .verdicts import (
+    ACTIVATION,
+    ACTIVATION_GRADIENT,
+    HEADROOM,
+    KINDS,
+    OK,
+    PARAMETER,
+    PARAMETER_GRADIENT,
+    Limits,
+    Measured,
+    advise,
+)
 
-_FOLD = 4  # so many alike become one line
+_FOLD = 4  # from this number on, similar rows become one line
 _ALWAYS = ("E4M3", "E5M2")
-_MEMBERS = 3  # so many names stand in a line of advice
+_MEMBERS = 3  # the number of names in a line of advice
 
 
 @dataclass(frozen=True)
 class AuditRow:
     """One tensor of the step, pooled over the calls of its module.
 
-    Statistics are of the finite entries; ``underflow`` and ``overflow`` are, by format, the shares of the nonzero
-    finite entries that a cast would flush to zero or that lie beyond the greatest number. ``step``: how many
-    training steps had been taken.
+    Statistics are of the finite entries. ``underflow`` and ``overflow`` are, by format, the shares of the nonzero
+    finite entries that a cast would flush to zero, or that lie beyond the largest number. ``step`` is the number of
+    training steps taken before.
     """
 
     name: str
@@ -54,7 +65,7 @@ class AuditRow:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong with it."""
+        """Whether the tensor is healthy."""
         return self.verdict == OK
 
     def lost(self, form: str) -> float:
@@ -64,7 +75,7 @@ class AuditRow:
 
 @dataclass(frozen=True)
 class Audit:
-    """What :func:`audit` found: ``ok``, ``rows`` (every tensor), ``failures``; shows itself as a table."""
+    """The result of :func:`audit`: ``ok``, ``rows`` (every tensor), ``failures``; it prints as a table."""
 
     model: str
     loss: str
@@ -84,7 +95,7 @@ class Audit:
         return tuple(row for row in self.rows if not row.ok)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON value with everything in it."""
+        """All of it as plain data for JSON."""
         rows = [asdict(row) | {"shape": list(row.shape)} for row in self.rows]
         head = {"ok": self.ok, "model": self.model, "loss": self.loss, "value": self.value}
         return head | {"healthy": list(self.healthy), "underflow": self.underflow, "rows": rows}
@@ -99,14 +110,14 @@ class Audit:
         return self._table().html()
 
     def _table(self) -> CheckTable:
-        # A format in which nothing at all is lost (BF16, as a rule) needs no column.
+        # A format in which nothing is lost (usually BF16) needs no column.
         shown = [name for name in FORMATS if name in _ALWAYS or any(row.lost(name) for row in self.rows)]
         columns = ("tensor", "rms", "max|x|", *(f"{name}%" for name in shown), "verdict")
         count, bad = len(self.rows), len(self.failures)
         head = f"{self.model}: ok, {count} tensors" if self.ok else f"{self.model}: {bad} of {count} tensors fail"
         loss = f"loss: {self.loss}" + ("" if self.value is None else f", {short(self.value)}")
         low, high = (short(bound) for bound in self.healthy)
-        high_gradient = short(self.healthy[1] * judge.HEADROOM["E5M2"])
+        high_gradient = short(self.healthy[1] * HEADROOM["E5M2"])
         rule = f"healthy: rms {low} to {high}, gradients to {high_gradient}; at most {100 * self.underflow:g} % flushed"
         rule += " to zero, none beyond the maximum (E4M3 forward, E5M2 backward). With %: lost, of the nonzero entries"
         lines: list[CheckLine] = []
@@ -132,31 +143,36 @@ def audit(
     underflow: float = 0.05,
     seed: int = 0,
 ) -> Audit:
-    """Measure every activation, parameter and gradient of a step of ``model`` on ``batch``, and say what is wrong.
+    """Measure every activation, parameter and gradient of a step of ``model`` on ``batch``, and name what is wrong.
 
     ``batch`` is the input, a pair (inputs, targets), or a dict of forward's arguments. ``loss(output, targets)``
-    (of the output alone where there are no targets; for a dict batch the targets are the dict) makes the scalar that
-    is differentiated. Without it, the first of these that there is: ``model.loss(inputs, targets)``; the scalar that
-    the model returns; cross-entropy for integer targets (unit-scaled where the model has layers of ours) and the
-    squared error for targets shaped like the output; and else a unit-normal gradient on the output.
+    returns the scalar that is differentiated; without targets it gets the output alone, and with a dict batch the
+    targets are the dict. Without ``loss`` the audit takes the first of these that exists: ``model.loss(inputs,
+    targets)``; the scalar that the model returns; cross-entropy for integer targets (unit-scaled if the model has
+    layers of ours), or the squared error for targets shaped like the output; a unit-normal gradient on the output.
 
-    With ``steps`` the model is measured, trained that many steps on the batch and measured again: by
+    With ``steps`` the model is measured, trained that many steps on the batch, and measured again. The optimiser is
     ``optimizer(model)``, or AdamW at ``lr`` (ours, 0.1, for a model of ours; else torch's, 0.001).
 
-    A tensor fails when it is not finite; has an entry beyond the greatest number, or more than the share
-    ``underflow`` of its nonzero entries flushed to zero, in E4M3 (activations, weights) or E5M2 (gradients); has a
-    root mean square outside ``healthy`` (activations, their gradients, weight matrices); or is a gradient or an
-    activation of nothing but zeros. E4M3 holds 2^-9 to 448: at 1/8 a tenth of a normal tensor is already subnormal
-    (below 2^-6), and above 8 fewer than 56 standard deviations are left for outliers. E5M2's maximum is 128 times
-    E4M3's, so a gradient may be 128 times as large. A readout's weight and output are not for 8 bits: its weight may
-    have any scale, and its output may be small.
+    A tensor fails in one of these cases:
 
-    Seen are the outputs of modules, and what functional code between them hands to a module with parameters, as
-    ``name(input)``. The model runs in the mode (train or eval) it is in, and is left as it was: values, buffers,
-    gradients, modes, hooks and generators, also when it raises. ``seed`` sets dropout and the upstream gradient.
+    - an entry is not finite;
+    - an entry is beyond the largest number, or more than the share ``underflow`` of its nonzero entries is flushed to
+      zero, in E4M3 (activations, weights) or E5M2 (gradients);
+    - its root mean square is outside ``healthy`` (activations, their gradients, weight matrices);
+    - it is a gradient or an activation of only zeros.
+
+    E4M3 holds 2^-9 to 448: at 1/8 a tenth of a normal tensor is already subnormal (below 2^-6), and above 8 fewer than
+    56 standard deviations are left for outliers. E5M2's maximum is 128 times E4M3's, so a gradient may be 128 times as
+    large. A readout's weight and output are not computed in 8 bits: its weight may have any scale, and its output may
+    be small.
+
+    The audit sees the outputs of modules, and what functional code between modules hands to a module with parameters,
+    as ``name(input)``. The model runs in its current mode (train or eval). Values, buffers, gradients, modes, hooks and
+    generators are restored, also after an error. ``seed`` sets dropout and the upstream gradient.
 
     Raises:
-        TypeError, ValueError: a batch, loss or limit that cannot be used, a model without values.
+        TypeError, ValueError: a batch, loss or limit that cannot be used, or a model without values.
     """
     model = unwrap(model)
     limits = _limits(healthy, underflow)
@@ -164,8 +180,8 @@ def audit(
         raise ValueError(f"steps: {steps!r} is no number of steps; give 0 or more")
     objective = Objective(model, batch, loss)
     with untouched(model, seed):
-        value, found = _measure(model, objective, seed)
-        rows = _rows(found, limits, 0)
+        value, tensors = _measure(model, objective, seed)
+        rows = _rows(tensors, limits, 0)
         if steps:
             _train(model, objective, steps, (optimizer or (lambda m: default_optimizer(m, lr))))
             rows += _rows(_measure(model, objective, seed)[1], limits, steps)
@@ -185,7 +201,7 @@ def _limits(healthy: tuple[float, float], underflow: float) -> Limits:
 
 
 def _measure(model: nn.Module, objective: Objective, seed: int) -> tuple[float | None, list[Measured]]:
-    """The loss, and every tensor of one forward and backward pass: parameters, then in the order of execution."""
+    """The loss, and every tensor of one forward and backward pass: parameters first, then in order of execution."""
     forward: dict[str, Measured] = {}
     backward: dict[str, Measured] = {}
 
@@ -206,7 +222,7 @@ def _measure(model: nn.Module, objective: Objective, seed: int) -> tuple[float |
             watch.backward = True
             value.backward()
     for name, tensor in [*forward.items(), *backward.items()]:
-        # u-μP's logits start small on purpose, wherever in the model its readout stands.
+        # u-μP's logits start small by design, wherever the readout is in the model.
         readout = "output" in getattr(tensor.module, "roles", {}).values() and not name.endswith(INPUT)
         tensor.final = name in watch.outputs or readout
     weights, gradients = _parameters(model, value is not None)
@@ -229,10 +245,10 @@ def _parameters(model: nn.Module, with_gradients: bool) -> tuple[list[Measured],
     return weights, gradients
 
 
-def _train(model: nn.Module, objective: Objective, steps: int, make: Callable) -> None:
+def _train(model: nn.Module, objective: Objective, steps: int, make_optimizer: Callable) -> None:
     if objective.is_upstream:
         raise ValueError("steps: there is no loss to train on; give loss, or targets in the batch")
-    stepper = make(model)
+    stepper = make_optimizer(model)
     for _ in range(steps):
         model.zero_grad(set_to_none=True)
         value = objective()
@@ -242,8 +258,8 @@ def _train(model: nn.Module, objective: Objective, steps: int, make: Callable) -
         stepper.step()
 
 
-def _rows(found: Iterable[Measured], limits: Limits, step: int) -> list[AuditRow]:
-    return [_row(*judged, step) for judged in judge.advise(found, limits)]
+def _rows(tensors: Iterable[Measured], limits: Limits, step: int) -> list[AuditRow]:
+    return [_row(*judged, step) for judged in advise(tensors, limits)]
 
 
 def _row(tensor: Measured, verdict: str, advice: str, step: int) -> AuditRow:
@@ -269,7 +285,7 @@ def _row(tensor: Measured, verdict: str, advice: str, step: int) -> AuditRow:
 
 
 def _section(rows: list[AuditRow], kind: str, step: int | None, formats: list[str]) -> list[CheckLine]:
-    """The lines of one kind at one step under a heading; none where there are no rows."""
+    """A heading and the lines of one kind at one step; nothing without rows."""
     if not rows:
         return []
     plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
@@ -283,12 +299,12 @@ def _section(rows: list[AuditRow], kind: str, step: int | None, formats: list[st
 
 
 def _folded(rows: list[AuditRow]) -> list[tuple[str, list[AuditRow]]]:
-    """Rows with names for them; those that differ in their layers' numbers alone become one."""
+    """Groups of rows, each with a name; rows that differ only in layer numbers become one group."""
     groups: dict[tuple, list[AuditRow]] = {}
     for row in rows:
         groups.setdefault(_alike(row), []).append(row)
     folded: dict[str, list[AuditRow]] = {}
-    for row in rows:  # each where its first stands
+    for row in rows:  # a group stands in the place of its first row
         group = groups[_alike(row)]
         alone = len(group) < _FOLD
         folded[row.name if alone else _common_name([row.name for row in group])] = [row] if alone else group
@@ -301,7 +317,7 @@ def _alike(row: AuditRow) -> tuple:
 
 
 def _common_name(names: list[str]) -> str:
-    """``blocks.0…23.norm`` for the names that fit; ``0…3,7`` where there are gaps."""
+    """``blocks.0…23.norm`` for names that differ in numbers; with gaps ``0…3,7``."""
     return ".".join(
         _ranges(sorted({int(part) for part in parts})) if all(map(str.isdigit, parts)) else parts[0]
         for parts in zip(*(name.split(".") for name in names), strict=True)
@@ -318,7 +334,7 @@ def _ranges(numbers: list[int]) -> str:
 
 
 def _notes(failures: Iterable[AuditRow]) -> tuple[str, ...]:
-    """One line for each thing to do, with the tensors that it is for; the like differ in numbers only."""
+    """One line for each piece of advice, with the tensors that it is for."""
     groups: dict[tuple[str, str], list[AuditRow]] = {}
     for row in failures:
         groups.setdefault((row.kind, re.sub(r"[\d.e+-]+", "#", row.advice)), []).append(row)

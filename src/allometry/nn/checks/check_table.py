@@ -1,4 +1,4 @@
-"""One table, three ways to show it: plain text, a rich renderable, HTML. What the checks of this package print."""
+"""The table that the checks of this package print: as plain text, as a rich renderable, as HTML."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CSS = {BAD: "color:#b00020", GOOD: "color:#0a7a2f", QUIET: "opacity:.6", STRONG
 
 @dataclass(frozen=True)
 class CheckLine:
-    """A row of cells, or a heading where there is only one; ``look`` is bad, good, quiet or nothing."""
+    """A row of cells, or a heading if there is only one; ``look`` is bad, good, quiet or empty."""
 
     cells: tuple[str, ...]
     look: str = ""
@@ -23,7 +23,7 @@ class CheckLine:
 
 @dataclass(frozen=True)
 class CheckTable:
-    """A verdict, columns (the first aligned left), lines, and sentences below."""
+    """A verdict, columns (the first aligned left), lines, and notes below."""
 
     verdict: CheckLine
     columns: tuple[str, ...]
@@ -31,22 +31,22 @@ class CheckTable:
     notes: tuple[str, ...] = ()
 
     def text(self, width: int = 100) -> str:
-        """Plain text in lines of at most ``width`` where cells allow it."""
+        """Plain text, in lines of at most ``width`` if the cells allow it."""
         return "\n".join(text for text, _ in self._layout(width))
 
     def rich(self) -> CheckTable:
-        """What a ``__rich__`` method returns: rich shows the table itself."""
+        """The result of a ``__rich__`` method: rich shows the table itself."""
         return self
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-        """For rich: the same lines as wide as the console is, coloured."""
+        """For rich: the same lines, in the width of the console and coloured."""
         from rich.text import Text
 
         for text, look in self._layout(options.max_width):
             yield Text(text, style=_RICH[look], no_wrap=True, overflow="fold")
 
     def _layout(self, width: int) -> list[tuple[str, str]]:
-        """Lines of text with their look."""
+        """Lines of text, each with its look."""
         first, *rest = self.verdict.cells
         out = [(first, self.verdict.look or STRONG)]
         out += [(part, QUIET) for cell in rest for part in wrap(cell, width)]
@@ -96,14 +96,14 @@ def spread(values: Sequence[float]) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage without its sign; a dot for nothing at all."""
+    """A share as a percentage without the sign; a dot for zero."""
     if share == 0:
         return "·"
     return "<.1" if share < 0.0005 else f"{100 * share:.1f}" if share < 0.0995 else f"{100 * share:.0f}"
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """One line, or two where the first cell is too long and gets a line of its own."""
+    """One line, or two if the first cell is too long and gets its own line."""
     first, *rest = cells
     numbers = " ".join(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
     if len(first) <= widths[0]:

@@ -1,10 +1,10 @@
-"""The coordinate check: does what training does to the activations stay the same as the model grows wider?
+"""The coordinate check: does a training step change the activations equally at every width?
 
     print(nn.coord_check(make_model, widths=(64, 128, 256, 512)))
 
-In a parametrisation whose learning rate carries over to any width, a training step changes each activation by an
-amount that does not depend on the width. A model is trained a few steps at each width, and the slope of the log of
-each activation's change against the log of the width is fitted. Source: Tensor Programs V (arXiv 2203.03466,
+If the learning rate carries over to any width, a training step changes each activation by an amount that does not
+depend on the width. The check trains a model a few steps at each width, and fits the slope of the log of each
+activation's change against the log of the width. Source: Tensor Programs V (arXiv 2203.03466,
 appendix D.1).
 """
 
@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from .check_table import BAD, GOOD, CheckLine, CheckTable, short
-from .probe import INPUT, Objective, default_optimizer, untouched, unwrap, watched
+from .objective import Objective, default_optimizer
+from .probe import INPUT, untouched, unwrap, watched
 
 OK, GROWS, SHRINKS, NON_FINITE = "ok", "grows", "shrinks", "non-finite"
 
@@ -29,9 +30,9 @@ OK, GROWS, SHRINKS, NON_FINITE = "ok", "grows", "shrinks", "non-finite"
 class Coordinate:
     """One activation at every width.
 
-    ``change`` and ``value``: by step, by width, the root mean square of its difference from the start, and of itself
-    (geometric means over seeds). ``slopes``, ``value_slopes``: by step, the slope of their logs against the log of
-    the width; None where something is zero or not finite.
+    ``change`` and ``value``: by step and by width, the root mean square of its difference from the start, and of itself
+    (geometric means over seeds). ``slopes`` and ``value_slopes``: by step, the slope of their logs against the log of
+    the width, or None if a value is zero or not finite.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Coordinate:
 
 @dataclass(frozen=True)
 class CoordCheck:
-    """What :func:`coord_check` found: ``ok``, ``rows`` (every activation), ``failures``; shows itself as a table."""
+    """The result of :func:`coord_check`: ``ok``, ``rows`` (every activation), ``failures``; it prints as a table."""
 
     model: str
     widths: tuple[int, ...]
@@ -70,7 +71,7 @@ class CoordCheck:
         return tuple(row for row in self.rows if not row.ok)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON value with everything in it."""
+        """All of it as plain data for JSON."""
         return {"ok": self.ok, **_listed(asdict(self))}
 
     @property
@@ -90,12 +91,12 @@ class CoordCheck:
         kinds = {row.verdict for row in self.failures}
         crowd = ""
         if self.batch_rows > self.widths[0]:
-            crowd = f"; or it only seems so, as {self.batch_rows} rows are more than width {self.widths[0]}: give fewer"
+            crowd = f"; or it only appears to: {self.batch_rows} rows are more than width {self.widths[0]}, give fewer"
         advice = {
-            GROWS: "grows: a learning rate tuned at one width is too high at a wider one; divide the rate of hidden "
+            GROWS: "grows: a learning rate tuned at one width is too high at a wider one; divide that of hidden "
             "weights by the width, or take nn.parametrize(model, 'umup') with nn.AdamW",
-            SHRINKS: "shrinks: the wider the model, the less this learns; its rate or multiplier falls too fast"
-            + crowd,
+            SHRINKS: "shrinks: the wider the model, the less this learns; its learning rate or multiplier decreases "
+            "too fast" + crowd,
             NON_FINITE: "non-finite: training diverged; lower lr",
         }
         return tuple(text for kind, text in advice.items() if kind in kinds)
@@ -122,22 +123,22 @@ def coord_check(
     seeds: Iterable[int] = (0, 1, 2),
     tolerance: float = 0.25,
 ) -> CoordCheck:
-    """Train ``make_model(width)`` a few steps at each width, and fit how each activation's change goes with the width.
+    """Train ``make_model(width)`` a few steps at each width, and fit how each activation's change depends on the width.
 
-    ``make_model`` returns a model, or ``(model, batch)`` or ``(model, batch, loss)`` where ``batch`` is None; the
-    batch of the first width then serves all. ``batch`` and ``loss`` are as in :func:`.audit`; ``optimizer(model)``
-    is by default our AdamW at ``lr`` (0.1), or torch's (0.001) for a model without layers of ours. Every seed draws
-    other weights; the data are the same throughout, and so is dropout at each step.
+    ``make_model`` returns a model, or ``(model, batch)`` or ``(model, batch, loss)`` if ``batch`` is None; the batch of
+    the first width is then used for all. ``batch`` and ``loss`` are as in :func:`.audit`; ``optimizer(model)`` is by
+    default our AdamW at ``lr`` (0.1), or torch's (0.001) for a model without layers of ours. Each seed draws other
+    weights; the data are the same for all, and so is dropout at each step.
 
-    An activation is ok when the slope of log rms(change) against log width lies within ±``tolerance`` at every step,
-    and that of its value after the last. A drift that spoils transfer has a slope of ±½ or 1; the default is half-way
-    to the smaller. Two things may shrink: the value of the model's output, which begins at width^-½ in μP and u-μP;
-    and the change of what comes before any hidden weight, since u-μP's rate for the embedding is width^-½
-    (arXiv 2407.17465, table 2).
+    An activation is ok if the slope of log rms(change) against log width is within ±``tolerance`` at every step, and
+    that of its value after the last step too. A drift that spoils transfer has a slope of ±½ or 1; the default is
+    half-way to the smaller. Two quantities may shrink: the value of the model's output, which begins at width^-½ in μP
+    and u-μP; and the change of what comes before any hidden weight, since u-μP's learning rate for the embedding is
+    width^-½ (arXiv 2407.17465, table 2).
 
-    Give few rows and wide models. The law is that of widths far above the number of independent rows: where the rows
-    are more, an Adam step on one row is mostly noise of the others, which averages out as width^-½, and every slope
-    comes out too low (u-μP, widths 64 to 512: −0.1 with 4 random tokens, −0.3 with 64).
+    Give few rows and wide models. The law holds for widths far above the number of independent rows. With more rows, an
+    Adam step on one row is mostly noise of the others, which averages out as width^-½, and every slope comes out too
+    low (u-μP, widths 64 to 512: −0.1 with 4 random tokens, −0.3 with 64).
 
     Raises:
         TypeError, ValueError: fewer than two widths, no loss to train on, models whose activations differ by name.
@@ -148,7 +149,7 @@ def coord_check(
         for seed in draws:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
-                model, batch, loss = _made(make_model(width), batch, loss)
+                model, batch, loss = _model_and_batch(make_model(width), batch, loss)
             traces[width].append(_trace(model, batch, loss, steps, lr, optimizer, seed))
     first = traces[sizes[0]][0]
     for width in sizes:
@@ -172,9 +173,9 @@ def _checked(widths: Any, steps: Any, seeds: Any, tolerance: float) -> tuple[tup
     return sizes, draws
 
 
-def _made(made: Any, batch: Any, loss: Callable | None) -> tuple[nn.Module, Any, Callable | None]:
-    """The model of what ``make_model`` returned, with the batch and the loss, which the first one may have to give."""
-    parts = made if isinstance(made, tuple) else (made,)
+def _model_and_batch(returned: Any, batch: Any, loss: Callable | None) -> tuple[nn.Module, Any, Callable | None]:
+    """The model that ``make_model`` returned, and the batch and loss: those given, else those that it returned."""
+    parts: list[Any] = list(returned) if isinstance(returned, tuple) else [returned]
     if len(parts) > 3:
         raise TypeError(f"make_model: returned {len(parts)} values; give model, (model, batch) or (model, batch, loss)")
     if batch is None and len(parts) > 1:
@@ -192,11 +193,11 @@ class _Trace:
         self.start: dict[tuple[str, int], Tensor] = {}
         self.changes: dict[str, list[float]] = {}
         self.values: dict[str, list[float]] = {}
-        self.early: set[str] = set()  # before any hidden weight was at work
+        self.early: set[str] = set()  # computed before any hidden weight
         self.final: set[str] = set()
 
-    def pass_(self, model: nn.Module, objective: Objective, seed: int) -> Tensor | None:
-        """One forward pass, recorded as the next step; its loss."""
+    def record(self, model: nn.Module, objective: Objective, seed: int) -> Tensor | None:
+        """Run one forward pass and record it as the next step; returns its loss."""
         calls: dict[str, int] = defaultdict(int)
         sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0])
         begin, hidden = not self.start, False
@@ -205,9 +206,9 @@ class _Trace:
             nonlocal hidden
             if name.startswith(INPUT):
                 return
-            reading = name.endswith(INPUT)  # what a module reads, no weight of its own has touched
+            reading = name.endswith(INPUT)  # no weight of this module has been applied yet
             kinds = set() if reading else set(getattr(module, "roles", {}).values())
-            # Children run before their containers: from the first hidden weight on, all may depend on one.
+            # Children run before their containers; after the first hidden weight, every tensor may depend on one.
             hidden = hidden or bool(kinds & {"hidden", "output"})
             if begin and not hidden and ("input" in kinds or self.early):
                 self.early.add(name)
@@ -249,7 +250,7 @@ def _trace(
     with untouched(model, seed):
         stepper = optimizer(model) if optimizer else default_optimizer(model, lr)
         for step in range(steps + 1):
-            value = trace.pass_(model, objective, seed)
+            value = trace.record(model, objective, seed)
             if objective.is_upstream or value is None:
                 raise ValueError("loss: there is none to train on; give loss, or targets in the batch")
             if step < steps:
@@ -285,7 +286,7 @@ def _by_step(by_width: list[list[list[float]]]) -> tuple[tuple[float, ...], ...]
 
 
 def slope(widths: Sequence[float], values: Sequence[float]) -> float | None:
-    """Least-squares slope of log ``values`` against log ``widths``; None where a value is zero or not finite."""
+    """Least-squares slope of log ``values`` against log ``widths``; None if a value is zero or not finite."""
     if not all(math.isfinite(value) and value > 0 for value in values):
         return None
     x, y = [math.log(width) for width in widths], [math.log(value) for value in values]
@@ -309,7 +310,7 @@ def _line(row: Coordinate) -> CheckLine:
 
 
 def _listed(value: Any) -> Any:
-    """Tuples as lists, as JSON has them."""
+    """Tuples as lists, for JSON."""
     if isinstance(value, dict):
         return {key: _listed(item) for key, item in value.items()}
     return [_listed(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""From a measured tensor to a verdict, and from a verdict to one line of what to do."""
+"""From a measured tensor to a verdict, and from a verdict to one line of advice."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ _COUNTERPARTS = {
     "Softplus",
     "Softmax",
 }
-_FIRST = "the first that is not finite: look at what is divided, exponentiated or put into a logarithm here"
+_FIRST_NON_FINITE = "the first that is not finite: look at what is divided, exponentiated or put into a logarithm here"
 
 
-# How far the upper limit moves with the format: by the ratio of the greatest numbers.
+# The factor on the upper limit, by format: the ratio of the largest numbers.
 HEADROOM = {"E4M3": 1.0, "E5M2": E5M2.max / E4M3FN.max}
 
 
 class Limits(NamedTuple):
-    """What counts as healthy: an interval of the root mean square, and the share that may be flushed to zero."""
+    """The limits of a healthy tensor: an interval of the root mean square, and the share that may underflow."""
 
     low: float
     high: float
@@ -54,7 +54,7 @@ class Limits(NamedTuple):
 
 @dataclass
 class Measured:
-    """A tensor's statistics with what they belong to. ``final``: the model's result or a readout's weight."""
+    """A tensor's statistics, name, kind and module. ``final``: the model's result or a readout's weight."""
 
     name: str
     kind: str
@@ -68,13 +68,13 @@ class Measured:
         return "E4M3" if self.kind in (ACTIVATION, PARAMETER) else "E5M2"
 
 
-def verdict(tensor: Measured, limits: Limits) -> str:
-    """``ok``, or what is wrong first.
+def judge(tensor: Measured, limits: Limits) -> str:
+    """The verdict: ``ok``, or the first fault.
 
-    Only finiteness is asked of single numbers and, but for a missing gradient, of vectors of parameters (biases and
-    gains), which no GEMM reads in 8 bits. A gradient of a parameter leaves its GEMM in a wide format, so its root
-    mean square is free. A readout's weight and the final output stay in a wide format too, where neither need be
-    large, as u-μP's logits are not, and the weight may grow.
+    Single numbers must only be finite. So must vectors of parameters (biases and gains), which no GEMM reads in 8 bits;
+    a missing gradient is a fault of them too. The gradient of a parameter leaves its GEMM in a wide format: its root
+    mean square is free. A readout's weight and the final output stay in a wide format as well: the output may be small,
+    as u-μP's logits are, and the weight may have any scale.
     """
     stats, kind = tensor.stats, tensor.kind
     if stats.calls == 0:
@@ -89,103 +89,105 @@ def verdict(tensor: Measured, limits: Limits) -> str:
         return OK
     if stats.over[tensor.format] > 0:
         return OVERFLOW
-    judged = kind != PARAMETER_GRADIENT and stats.nonzero > 0
+    has_scale = kind != PARAMETER_GRADIENT and stats.nonzero > 0
     if tensor.final and kind == PARAMETER:
         return OK
-    if judged and stats.rms > limits.high * HEADROOM[tensor.format]:
+    if has_scale and stats.rms > limits.high * HEADROOM[tensor.format]:
         return LARGE
     if tensor.final and kind == ACTIVATION:
         return OK
-    if judged and stats.rms < limits.low:
+    if has_scale and stats.rms < limits.low:
         return SMALL
     return UNDERFLOW if stats.shares(stats.under)[tensor.format] > limits.underflow else OK
 
 
 def advise(tensors: Iterable[Measured], limits: Limits) -> list[tuple[Measured, str, str]]:
-    """Each tensor with its verdict and its advice (empty when ok).
+    """Each tensor with its verdict and its advice (empty if ok).
 
-    ``tensors`` stand in the order in which they came to be, so that a tensor whose trouble began in an earlier one is
-    told where.
+    ``tensors`` are in the order in which they were computed. If the fault began in an earlier tensor, the advice names
+    that tensor.
     """
     judged: list[tuple[Measured, str, str]] = []
-    last: dict[str, str] = {}  # by kind, the verdict before
-    origins: dict[tuple[str, str], list[Measured]] = {}  # by kind and verdict, where trouble began
+    last: dict[str, str] = {}  # the previous verdict, by kind
+    origins: dict[tuple[str, str], list[Measured]] = {}  # the tensors where a fault began, by kind and verdict
     first_non_finite = ""
     for tensor in tensors:
-        found = verdict(tensor, limits)
-        origin = _origin(tensor, found, last.get(tensor.kind), origins, limits)
-        if found == OK:
+        verdict = judge(tensor, limits)
+        origin = _origin(tensor, verdict, last.get(tensor.kind), origins, limits)
+        if verdict == OK:
             advice = ""
-        elif found == NON_FINITE:
-            advice = f"caused by {first_non_finite}, the first that is not finite" if first_non_finite else _FIRST
+        elif verdict == NON_FINITE:
+            first = f"caused by {first_non_finite}, the first that is not finite"
+            advice = first if first_non_finite else _FIRST_NON_FINITE
             first_non_finite = first_non_finite or f"{tensor.kind} {tensor.name}"
         elif origin is not None:
-            advice = f"caused by {origin.name}; mend that first"
+            advice = f"caused by {origin.name}; fix that first"
         else:
-            advice = _line(tensor, found)
-            origins.setdefault((tensor.kind, found), []).append(tensor)
-        last[tensor.kind] = found
-        judged.append((tensor, found, advice))
+            advice = _advice(tensor, verdict)
+            origins.setdefault((tensor.kind, verdict), []).append(tensor)
+        last[tensor.kind] = verdict
+        judged.append((tensor, verdict, advice))
     return judged
 
 
-def _origin(tensor: Measured, found: str, before: str | None, origins: dict, limits: Limits) -> Measured | None:
-    """The tensor whose trouble this is: were that one at unit scale, this one would be healthy."""
-    if tensor.kind == PARAMETER_GRADIENT and found == UNDERFLOW:  # all gradients scale with the loss
+def _origin(tensor: Measured, verdict: str, before: str | None, origins: dict, limits: Limits) -> Measured | None:
+    """The earlier tensor that causes the fault: if it were at unit scale, this tensor would be healthy."""
+    if tensor.kind == PARAMETER_GRADIENT and verdict == UNDERFLOW:  # all gradients scale with the loss
         return next(iter(origins.get((ACTIVATION_GRADIENT, SMALL), [])), None)
-    if tensor.kind == PARAMETER or (tensor.kind == ACTIVATION and before != found):
+    if tensor.kind == PARAMETER or (tensor.kind == ACTIVATION and before != verdict):
         return None
-    for origin in origins.get((tensor.kind, found), []):
+    for origin in origins.get((tensor.kind, verdict), []):
         size = origin.stats.rms
-        if found == ZERO or (found in (SMALL, LARGE) and limits.low * size <= tensor.stats.rms <= limits.high * size):
+        healthy_relative_to_it = limits.low * size <= tensor.stats.rms <= limits.high * size
+        if verdict == ZERO or (verdict in (SMALL, LARGE) and healthy_relative_to_it):
             return origin
     return None
 
 
-def _line(tensor: Measured, found: str) -> str:
-    if found == MISSING:
-        return "not used in this pass, or cut off by detach() or no_grad(); requires_grad_(False) if that is meant"
-    if found == ZERO:
+def _advice(tensor: Measured, verdict: str) -> str:
+    if verdict == MISSING:
+        return "not used in this pass, or cut off by detach() or no_grad(); requires_grad_(False) if that is intended"
+    if verdict == ZERO:
         cause = "no gradient arrives" if "gradient" in tensor.kind else "nothing but zeros"
         return f"{cause}: dead units, or a weight that starts at zero (that one wakes up: measure with steps=1)"
-    if found == OVERFLOW:
+    if verdict == OVERFLOW:
         return f"its largest entry is {short(tensor.stats.largest)}, beyond {tensor.format}: {_smaller(tensor)}"
     if "gradient" in tensor.kind:
-        return _gradient(tensor, found)
+        return _gradient(tensor, verdict)
     if tensor.kind == PARAMETER:
-        return _parameter(tensor, found)
-    return _activation(tensor, found)
+        return _parameter(tensor, verdict)
+    return _activation(tensor, verdict)
 
 
-def _gradient(tensor: Measured, found: str) -> str:
+def _gradient(tensor: Measured, verdict: str) -> str:
     power = round(-math.log2(tensor.stats.rms))
-    if found == LARGE:
+    if verdict == LARGE:
         return f"divide the loss by 2^{max(1, -power)}, or clip; unit-scaled layers and losses need neither"
     if tensor.final:
         return f"a mean loss divides by its rows: take nn.CrossEntropyLoss, or scale the loss by 2^{max(1, power)}"
     if is_plain(tensor):
         return f"scale the loss by 2^{max(1, power)} (FP16 style), or use unit-scaled layers: nn.scale_model"
-    return f"scale the loss by 2^{max(1, power)}, or mend the gradient that comes in"
+    return f"scale the loss by 2^{max(1, power)}, or fix the gradient that comes in"
 
 
-def _parameter(tensor: Measured, found: str) -> str:
+def _parameter(tensor: Measured, verdict: str) -> str:
     if is_plain(tensor):
         layer = counterpart(tensor.module)
         take = f"take allometry's nn.{layer}" if layer else "start from a unit normal, the factor in the forward pass"
         return f"{take}, or convert: nn.scale_model(model, batch)"
-    if found == LARGE:
+    if verdict == LARGE:
         return "it grew in training: lower its learning rate, or add weight decay"
     return "start from a unit normal: reset_parameters()"
 
 
-def _activation(tensor: Measured, found: str) -> str:
+def _activation(tensor: Measured, verdict: str) -> str:
     kind = type(tensor.module).__name__
     if tensor.name.startswith(INPUT):
         return f"standardise the inputs: multiply by {short(1 / tensor.stats.rms)}"
-    if tensor.name.endswith(INPUT) and found != UNDERFLOW:
+    if tensor.name.endswith(INPUT) and verdict != UNDERFLOW:
         factor = short(1 / tensor.stats.rms)
         return f"computed between modules: multiply by {factor} (nn.scale) or norm it before it is read"
-    if found == LARGE:
+    if verdict == LARGE:
         return _smaller(tensor)
     if _is_attention(tensor):
         return "averages of values shrink: put nn.RMSNorm after it, before the out-projection (nn.Attention does)"
@@ -193,7 +195,7 @@ def _activation(tensor: Measured, found: str) -> str:
         return "probabilities shrink as 1/n: take allometry's nn.Softmax, or keep them out of 8 bits"
     if is_plain(tensor) and counterpart(tensor.module):
         return f"take allometry's nn.{kind} in place of torch's, or nn.scale_model(model, batch)"
-    if found == UNDERFLOW:
+    if verdict == UNDERFLOW:
         return "many entries are tiny though the scale is right: keep this tensor in BF16"
     return f"multiply by {short(1 / tensor.stats.rms)} here (nn.scale), or put a norm before what reads it"
 
@@ -209,12 +211,12 @@ def _smaller(tensor: Measured) -> str:
 
 
 def is_plain(tensor: Measured) -> bool:
-    """Whether the module that made it is not one of this package."""
+    """Whether the module that returned it is not one of this package."""
     return not has_ours(tensor.module)
 
 
 def counterpart(module: nn.Module) -> str:
-    """The name of our layer that replaces a module of torch.nn; empty where there is none."""
+    """The name of our layer that replaces a module of torch.nn, or an empty string."""
     name = type(module).__name__
     return name if name in _COUNTERPARTS and type(module).__module__.startswith("torch.nn.") else ""
 

@@ -1,1 +1,6 @@
-"""Modules under the names of torch.nn: with parameters, without, and the transformer."""
+"""Modules under the names of ``torch.nn``.
+
+- ``with_parameters``: linear maps, convolutions, embedding, norms; ``Parametrized``, the base of a layer of your own;
+- ``stateless``: activations, gates, softmax, dropout, losses;
+- ``transformer``: attention, MLP, transformer block, residual stack, decoder.
+"""

@@ -96,7 +96,8 @@ class Dropout(nn.Module):
         self.p = Constants(p)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(x, *self.p(), self.training)
+        (p,) = self.p()
+        return F.dropout(x, p, self.training)
 
     def extra_repr(self) -> str:
         return f"p={self.p.values[0]:g}"

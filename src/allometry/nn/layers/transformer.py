@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -189,7 +190,7 @@ class TransformerBlock(Parametrized):
         x = self._branch(x, 0, self.attention, rotation)
         return self._branch(x, 1, self.mlp)
 
-    def _branch(self, x: Tensor, i: int, branch: nn.Module, *arguments) -> Tensor:
+    def _branch(self, x: Tensor, i: int, branch: Attention | MLP, *arguments: Any) -> Tensor:
         (eps,), (keep, share) = self.eps(), self.weights[i]()
         returned = share / branch.backward_ratio
         if self.norm == "pre":
@@ -210,10 +211,11 @@ class ResidualStack(nn.Module):
 
     def __init__(self, blocks: Iterable[TransformerBlock]):
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        if not self.blocks:
+        blocks = list(blocks)
+        if not blocks:
             raise ValueError("blocks: none given; a stack needs at least one block")
-        for i, block in enumerate(self.blocks):
+        self.blocks = nn.ModuleList(blocks)
+        for i, block in enumerate(blocks):
             block.place(2 * i, self.branches)
 
     @property
@@ -222,7 +224,8 @@ class ResidualStack(nn.Module):
         return 2 * len(self.blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        attention = self.blocks[0].attention
+        first: Any = self.blocks[0]  # perhaps wrapped, for checkpointing or sharding
+        attention = first.attention
         rotation = attention.rotation(x.shape[1], x) if attention.rope else None
         for block in self.blocks:
             x = block(x, rotation)

@@ -299,8 +299,9 @@ class LayerNorm(Parametrized):
         super().__init__()
         normalized_shape = _one_axis(normalized_shape)
         self.normalized_shape, self.eps = normalized_shape, Constants(eps)
-        new = lambda wanted: nn.Parameter(torch.empty(normalized_shape, device=device, dtype=dtype)) if wanted else None
-        self.weight, self.bias = new(elementwise_affine), new(elementwise_affine and bias)
+        new = lambda: nn.Parameter(torch.empty(normalized_shape, device=device, dtype=dtype))
+        self.weight = new() if elementwise_affine else None
+        self.bias = new() if elementwise_affine and bias else None
         self.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:

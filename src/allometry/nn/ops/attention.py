@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import operator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -107,7 +108,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int | None, f
     """Attention without a gain, by the fastest way that fits."""
     length, keys = q.shape[2], k.shape[2]
     limited = window is not None and keys > window
-    options = {"scale": factor}
+    options: dict[str, Any] = {"scale": factor}
     if q.shape[1] != k.shape[1]:
         options["enable_gqa"] = True
     if causal and not limited and length == keys:

@@ -88,7 +88,7 @@ def softmax_polynomials(multiplier: float = 1.0) -> tuple[tuple[float, ...], tup
         forward, backward = softmax_scale(n, multiplier)
         return math.log(forward / n), math.log(backward / n * math.sqrt((n - 1) / n))
 
-    return tuple(_interpolate(lambda n, i=i: logarithms(n)[i]) for i in range(2))
+    return _interpolate(lambda n: logarithms(n)[0]), _interpolate(lambda n: logarithms(n)[1])
 
 
 def attention_gain(n: int, head_dim: int, multiplier: float = 1.0, qk_norm: bool = False) -> float:

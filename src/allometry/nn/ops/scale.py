@@ -107,7 +107,7 @@ def exact_scale(function: Callable[[Tensor], Tensor], centred: bool = False) -> 
     z = -12.0 + step * (torch.arange(nodes, dtype=torch.float64, device="cpu") + 0.5)
     density = torch.exp(-z.square() / 2) * (step / math.sqrt(2 * math.pi))
     with torch.enable_grad():
-        y, pull = torch.func.vjp(function, z)  # unlike requires_grad_, also within a transform of torch.func
+        y, pull = torch.func.vjp(function, z)[:2]  # unlike requires_grad_, also within a transform of torch.func
         (slope,) = pull(torch.ones_like(y))
     y, slope = y.detach(), slope.detach()
     name = getattr(function, "__name__", function)

@@ -11,7 +11,7 @@ Sources: OCP 8-bit Floating Point Specification 1.0 (E4M3, E5M2); OCP Microscali
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -44,6 +44,7 @@ class Format:
     has_inf: bool = False
     has_nan: bool = False
     dtype: torch.dtype | None = None  # PyTorch's own, if there is one
+    _text: tuple[str, str, str] = field(init=False, repr=False, compare=False, default=("", "", ""))
 
     def __post_init__(self):
         if not 0 < self.mantissa_bits < 23:
@@ -317,8 +318,8 @@ def MXFP6(element: Format | str = E3M2) -> MX:
 
 
 def _mx(name: str, element: Format | str, choices: tuple[MX, ...]) -> MX:
-    wanted = by_name(element) if isinstance(element, str) else element
+    form = by_name(element) if isinstance(element, str) else element
     for choice in choices:
-        if choice.element == wanted:
+        if choice.element == form:
             return choice
     raise ValueError(f"element: {element!r} is none of {name}'s; give {' or '.join(c.element.name for c in choices)}")

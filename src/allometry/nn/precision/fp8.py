@@ -1,31 +1,33 @@
 """Linear layers whose three products run in FP8, with static unit scale: no maximum of a tensor is ever taken.
 
-Operands are cast as they are, which is what unit scale is for, x and the weight to E4M3FN, gradients to E5M2, and the
-layer's factors go into the scales of ``torch._scaled_mm``. Where that is missing, or the format has no such product,
-the same casts are simulated (:mod:`allometry.nn.precision.formats`, equal bit for bit) and the product is an
-ordinary one.
+Operands are cast as they are, which unit scale allows: x and the weight to E4M3FN, gradients to E5M2. The layer's
+factors go into the scales of ``torch._scaled_mm``. If that is missing, or the format has no such product, the same
+casts are simulated (:mod:`allometry.nn.precision.formats`, equal bit for bit) and the product is an ordinary one.
 
     from allometry import nn
 
     nn.fp8.convert(model)              # every hidden Linear, in place; the same parameters
     nn.fp8.convert(model, "mxfp4")     # simulated
 
-What ``torch._scaled_mm`` wants, as found with PyTorch 2.13:
+Requirements of ``torch._scaled_mm``, as measured with PyTorch 2.13:
 
-- CUDA (compute capability 8.9 on): first operand row-major, second column-major, the inner size and the columns
-  multiples of 16, not E5M2 with E5M2. Operands are transposed and padded here as needed.
+- CUDA (compute capability 8.9 and above): the first operand row-major, the second column-major, the inner size and the
+  columns multiples of 16, not E5M2 with E5M2. Operands are transposed and padded here as needed.
 - TorchInductor: the same layouts, on the CPU too.
 - CPU: any layout, size, and output type. E4M3FN with E4M3FN under a scale without dimensions goes to oneDNN, which on
   a processor without FP8 arithmetic runs a reference loop, 700 ms for 256³; under a scale for each row and column it
-  is converted and multiplied in float32, 0.7 ms. So scales are given in that form. Still about three times the time
-  of a float32 product: on the CPU this is for studying FP8, not for speed.
-- ``x.to(torch.float8_e4m3fn)`` makes NaN of what overflows up to PyTorch 2.11 and saturates later; E5M2 becomes
-  infinite. Operands are therefore clamped first.
+  is converted and multiplied in float32, 0.7 ms. So scales are given in that form. This still takes about three times
+  as long as a float32 product: on the CPU it is for studying FP8, not for speed.
+- ``x.to(torch.float8_e4m3fn)`` returns NaN for overflow up to PyTorch 2.11, and saturates in later versions; E5M2
+  becomes infinite. Operands are therefore clamped first.
 """
+
+# torch._scaled_mm is not in PyTorch's type declarations.
+# pyright: reportPrivateImportUsage=false
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -35,25 +37,27 @@ from torch.autograd.function import once_differentiable
 
 from ..layers import with_parameters as layers
 from ..ops.arguments import check_float
+from ..ops.autograd import NamedArguments
 from ..ops.products import Factors, over_rows, over_rows_of
 from ..ops.scale import scale
 from .formats import E4M3FN, E5M2, MX, Format, NVFP4Format, by_name
 
 MODES = ("auto", "real", "simulated")
 REAL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-GRADIENTS = ("E5M2", "E4M3FN")  # what may be multiplied with E4M3FN
-TILE = 16  # CUDA wants sizes in multiples of it
+GRADIENTS = {"E5M2": E5M2, "E4M3FN": E4M3FN}  # the formats that may be multiplied with E4M3FN
+TILE = 16  # CUDA requires sizes that are multiples of it
 AnyFormat = Format | MX | NVFP4Format
 
 
 @dataclass(frozen=True)
 class FP8Formats:
-    """What is cast to what, and in which layers.
+    """The number formats of linear layers: which operands are cast to which format, and in which layers.
 
-    ``forward`` is the format of activations and weights, ``gradient`` that of the gradients that enter a layer from
-    above (None: not cast), each a format or its name. A block format runs along the dimension that the forward
-    product sums over; the backward products read the same operands again. ``roles`` says which weights' layers to
-    convert. ``mode`` "real" insists on ``torch._scaled_mm``, "simulated" on the simulation, "auto" takes what there is.
+    ``forward`` is the format of activations and weights; ``gradient`` is the format of the gradients that enter a layer
+    from above (None: they are not cast). Each is a format or its name. A block format runs along the dimension that the
+    forward product sums over; the backward products read the same operands again. ``roles`` names the roles of the
+    weights whose layers are converted. ``mode`` "real" requires ``torch._scaled_mm``, "simulated" uses the simulation,
+    "auto" takes the real product if there is one.
 
     Raises:
         ValueError: an unknown format, role or mode, or "real" for formats without a real product.
@@ -82,7 +86,7 @@ class FP8Formats:
 
     @property
     def has_product(self) -> bool:
-        """Whether ``torch._scaled_mm`` takes these formats on some device."""
+        """Whether ``torch._scaled_mm`` supports these formats on some device."""
         # By name: a float in a comparison (their maxima) would become a symbol under torch.compile(dynamic=True).
         return self.forward.name == "E4M3FN" and self.gradient is not None and self.gradient.name in GRADIENTS
 
@@ -91,37 +95,42 @@ E4M3 = FP8Formats()
 
 
 def supported(device: torch.device | str = "cpu", formats: FP8Formats = E4M3) -> bool:
-    """Whether this device has a real FP8 product for the formats's formats; found out by trying, once."""
-    return formats.has_product and _tried(str(device), formats.gradient.name)
+    """Whether this device has a real FP8 product of these formats; the first call tries one."""
+    return formats.has_product and formats.gradient is not None and _has_product(str(device), formats.gradient.name)
 
 
-@lru_cache
-@torch.compiler.disable
-def _tried(device: str, gradient: str) -> bool:
+def _try_product(device: str, gradient: str) -> bool:
     if torch.device(device).type == "meta":
         return False
     try:
         a = torch.ones(TILE, TILE, device=device).to(torch.float8_e4m3fn)
-        g = torch.ones(TILE, TILE, device=device).to(by_name(gradient).dtype)
+        g = torch.ones(TILE, TILE, device=device).to(GRADIENTS[gradient].dtype)
         outputs = (_product(a, a.t(), 1.0, torch.float32, True), _product(g, a, 1.0, torch.float32))
         return all(bool((y == TILE).all()) for y in outputs)
     except (RuntimeError, NotImplementedError, AttributeError, TypeError, AssertionError):
         return False
 
 
-# While compiling, the answer is asked for once and goes into the graph as a constant.
-_tried_constant = torch.compiler.assume_constant_result(lambda device, gradient: _tried(device, gradient))
+# PyTorch declares all forms of ``disable`` at once.
+_has_product: Callable[[str, str], bool] = lru_cache(  # pyright: ignore[reportAssignmentType]
+    torch.compiler.disable(_try_product)
+)
+# Compilation calls this once; the answer becomes a constant of the graph.
+_has_product_constant: Callable[[str, str], bool] = torch.compiler.assume_constant_result(
+    lambda device, gradient: _has_product(device, gradient)
+)
 
 
 def _is_real(x: Tensor, formats: FP8Formats) -> bool:
-    if formats.mode == "simulated" or not formats.has_product:
+    gradient = formats.gradient
+    if formats.mode == "simulated" or not formats.has_product or gradient is None:
         return False
-    tried = _tried_constant if torch.compiler.is_compiling() else _tried
-    real = x.dtype in REAL_DTYPES and tried(str(x.device), formats.gradient.name)
+    has_product = _has_product_constant if torch.compiler.is_compiling() else _has_product
+    real = x.dtype in REAL_DTYPES and has_product(str(x.device), gradient.name)
     if formats.mode == "real" and not real:
         raise ValueError(
             f"mode: 'real', but device {str(x.device)!r} has no FP8 product of {formats.forward} with "
-            f"{formats.gradient} gradients for {x.dtype}; give mode='simulated' or 'auto'"
+            f"{gradient} gradients for {x.dtype}; give mode='simulated' or 'auto'"
         )
     return real
 
@@ -156,7 +165,7 @@ def _simulated(a: Tensor, b: Tensor, factor: float) -> Tensor:
     return torch.addmm(a.new_zeros(1), a, b, beta=0, alpha=factor)
 
 
-class _FP8LinearFunction(torch.autograd.Function):
+class _FP8LinearFunction(NamedArguments):
     """β·addend + x·wᵀ with cast operands; the addend is a bias (columns) or a tensor to add onto (rows, columns)."""
 
     @staticmethod
@@ -209,14 +218,14 @@ def linear(
 ) -> Tensor:
     """:func:`allometry.nn.functional.linear` with its three products in FP8: (…, fan_in) → (…, fan_out).
 
-    ``factors``, ``onto``, ``keep`` and ``share`` as there. x and weight are cast to the formats's forward format from
-    whatever type they have; the gradient to its gradient format, for both products; a bias and ``onto`` are not cast.
-    The output is of the type of ``x`` (or autocast's), the gradients of the types of ``x`` and ``weight``. What the
-    backward pass keeps are the cast operands, one byte each when real. ``mode`` replaces the formats's.
+    ``factors``, ``onto``, ``keep`` and ``share`` are as there. x and weight, of any type, are cast to
+    ``formats.forward``, the gradient to ``formats.gradient``, for both products; a bias and ``onto`` are not cast. The
+    output has the type of ``x`` (or autocast's), the gradients have the types of ``x`` and ``weight``. The backward
+    pass keeps the cast operands, one byte each if real. ``mode`` replaces ``formats.mode``.
 
     Raises:
         TypeError: an integer or complex tensor.
-        ValueError: a dimension of size 0, shapes that do not match, or ``mode`` "real" where there is no such product.
+        ValueError: a dimension of size 0, shapes that do not match, or ``mode`` "real" without such a product.
     """
     check_float(x=x, weight=weight)
     fan_out, fan_in = weight.shape
@@ -240,68 +249,54 @@ def linear(
     return y.view(*x.shape[:-1], fan_out)
 
 
-class _FP8Forward:
-    """The forward pass of a layer in FP8; all else is the layer's own."""
+class FP8Linear(layers.Linear):
+    """:class:`allometry.nn.Linear` in FP8; ``formats`` is an :class:`FP8Formats` or the name of a forward format."""
 
     formats: FP8Formats = E4M3
 
+    def __init__(self, *arguments, formats: FP8Formats | str = E4M3, **options):
+        super().__init__(*arguments, **options)
+        self.formats = _as_formats(formats)
+
     def forward(self, x: Tensor, onto: Tensor | None = None, keep: float = 1.0, share: float = 1.0) -> Tensor:
-        return linear(
-            x,
-            self.weight,
-            self.bias,
-            factors=self.factors(),
-            formats=self.formats,
-            onto=onto,
-            keep=keep,
-            share=share,
-        )
+        factors, formats = self.factors(), self.formats
+        return linear(x, self.weight, self.bias, factors=factors, formats=formats, onto=onto, keep=keep, share=share)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, forward={self.formats.forward}, gradient={self.formats.gradient}"
 
 
-class FP8Linear(_FP8Forward, layers.Linear):
-    """:class:`allometry.nn.Linear` in FP8; ``formats`` is a :class:`FP8Formats` or the name of a forward format."""
-
-    def __init__(self, *arguments, formats: FP8Formats | str = E4M3, **options):
-        super().__init__(*arguments, **options)
-        self.formats = _as_formats(formats)
-
-
-class FP8Readout(_FP8Forward, layers.Readout):
-    """:class:`allometry.nn.Readout` in FP8, which is made only where a formats's roles include "output"."""
-
-    def __init__(self, *arguments, formats: FP8Formats | str = E4M3, **options):
-        super().__init__(*arguments, **options)
-        self.formats = _as_formats(formats)
+class FP8Readout(FP8Linear, layers.Readout):
+    """:class:`allometry.nn.Readout` in FP8; :func:`convert` makes it only if the roles include "output"."""
 
 
 _TWINS = {layers.Linear: FP8Linear, layers.Readout: FP8Readout, FP8Linear: FP8Linear, FP8Readout: FP8Readout}
 
 
 def convert(model: nn.Module, formats: FP8Formats | str = "e4m3") -> nn.Module:
-    """Make every linear layer of the formats's roles compute in FP8, in place; returns ``model``.
+    """Let every linear layer of the given roles compute in FP8, in place; returns ``model``.
 
     The modules, parameters, names, roles and state dictionary remain the same objects: a layer only changes its class,
-    so optimisers, hooks and checkpoints stay valid. A subclass of Linear with a forward pass of its own is left alone.
-    By default the readout stays as it is, as in all published FP8 recipes. Convert before sharding or compiling.
+    so optimisers, hooks and checkpoints stay valid. A subclass of Linear with its own forward pass is not changed. By
+    default the readout is not changed, as in all published FP8 training. Convert before sharding or compiling.
 
     Raises:
         ValueError: nothing was converted.
     """
     formats = _as_formats(formats)
-    found = [m for m in model.modules() if type(m) in _TWINS and m.roles["weight"] in formats.roles]
-    if not found:
-        held = sorted({type(m).__name__ for m in model.modules() if isinstance(m, nn.Linear | layers.Linear)})
+    converted = 0
+    for module in list(model.modules()):
+        if isinstance(module, layers.Linear) and type(module) in _TWINS and module.roles["weight"] in formats.roles:
+            module.__class__ = _TWINS[type(module)]
+            module.__dict__["formats"] = formats
+            converted += 1
+    if not converted:
+        others = sorted({type(m).__name__ for m in model.modules() if isinstance(m, nn.Linear | layers.Linear)})
         raise ValueError(
             f"model: no allometry.nn.Linear with a role in {formats.roles}"
-            + (f", only {', '.join(held)}" if held else "")
-            + "; build it from allometry.nn's layers, or bring a torch.nn model over with scale_model"
+            + (f", only {', '.join(others)}" if others else "")
+            + "; build it from allometry.nn's layers, or convert a torch.nn model by scale_model"
         )
-    for module in found:
-        module.__class__ = _TWINS[type(module)]
-        module.formats = formats
     return model
 
 
@@ -310,7 +305,7 @@ def _as_formats(formats: FP8Formats | str) -> FP8Formats:
         return formats
     if isinstance(formats, str):
         return FP8Formats(forward=by_name(formats))
-    raise TypeError(f"formats: {type(formats).__name__}; give a FP8Formats or the name of a format such as 'e4m3'")
+    raise TypeError(f"formats: {type(formats).__name__}; give an FP8Formats or the name of a format such as 'e4m3'")
 
 
 __all__ = ["E4M3", "FP8Formats", "FP8Linear", "FP8Readout", "convert", "linear", "supported", "to_fp8"]

@@ -136,7 +136,8 @@ def _call(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
     return function(*arguments)
 
 
-_not_compiled: Callable[..., Tensor] = torch.compiler.disable(_call)
+# PyTorch declares all forms of this decorator at once.
+_not_compiled: Callable[..., Tensor] = torch.compiler.disable(_call)  # pyright: ignore[reportAssignmentType]
 
 
 class ProductModule(MeasuredModule):
