@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from allometry import laws, planning
-from allometry.report.pictures import law_data as law_curves
-from allometry.report.pictures import law_drawn as law_plots
+from allometry.report.pictures import law_data, law_drawn
 
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("ALLOMETRY_SHARED", HERE.parents[1] / "shared")) / "data"
@@ -43,20 +42,20 @@ def step_law() -> laws.Observations:
 
 def fit() -> str:
     runs = chinchilla()
-    return law_plots.frontier(law_curves.frontier(laws.forecast(runs), runs))
+    return law_drawn.frontier(law_data.frontier(laws.forecast(runs), runs))
 
 
 def residuals() -> str:
     runs = chinchilla()
-    return law_plots.residuals(law_curves.residuals(laws.fit("chinchilla", runs, objective="huber"), runs))
+    return law_drawn.residuals(law_data.residuals(laws.fit("chinchilla", runs, objective="huber"), runs))
 
 
 def isoflop() -> str:
-    return law_plots.isoflop(laws.isoflop(porian()))
+    return law_drawn.isoflop(laws.isoflop(porian()))
 
 
 def basin() -> str:
-    return law_plots.basin(law_curves.basin(laws.forecast(chinchilla()), 1e23))
+    return law_drawn.basin(law_data.basin(laws.forecast(chinchilla()), 1e23))
 
 
 def surface() -> str:
@@ -66,8 +65,8 @@ def surface() -> str:
     cheap = runs.where(6 * runs.num_params * runs.tokens <= 1.001 * budgets[5])
     largest = int(np.argmax(runs.num_params * runs.tokens))
     found = planning.surface(cheap)
-    return law_plots.surface(
-        law_curves.surface_slice(found, runs, float(runs.num_params[largest]), float(runs.tokens[largest]))
+    return law_drawn.surface(
+        law_data.surface_slice(found, runs, float(runs.num_params[largest]), float(runs.tokens[largest]))
     )
 
 
@@ -81,7 +80,7 @@ def calibration() -> str:
             for split, fitted, held_out in splits(runs) if name.startswith(COUNTED) else ():
                 yield f"{name}, {split}", laws.forecast(fitted), held_out
 
-    return law_plots.calibration(law_curves.calibration(tested()))
+    return law_drawn.calibration(law_data.calibration(tested()))
 
 
 PICTURES: dict[str, Callable[[], str]] = {

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from allometry import laws, planning
-from allometry.report.pictures import law_data as law_curves
-from allometry.report.pictures import law_drawn as law_plots
+from allometry.report.pictures import law_data, law_drawn
 from helpers.ladders import TRUTHS, ladder, runs
 
 LAW = "chinchilla"
@@ -55,52 +54,52 @@ def drawn(svg):
 
 
 def test_frontier_is_the_best_split_of_each_budget(fit, observations):
-    data = law_curves.frontier(fit, observations)
+    data = law_data.frontier(fit, observations)
     np.testing.assert_allclose(6 * data.best.num_params * data.best.tokens, data.best.flops)
     middle = len(data.best.flops) // 2
     fewest, most = planning.FittedRange.of(observations.num_params, observations.tokens).tokens_per_param
     best = planning.optimal(fit, data.best.flops[middle], tokens_per_param_range=(fewest, most))
     assert data.best.loss[middle] == pytest.approx(best.loss, rel=1e-5)
-    assert data.best.flops[-1] == pytest.approx(law_curves.BEYOND * observations.flops.max())
-    drawn(law_plots.frontier(data))
+    assert data.best.flops[-1] == pytest.approx(law_data.BEYOND * observations.flops.max())
+    drawn(law_drawn.frontier(data))
 
 
 def test_residuals_are_observed_over_fitted(fit, observations):
-    data = law_curves.residuals(fit, observations)
+    data = law_data.residuals(fit, observations)
     fitted = fit.law.loss(fit.values, observations.num_params, observations.tokens)
     np.testing.assert_allclose(np.exp(data.residual), observations.loss / fitted)
-    drawn(law_plots.residuals(data))
+    drawn(law_drawn.residuals(data))
 
 
 def test_basin_shows_what_the_optimum_says(fit):
-    data = law_curves.basin(fit, 1e22)
+    data = law_data.basin(fit, 1e22)
     inside = (data.line.num_params > data.within[0][1][0]) & (data.line.num_params < data.within[0][1][1])
     assert np.all(data.line.loss[inside] <= 1.005 * data.loss * (1 + 1e-6))
     assert np.all(data.line.loss[~inside] >= 1.005 * data.loss * (1 - 1e-4))
-    drawn(law_plots.basin(data))
+    drawn(law_drawn.basin(data))
 
 
 def test_isoflop_is_drawn_with_its_refusals(sweeps):
-    drawn(law_plots.isoflop(laws.isoflop(sweeps, bootstrap=200)))
+    drawn(law_drawn.isoflop(laws.isoflop(sweeps, bootstrap=200)))
 
 
 def test_surface_prices_runs_against_the_best_of_their_sweep(rates):
-    data = law_curves.surface_slice(planning.surface(rates), rates, 1e8, 2e9)
+    data = law_data.surface_slice(planning.surface(rates), rates, 1e8, 2e9)
     assert min(data.runs[2]) == 0
     assert len(data.runs[0]) == 25
-    assert data.price.shape == (len(data.batch_tokens), len(data.lr))
-    row, column = np.unravel_index(np.argmin(data.price), data.price.shape)
+    assert data.regret.shape == (len(data.batch_tokens), len(data.lr))
+    row, column = np.unravel_index(np.argmin(data.regret), data.regret.shape)
     assert data.lr[column] == pytest.approx(data.best[0], rel=0.05)
     assert data.batch_tokens[row] == pytest.approx(data.best[1], rel=0.05)
     assert data.best_lr[0] < data.best[0] < data.best_lr[1]
-    drawn(law_plots.surface(data))
+    drawn(law_drawn.surface(data))
 
 
 def test_calibration_counts_unseen_runs(observations):
     order = np.argsort(observations.flops)
     below, above = observations.where(order[:18]), observations.where(order[18:])
     fit = laws.fit(LAW, below, bootstrap=200)
-    data = law_curves.calibration([("one", fit, above), ("two", fit, above)])
+    data = law_data.calibration([("one", fit, above), ("two", fit, above)])
     share = [
         np.mean((p.low <= above.loss) & (above.loss <= p.high))
         for p in (fit.predict(above.num_params, above.tokens, level=level) for level in (0.5, 0.9))
@@ -109,9 +108,9 @@ def test_calibration_counts_unseen_runs(observations):
     assert [at[0.5], at[0.9]] == share
     assert data.points == 2 * len(above)
     assert np.all(np.diff(data.observed) >= 0)
-    drawn(law_plots.calibration(data))
+    drawn(law_drawn.calibration(data))
 
 
 def test_the_same_data_give_the_same_picture(fit, observations):
-    first, second = (law_plots.frontier(law_curves.frontier(fit, observations)) for _ in range(2))
+    first, second = (law_drawn.frontier(law_data.frontier(fit, observations)) for _ in range(2))
     assert first == second

@@ -59,7 +59,7 @@ def page(study):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_has_its_parts_and_says_what_is_missing(study, tmp_path, stage):
+def test_every_stage_has_its_parts_and_names_what_is_missing(study, tmp_path, stage):
     at = STAGES.index(stage)
     page = read(write_report(cut(study, tmp_path / "study", stage)))
     sections = [attrs["id"] for attrs in page.all("section")]
@@ -75,15 +75,15 @@ def test_every_stage_has_its_parts_and_says_what_is_missing(study, tmp_path, sta
     }
     assert sections == [name for name, first in expected.items() if at >= first]
     assert len(page.all("img")) == [0, 4, 5, 6, 6][at]
-    said = page.words["main"]
-    assert ("7 of 15 runs" in said) == (stage == "runs")
-    assert ("allometry fit STUDY" in said) == (at < 2)
-    assert ("allometry plan STUDY" in said) == (at < 3)
-    assert ("allometry train STUDY" in said) == (stage == "plan")
-    assert ("Still missing" in said) == (at < 4)
+    text = page.words["main"]
+    assert ("7 of 15 runs" in text) == (stage == "runs")
+    assert ("allometry fit STUDY" in text) == (at < 2)
+    assert ("allometry plan STUDY" in text) == (at < 3)
+    assert ("allometry train STUDY" in text) == (stage == "plan")
+    assert ("Still missing" in text) == (at < 4)
 
 
-def test_nothing_runs_and_nothing_is_fetched(study, page):
+def test_the_page_runs_no_script_and_loads_nothing(study, page):
     assert page.tags[0][0] == "html"
     metas = page.all("meta")
     assert {"http-equiv": "Content-Security-Policy", "content": POLICY} in metas
@@ -99,7 +99,7 @@ def test_nothing_runs_and_nothing_is_fetched(study, page):
     assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"data:[^\"]*", "", text))
 
 
-def test_pictures_are_svg_with_words_beside_them(page):
+def test_pictures_are_svg_with_alternative_text(page):
     for image in page.all("img"):
         kind, _, payload = image["src"].partition(",")
         assert kind == "data:image/svg+xml;base64"
@@ -189,11 +189,14 @@ def test_the_old_report_stays_when_a_new_one_fails(study, tmp_path, monkeypatch)
     assert sorted(p.name for p in copy.path.iterdir()) == sorted([*names, "fit.json"])
 
 
-def test_a_law_that_missed_new_runs_is_told(study, tmp_path):
+def test_a_law_without_the_newest_runs_is_reported(study, tmp_path):
     copy = cut(study, tmp_path / "study", "fit")
     fit = laws.fit("power", laws.Observations.from_records(copy.rows()[:9]), bootstrap=20)
     copy.write("fit.json", fit.to_json())
-    assert f"The law rests on {fit.num_runs} runs, and the ladder has 14" in read(write_report(copy)).words["main"]
+    assert (
+        f"The law was fitted to {fit.num_runs} runs, and 14 of the ladder have finished"
+        in read(write_report(copy)).words["main"]
+    )
 
 
 def test_the_room_needs_no_torch_and_its_tables_no_matplotlib():

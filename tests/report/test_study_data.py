@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from allometry import laws
-from allometry.report.pictures import study_data as curves
+from allometry.report.pictures import evidence, loss_curves, points_and_lines
 from allometry.report.study_contents import StudyContents
 from helpers.studies import LENGTHS, WIDTHS, cut
 
 
 def test_points_are_the_records(study, contents):
-    data = curves.loss_by_compute(contents)
+    data = loss_curves.loss_by_compute(contents)
     finished = [record for record in study.records("ladder") if record.status == "finished"]
     assert [(run.id, run.flops, run.loss, run.loss_se) for run in data.rungs] == [
         (record.id, record.config.flops, record.loss, record.loss_se) for record in finished
@@ -24,10 +24,10 @@ def test_points_are_the_records(study, contents):
 
 
 def test_frontier_spans_and_bounds(contents):
-    data = curves.loss_by_compute(contents)
+    data = loss_curves.loss_by_compute(contents)
     line = data.frontier
     assert line.flops[0] == pytest.approx(min(run.flops for run in data.rungs))
-    assert line.flops[-1] == pytest.approx(curves.BEYOND * data.target.flops)
+    assert line.flops[-1] == pytest.approx(loss_curves.BEYOND * data.target.flops)
     assert np.all(np.diff(line.flops) > 0)
     assert np.all((line.low < line.loss) & (line.loss < line.high))
     again = contents.predictor.predict(line.num_params, line.tokens, level=contents.level)
@@ -36,7 +36,7 @@ def test_frontier_spans_and_bounds(contents):
 
 
 def test_no_other_split_is_better_than_the_frontier(contents):
-    line, count = curves.loss_by_compute(contents).frontier, curves.exact_flops_per_token(contents)
+    line, count = loss_curves.loss_by_compute(contents).frontier, points_and_lines.exact_flops_per_token(contents)
     for factor in (0.8, 0.95, 1.05, 1.25):
         size = line.num_params * factor
         other = contents.predictor.predict(size, line.flops / count(size), level=contents.level).value
@@ -44,7 +44,7 @@ def test_no_other_split_is_better_than_the_frontier(contents):
 
 
 def test_target_is_plan_and_outcome(study, contents):
-    data = curves.loss_by_compute(contents)
+    data = loss_curves.loss_by_compute(contents)
     aim, outcome = data.target, study.read("outcome.json")
     assert (aim.loss, aim.low, aim.high) == (outcome["predicted"], outcome["low"], outcome["high"])
     assert (aim.actual.id, aim.actual.loss) == (outcome["run"], outcome["actual"])
@@ -54,7 +54,7 @@ def test_target_is_plan_and_outcome(study, contents):
 
 
 def test_flops_a_token_are_exact_at_the_studys_sizes(contents):
-    count = curves.exact_flops_per_token(contents)
+    count = points_and_lines.exact_flops_per_token(contents)
     models = [record.config.model for record in contents.records]
     for model in models:
         assert count(model.num_params) == pytest.approx(model.flops_per_token, rel=1e-12)
@@ -65,11 +65,11 @@ def test_flops_a_token_are_exact_at_the_studys_sizes(contents):
 
 def test_flops_a_token_without_shapes(contents):
     bare = replace(contents, records=(), plan=None, outcome=None)
-    assert curves.exact_flops_per_token(bare)(1e6) == 6e6
+    assert points_and_lines.exact_flops_per_token(bare)(1e6) == 6e6
 
 
 def test_size_curves_pass_through_the_prediction_of_every_run(contents):
-    data = curves.size_curves(contents)
+    data = loss_curves.size_curves(contents)
     assert [curve.num_params for curve in data.curves] == sorted(
         {run.num_params for c in data.curves for run in c.runs}
     )
@@ -83,7 +83,7 @@ def test_size_curves_pass_through_the_prediction_of_every_run(contents):
 
 
 def test_training_curves_are_the_metrics(study, contents):
-    data = curves.training_curves(contents)
+    data = loss_curves.training_curves(contents)
     assert {curve.id for curve in data.curves} == {r.id for r in study.records("ladder", "target")}
     for curve in data.curves:
         assert list(zip(curve.tokens, curve.train_loss, strict=True)) == study.curve(curve.id)
@@ -95,7 +95,7 @@ def test_training_curves_are_the_metrics(study, contents):
 
 
 def test_sweep_has_three_runs_an_arm_and_keeps_a_run_that_became_a_rung(study, contents, tmp_path):
-    expected = curves.sweep(contents)
+    expected = evidence.sweep(contents)
     for line in (*expected.lr, *expected.batch):
         assert len(line.setting) == 3
         assert np.all(np.diff(line.setting) > 0)
@@ -105,12 +105,12 @@ def test_sweep_has_three_runs_an_arm_and_keeps_a_run_that_became_a_rung(study, c
     copy = cut(study, tmp_path / "copy", "runs")
     centre = next(r for r in copy.records("sweep") if r.config.train.lr == 0.5 and r.config.train.batch_tokens == 512)
     copy.save(replace(centre, kind="ladder"), copy.curve(centre.id))
-    again = curves.sweep(StudyContents.of(copy))
+    again = evidence.sweep(StudyContents.of(copy))
     assert all(len(line.setting) == 3 for line in (*again.lr, *again.batch))
 
 
 def test_backtest_keeps_every_error(contents):
-    data = curves.backtest(contents)
+    data = evidence.backtest(contents)
     tested = contents.predictor.backtest
     assert sum(len(law.factor) for law in data) == sum(row.law != "forecast" for row in tested.rows)
     assert [law.weight for law in data] == sorted((law.weight for law in data), reverse=True)
@@ -121,7 +121,7 @@ def test_backtest_keeps_every_error(contents):
 
 
 def test_isoflop_is_the_plans_budget_and_holds_the_plan(contents):
-    data, plan = curves.isoflop(contents), contents.plan
+    data, plan = evidence.isoflop(contents), contents.plan
     assert data.flops == pytest.approx(plan.flops_exact)
     np.testing.assert_allclose(data.line.flops, data.flops)
     drawn = data.line.loss[np.flatnonzero(data.line.num_params == plan.num_params)]
@@ -136,7 +136,7 @@ def test_isoflop_is_the_plans_budget_and_holds_the_plan(contents):
 
 def test_isoflop_of_a_law_without_an_optimum_goes_on_beyond_the_edge(study, contents):
     power = laws.fit("power", laws.Observations.from_records(study.rows()), bootstrap=20)
-    data = curves.isoflop(replace(contents, predictor=power))
+    data = evidence.isoflop(replace(contents, predictor=power))
     edges = data.searched
     assert data.optimum[0] in [pytest.approx(edge) for edge in edges]
     assert data.line.num_params[0] < edges[0] or data.line.num_params[-1] > edges[1]
@@ -148,18 +148,18 @@ def test_isoflop_of_a_law_without_an_optimum_goes_on_beyond_the_edge(study, cont
 def test_a_single_law_serves_as_well_as_a_forecast(study, contents, bootstrap):
     fit = laws.fit("chinchilla", laws.Observations.from_records(study.rows()), bootstrap=bootstrap)
     alone = replace(contents, predictor=fit)
-    line = curves.loss_by_compute(alone).frontier
+    line = loss_curves.loss_by_compute(alone).frontier
     assert np.all(np.isfinite(line.loss))
     assert np.all(np.isfinite(line.low)) == (bootstrap > 0)
-    assert curves.backtest(alone) == ()
-    assert list(curves.isoflop(alone).laws) == ["chinchilla"]
+    assert evidence.backtest(alone) == ()
+    assert list(evidence.isoflop(alone).laws) == ["chinchilla"]
 
 
 def test_what_is_missing_is_not_drawn(contents):
     before = replace(contents, predictor=None, plan=None, outcome=None)
-    data = curves.loss_by_compute(before)
+    data = loss_curves.loss_by_compute(before)
     assert (data.frontier, data.target) == (None, None)
-    assert curves.isoflop(before) is None
-    assert curves.backtest(before) == ()
-    assert all(curve.law is None for curve in curves.size_curves(before).curves)
-    assert curves.sweep(replace(before, records=(), sweep_ids=frozenset())) is None
+    assert evidence.isoflop(before) is None
+    assert evidence.backtest(before) == ()
+    assert all(curve.law is None for curve in loss_curves.size_curves(before).curves)
+    assert evidence.sweep(replace(before, records=(), sweep_ids=frozenset())) is None

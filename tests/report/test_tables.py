@@ -1,4 +1,4 @@
-"""Tables for the terminal: rows are the records, brackets are text."""
+"""Tables for the terminal: rows are the records, brackets are not markup."""
 
 import io
 from dataclasses import replace
@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from allometry.planning import Outcome
-from allometry.report import fit_table, outcome_lines, plan_table, runs_table, tables
+from allometry.report import outcome_lines, tables
+from allometry.report.terminal import fit_table, plan_table, runs_table, to_rich
 
 
 def shown(table):
@@ -16,7 +17,7 @@ def shown(table):
     return console.file.getvalue()
 
 
-def test_runs_for_the_terminal(study):
+def test_terminal_table_of_runs(study):
     text = shown(runs_table(study))
     for record in study.records():
         assert record.id in text
@@ -24,9 +25,9 @@ def test_runs_for_the_terminal(study):
     assert "diverged: loss not finite at step 120" in text
 
 
-def test_brackets_are_no_markup(study):
+def test_brackets_are_not_markup(study):
     record = replace(study.records("ladder")[0], status="diverged", loss=None, loss_se=None, note="[red]at [/] step 3")
-    assert "[red]at [/] step 3" in shown(tables.to_rich(tables.runs([record])))
+    assert "[red]at [/] step 3" in shown(to_rich(tables.runs([record])))
 
 
 def test_rungs_come_first_then_target_then_sweep(study):
@@ -35,7 +36,7 @@ def test_rungs_come_first_then_target_then_sweep(study):
     assert len(kinds) == len(study.records())
 
 
-def test_laws_and_plan_for_the_terminal(contents):
+def test_terminal_tables_of_laws_and_plan(contents):
     text = shown(fit_table(contents.predictor))
     assert all(name in text for name in contents.predictor.weights)
     text = shown(plan_table(contents.plan))
@@ -53,7 +54,7 @@ def test_cost_adds_up(study):
 
 
 @pytest.mark.parametrize(("actual", "side", "where"), [(1.0, "above", "inside"), (1.2, "below", "OUTSIDE")])
-def test_outcome_in_words(actual, side, where):
+def test_outcome_lines(actual, side, where):
     outcome = Outcome(
         run="a",
         predicted=1.05,

@@ -1,13 +1,14 @@
-"""What a study found, for people: tables for the terminal, and one HTML file that opens offline.
+"""The results of a study for people: tables for the terminal, and one HTML page that opens offline.
 
-- ``findings``: everything a study holds, read once;
-- ``curves``: what each picture shows, as arrays;
-- ``plots``: those arrays drawn, as SVG text;
-- ``tables``: rows for the terminal and the page alike;
-- ``page``: the file.
+- ``study_contents``: all files of a study, read once;
+- ``pictures``: the data of each picture as arrays, and how they are drawn as SVG;
+- ``cells``, ``tables``, ``law_tables``: tables, the same for the page and for the terminal;
+- ``terminal``: these tables by Rich;
+- ``sentences``: the verdict, what is missing, captions; the outcome as lines;
+- ``page``: the HTML file.
 """
 
 from .page import write_report
-from .tables import fit_table, outcome_lines, plan_table, runs_table
+from .sentences import outcome_lines
 
-__all__ = ["fit_table", "outcome_lines", "plan_table", "runs_table", "write_report"]
+__all__ = ["outcome_lines", "write_report"]

@@ -1,7 +1,7 @@
-"""The report: one HTML file that opens offline, asks the network for nothing and runs no script.
+"""The report: one HTML file that opens offline, loads nothing from the network and runs no script.
 
-Pictures are images in ``data:`` URLs, where a browser runs nothing whatever an SVG holds; all text is escaped by the
-template; a Content-Security-Policy in the page forbids the rest. The same study gives the same bytes.
+Pictures are images in ``data:`` URLs, in which a browser runs nothing, whatever an SVG holds; the template escapes all
+text; a Content-Security-Policy in the page forbids the rest. The same study gives the same bytes.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from .. import laws
 from ..files import replace_file
 from ..quantities import format_count
 from ..runs.study import Study
-from . import sentences as words
-from . import tables
-from .pictures import study_data as curves
+from . import sentences, tables
+from .pictures import evidence, loss_curves
 from .study_contents import StudyContents
 
 TEMPLATE = "report.html.j2"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-# Characters that a reader would not see, or that would turn the text around them: shown as pictures of themselves, or
-# as the replacement character. Models of bytes write them.
+# Characters that are invisible or change the direction of the text around them, as models of bytes may write them: they
+# are shown by their symbols, or as the replacement character.
 UNSEEN = (
     {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
     | {0x7F: 0x2421}
@@ -38,7 +37,7 @@ UNSEEN = (
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure with what stands around it."""
+    """A drawn figure with its heading and caption."""
 
     heading: str
     caption: str
@@ -46,12 +45,12 @@ class Picture:
 
 
 def write_report(study: Study, path: Path | None = None) -> Path:
-    """Write the report of a study, whatever stage it is at, to ``path`` (``report.html`` in the study).
+    """Write the report of a study, at any stage, to ``path`` (by default ``report.html`` in the study).
 
-    The old file stays until the new one is whole.
+    The old file stays until the new one is complete.
 
     Returns:
-        where it was written.
+        the path of the report.
 
     Raises:
         UserError: a file of the study is damaged.
@@ -71,15 +70,15 @@ def render(contents: StudyContents) -> str:
         lstrip_blocks=True,
         finalize=lambda value: value.translate(UNSEEN) if type(value) is str else value,
     )
-    template = environment.from_string(files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8"))
+    template = environment.from_string(files("allometry.report").joinpath(TEMPLATE).read_text(encoding="utf-8"))
     return template.render(
         policy=POLICY,
         source=contents.source,
-        verdict=words.verdict(contents),
-        missing=words.missing(contents),
+        verdict=sentences.verdict(contents),
+        missing=sentences.missing(contents),
         figures=_key_figures(contents),
         pictures=_pictures(contents),
-        tables=tables.everything(contents),
+        tables=tables.all_tables(contents),
         law_notes=_law_notes(contents),
         plan_notes=contents.plan.notes if contents.plan else (),
         sample=_sample(contents),
@@ -90,20 +89,20 @@ def render(contents: StudyContents) -> str:
 
 
 def _pictures(contents: StudyContents) -> dict[str, Picture]:
-    """Every picture that the study has something to show in."""
-    from .pictures import study_drawn as plots  # matplotlib takes longer to import than the rest of the report to write
+    """Every picture for which the study has data."""
+    from .pictures import study_drawn  # importing matplotlib takes longer than writing the rest of the report
 
     data = {
-        "loss_by_compute": curves.loss_by_compute(contents) if contents.finished() or contents.predictor else None,
-        "size_curves": curves.size_curves(contents) if contents.finished("ladder") else None,
-        "isoflop": curves.isoflop(contents),
-        "backtest": curves.backtest(contents) or None,
-        "sweep": curves.sweep(contents),
-        "training_curves": curves.training_curves(contents) if any(contents.curves.values()) else None,
+        "loss_by_compute": loss_curves.loss_by_compute(contents) if contents.finished() or contents.predictor else None,
+        "size_curves": loss_curves.size_curves(contents) if contents.finished("ladder") else None,
+        "isoflop": evidence.isoflop(contents),
+        "backtest": evidence.backtest(contents) or None,
+        "sweep": evidence.sweep(contents),
+        "training_curves": loss_curves.training_curves(contents) if any(contents.curves.values()) else None,
     }
-    captions = words.captions(contents)
+    captions = sentences.captions(contents)
     return {
-        name: Picture(*captions[name], _data_url(getattr(plots, name)(shown)))
+        name: Picture(*captions[name], _data_url(getattr(study_drawn, name)(shown)))
         for name, shown in data.items()
         if shown is not None
     }
@@ -116,11 +115,12 @@ def _data_url(svg: str) -> str:
 def _key_figures(contents: StudyContents) -> list[tuple[str, str]]:
     """The few numbers that a reader looks for first."""
     plan, outcome = contents.plan, contents.outcome
-    if plan is None and outcome is None:
+    if outcome:
+        predicted, low, high = outcome.predicted, outcome.low, outcome.high
+    elif plan:
+        predicted, low, high = plan.loss, plan.low, plan.high
+    else:
         return []
-    predicted, low, high = (
-        (outcome.predicted, outcome.low, outcome.high) if outcome else (plan.loss, plan.low, plan.high)
-    )
     figures = [("predicted loss", f"{predicted:.4f}")]
     if low is not None and high is not None:
         figures.append((f"{contents.level:.0%} interval", f"{low:.4f} – {high:.4f}"))
@@ -128,40 +128,46 @@ def _key_figures(contents: StudyContents) -> list[tuple[str, str]]:
         figures += [("actual loss", f"{outcome.actual:.4f}"), ("error", f"{abs(outcome.relative_error):.2%}")]
         if outcome.compute_ratio is not None:
             figures.append(("compute / largest rung", f"{outcome.compute_ratio:.3g}×"))
-        figures.append(("ladder's share", f"{outcome.ladder_share:.1%}"))
+        figures.append(("ladder's share of compute", f"{outcome.ladder_share:.1%}"))
     return figures
 
 
 def _law_notes(contents: StudyContents) -> list[str]:
-    """What the fits say of themselves: drift and correction of a forecast, constants at a bound, rows left out."""
+    """The notes of the fits: drift and correction of a forecast, constants at a bound, rows left out."""
     predictor = contents.predictor
     if predictor is None:
         return []
     notes = []
     if isinstance(predictor, laws.Forecast):
         notes.append(
-            "For each e-fold of compute beyond the largest run the interval widens by a drift (one standard deviation) "
-            f"of {predictor.drift:.2%} of the loss, and {predictor.correction:.2%} is taken off the prediction, as far "
-            "as the backtest reached."
+            "For every factor e of compute beyond the largest run, the interval widens by a drift of "
+            f"{predictor.drift:.2%} of the loss (one standard deviation)."
         )
+        if abs(predictor.correction) >= 5e-5:
+            high, change = ("high", "reduced") if predictor.correction > 0 else ("low", "raised")
+            notes.append(
+                f"The backtest's predictions were too {high} with distance, so the prediction is {change} by "
+                f"{abs(predictor.correction):.2%} for every factor e of compute, as far as the backtest extrapolated."
+            )
     notes += [f"{name}: {note}" for name, fit in contents.fits.items() for note in fit.active_bounds]
     return [*notes, *predictor.notes]
 
 
 def _growth(contents: StudyContents) -> str:
-    """How batch and rate go on along a run, as the runs recorded it."""
+    """How batch and learning rate change along a run, as the runs recorded it."""
     rules = {(t.reference_tokens, t.batch_exponent, t.lr_exponent) for t in (r.config.train for r in contents.records)}
     if len(rules) != 1:
         return ""
     reference, batch, lr = rules.pop()
-    rate = f"the rate falls as tokens^{lr:g}" if lr else "the rate stays"
+    rate = f"the learning rate changes as tokens^{-lr:g}" if lr else "the learning rate is constant until its decay"
     return (
-        f"Batch (tokens) and rate are those at {reference:,} tokens seen; the batch grows as tokens^{batch:g}, {rate}."
+        f"Batch (tokens) and learning rate are the values after {reference:,} tokens; the batch grows as "
+        f"tokens^{batch:g}, {rate}."
     )
 
 
 def _sample(contents: StudyContents) -> dict[str, Any] | None:
-    """The text that a model wrote, its prompt apart."""
+    """The text that a model wrote, separate from its prompt."""
     if not contents.sample:
         return None
     prompt, text = contents.sample["prompt"], contents.sample["text"]

@@ -1,13 +1,15 @@
-"""Everything that a study holds, read once, at whatever stage it is: the one source of what pictures and page say."""
+"""Everything that a study holds, read once, at any stage of the study: the one source of pictures and page."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from .. import laws
 from ..config.run import RunConfig
+from ..errors import UserError
 from ..planning import Outcome, Plan
 from ..runs.record import RunRecord
 from ..runs.study import Study
@@ -17,20 +19,20 @@ Curve = list[tuple[float, float]]
 
 @dataclass(frozen=True, eq=False)
 class StudyContents:
-    """The files of a study; None where there is no such file yet.
+    """The content of a study's files; None for a file that does not exist yet.
 
     Attributes:
-        records: all runs that ended, by FLOPs.
-        curves: run → (tokens, smoothed training loss), of rungs and targets.
-        predictor: of ``fit.json``.
-        plan: of ``plan.json``.
-        outcome: of ``outcome.json``.
-        recipe: of ``recipe.json``: the fields of a Recipe, and ``evidence``.
-        sample: of ``sample.json``: run, prompt, text.
-        corpus: the manifest of the text: source, fingerprint, counts.
-        settings: what the study was begun with.
-        rungs: how many runs the ladder is to have; None where that is not on record.
-        sweep_ids: the runs of the designed sweep; one that met the recipe is recorded as a rung.
+        records: all runs that ended, sorted by FLOPs.
+        curves: run → (tokens, smoothed training loss), for rungs, targets and single runs.
+        predictor: from ``fit.json``.
+        plan: from ``plan.json``.
+        outcome: from ``outcome.json``.
+        recipe: from ``recipe.json``: the fields of a Recipe, and ``evidence``.
+        sample: from ``sample.json``: run, prompt, text.
+        corpus: the manifest of the corpus: source, fingerprint, counts.
+        settings: the settings of the study.
+        rungs: the number of runs that the ladder will have; None before it is designed.
+        sweep_ids: the runs of the sweep. One that equals a rung is recorded as a rung.
     """
 
     records: tuple[RunRecord, ...]
@@ -50,16 +52,16 @@ class StudyContents:
         """Read a study.
 
         Raises:
-            UserError: a file of it is damaged.
+            UserError: a file of the study is damaged.
         """
         records = tuple(study.records())
-        present = lambda name: (study.path / name).is_file()
+        plan = study.path / "plan.json"
         ladder = study.read("ladder.json")
         return cls(
             records=records,
             curves={record.id: study.curve(record.id) for record in records if record.kind != "sweep"},
-            predictor=laws.load(study.path / "fit.json") if present("fit.json") else None,
-            plan=Plan.load(study.path / "plan.json") if present("plan.json") else None,
+            predictor=_load_predictor(study.path / "fit.json"),
+            plan=Plan.load(plan) if plan.is_file() else None,
             outcome=Outcome.from_json(outcome) if (outcome := study.read("outcome.json")) else None,
             recipe=study.read("recipe.json"),
             sample=study.read("sample.json"),
@@ -72,7 +74,7 @@ class StudyContents:
         )
 
     def finished(self, *kinds: str) -> list[RunRecord]:
-        """The runs of these kinds (all, if none is named) that did not diverge."""
+        """The runs of these kinds (without any: of all kinds) that did not diverge."""
         return [r for r in self.records if r.status == "finished" and (not kinds or r.kind in kinds)]
 
     @property
@@ -81,7 +83,7 @@ class StudyContents:
 
     @property
     def swept(self) -> list[RunRecord]:
-        """The finished runs of the sweep."""
+        """The finished runs of the sweep, including those that are recorded as rungs."""
         return [r for r in self.finished() if r.kind == "sweep" or r.id in self.sweep_ids]
 
     @cached_property
@@ -91,23 +93,23 @@ class StudyContents:
 
     @cached_property
     def target(self) -> RunRecord | None:
-        """The run that the outcome speaks of."""
+        """The run that the outcome is about."""
         run = self.outcome.run if self.outcome else None
         return next((record for record in self.records if record.id == run), None)
 
     @property
     def fits(self) -> dict[str, laws.Fit]:
-        """Law → its fit; one of them where a single law was fitted."""
+        """Law → its fit; a single one if only one law was fitted."""
         return fits_of(self.predictor) if self.predictor else {}
 
     @property
     def level(self) -> float:
-        """The level of every interval in the report: the plan's, before there is one 90 %."""
+        """The level of every interval in the report: the plan's, or 90 % without a plan."""
         return self.plan.level if self.plan else 0.9
 
     @property
     def source(self) -> str:
-        """Where the text came from."""
+        """Where the corpus came from."""
         if self.corpus:
             return self.corpus["source"]
         return self.records[0].config.task.source if self.records else "unknown text"
@@ -115,8 +117,17 @@ class StudyContents:
     @property
     def unit(self) -> str:
         """The unit of every loss."""
-        tokenizers = {record.config.task.tokenizer for record in self.records}
-        return "nats per byte" if tokenizers == {"bytes"} else "nats per token"
+        units = {record.config.task.loss_unit for record in self.records}
+        return units.pop() if len(units) == 1 else "nats per token"
+
+
+def _load_predictor(path: Path) -> laws.Fit | laws.Forecast | None:
+    if not path.is_file():
+        return None
+    predictor = laws.load(path)
+    if not isinstance(predictor, laws.Fit | laws.Forecast):
+        raise UserError(f"{path}: not a law of the loss; `allometry fit` of the study writes one")
+    return predictor
 
 
 def fits_of(predictor: laws.Fit | laws.Forecast) -> dict[str, laws.Fit]:
@@ -125,6 +136,6 @@ def fits_of(predictor: laws.Fit | laws.Forecast) -> dict[str, laws.Fit]:
 
 
 def weights_of(predictor: laws.Fit | laws.Forecast) -> dict[str, float]:
-    """Law → its weight in the prediction, the heaviest first."""
+    """Law → its weight in the prediction, the largest first."""
     weights = {predictor.law.name: 1.0} if isinstance(predictor, laws.Fit) else predictor.weights
     return dict(sorted(weights.items(), key=lambda pair: -pair[1]))

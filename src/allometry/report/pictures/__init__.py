@@ -1,1 +1,1 @@
-"""Pictures of a study and of a law: the data computed first, then drawn."""
+"""Pictures of a study and of a law: first their data are computed as arrays, then they are drawn."""

@@ -1,4 +1,4 @@
-"""The ground that every picture is drawn on: colours, style, axes with few and round ticks, labels that do not collide.
+"""What all pictures share: colours, style, axes with few and round ticks, labels that do not overlap.
 
 Text is drawn as paths, so a picture looks the same wherever it is opened, and the same data give the same bytes.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,9 +20,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 INK, SOFT, FAINT, BAND = "#222222", "#6b6b6b", "#b9b9b9", "#e4e4e4"
 TARGET = "#D55E00"
-# Okabe and Ito's colours, which people of every colour vision tell apart; the target keeps vermilion for itself.
+# Okabe and Ito's colours, which people with any colour vision can distinguish; only the target is vermilion.
 LAWS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": SOFT,
     "axes.grid": True,
@@ -46,20 +47,20 @@ STYLE = {
     "ytick.color": SOFT,
     "ytick.labelcolor": INK,
 }
-WIDTH = 8.2  # inches; the page shows it at about 110 pixels an inch
+WIDTH = 8.2  # inches; the page shows about 110 pixels per inch
 HALO = [withStroke(linewidth=2.5, foreground="white")]
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 def size_colours(sizes: Sequence[float]) -> dict[float, str]:
-    """A colour for each size, dark to light as sizes grow; the palest end, lost on white, is left out."""
+    """A colour for each size, dark to light as sizes grow, without the palest ones, which white hides."""
     ordered = sorted(set(sizes))
     places = np.linspace(0.0, 0.8, len(ordered)) if len(ordered) != 1 else [0.4]
     return {size: to_hex(matplotlib.colormaps["viridis"](place)) for size, place in zip(ordered, places, strict=True)}
 
 
 def svg(draw: Callable[[Figure], None], height: float) -> str:
-    """Draw into a new figure under this module's style alone, whatever a user's own settings are."""
+    """Draw into a new figure in this module's style, whatever the user's own settings are."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
@@ -75,7 +76,7 @@ def finite(values: np.ndarray) -> np.ndarray:
 
 
 def limit(axes: Axes, losses: Sequence[float]) -> None:
-    """Room around these losses on a logarithmic axis."""
+    """Set a logarithmic axis to these losses with some room around them."""
     if losses:
         low, high = min(losses), max(losses)
         room = max((high / low) ** 0.06, 1.005)
@@ -83,7 +84,7 @@ def limit(axes: Axes, losses: Sequence[float]) -> None:
 
 
 def log_x(axes: Axes, label: str, form: Callable[[float], str]) -> None:
-    """A logarithmic axis whose ticks are few: decades, or 1-2-5 where there are not two of them."""
+    """Make the axis logarithmic with few ticks: at decades, or at 1, 2 and 5 if there are fewer than two of them."""
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     decades = np.log10(high / low)
@@ -96,7 +97,7 @@ def log_x(axes: Axes, label: str, form: Callable[[float], str]) -> None:
 
 
 def log_y(axes: Axes, label: str) -> None:
-    """A logarithmic axis with round losses as ticks: a range of losses hardly spans one decade."""
+    """Make the axis logarithmic with round losses as ticks, because losses rarely span a whole decade."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     ticks = MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
@@ -113,11 +114,11 @@ def power_of_ten(value: float) -> str:
 
 
 def end_labels(figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names at the ends of lines, moved apart upwards and downwards where they would overlap.
+    """Write names at the ends of lines, moved apart vertically where they would overlap.
 
     Args:
-        figure: its layout is settled here, since where labels collide depends on it.
-        axes: with its final limits and scales.
+        figure: its layout is computed here, because it determines where labels overlap.
+        axes: must have its final limits and scales.
         ends: (x, y, text, colour) of each line's end.
     """
     figure.draw_without_rendering()
@@ -140,7 +141,7 @@ def end_labels(figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, st
 
 
 def apart(values: Sequence[float], gap: float) -> list[float]:
-    """The values moved as little as is needed, in their order, until neighbours are ``gap`` apart."""
+    """Move the values as little as necessary, in their order, until neighbours are ``gap`` apart."""
     order = np.argsort(values, kind="stable")
     moved = np.array(values, float)[order]
     for _ in range(200):

@@ -1,6 +1,6 @@
-"""What the pictures of laws and plans show, as plain arrays: for any table of runs, not only for a study's.
+"""The data of the pictures of laws and plans, as plain arrays: for any table of runs, not only for a study's.
 
-Compute is 6·N·D, or the table's own FLOPs where it has them.
+Compute is 6·N·D, or the table's own FLOPs if it has them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import numpy as np
 
 from ... import laws, planning
 from ...planning import FittedRange
-from .study_data import PredictedLine, lowest
+from .points_and_lines import Array, PredictedLine, Predictor, budget_grid, lowest, predicted_line, predicted_loss
 
-Array = np.ndarray
 BUDGETS, SIZES, POINTS = 48, 49, 161
-BEYOND = 30.0  # how far past the largest run the law is drawn
+BEYOND = 30.0  # the law is drawn to this multiple of the largest run's compute
 LEVELS = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99])
-Predictor = laws.Fit | laws.Forecast
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +33,7 @@ class Frontier:
 
 @dataclass(frozen=True, eq=False)
 class FitResiduals:
-    """ln(observed/fitted) of each run, against what a law might have missed: compute, and tokens per parameter."""
+    """ln(observed/fitted) of each run, with what a law may have missed: compute, and tokens per parameter."""
 
     law: str
     flops: Array
@@ -47,7 +45,7 @@ class FitResiduals:
 
 @dataclass(frozen=True, eq=False)
 class BasinSlice:
-    """The predicted loss along one budget, 6·N·D, and how far it is flat.
+    """The predicted loss along one budget, 6·N·D, and the range of sizes in which it is flat.
 
     ``within``: (rise, (least, largest size)) for 0.5 and 0.1 %.
     """
@@ -62,7 +60,7 @@ class BasinSlice:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """How often intervals of each nominal level held what came out; ``groups`` hold the share for each table."""
+    """How often intervals of each nominal level held the actual loss; ``groups`` has a row for each table."""
 
     nominal: Array
     observed: Array
@@ -73,17 +71,19 @@ class Calibration:
 
 @dataclass(frozen=True, eq=False)
 class SurfaceSlice:
-    """The price of a learning rate and a batch at one size and number of tokens.
+    """What a learning rate and a batch cost at one size and number of tokens.
 
-    ``price[i, j]``: relative loss above the best at ``batch_tokens[i]``, ``lr[j]``; runs: (lr, batch, price), the last
-    over the best run of the table there.
+    Attributes:
+        regret: [i, j] is the relative loss above the best at ``batch_tokens[i]`` and ``lr[j]``.
+        runs: learning rate, batch and regret of the runs there; their regret is relative to the best of them.
+        best: (learning rate, batch) of the optimum; ``best_lr`` and ``best_batch`` are its intervals.
     """
 
     num_params: float
     tokens: float
     lr: Array
     batch_tokens: Array
-    price: Array
+    regret: Array
     runs: tuple[Array, Array, Array]
     best: tuple[float, float]
     best_lr: tuple[float, float]
@@ -93,22 +93,18 @@ class SurfaceSlice:
 def frontier(predictor: Predictor, observations: laws.Observations, level: float = 0.9) -> Frontier:
     """The runs, and the frontier from the cheapest of them to ``BEYOND`` times the largest.
 
-    The split of a budget is sought among the tokens per parameter that the table visited.
+    The split of a budget is sought within the range of tokens per parameter that the table covers.
     """
     n, d = observations.num_params, observations.tokens
     reach = float(observations.flops.max())
-    # The table's own FLOPs may hold more than 6·N·D; one factor carries over.
-    over = float(np.median(observations.flops / (6 * n * d)))
+    # The table's own FLOPs may include more than 6·N·D; one factor converts them.
+    factor = float(np.median(observations.flops / (6 * n * d)))
     budgets = np.geomspace(observations.flops.min(), BEYOND * reach, BUDGETS)
-    fewest, most = FittedRange.of(n, d).tokens_per_param
-    ends = (np.log(budgets / over / 6 / ratio) / 2 for ratio in (most, fewest))
-    grid = np.linspace(*ends, SIZES, axis=1)
+    grid = budget_grid(budgets / factor, *FittedRange.of(n, d).tokens_per_param, SIZES)
     sizes = np.exp(grid)
-    loss = predictor.predict(sizes, budgets[:, None] / over / 6 / sizes, level=level).value
+    loss = predicted_loss(predictor, sizes, budgets[:, None] / factor / 6 / sizes, level)
     best = np.exp(lowest(grid, loss))
-    tokens = budgets / over / 6 / best
-    made = predictor.predict(best, tokens, level=level)
-    line = PredictedLine(best, tokens, budgets, made.value, made.low, made.high)
+    line = predicted_line(predictor, best, budgets / factor / 6 / best, budgets, level)
     return Frontier(observations.flops, observations.loss, n, line, reach, level)
 
 
@@ -125,23 +121,23 @@ def residuals(fit: laws.Fit, observations: laws.Observations) -> FitResiduals:
 
 
 def basin(predictor: Predictor, flops: float, level: float = 0.9) -> BasinSlice:
-    """The slice of a prediction at a budget, to eight times either side of its lowest point."""
+    """The prediction along a budget, from an eighth to eight times the size of its lowest point."""
     best = planning.optimal(predictor, flops, level=level)
+    assert best.searched is not None  # they are None only if size or tokens are fixed
+    assert best.basin is not None
     low, high = best.searched
     sizes = np.geomspace(max(best.num_params / 8, low), min(best.num_params * 8, high), POINTS)
-    tokens = flops / 6 / sizes
-    made = predictor.predict(sizes, tokens, level=level)
-    line = PredictedLine(sizes, tokens, np.full_like(sizes, flops), made.value, made.low, made.high)
+    line = predicted_line(predictor, sizes, flops / 6 / sizes, np.full_like(sizes, flops), level)
     within = ((0.005, best.basin.within_0_5_percent), (0.001, best.basin.within_0_1_percent))
     return BasinSlice(flops, line, best.num_params, best.loss, within, level)
 
 
 def calibration(tested: Iterable[tuple[str, Predictor, laws.Observations]]) -> Calibration:
-    """Coverage of runs that no predictor saw: (name of the table, predictor, its held-out runs)."""
+    """The coverage of held-out runs. ``tested`` gives a table's name, a predictor, and runs that it has not seen."""
     names, shares, counts = [], [], []
     for name, predictor, held_out in tested:
-        made = [predictor.predict(held_out.num_params, held_out.tokens, level=float(level)) for level in LEVELS]
-        shares.append([float(np.mean((one.low <= held_out.loss) & (held_out.loss <= one.high))) for one in made])
+        each = [predictor.predict(held_out.num_params, held_out.tokens, level=float(level)) for level in LEVELS]
+        shares.append([float(np.mean((one.low <= held_out.loss) & (held_out.loss <= one.high))) for one in each])
         names.append(name)
         counts.append(len(held_out))
     groups = np.array(shares)
@@ -152,23 +148,22 @@ def calibration(tested: Iterable[tuple[str, Predictor, laws.Observations]]) -> C
 def surface_slice(
     surface: planning.Surface, observations: laws.Observations, num_params: float, tokens: float, level: float = 0.9
 ) -> SurfaceSlice:
-    """The surface at one size and number of tokens over the rates and batches of the table, and the runs made there."""
+    """The surface at one size and number of tokens, over the table's learning rates and batches, and the runs there."""
     lr, batch = observations.column("lr"), observations.column("batch_tokens")
     here = (np.abs(np.log(observations.num_params / num_params)) < 0.01) & (
         np.abs(np.log(observations.tokens / tokens)) < 0.01
     )
-    axes = [np.geomspace(column.min(), column.max(), POINTS) for column in (lr, batch)]
-    price = surface.regret(axes[0][None, :], axes[1][:, None], num_params, tokens)
+    rates, batches = (np.geomspace(column.min(), column.max(), POINTS) for column in (lr, batch))
     best = surface.optimum(num_params, tokens, level=level)
     loss = observations.loss[here]
-    over = loss / loss.min() - 1 if len(loss) else loss
     return SurfaceSlice(
-        num_params,
-        tokens,
-        *axes,
-        price,
-        (lr[here], batch[here], over),
-        (best.lr.value, best.batch_tokens.value),
-        (best.lr.low, best.lr.high),
-        (best.batch_tokens.low, best.batch_tokens.high),
+        num_params=num_params,
+        tokens=tokens,
+        lr=rates,
+        batch_tokens=batches,
+        regret=np.asarray(surface.regret(rates[None, :], batches[:, None], num_params, tokens)),
+        runs=(lr[here], batch[here], loss / loss.min() - 1 if len(loss) else loss),
+        best=(float(best.lr.value), float(best.batch_tokens.value)),
+        best_lr=(float(best.lr.low), float(best.lr.high)),
+        best_batch=(float(best.batch_tokens.low), float(best.batch_tokens.high)),
     )

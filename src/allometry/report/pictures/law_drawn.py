@@ -1,4 +1,4 @@
-"""The pictures of laws and plans, drawn from the arrays of ``law_curves``; each returns the text of one SVG."""
+"""Draw the pictures of laws and plans from the arrays of ``law_data``; each function returns the text of one SVG."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def frontier(data: Frontier) -> str:
 
 
 def residuals(data: FitResiduals) -> str:
-    """What a law left unexplained, by compute and by tokens per parameter: a pattern is a fault of the law."""
+    """The residuals of a law by compute and by tokens per parameter: a pattern in them is a fault of the law."""
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2, sharey=True)
@@ -76,7 +76,7 @@ def isoflop(data: laws.IsoFlop) -> str:
 
 
 def basin(data: BasinSlice) -> str:
-    """Predicted loss against size along one budget, with the sizes that cost hardly more than the best."""
+    """Predicted loss against size along one budget; the sizes whose loss is nearly the lowest are marked."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -99,19 +99,19 @@ def basin(data: BasinSlice) -> str:
 
 
 def surface(data: SurfaceSlice) -> str:
-    """What a learning rate and a batch cost, in contours; dots are runs, the cross is the optimum with its interval."""
+    """Contours of what a learning rate and a batch cost; dots are runs, the cross is the optimum with its interval."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         shades = ["#ffffff", "#f3f3f3", "#e6e6e6", "#d6d6d6", "#c4c4c4", "#b0b0b0"]
-        axes.contourf(data.lr, data.batch_tokens, np.maximum(data.price, 0), [0, *LEVELS], colors=shades, extend="max")
-        lines = axes.contour(data.lr, data.batch_tokens, data.price, LEVELS, colors=SOFT, linewidths=0.7)
-        axes.clabel(lines, fmt=lambda price: f"{100 * price:g} %", fontsize=7.5)
-        lr, batch, price = data.runs
+        axes.contourf(data.lr, data.batch_tokens, np.maximum(data.regret, 0), [0, *LEVELS], colors=shades, extend="max")
+        lines = axes.contour(data.lr, data.batch_tokens, data.regret, LEVELS, colors=SOFT, linewidths=0.7)
+        axes.clabel(lines, fmt=lambda regret: f"{100 * regret:g} %", fontsize=7.5)
+        lr, batch, regret = data.runs
         dots = axes.scatter(
             lr,
             batch,
-            c=np.maximum(100 * price, 0.03),
+            c=np.maximum(100 * regret, 0.03),
             s=26,
             cmap="viridis_r",
             norm=LogNorm(0.03, 10),
@@ -135,7 +135,7 @@ def surface(data: SurfaceSlice) -> str:
 
 
 def calibration(data: Calibration) -> str:
-    """Share of unseen runs inside their intervals by nominal level; on the diagonal they tell the truth."""
+    """Share of unseen runs inside their intervals, by nominal level; calibrated intervals lie on the diagonal."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -160,9 +160,9 @@ def _best_sizes(axes: Axes, data: laws.IsoFlop) -> None:
         np.array([getattr(one, name) for one in data.accepted]) for name in ("flops", "num_params", "low", "high")
     )
     grid = np.geomspace(flops.min() / 2, flops.max() * 10, 40)
-    made = data.num_params(grid)
-    axes.fill_between(grid, made.low, made.high, color=BAND, linewidth=0, label=f"{made.level:.0%} interval")
-    axes.plot(grid, made.value, color=INK, label=f"exponent {data.exponents['num_params']:.3f}")
+    best = data.num_params(grid)
+    axes.fill_between(grid, best.low, best.high, color=BAND, linewidth=0, label=f"{best.level:.0%} interval")
+    axes.plot(grid, best.value, color=INK, label=f"exponent {data.exponents['num_params']:.3f}")
     bars = [np.maximum(sizes - low, 0), np.maximum(high - sizes, 0)]
     axes.errorbar(flops, sizes, yerr=bars, fmt="none", ecolor=TARGET, elinewidth=0.8)
     axes.plot(flops, sizes, "o", color=TARGET, markersize=4.5, markeredgecolor="white", label="minimum of a budget")
@@ -175,9 +175,9 @@ def _best_sizes(axes: Axes, data: laws.IsoFlop) -> None:
 
 
 def _by_size(figure: Figure | None, axes: Axes, x: np.ndarray, y: np.ndarray, sizes: np.ndarray):
-    """Dots whose colour is the size, with a bar of colours where a figure is given."""
+    """Dots coloured by size, with a colour bar if a figure is given."""
     least, most = float(sizes.min()), float(sizes.max())
-    norm = LogNorm(least, most * (most / least) ** 0.25 * 1.0001)  # the palest end, lost on white, is left out
+    norm = LogNorm(least, most * (most / least) ** 0.25 * 1.0001)  # without the palest colours, invisible on white
     axes.scatter(x, y, c=sizes, s=16, cmap=SIZES, norm=norm, linewidths=0.4, edgecolors="white", zorder=2)
     if figure is None:
         return None

@@ -1,6 +1,7 @@
-"""The pictures, drawn: each function turns the arrays of ``curves`` into the text of one SVG, the same on every run.
+"""Draw the pictures of a study from the arrays of ``loss_curves`` and ``evidence``.
 
-Text is drawn as paths, so a picture looks the same wherever it is opened; no text of the study enters a picture.
+Each function returns the text of one SVG, the same on every run. Text is drawn as paths, so a picture looks the same
+wherever it is opened; no text of the study enters a picture.
 """
 
 from __future__ import annotations
@@ -31,18 +32,9 @@ from .canvas import (
     size_colours,
     svg,
 )
-from .study_data import (
-    BudgetSlice,
-    LawErrors,
-    LossByCompute,
-    PredictedLine,
-    RunPoint,
-    SizeCurves,
-    SweepArm,
-    SweepArms,
-    Target,
-    TrainingCurves,
-)
+from .evidence import BudgetSlice, LawErrors, SweepArm, SweepArms
+from .loss_curves import LossByCompute, SizeCurves, TrainingCurves
+from .points_and_lines import PredictedLine, RunPoint, Target
 
 
 def loss_by_compute(data: LossByCompute) -> str:
@@ -66,7 +58,7 @@ def loss_by_compute(data: LossByCompute) -> str:
             axes.fill_between([], [], [], color=BAND, label=f"{data.level:.0%} interval")
         if data.target is not None:
             _target(axes, data.target.flops, data.target)
-            _say_target(axes, data.target.flops, data.target)
+            _label_target(axes, data.target.flops, data.target)
         losses = [run.loss for run in (*data.rungs, *data.others)] + _target_losses(data.target)
         losses += [] if data.frontier is None else [*finite(data.frontier.low), *data.frontier.loss]
         limit(axes, losses or [run.loss for run in data.sweep])
@@ -78,7 +70,7 @@ def loss_by_compute(data: LossByCompute) -> str:
 
 
 def size_curves(data: SizeCurves) -> str:
-    """Loss against tokens, a colour for each size, the law as a line through its runs."""
+    """Loss against tokens, one colour for each size, and the law as a line through its runs."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -108,7 +100,7 @@ def size_curves(data: SizeCurves) -> str:
 
 
 def training_curves(data: TrainingCurves) -> str:
-    """Training loss against tokens, noise pale and its mean drawn out; a dot is the held-out loss at a run's end."""
+    """Training loss against tokens: pale with its noise, strong its mean; a dot is the held-out loss at a run's end."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -126,7 +118,7 @@ def training_curves(data: TrainingCurves) -> str:
             if curve.held_out is not None:
                 axes.plot(curve.tokens[-1], curve.held_out, "o", color=colour, markersize=5, markeredgecolor="white")
                 losses.append(curve.held_out)
-            # The first steps fall from ln(vocabulary) and would take half of the picture.
+            # In the first steps the loss falls from ln(vocabulary), which would take half of the picture.
             losses += [*curve.mean_loss[curve.mean_tokens >= curve.tokens[-1] / 10]]
         limit(axes, losses)
         ends = [curve.tokens[-1] for curve in data.curves]
@@ -139,7 +131,7 @@ def training_curves(data: TrainingCurves) -> str:
 
 
 def sweep(data: SweepArms) -> str:
-    """What a wrong learning rate and a wrong batch cost, side by side."""
+    """What another learning rate and another batch cost, side by side."""
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2, sharey=True)
@@ -167,13 +159,13 @@ def sweep(data: SweepArms) -> str:
 
 
 def backtest(data: Sequence[LawErrors]) -> str:
-    """A panel for each law: error of its predictions by how far they reached."""
+    """A panel for each law: the errors of its predictions by how far they extrapolated."""
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, len(data), sharex=True, sharey=True, squeeze=False)[0]
         worst = 100 * max(np.abs(law.error).max() for law in data)
         for axes, law, colour in zip(panels, data, cycle(LAWS, len(data)), strict=True):
-            # Runs that tell little about a well-trained one count little, and are drawn so.
+            # Runs that say little about a well-trained one have little weight, and are drawn pale.
             alpha = np.clip(law.relevance, 0.12, 1.0)
             axes.axhline(0, color=SOFT, linewidth=0.8)
             axes.scatter(law.factor, 100 * law.error, s=18, color=colour, alpha=alpha, linewidths=0)
@@ -231,7 +223,7 @@ def _band(axes: Axes, x: np.ndarray, line: PredictedLine) -> None:
 
 
 def _dots(axes: Axes, x: Sequence[float], runs: Sequence[RunPoint], colour: str, size: float, label: str = "") -> None:
-    """Runs with two standard errors of their loss, where the bar is longer than the dot."""
+    """Runs with bars of two standard errors of their loss, visible if they are longer than the dot."""
     if not runs:
         return
     y = [run.loss for run in runs]
@@ -241,7 +233,7 @@ def _dots(axes: Axes, x: Sequence[float], runs: Sequence[RunPoint], colour: str,
 
 
 def _target(axes: Axes, x: float, target: Target) -> None:
-    """The prediction as an open diamond with its interval, the outcome as a dot on it."""
+    """The prediction as an open diamond with its interval, the actual loss as a dot."""
     if target.low is not None and target.high is not None:
         bars = [[target.loss - target.low], [target.high - target.loss]]
         axes.errorbar(x, target.loss, yerr=bars, fmt="none", ecolor=TARGET, elinewidth=1.3, capsize=4, zorder=4)
@@ -250,8 +242,8 @@ def _target(axes: Axes, x: float, target: Target) -> None:
         axes.plot(x, target.actual.loss, "o", color=TARGET, markeredgewidth=0, markersize=5, zorder=6)
 
 
-def _say_target(axes: Axes, x: float, target: Target) -> None:
-    """Predicted and actual in words, in the corner that falling losses leave empty."""
+def _label_target(axes: Axes, x: float, target: Target) -> None:
+    """The predicted and the actual loss as text, in the corner that decreasing losses leave empty."""
     interval = "" if target.low is None else f" [{target.low:.4f}, {target.high:.4f}]"
     lines = [f"target, {format_count(target.num_params)} parameters", f"predicted {target.loss:.4f}{interval}"]
     if target.actual is not None:

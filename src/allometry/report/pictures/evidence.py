@@ -1,0 +1,169 @@
+"""The data of three pictures: the sweep behind the recipe, the backtest behind the laws, the slice behind the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ... import laws
+from ...runs.record import RunRecord
+from ..study_contents import StudyContents, fits_of, weights_of
+from .points_and_lines import Array, PredictedLine, exact_flops_per_token, predicted_line, predicted_loss
+
+POINTS = 192
+ISOFLOP_RISE = 0.05  # the slice ends where the loss exceeds its lowest value by this fraction
+
+
+@dataclass(frozen=True, eq=False)
+class SweepArm:
+    """Runs of one size and length that differ in one setting. ``excess``: relative to the best run there."""
+
+    num_params: float
+    tokens: float
+    setting: Array
+    loss: Array
+    excess: Array
+
+
+@dataclass(frozen=True, eq=False)
+class SweepArms:
+    """The recipe's evidence: loss against learning rate and against batch, and the chosen values (None: not yet)."""
+
+    lr: tuple[SweepArm, ...]
+    batch: tuple[SweepArm, ...]
+    chosen_lr: float | None
+    chosen_batch: float | None
+    reference_tokens: float
+
+
+@dataclass(frozen=True, eq=False)
+class LawErrors:
+    """Every prediction of one law in the backtest: its relative error by how far it extrapolated in compute."""
+
+    law: str
+    weight: float
+    score: float
+    factor: Array
+    error: Array
+    relevance: Array
+
+
+@dataclass(frozen=True, eq=False)
+class BudgetSlice:
+    """The predicted loss along one budget (exact FLOPs): all laws together, and each alone.
+
+    Attributes:
+        laws, weights: law name → its own loss at the sizes of ``line``, and its weight.
+        searched: the sizes that the plan could have; the line may extend beyond them.
+        optimum, chosen: (size, loss) of the lowest point in that range, and of the plan.
+        within: (rise, (least, largest size)): in this range of sizes the loss exceeds its lowest value by at most
+            the fraction ``rise``.
+    """
+
+    flops: float
+    level: float
+    unit: str
+    line: PredictedLine
+    laws: dict[str, Array]
+    weights: dict[str, float]
+    searched: tuple[float, float]
+    optimum: tuple[float, float]
+    chosen: tuple[float, float]
+    within: tuple[tuple[float, tuple[float, float]], ...]
+
+
+def sweep(contents: StudyContents) -> SweepArms | None:
+    """The two arms of the sweep's star; None without a sweep, or if all of it diverged."""
+    records = contents.swept
+    if not records:
+        return None
+    # The arms of a star cross in its centre: the setting that most runs share.
+    centre = {name: _most_common([getattr(r.config.train, name) for r in records]) for name in ("lr", "batch_tokens")}
+    arms: dict[str, list[SweepArm]] = {"lr": [], "batch_tokens": []}
+    for size, tokens in sorted({(r.config.num_params, r.config.train.tokens) for r in records}):
+        group = [r for r in records if (r.config.num_params, r.config.train.tokens) == (size, tokens)]
+        best = min(record.loss for record in group if record.loss is not None)
+        for setting, other in (("lr", "batch_tokens"), ("batch_tokens", "lr")):
+            arm = [r for r in group if getattr(r.config.train, other) == centre[other]]
+            arms[setting].append(_arm(arm, setting, size, tokens, best))
+    recipe = contents.recipe or {}
+    reference = records[0].config.train.reference_tokens
+    chosen = recipe.get("lr"), recipe.get("batch_tokens")
+    return SweepArms(tuple(arms["lr"]), tuple(arms["batch_tokens"]), *chosen, reference)
+
+
+def _arm(records: Sequence[RunRecord], setting: str, size: float, tokens: float, best: float) -> SweepArm:
+    ordered = sorted(records, key=lambda record: getattr(record.config.train, setting))
+    values = np.array([getattr(record.config.train, setting) for record in ordered], float)
+    loss = np.array([record.loss for record in ordered], float)
+    return SweepArm(size, tokens, values, loss, loss / best - 1)
+
+
+def _most_common(values: list[float]) -> float:
+    return max(sorted(set(values)), key=values.count)
+
+
+def backtest(contents: StudyContents) -> tuple[LawErrors, ...]:
+    """The errors of the backtest by law, the law of largest weight first; empty without a backtest."""
+    predictor = contents.predictor
+    if not isinstance(predictor, laws.Forecast):
+        return ()
+    tested = predictor.backtest
+    rows = {name: [row for row in tested.rows if row.law == name] for name in weights_of(predictor)}
+    return tuple(
+        LawErrors(
+            law=name,
+            weight=predictor.weights[name],
+            score=tested.score(name),
+            factor=np.array([row.factor for row in each]),
+            error=np.expm1([row.error for row in each]),
+            relevance=np.array([row.weight for row in each]),
+        )
+        for name, each in rows.items()
+        if each
+    )
+
+
+def isoflop(contents: StudyContents) -> BudgetSlice | None:
+    """The slice at the plan's budget, to twice beyond the sizes that were searched; None without a plan or a law."""
+    plan, predictor = contents.plan, contents.predictor
+    if plan is None or predictor is None:
+        return None
+    flops_per_token = exact_flops_per_token(contents)
+    budget = float(flops_per_token(plan.num_params)) * plan.tokens
+    low, high = plan.optimum.searched or (plan.num_params / 8, plan.num_params * 8)
+    low, high = min(low, plan.num_params), max(high, plan.num_params)
+    sizes = np.geomspace(low / 2, high * 2, POINTS)
+    loss = predicted_loss(predictor, sizes, budget / flops_per_token(sizes), contents.level)
+    first, last = _around(sizes, loss, ISOFLOP_RISE, (low, high))
+    ends = min(first, plan.num_params), max(last, plan.num_params)
+    sizes = np.union1d(np.geomspace(*ends, POINTS), [x for x in (low, plan.num_params, high) if ends[0] < x < ends[1]])
+    tokens = budget / flops_per_token(sizes)
+    line = predicted_line(predictor, sizes, tokens, flops_per_token(sizes) * tokens, contents.level)
+    inside = (sizes >= low) & (sizes <= high)
+    best = int(np.argmin(np.where(inside, line.loss, np.inf)))
+    return BudgetSlice(
+        flops=budget,
+        level=contents.level,
+        unit=contents.unit,
+        line=line,
+        laws={name: np.asarray(fit.law.loss(fit.values, sizes, tokens)) for name, fit in fits_of(predictor).items()},
+        weights=weights_of(predictor),
+        searched=(low, high),
+        optimum=(float(sizes[best]), float(line.loss[best])),
+        chosen=(plan.num_params, plan.loss),
+        within=tuple((rise, _around(sizes[inside], line.loss[inside], rise, (low, high))) for rise in (0.005, 0.001)),
+    )
+
+
+def _around(sizes: Array, loss: Array, rise: float, searched: tuple[float, float]) -> tuple[float, float]:
+    """The sizes around the lowest loss of the range searched at which the loss exceeds it by at most ``rise``."""
+    inside = (sizes >= searched[0]) & (sizes <= searched[1])
+    best = int(np.argmin(np.where(inside, loss, np.inf)))
+    above = np.flatnonzero(loss > (1 + rise) * loss[best])
+    left, right = above[above < best], above[above > best]
+    first = left[-1] + 1 if len(left) else 0
+    last = right[0] - 1 if len(right) else len(sizes) - 1
+    return float(sizes[first]), float(sizes[last])
