@@ -307,7 +307,7 @@ def test_long_curves_are_averaged_and_said_so():
     fitted = fit_curves({"one": (steps, rates, LAW.loss(TRUTH, rates))})
     assert fitted.num_rows == 600
     assert fitted.notes[:2] == ("curve one: left out 499 rows of warm-up", "curve one: 4501 rows averaged to 600")
-    assert fitted.notes[2] == "the rate falls in curve one only: how a fall acts elsewhere is not tested"
+    assert fitted.notes[2] == "the learning rate decays in curve one only: the effect of other decays is not tested"
     np.testing.assert_allclose(
         fitted.predict(rates, [1000, 5000]).value, LAW.loss(TRUTH, rates, [1000, 5000]), rtol=3e-4
     )
@@ -380,7 +380,7 @@ FALLING = (ROWS, cosine(2000, 1)[ROWS - 1], 3 - ROWS / 1e4)
         ({"a": (ROWS * 1e8, *FALLING[1:])}, {}, "if these are tokens"),
         ({"a": (ROWS, -FALLING[1], FALLING[2])}, {}, "a learning rate is missing or negative"),
         ({"a": (ROWS, FALLING[1] * 0, FALLING[2])}, {}, "the first above zero"),
-        ({"a": (ROWS, FALLING[1] * 0 + 1e-3, FALLING[2])}, {}, "the learning rate never falls"),
+        ({"a": (ROWS, FALLING[1] * 0 + 1e-3, FALLING[2])}, {}, "the learning rate never decays"),
         ({"a": tuple(column[:5] for column in FALLING)}, {}, "5 rows after warm-up are too few; give 8 or more"),
         ({"a": (ROWS, FALLING[1], FALLING[2] * np.nan)}, {}, "0 rows after warm-up"),
         ({"a": FALLING}, {"schedules": {"a": np.ones(50)}}, "its schedule has 50 steps, but its last row is step 2000"),
@@ -415,8 +415,8 @@ def test_what_the_curves_cannot_tell_is_noted():
     curves, schedules = made(("constant", "drop"))
     notes = fit_curves(curves, schedules=schedules).notes
     assert notes == (
-        "the rate falls in curve drop only: how a fall acts elsewhere is not tested",
-        "the rate falls to one level only, so C and γ trade for each other; add a curve with a slow decay",
+        "the learning rate decays in curve drop only: the effect of other decays is not tested",
+        "the learning rate decays to one level only, so C and γ compensate each other; add a curve with a slow decay",
     )
     gap = {name: (steps, rates, np.where(steps == 1200, np.nan, loss)) for name, (steps, rates, loss) in curves.items()}
     found = fit_curves(gap, schedules=schedules).notes

@@ -1,4 +1,4 @@
-"""Scaling laws: fit them to any table of runs, predict the loss of a run, say how sure (NumPy and SciPy only).
+"""Scaling laws: fit them to any table of runs, and predict the loss of a run with an interval (NumPy and SciPy only).
 
 >>> from allometry import laws
 >>> observations = laws.Observations.read("runs.csv")

@@ -1,14 +1,14 @@
 """What a law is: named constants, a formula, bounds and starts; everything else is shared.
 
-A law computes in coordinates θ that suit a solver. Its inputs, N and D unless it says otherwise, come as logarithms
+A law computes in coordinates θ that suit a solver. Its inputs, N and D by default, come as logarithms
 from a centre (the middle of the data), and positive coefficients enter by their logarithm *at that centre*, so that a
 coefficient and its exponent hardly correlate. ``values`` and ``theta`` translate to the letters of the paper and back.
 
 To add a law, take the base that fits and give it to ``laws.fit``; intervals, backtest and forecast then work unchanged:
 
-- ``SumOfPowers`` (powers.py): a floor and terms such as B/D^β, given as a table;
+- ``SumOfPowers`` (sums_of_powers.py): a floor and terms like B/D^β, given as a table;
 - ``Formula`` (formula.py): any formula, written once as it stands in the paper;
-- ``Law`` itself: where starts and derivatives are to be better than those two can know.
+- ``Law`` itself: to give better starts and derivatives than these two can find.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Law(ABC):
         name: the key in ``LAWS``.
         formula: for people.
         symbols: the constants in order; ``values`` of a fit has these keys.
-        source: paper, or where the form is usual.
+        source: paper, or where the form is common.
         inputs: the columns of ``Observations`` that it reads.
     """
 
@@ -73,11 +73,11 @@ class Law(ABC):
         """Starting points θ (starts, constants) by variable projection over a grid, and their sums of squares."""
 
     def centre(self, inputs: Sequence[Array]) -> tuple[float, ...]:
-        """The middle of the logarithms, from which θ is reckoned."""
+        """The middle of the logarithms, to which θ refers."""
         return tuple(float(x.mean()) for x in inputs)
 
     def loss(self, values: Mapping[str, float], *inputs: float | Array) -> float | Array:
-        """L at the inputs (broadcast together) for constants such as a paper prints; KeyError if one is missing."""
+        """L at the inputs (broadcast together), for constants in the formula's units; KeyError if one is missing."""
         logs = np.broadcast_arrays(*(np.log(np.asarray(x, float)) for x in inputs))
         vector = np.array([values[symbol] for symbol in self.symbols], dtype=float)
         flat = [x.ravel() for x in logs]

@@ -7,7 +7,7 @@ metric from the loss here (arXiv 2407.21783, section 3.2.1; arXiv 2412.04403).
 >>> step = laws.fit_metric(loss, accuracy, chance=0.25)
 >>> step.predict(laws.forecast(observations).predict(7e9, 4e12))
 
-A positive metric that has no ceiling in sight needs no second step: ``laws.fit("power", …)`` takes any, and gives
+A positive metric without a ceiling needs no second step: ``laws.fit("power", …)`` takes any, and gives
 positive exponents to one that rises.
 """
 
@@ -70,7 +70,7 @@ class MetricFit:
         residuals: observed − fitted, one a point.
         range: "loss", "metric" → (least, most) of the points.
         draws: constants of the bootstrap refits, (draws, constants).
-        active_bounds: constants that ended at a bound, in words; news, not detail.
+        active_bounds: constants that ended at a bound, in words; worth reporting.
         seed: of the draws.
     """
 
@@ -189,9 +189,9 @@ def fit_metric(
     """Fit a metric that rises from chance to a ceiling as the loss falls, by least squares.
 
     Args:
-        loss: of each run or checkpoint, on the text that predicts the task best, shape (points,).
+        loss: of each run or checkpoint, on the corpus that predicts the task best, shape (points,).
         metric: a share between 0 and 1, such as an accuracy.
-        chance: what guessing gets, where the metric begins; fitted if None.
+        chance: the metric of guessing, where the rise begins; fitted if None.
         bootstrap: number of refits behind standard errors and intervals.
         seed: of the bootstrap.
 
@@ -256,7 +256,7 @@ def _optimum(problem: Problem, loss: Array, metric: Array) -> Array:
     cells = grid(np.linspace(lower[0], upper[0], 25), np.linspace(lower[1], upper[1], 12))
     ends = np.clip([metric.min(), metric.max()], lower[2:], upper[2:])
     theta = np.column_stack([cells, np.tile(ends, (len(cells), 1))])
-    # Half of them go on to the most that a metric can be: the points may lie at the foot of the rise only.
+    # Half of them go on to the most that a metric can be: the points may show only the beginning of the rise.
     theta = np.concatenate([theta, np.column_stack([theta[:, :3], np.full(len(theta), upper[3])])])
     squares = ((SIGMOID.metric(theta, loss)[0] - metric) ** 2).sum(axis=1)
     best = theta[np.argsort(squares, kind="stable")[:: len(theta) // (8 * STARTS)][:STARTS]]

@@ -1,4 +1,4 @@
-"""Fits, forecasts and what else this room makes, as JSON files: field "kind" says which."""
+"""All results of ``laws`` as JSON files; the field "kind" names the type."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def save(path: str | Path, result: Result) -> None:
 
 
 def load(path: str | Path, form: Law | None = None) -> Result:
-    """Read what ``save`` wrote; ``form`` is the law of a fit where it is none of ours.
+    """Read what ``save`` wrote; ``form`` is the law of a fit by a law of one's own.
 
     Raises:
         UserError: no such file, not JSON, or not something that ``save`` writes.
@@ -44,5 +44,5 @@ def load(path: str | Path, form: Law | None = None) -> Result:
         raise UserError(f"{path} is not JSON; write it with allometry fit -o {path.name}") from None
     kind = data.get("kind") if isinstance(data, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        raise UserError(f"{path} is no fit or forecast (kind {kind!r}); write it with allometry fit")
+        raise UserError(f"{path} is no result of laws (kind {kind!r}); write it with allometry fit")
     return Fit.from_json(data, form) if kind == "fit" else KINDS[kind].from_json(data)

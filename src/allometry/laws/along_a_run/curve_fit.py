@@ -1,8 +1,8 @@
-"""Fit the multi-power law to loss curves of one size, and tell what another schedule would have given.
+"""Fit the multi-power law to loss curves of one size, and predict the loss along another learning-rate schedule.
 
-Rows of one curve are no independent runs: their noise is correlated, and where the law is wrong it is wrong for a
-whole stretch. So uncertainty comes from leaving out one curve after the other (with one or two curves, one stretch
-after the other): how the constants then move (the jackknife), and how well the curve left out is predicted.
+Rows of one curve are not independent: their noise is correlated, and where the law is wrong it is wrong for a whole
+stretch. So uncertainty comes from leaving out one curve after the other (with one or two curves, one stretch after the
+other): from the change of the constants (the jackknife), and from the prediction errors on the curve left out.
 
 >>> fit = laws.fit_curves({"cosine": (step, lr, loss), "constant": (step, lr, loss)}, warmup=2000)
 >>> print(fit.summary())
@@ -27,9 +27,9 @@ from ..tables.curves import Curves
 from .multi_power import MOST_STEPS, MultiPower, Track, check_rates, check_steps, units_of, wsd
 
 LAW = MultiPower()
-# Their spread is reckoned in the logarithm.
+# Their spread is computed in the logarithm.
 POSITIVE = np.array([symbol not in ("L0", "gamma") for symbol in LAW.symbols])
-LEAST_ROWS, MOST_ROWS, LEAST_FALL = 8, 600, 0.02
+LEAST_ROWS, MOST_ROWS, LEAST_DECAY = 8, 600, 0.02
 STARTS, ROWS_FOR_STARTS, FEWEST_CURVES, STRETCHES = 12, 24, 3, 4
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 # A schedule of more steps than this is evaluated at so many of them and interpolated between.
@@ -41,7 +41,7 @@ class CurveFit:
     """The multi-power law with values, their spread, and what it left unexplained.
 
     Attributes:
-        values: constant → value, for rates and steps as they were given.
+        values: constant → value, in the units of the given learning rates and steps.
         objective: the name of what was minimised: "log_squares", "huber" or "squares".
         objective_value: Σ ρ(residual) over rows at the optimum: ρ = r²/2 for squares, Huber's with δ = ``delta``
             for huber.
@@ -50,10 +50,10 @@ class CurveFit:
         refits: constants with one block of rows left out, (blocks, constants).
         held_out: root mean square of ln(observed/predicted) over the blocks left out.
         range: "steps", "lr" → (least, most) of the rows.
-        active_bounds: constants that ended at a bound, in words; news, not detail.
+        active_bounds: constants that ended at a bound, in words; worth reporting.
         starts: how many starts were solved, after the grid had chosen them.
         agreed: how many of them reached the optimum to 1e-6 of its objective.
-        notes: what was left out or cannot be told.
+        notes: what was left out, and what the curves do not determine.
     """
 
     values: dict[str, float]
@@ -96,7 +96,7 @@ class CurveFit:
         centre = self._coordinates(self._vector)
         half = self._quantile(level) * _jackknife(self._coordinates(self.refits), centre)
         ends = np.stack([centre - half, centre + half])
-        # What the curves do not tell at all may be anything.
+        # A constant that the curves do not determine at all has no limits.
         ends = np.where(POSITIVE, np.exp(np.clip(np.where(POSITIVE, ends, 0), -700, 700)), ends)
         return {symbol: (float(a), float(b)) for symbol, a, b in zip(LAW.symbols, *ends, strict=True)}
 
@@ -109,7 +109,7 @@ class CurveFit:
             level: probability that the interval holds the loss.
 
         Raises:
-            UserError: rates negative or not finite, steps outside the schedule, a level outside (0, 1).
+            UserError: learning rates negative or not finite, steps outside the schedule, a level outside (0, 1).
         """
         rates = check_rates(schedule, "the schedule")
         rows = check_steps(steps, len(rates))
@@ -211,7 +211,7 @@ class CurveFit:
 
 
 class Curve(NamedTuple):
-    """One run: its rows, and the rate of every step."""
+    """One run: its rows, and the learning rate of every step."""
 
     name: str
     steps: Array
@@ -220,7 +220,7 @@ class Curve(NamedTuple):
 
     @property
     def at_rows(self) -> Array:
-        """The rates of the rows."""
+        """The learning rates of the rows."""
         return self.rates[self.steps - 1]
 
 
@@ -233,19 +233,20 @@ def fit_curves(
 ) -> CurveFit:
     """Fit the multi-power law to curves of one model size at the global optimum of its objective.
 
-    The rate between two rows is taken as a straight line; between rows of one rate and rows of another, as a jump at
-    the first row of the other. Before its first row a curve is taken to have risen linearly over ``warmup`` steps to
-    its first rate. Rows during warm-up are left out.
+    Between two rows the learning rate is interpolated linearly; between rows of one constant rate and rows of another
+    it jumps at the first row of the other. Before the first row it is assumed to rise linearly over ``warmup`` steps to
+    the first rate. Rows during warm-up are left out.
 
     Args:
         curves: run → (steps, learning rates, losses), or ``Curves``.
         warmup: steps of linear warm-up, where the rows do not show it.
-        schedules: run → the rate of every step from the first on, where the rows do not tell enough.
+        schedules: run → the learning rate of every step from the first on, where the rows do not determine it.
         objective: "log_squares" (relative errors), "huber" (of relative errors: outliers count less) or "squares".
         delta: where Huber's loss turns linear.
 
     Raises:
-        UserError: no curve, too few rows, rows out of order, no rate, a rate that never falls, an unknown objective.
+        UserError: no curve, too few rows, rows out of order, no learning rate, a learning rate that never decays, an
+            unknown objective.
     """
     if objective not in OBJECTIVES:
         raise UserError(f"no objective {objective!r}; known are {', '.join(OBJECTIVES)}")
@@ -257,7 +258,7 @@ def fit_curves(
     notes = list(curves.notes) if isinstance(curves, Curves) else []
     read = [_read(str(name), rows, warmup, (schedules or {}).get(name), notes) for name, rows in runs.items()]
     tracks = [Track.of(curve.rates, curve.steps) for curve in read]
-    _check_falls(read, tracks, notes)
+    _check_decays(read, tracks, notes)
     units = units_of(tracks)
     log_loss = np.log(np.concatenate([curve.loss for curve in read]))
     scaled = tuple(track.scaled(units) for track in tracks)
@@ -285,7 +286,7 @@ def fit_curves(
 
 
 def _read(name: str, rows: Sequence, warmup: int, schedule: Array | None, notes: list[str]) -> Curve:
-    """One curve, checked, without its warm-up; what is left out or averaged goes to the notes."""
+    """One curve, checked, without its warm-up; notes tell which rows were left out or averaged."""
     try:
         steps, lr, loss = (np.asarray(column, dtype=float) for column in rows)
     except (TypeError, ValueError):
@@ -318,7 +319,7 @@ def _read(name: str, rows: Sequence, warmup: int, schedule: Array | None, notes:
 
 
 def _rates(steps: Array, lr: Array, warmup: int) -> Array:
-    """The rate of every step from rows: see ``fit_curves``."""
+    """The learning rate of every step from rows: see ``fit_curves``."""
     change = np.diff(lr)
     flat = np.pad(change == 0, 1, constant_values=True)
     jump = (change != 0) & flat[:-2] & flat[2:] & (np.diff(steps) > 1)
@@ -331,21 +332,25 @@ def _rates(steps: Array, lr: Array, warmup: int) -> Array:
     return np.interp(np.arange(1, steps[-1] + 1), at[order], rate[order])
 
 
-def _check_falls(curves: list[Curve], tracks: list[Track], notes: list[str]) -> None:
-    """Refuse curves whose rate never falls, and say what the falls that there are cannot tell apart."""
-    falls = [(track.drop > 0) & (track.begins < track.area.max()) for track in tracks]
-    depths = np.array([track.drop[fall].sum() for track, fall in zip(tracks, falls, strict=True)])
-    falling = np.flatnonzero(depths > LEAST_FALL * np.array([curve.rates.max() for curve in curves]))
-    if not len(falling):
+def _check_decays(curves: list[Curve], tracks: list[Track], notes: list[str]) -> None:
+    """Refuse curves whose learning rate never decays, and note what the decays do not determine."""
+    decays = [(track.drop > 0) & (track.begins < track.area.max()) for track in tracks]
+    depths = np.array([track.drop[decay].sum() for track, decay in zip(tracks, decays, strict=True)])
+    decaying = np.flatnonzero(depths > LEAST_DECAY * np.array([curve.rates.max() for curve in curves]))
+    if not len(decaying):
         raise UserError(
-            "the learning rate never falls in these curves, so what a fall takes off the loss cannot be told; "
+            "the learning rate never decays in these curves, so the effect of a decay on the loss cannot be fitted; "
             "add a curve with a decay, such as cosine or warmup–stable–decay"
         )
-    if len(falling) == 1:
-        notes.append(f"the rate falls in curve {curves[falling[0]].name} only: how a fall acts elsewhere is not tested")
-    reached = np.concatenate([tracks[i].rate[falls[i]] for i in falling])
+    if len(decaying) == 1:
+        name = curves[decaying[0]].name
+        notes.append(f"the learning rate decays in curve {name} only: the effect of other decays is not tested")
+    reached = np.concatenate([tracks[i].rate[decays[i]] for i in decaying])
     if np.ptp(np.log(reached)) < 0.1:
-        notes.append("the rate falls to one level only, so C and γ trade for each other; add a curve with a slow decay")
+        notes.append(
+            "the learning rate decays to one level only, so C and γ compensate each other; "
+            "add a curve with a slow decay"
+        )
 
 
 def _ends(tracks: Sequence[Track]) -> Array:
@@ -393,9 +398,9 @@ def _jackknife(refits: Array, whole: Array) -> Array:
 
 
 def _nodes(rates: Array, steps: Array) -> Array:
-    """Steps between which the loss is nearly straight: even, and dense at the start and after the largest falls."""
+    """Steps between which the loss is nearly straight: even, and dense at the start and after the largest drops."""
     first, last = int(steps.min()), int(steps.max())
     near = np.geomspace(1, last, NODES // 8)
-    falls = np.argsort(np.diff(rates), kind="stable")[:8] + 1
-    after = (falls[:, None] + np.append(0, near)).ravel()
+    drops = np.argsort(np.diff(rates), kind="stable")[:8] + 1
+    after = (drops[:, None] + np.append(0, near)).ravel()
     return np.unique(np.clip(np.round([*near, *after, *np.linspace(first, last, NODES)]), first, last).astype(int))

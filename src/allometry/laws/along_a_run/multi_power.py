@@ -2,10 +2,10 @@
 
 L(t) = L0 + A·S(t)^(−α) − B·Σ_k (η_{k−1} − η_k)·G(η_k^(−γ)·S_k(t)),  G(x) = 1 − (C·x + 1)^(−β)
 
-S(t) is the sum of the rates η up to step t, and S_k(t) that from step k on. What has been learnt grows with the area
-under the schedule, and each fall of the rate takes noise off the loss, the more the longer the lower rate lasts.
+S(t) is the sum of the learning rates η up to step t, and S_k(t) the sum from step k on. Progress grows with the area
+under the schedule, and each drop of the learning rate reduces the loss, by more the longer the lower rate lasts.
 
-The sum runs over all steps from η_0 = 0. So the area of the warm-up, S_W in the paper, is part of S, and the rise to
+The sum runs over all steps from η_0 = 0. So S includes the area of the warm-up, S_W in the paper, and the rise to
 the peak adds about B·η_peak to the loss. The constants that the authors print belong to this form; with a sum that
 begins after the warm-up, as the paper's text has it, only L0 differs, by that much.
 """
@@ -22,10 +22,10 @@ from ...errors import UserError
 from ..base import Array, coefficient_bounds, floor_bound, grid, safe_log
 from ..variable_projection import nonnegative_least_squares
 
-# Neighbouring changes are taken together up to such a share of the peak, or of the whole area. A rise may be followed
-# more coarsely than a fall: it is the warm-up, long before the rows.
-FALL, RISE, STRETCH = 1 / 32, 1 / 8, 1 / 24
-# η^(−γ) has no limit at zero; where the rate has come to zero nothing more happens.
+# Neighbouring changes are merged up to this share of the peak, or of the whole area. A rise is merged more coarsely
+# than a drop: it is the warm-up, long before the rows.
+DROP, RISE, STRETCH = 1 / 32, 1 / 8, 1 / 24
+# η^(−γ) has no limit at zero, so a learning rate of zero is taken as this share of the peak.
 LEAST_RATE = 1e-3
 MOST_STEPS = 10_000_000
 # Where 1 − β is smaller, the kernel's integral is a logarithm to rounding.
@@ -34,16 +34,16 @@ LEAST_POWER = 1e-5
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """A schedule as the law sees it from some of its steps, which are the rows.
+    """What the law needs of a schedule at some of its steps, the rows.
 
-    Neighbouring changes of one sign are taken together: spread evenly between two areas, they act by the mean of G,
-    which has a closed form.
+    Neighbouring changes of one sign are merged: spread evenly between two areas, they act by the mean of G, which has a
+    closed form.
 
     Attributes:
         area: S at each row.
         begins, ends: area at which each change begins and ends; equal for a jump.
-        drop: how far the rate falls in each change (negative: rises).
-        rate: the rate in each change.
+        drop: how far the learning rate falls in each change (negative: rises).
+        rate: the learning rate in each change.
     """
 
     area: Array
@@ -54,12 +54,14 @@ class Track:
 
     @classmethod
     def of(cls, rates: Array, steps: Array) -> Track:
-        """From the rate of every step, the first at index 0, and the rows' numbers of steps done."""
+        """From the learning rate of every step, the first at index 0, and the rows' numbers of steps done."""
         area = np.concatenate([[0.0], np.cumsum(rates)])
         drop = -np.diff(rates, prepend=0.0)
         change = np.flatnonzero(drop)
-        gone = np.cumsum(np.where(drop > 0, drop / FALL, -drop / RISE)) / rates.max() + area[1:] / area[-1] / STRETCH
-        kind = np.stack([change - np.arange(len(change)), np.sign(drop[change]), np.floor(gone[change] - 1e-9)])
+        progress = (
+            np.cumsum(np.where(drop > 0, drop / DROP, -drop / RISE)) / rates.max() + area[1:] / area[-1] / STRETCH
+        )
+        kind = np.stack([change - np.arange(len(change)), np.sign(drop[change]), np.floor(progress[change] - 1e-9)])
         first = np.flatnonzero(np.any(np.diff(kind, axis=1, prepend=np.nan) != 0, axis=0))
         last = np.append(first[1:], len(change)) - 1
         rate = np.add.reduceat(rates[change], first) / (last - first + 1)
@@ -76,22 +78,22 @@ class Track:
         return replace(self, area=self.area[rows])
 
     def scaled(self, units: tuple[float, float]) -> Track:
-        """Counted in units of area and rate."""
+        """In units of area and learning rate."""
         area, rate = units
         return Track(self.area / area, self.begins / area, self.ends / area, self.drop / rate, self.rate / rate)
 
 
 def units_of(tracks: Sequence[Track]) -> tuple[float, float]:
-    """The middle of the rows' areas and of the rates after falls: in these units C and γ hardly correlate."""
+    """The middle of the rows' areas and of the learning rates after drops: in these units C and γ hardly correlate."""
     area = np.concatenate([track.area for track in tracks])
     drop, rate = (np.concatenate([getattr(track, name) for track in tracks]) for name in ("drop", "rate"))
-    falls = np.maximum(drop, 1e-9 * np.abs(drop).max())
-    return float(np.exp(np.log(area).mean())), float(np.exp(np.average(np.log(rate), weights=falls)))
+    drops = np.maximum(drop, 1e-9 * np.abs(drop).max())
+    return float(np.exp(np.log(area).mean())), float(np.exp(np.average(np.log(rate), weights=drops)))
 
 
 @dataclass(frozen=True)
 class MultiPower:
-    """The multi-power law. θ = (L0, ln A, α, ln B, ln C, β, γ), the constants in given units of area and rate."""
+    """The multi-power law. θ = (L0, ln A, α, ln B, ln C, β, γ), in given units of area and learning rate."""
 
     name: ClassVar[str] = "multi_power"
     formula: ClassVar[str] = "L = L0 + A·S^(−α) − B·Σ_k (η_{k−1} − η_k)·(1 − (C·η_k^(−γ)·S_k + 1)^(−β))"
@@ -99,7 +101,7 @@ class MultiPower:
     source: ClassVar[str] = "arXiv 2503.12811, equations 1 and 2"
 
     def loss(self, values: Mapping[str, float], rates: Array, steps: Array | None = None) -> Array:
-        """L after so many steps (all of them, if not given) of a schedule, for constants such as a paper prints.
+        """L after so many steps (all of them, if not given) of a schedule, for constants as papers print them.
 
         Args:
             values: constant → value; KeyError if one is missing.
@@ -211,27 +213,34 @@ def _spread(speed: Array, beta: Array, since_begin: Array, since_end: Array) -> 
 
 
 def wsd(steps: int, peak: float, warmup: int = 0, decay: float = 0.2, final: float = 0.0) -> Array:
-    """The rate of every step of a warmup–stable–decay schedule, shape (steps,).
+    """The learning rate of every step of a warmup–stable–decay schedule, shape (steps,).
 
     Args:
         steps: of the whole run.
-        peak: the rate between warm-up and decay.
+        peak: the learning rate between warm-up and decay.
         warmup: steps of linear rise.
-        decay: share of the steps over which the rate falls linearly at the end.
-        final: the last step's rate as a share of the peak.
+        decay: share of the steps over which the learning rate decays linearly at the end.
+        final: the last step's learning rate as a share of the peak.
 
     Raises:
         UserError: warm-up and decay do not fit into the steps.
     """
-    fall = round(decay * steps)
-    if not (steps >= 1 and peak > 0 and warmup >= 0 and 0 <= decay <= 1 and 0 <= final <= 1 and warmup + fall <= steps):
+    decay_steps = round(decay * steps)
+    if not (
+        steps >= 1
+        and peak > 0
+        and warmup >= 0
+        and 0 <= decay <= 1
+        and 0 <= final <= 1
+        and warmup + decay_steps <= steps
+    ):
         raise UserError(
             f"no schedule of {steps} steps with {warmup} of warm-up and a decay over {decay:g} of them; "
             "shares lie between 0 and 1, and warm-up and decay must fit into the steps"
         )
     done = np.arange(1, steps + 1)
     rise = np.minimum(1.0, done / warmup) if warmup else np.ones(steps)
-    return peak * rise * (1 - (1 - final) * np.clip((done - steps + fall) / max(fall, 1), 0, 1))
+    return peak * rise * (1 - (1 - final) * np.clip((done - steps + decay_steps) / max(decay_steps, 1), 0, 1))
 
 
 def check_rates(rates: Array, name: str) -> Array:

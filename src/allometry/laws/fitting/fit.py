@@ -104,7 +104,7 @@ def make_problem(
 
 
 def optimum(problem: Problem[Law], weights: Array, steps: int = 200, polish: int = 5000) -> GlobalOptimum:
-    """The global optimum, as far as the starts can tell.
+    """The best optimum that any of the starts reaches.
 
     Cells of the grid go to optima of squared log residuals, which are smooth; another objective starts from those and
     from some of the cells themselves. Every start gets ``steps`` steps at most, and then the
@@ -152,7 +152,7 @@ def active_bounds(problem: Problem, theta: Array) -> tuple[str, ...]:
 
 
 def _column(form: Law, observations: Observations, name: str) -> Array:
-    """A column that a law reads, complete and positive; all tokens are unique where the table says nothing."""
+    """A column that a law reads, complete and positive; unique_tokens must be in the table."""
     if name == "unique_tokens" and name not in observations.extra:
         raise UserError(f"law {form.name} needs the column unique_tokens; where nothing is repeated, fit chinchilla")
     values = observations.column(name)
@@ -164,7 +164,7 @@ def _column(form: Law, observations: Observations, name: str) -> Array:
 
 
 def _rivals(theta: Array, reached: Array, num_runs: int) -> Array:
-    """At most ``RIVALS`` local optima that the data hardly tell from the best: an F test at 95 % does not part them."""
+    """At most ``RIVALS`` local optima that an F test at 95 % does not distinguish from the best."""
     from scipy.special import fdtri
 
     count, freedom = theta.shape[1], max(num_runs - theta.shape[1], 1)

@@ -44,7 +44,7 @@ def refits(
         return _best(problem, starts, times * weights)
     fitted = problem.law.log_loss(theta[None], *problem.inputs)[0][0]
     noise = residual_draws(problem, theta, weights, draws, generator)
-    # Noise of a row is inversely proportional to the root of its weight: that is what weights in a fit say.
+    # Noise of a row is inversely proportional to the root of its weight: that is what the weights of a fit mean.
     resampled = replace(problem, log_loss=fitted + noise)
     return _best(resampled, starts, np.tile(weights, (draws, 1)))
 

@@ -34,10 +34,10 @@ class Fit:
         weights: of the runs.
         range: "num_params", "tokens", "flops" and what else the law reads → (least, most) of the data.
         draws: constants of the bootstrap refits, (draws, constants).
-        active_bounds: constants that ended at a bound, in words; news, not detail.
+        active_bounds: constants that ended at a bound, in words; worth reporting.
         starts: how many starts were solved, after the grid had chosen them.
         agreed: how many of them reached the optimum to 1e-6 of its objective.
-        condition: condition number of the normal equations at unit scale; above 1e6 constants trade for each other.
+        condition: condition number of the normal equations at unit scale; above 1e6 constants compensate each other.
         counted: which parameters N counts; predictions count them likewise.
         notes: the observations' notes.
         seed: of the draws.
@@ -157,7 +157,7 @@ class Fit:
     def noise(self, count: int) -> Array:
         """``count`` draws of a new run's residual of ln L, the same on every call.
 
-        Standardised residuals times √(n/χ²_ν), ν runs minus constants: how large the noise is, few runs do not tell.
+        Standardised residuals times √(n/χ²_ν), ν runs minus constants: few runs leave the size of the noise uncertain.
         """
         standardised = self.residuals * np.sqrt(self.weights / self.weights.max())
         freedom = max(self.num_runs - self.law.num_constants, 1)
@@ -188,11 +188,11 @@ class Fit:
         return "\n".join(lines)
 
     def _warnings(self) -> list[str]:
-        """What a reader of the constants should know first."""
+        """Warnings about the constants."""
         warnings = []
         if self.condition > FRAGILE:
             warnings.append(
-                "constants trade for each other (see the condition): read predictions, not single constants"
+                "constants compensate each other (see the condition): trust predictions, not single constants"
             )
         strongest = self._strongest_pair()
         if strongest is not None:

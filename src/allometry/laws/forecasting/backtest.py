@@ -1,7 +1,7 @@
 """Rolling origin over compute: fit the runs below a cut, predict those above, keep every error.
 
-How well a law fits says little about how well it predicts; this is the evidence that a table itself holds about the
-second, by the factor of compute that a prediction reached over its own largest run.
+How well a law fits hardly shows how well it predicts. A backtest measures the second on the table itself, by the
+factor of compute that a prediction reached beyond its own largest run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class BacktestRow:
         spread: standard deviation of the prediction that noise leaves in the constants, of ln L; of a forecast, with
             the distance between the laws.
         sigma: noise of ln L of that fit, for a run on the frontier at the cut.
-        weight: the run's ``relevance`` in the whole table, which is what its error counts.
+        weight: the weight of its error, the run's ``relevance`` in the whole table.
     """
 
     law: str

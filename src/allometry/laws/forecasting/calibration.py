@@ -1,4 +1,4 @@
-"""What a backtest says of a forecast: how much each law weighs, which way it drifts, how wide its interval must be."""
+"""From a backtest to a forecast: the weight of each law, the correction of drift, and the width of the interval."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ LEAST_DISTANCE = 0.2
 PRIOR_SLOPE = 0.004
 # What is left of a good fit on public tables, as ln L for each e-fold of compute.
 PRIOR_DRIFT = 0.006
-# A table's own word on the interval is added to that of the public tables: its cuts share runs and reach less far
-# than what is asked for, so eight of them count as much as that prior.
+# A table's own evidence on the interval is added to that of the public tables. Its cuts share runs and reach less far
+# than the predictions, so eight of them count as much as the prior.
 PRIOR_CUTS = 8.0
 # Degrees of freedom of an interval without any backtest.
 PRIOR_FREEDOM = 2.0
@@ -34,21 +34,21 @@ MOST_SQUARES = 25.0
 
 
 class Correction(NamedTuple):
-    """Taken off ln L for each e-fold of compute beyond the fit, up to ``reach`` e-folds: no further than was tested."""
+    """What is subtracted from ln L per e-fold of compute beyond the fit, up to ``reach`` e-folds, as tested."""
 
     slope: float
     reach: float
 
     def at(self, distance: Array) -> Array:
-        """What to take off at so many e-folds."""
+        """What to subtract at these distances, in e-folds."""
         return self.slope * np.minimum(distance, self.reach)
 
 
 def law_weights(tested: Backtest, sigmas: Mapping[str, float]) -> dict[str, float]:
     """Weights of the laws from the backtest's scores and the noise that each fit left (``sigmas``, by law name).
 
-    score^(−k) is the likelihood of k independent errors of unknown size: k cuts, at most four. What a fit left counts
-    too, but little: 1/σ.
+    score^(−k) is the likelihood of k independent errors of unknown size: k cuts, at most four. The fit's own
+    noise counts too, but little: 1/σ.
     """
     evidence = min(MOST_EVIDENCE, len(tested.cuts(LATE)))
     logs = []
@@ -77,7 +77,7 @@ def ignorance(mixed: Array, left: Array) -> Array:
 def combined(origins: Sequence[Origin], weights: Mapping[str, float], constants: float) -> list[BacktestRow]:
     """The rows of the whole forecast: at every cut the weighted laws and the residuals of the runs below.
 
-    The weights are those of the whole backtest, so these errors flatter the forecast a little.
+    The weights are those of the whole backtest, so these errors are slightly too small.
 
     Args:
         origins: of the laws.
@@ -126,7 +126,7 @@ def correct(tested: Backtest) -> Correction:
 
 
 def calibrate(tested: Backtest) -> tuple[float, float]:
-    """How many times wider than the prior says the forecast's errors were, and the degrees of freedom.
+    """The ratio of the forecast's errors to the prior's scale, and the degrees of freedom.
 
     The prior variance of an error is σ² + spread² + (``PRIOR_DRIFT``·ln factor)². The mean square of the errors over
     it, each cut counting once and the prior ``PRIOR_CUTS`` times, is the square of the factor.

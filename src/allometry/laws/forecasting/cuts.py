@@ -1,4 +1,4 @@
-"""Rolling origins: every law fitted to the runs below a cut, and what it then says of the runs above.
+"""Rolling origins: every law is fitted to the runs below a cut and predicts the runs above it.
 
 The cuts of one law differ only in which runs have a weight, so all of them are solved as one batch.
 """
@@ -26,14 +26,14 @@ Array = np.ndarray
 DEFAULT_LAWS = ("power", "power_floor", "chinchilla", "skaling")
 INPUTS = ("num_params", "tokens")
 MOST_CUTS = 8
-# A cut below a third of the runs tells about a fit on a third of the runs.
+# A cut below a third of the runs would test a fit on too few runs.
 EARLIEST = 1 / 3
 STARTS = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """One cut: what each law, fitted to the runs below it, says of all runs.
+    """One cut: the predictions of each law, fitted to the runs below it, for all runs.
 
     Attributes:
         index: of the cut.
@@ -72,7 +72,7 @@ def predictive(laws: Sequence[Law | str] | None) -> list[Law]:
 
 
 def by_compute(observations: Observations) -> Observations:
-    """The runs in the order of compute; of equal compute by size and then loss, whatever order they came in."""
+    """The runs in the order of compute; of equal compute by size and then loss; the original order has no effect."""
     return observations.where(np.lexsort((observations.loss, observations.num_params, observations.flops)))
 
 
@@ -138,7 +138,7 @@ class _Below(NamedTuple):
 def _fit_below(form: Law, ordered: Observations, below: list[Observations]) -> list[_Below]:
     """The law fitted below each cut; all cuts are one batch, in which a run above a cut has no weight.
 
-    A run above a cut bounds none of its constants either; what cuts share is where they start.
+    A run above a cut does not affect its bounds either; cuts share only their starts.
     """
     problem, _ = make_problem(form, ordered, "log_squares", 1.0)
     weights = np.zeros((len(below), len(ordered)))
@@ -155,27 +155,27 @@ def _fit_below(form: Law, ordered: Observations, below: list[Observations]) -> l
     return [_look_above(problem, theta, weights, i, len(runs)) for i, runs in enumerate(below)]
 
 
-def _look_above(problem: Problem[Law], theta: Array, weights: Array, cut: int, runs: int) -> _Below:
-    """What the fit to the first ``runs`` runs says of the others."""
+def _look_above(problem: Problem[Law], theta: Array, weights: Array, cut: int, num_runs: int) -> _Below:
+    """The prediction of the fit to the first ``num_runs`` runs for the others."""
     part = replace(
         problem,
-        inputs=tuple(x[:runs] for x in problem.inputs),
-        log_loss=problem.log_loss[:runs],
+        inputs=tuple(x[:num_runs] for x in problem.inputs),
+        log_loss=problem.log_loss[:num_runs],
         lower=problem.lower[cut],
         upper=problem.upper[cut],
     )
-    weights = weights[cut, :runs]
+    weights = weights[cut, :num_runs]
     predicted, jacobian = (x[0] for x in problem.law.log_loss(theta[cut : cut + 1], *problem.inputs))
-    above = jacobian[:, runs:]
+    above = jacobian[:, num_runs:]
     variance = np.einsum("pr,pq,qr->r", above, covariance(part, theta[cut], weights), above)
-    squares = (weights * (part.log_loss - predicted[:runs]) ** 2).sum()
+    squares = (weights * (part.log_loss - predicted[:num_runs]) ** 2).sum()
     return _Below(
-        predicted, np.sqrt(variance.clip(0)), float(np.sqrt(squares / max(runs - problem.law.num_constants, 1)))
+        predicted, np.sqrt(variance.clip(0)), float(np.sqrt(squares / max(num_runs - problem.law.num_constants, 1)))
     )
 
 
 def _starts(problem: Problem[Law], weights: Array) -> Array:
-    """The best start of the law's grid and some from further down; runs of no weight are not seen."""
+    """The best start of the law's grid and some from further down; runs without weight are left out."""
     seen = weights > 0
     inputs = [x[seen] for x in problem.inputs]
     theta, squares = problem.law.starts(inputs, np.exp(problem.log_loss[seen]), weights[seen])

@@ -1,15 +1,15 @@
-"""The default predictor: several laws, weighted by how well each predicted, with an interval that says how sure.
+"""The default predictor: several laws, weighted by how well each predicted, with a calibrated interval.
 
-Which law holds beyond the data cannot be seen from how well it fits: on a small ladder the laws with a floor fit best
-and predict worst. So the evidence is a backtest inside the table, and a prediction has four parts:
+How well a law fits does not show whether it holds beyond the data: on a small ladder the laws with a floor fit best
+and predict worst. So the laws are judged by a backtest inside the table, and a prediction has four parts:
 
-- Laws: each fitted with the weights of ``weights``, mixed by score⁻⁴ of the backtest and 1/σ of the fit.
-- ResidualProcess: what the laws leave unexplained near the point (``residuals``), which fades with distance.
-- Correction: if the backtest's errors drift one way with the logarithm of the factor of compute, most of what stands
-  clear of their scatter is taken off, no further than the backtest reached.
-- Interval: the noise of a run, and beyond it the spread of the constants, the distance between the laws, what the
-  residuals leave open, and a drift that grows with the logarithm of the factor; all but the noise are scaled towards
-  what the backtest's errors were (``calibration``).
+- Laws: each is fitted with the weights of ``run_weights``; they are mixed by the backtest's score⁻⁴ and the fit's 1/σ.
+- Residuals: what the laws leave unexplained near the point (``residuals``) is added; it fades with distance.
+- Correction: if the backtest's errors drift in one direction with the logarithm of the factor of compute, most of the
+  statistically significant bias is subtracted, no further than the backtest reached.
+- Interval: it combines the noise of a run with the spread of the constants, the distance between the laws, the
+  uncertainty of the residuals, and a drift that grows with the logarithm of the factor; all but the noise are scaled
+  towards the backtest's errors (``calibration``).
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class Forecast:
         weights: law name → weight; they sum to one.
         backtest: the evidence: of each law, and of the forecast itself under the name "forecast".
         runs: the runs fitted, in the order of compute.
-        scale: how many times wider than public tables say the backtest's errors were.
-        correction: taken off ln L for each e-fold of compute beyond the largest run.
-        tested: up to so many e-folds.
+        scale: the size of the backtest's errors over that on public tables.
+        correction: subtracted from ln L for each e-fold of compute beyond the largest run.
+        tested: e-folds up to which the correction grows.
         freedom: degrees of freedom of the interval (Student's t).
         notes: what was left out, and what would help.
     """
@@ -109,7 +109,7 @@ class Forecast:
         chunks = [slice(start, start + POINTS_AT_ONCE) for start in range(0, len(n), POINTS_AT_ONCE)]
         centre, scale = np.concatenate([self._moments(n[chunk], d[chunk]) for chunk in chunks], axis=1)
         half = float(stdtrit(self.freedom, (1 + level) / 2)) * scale
-        with np.errstate(over="ignore"):  # absurdly far from the runs the upper end is no number that a float holds
+        with np.errstate(over="ignore"):  # very far from the runs the upper end exceeds the largest float
             return around(np.exp(centre), np.exp(centre - half), np.exp(centre + half), level, shape)
 
     def weighted_samples(self, num_params: Array, tokens: Array) -> list[tuple[float, Array]]:
@@ -128,8 +128,8 @@ class Forecast:
         left = self._residuals.at(n, d, excess(self.runs, 6 * n * d * self._flops_ratio, centre))
         distance = self._distance(n, d)
         unsure = ignorance(variance, left.spread**2) + (PRIOR_DRIFT * distance) ** 2
-        taken_off = Correction(self.correction, self.tested).at(distance)
-        return centre + left.mean - taken_off, np.sqrt(left.noise**2 + self.scale**2 * unsure)
+        bias = Correction(self.correction, self.tested).at(distance)
+        return centre + left.mean - bias, np.sqrt(left.noise**2 + self.scale**2 * unsure)
 
     def _distance(self, n: Array, d: Array) -> Array:
         """How far beyond the data, as a logarithm: of compute, or of N or D alone where that is more; 0 inside."""
@@ -150,7 +150,7 @@ class Forecast:
         return ResidualProcess(runs.num_params, runs.tokens, left, excess(runs), constants(self.fits, self.weights))
 
     def evidence(self, num_params: float, tokens: float) -> str:
-        """How far a prediction goes beyond the data, and how far off the backtest was that far out; a line or two."""
+        """How far a prediction goes beyond the data, and the backtest's error at that distance; one or two lines."""
         beyond = {
             "compute": float(self.factor(num_params, tokens)),
             "size": float(num_params / self.range["num_params"][1]),
@@ -182,12 +182,12 @@ class Forecast:
                 f"{self.fits[name].rms:.2%}   {self.fits[name].law.formula}"
             )
         lines += ["backtest: error by the factor of compute beyond the runs fitted", self.backtest.table()]
-        lines.append(f"drift {self.drift:.2%} of the loss for each e-fold of compute beyond the largest run")
+        lines.append(f"uncertainty grows {self.drift:.2%} (1 s.d.) per factor e of compute beyond the largest run")
         if abs(self.correction) >= 5e-5:
-            sign, verb = ("high", "taken off") if self.correction > 0 else ("low", "added")
+            sign, verb = ("high", "subtracted") if self.correction > 0 else ("low", "added")
             lines.append(
-                f"the backtest came out too {sign} with distance: {abs(self.correction):.2%} an e-fold {verb}, "
-                f"up to {np.exp(self.tested):.3g}×"
+                f"the backtest's predictions were too {sign}, the more the further: {abs(self.correction):.2%} per "
+                f"factor e of compute is {verb}, up to {np.exp(self.tested):.3g}×"
             )
         lines += [f"note: {text}" for text in self.notes]
         return "\n".join(lines)
@@ -235,7 +235,7 @@ class Forecast:
 
 
 def forecast(observations: Observations, laws: Sequence[Law | str] | None = None, seed: int = 0) -> Forecast:
-    """Fit several laws, test each on the table itself, and weigh them for prediction.
+    """Fit several laws, test each on the table itself, and weight them for prediction.
 
     Args:
         observations: the runs.

@@ -16,7 +16,7 @@ import numpy as np
 
 Array = np.ndarray
 # Residuals one e-fold of N or D apart agree (correlation 0.8), four apart hardly (0.1); fixed, since tables of a few
-# dozen runs cannot tell a length from a size.
+# dozen runs do not determine a length as well.
 LENGTH = 2.0
 # Variance of the process over that of the noise. Weights follow from the likelihood; no process at all has half of
 # the prior.

@@ -1,9 +1,9 @@
-"""Which runs tell most about a larger, well-trained run: the weights of fits that are made to predict.
+"""How much each run counts in a fit that is made to predict a larger, well-trained run.
 
-Large runs are nearer to what is asked for. Runs far above the best loss that their compute could buy (a large model
-on few tokens, say) are where every simple law bends: one 5 % above counts about a third, one 20 % above an eightieth.
-On public tables both weights lower the error of every law beyond the data; on data that a law describes exactly they
-cost next to nothing. What happens off the frontier is not lost: ``residuals`` adds it to the prediction there.
+Large runs are nearer to the prediction and count more. Runs far above the best loss for their compute (a large model
+on few tokens, for example) count less, because every simple law is wrong there: a run 5 % above counts about a third,
+one 20 % above an eightieth. On public tables both weights lower the error of every law beyond the data; on data that a
+law describes exactly they cost almost nothing. Runs off the frontier still enter predictions by ``residuals``.
 """
 
 from __future__ import annotations

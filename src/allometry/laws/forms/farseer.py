@@ -82,7 +82,7 @@ class Farseer(Law):
             # Not quite straight, so that the first step knows which way a curve bends.
             middle = np.log(first).mean() + slope * n.mean()
             starts.append([middle, -slope, -0.1, value, tilt, -0.1, np.log(exponent), 0.0, 0.1])
-        # How good a cell is says little about the optimum below it; sixty steps from every one say enough.
+        # The value of a cell hardly shows the optimum below it; sixty steps from every cell do.
         problem = Problem(self, (n, d), np.log(loss), "log_squares", 1.0, *self.bounds(loss))
         theta, reached = solve(problem, np.array(starts), np.tile(weights, (len(starts), 1)), steps=60)
         return theta, 2 * reached

@@ -1,4 +1,4 @@
-"""Any formula as a law: written once, as it stands in the paper; derivatives and starts are found from it.
+"""Any formula as a law: written once, as it stands in the paper; derivatives and starts are computed from it.
 
 Derivatives are by the complex step, L'(x) = Im L(x + ih)/h, which is exact to rounding for anything made of sums,
 products, powers, exp and log. Starts come from a low-discrepancy sample of the constants with a range; the formula is
@@ -24,7 +24,7 @@ from ..base import Array, Law, floor_bound
 from ..variable_projection import nonnegative_least_squares
 
 FLOOR, COEFFICIENT = "floor", "coefficient"
-# ln of a coefficient in the formula's own units, whatever those are.
+# ln of a coefficient in the formula's own units, which are not known.
 COEFFICIENT_LOG = (-200.0, 400.0)
 SAMPLES = 512
 STEP = 1e-30
@@ -34,9 +34,9 @@ STEP = 1e-30
 class Formula(Law):
     """A law by its formula; N, D and other inputs come as they are, not as logarithms.
 
-    ``constants`` says of each symbol, in order, what it is: ``FLOOR`` (zero to the lowest loss), ``COEFFICIENT``
-    (positive, a factor of one term), or (least, most) of a constant that is not linear. Positive ones are sought by
-    their logarithm.
+    ``constants`` gives the kind of each symbol, in order: ``FLOOR`` (zero to the lowest loss), ``COEFFICIENT``
+    (positive, a factor of one term), or (least, most) of a constant that is not linear. Positive ones are
+    searched by their logarithm.
     """
 
     constants: ClassVar[dict[str, str | tuple[float, float]]]
@@ -141,8 +141,8 @@ class DataConstrained(Formula):
 
     def evaluate(self, c, n, d, unique):
         tokens = worth(d, unique, c["R_D"])
-        # The best size for U tokens on the law's own frontier; before there is a law (A = 0 or B = 0 while starts are
-        # sought) sizes count fully.
+        # The best size for U tokens on the law's own frontier; without a law (A = 0 or B = 0 while starts are
+        # computed) sizes count fully.
         with np.errstate(all="ignore"):
             ratio = (c["alpha"] * c["A"]) / (c["beta"] * c["B"])
             best = ratio ** (1 / c["alpha"]) * unique ** (c["beta"] / c["alpha"])

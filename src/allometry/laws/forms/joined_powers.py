@@ -20,7 +20,7 @@ class Skaling(Law):
     """Chinchilla's two terms joined by a power k, which is 1 there and grows towards a product of powers.
 
     θ = (E, s, w, a, b, ln k): the part above E is exp(s)·[(e^(w/2 − a·n/k) + e^(−w/2 − b·d/k))/2]^k, so that a = α·k
-    and b = β·k are the exponents where one term dominates, whatever k is.
+    and b = β·k are the exponents where one term dominates, for every k.
     """
 
     name: ClassVar[str] = "skaling"
@@ -90,7 +90,7 @@ class KaplanFloor(Law):
 
     def bounds(self, loss):
         lower, upper = Skaling().bounds(loss)
-        # αD is an exponent of D besides.
+        # αD is also an exponent of D.
         return np.append(lower[:4], np.log(0.005)), np.append(upper[:4], np.log(STEEPEST))
 
     def starts(self, inputs, loss, weights):

@@ -1,7 +1,7 @@
 """IsoFLOP analysis: the best size at each compute budget of a table, and the power laws N*(C) and D*(C) through them.
 
-It asks nothing of the loss between budgets, so it holds where no law in N and D fits the whole table. Fitting a
-parabola to each budget, the usual way, is biased (arXiv 2603.22339): see ``shared_shape`` for what is done instead.
+It assumes nothing about the loss between budgets, so it works for tables that no law in N and D fits as a whole. The
+usual way, a parabola for each budget, is biased (arXiv 2603.22339); ``shared_shape`` has the alternative used here.
 """
 
 from __future__ import annotations
@@ -208,8 +208,8 @@ def isoflop(
         seed: of the resamples.
 
     Raises:
-        UserError: an unknown method, fewer than three budgets with a minimum between their sizes, too few runs to tell
-            noise from shape.
+        UserError: an unknown method, fewer than three budgets with a minimum between their sizes, too few runs to
+            separate noise from shape.
     """
     _check_options(method, budgets, tolerance, bootstrap)
     if len(observations) > MOST_RUNS:

@@ -134,7 +134,7 @@ def bare(observations: Observations, members: Array) -> Slice:
 
 
 def with_curve(alone: Slice, runs: RunsByBudget, valleys: Valleys, row: int) -> Slice:
-    """The budget in this row with its curve, and its minimum or the reason why there is none."""
+    """The budget in this row with its curve, and with its minimum or the reason why it has none."""
     position, drawn = float(valleys.position[row]), valleys.positions[:, row]
     size = lambda n: runs.centre_n[row] + n
     tokens = lambda n: runs.centre_d[row] - runs.slope[row] * n

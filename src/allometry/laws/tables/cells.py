@@ -1,4 +1,4 @@
-"""Tables as columns of cells: numbers where somebody asks for numbers, text where somebody asks for text."""
+"""Tables as columns of cells, which are read as numbers or as text on demand."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 
 from ...errors import UserError
 
-# Cells that say that there is nothing to say.
+# Cells that stand for a missing value.
 BLANK = frozenset({"", "-", "–", "na", "n/a", "#n/a", "nan", "none", "null", "nil", "missing"})
 
 
 class Column:
-    """One column: numbers where its cells are numbers, text where somebody asks for text."""
+    """One column, whose cells can be read as numbers and as text."""
 
     def __init__(self, raw: Any):
         self.raw = raw  # float64 array, object array, or chunks of Arrow strings
@@ -36,7 +36,7 @@ class Column:
 
     @cached_property
     def cells(self) -> np.ndarray:
-        """The cells as they were written; None where there is none."""
+        """The cells as they were written; None for a cell without a value."""
         chunks = list(self._chunks())
         return np.concatenate(chunks) if chunks else np.empty(0, object)
 
@@ -167,7 +167,9 @@ def from_records(rows: Iterable[Mapping], name: str = "records") -> RawTable:
     """A table of dicts, with a column for every key that any of them has."""
     records = list(rows)
     if not all(isinstance(record, Mapping) for record in records):
-        raise UserError(f"{name}: every row must be a mapping, {{'num_params': 1e6, 'tokens': 2e7, 'loss': 3.1}} say")
+        raise UserError(
+            f"{name}: every row must be a mapping, such as {{'num_params': 1e6, 'tokens': 2e7, 'loss': 3.1}}"
+        )
     keys = dict.fromkeys(chain.from_iterable(records))
     return RawTable.of(name, {str(key): objects([record.get(key) for record in records]) for key in keys})
 
@@ -197,7 +199,7 @@ def _same(text: str, value: Any) -> bool:
 
 
 def objects(cells: Sequence[Any]) -> np.ndarray:
-    """An object array of the cells, one each whatever they are; truth values are words, not numbers."""
+    """An object array of the cells, one entry each, even for lists and mappings; truth values become words."""
     array = np.empty(len(cells), dtype=object)
     if bool in set(map(type, cells)):
         cells = [str(cell) if isinstance(cell, bool) else cell for cell in cells]

@@ -15,7 +15,7 @@ from .cells import RawTable
 
 # Numeric fields of an observation, in the order of its attributes.
 FIELDS = ("num_params", "tokens", "loss", "flops", "loss_se")
-# Numeric fields that a table may have besides, under these names in ``Observations.extra``.
+# Further numeric fields, under these names in ``Observations.extra``.
 EXTRA = (
     "batch_tokens",
     "batch_sequences",
@@ -31,10 +31,10 @@ EXTRA = (
 # Counts may be written 1.5B or 200M, and must be above zero.
 COUNTS = frozenset({"num_params", "tokens", "flops", "batch_tokens", "batch_sequences", "steps", "unique_tokens"})
 
-# A table with all of these was written by ``Observations.write_csv``: its names are fields, whatever else they may be.
+# A table with all of these was written by ``Observations.write_csv``: its names are fields as they stand.
 WRITTEN = frozenset({"label", "tokens", "flops", "loss", "loss_se"})
 
-# What ``num_params`` may count, with the names of columns that say so.
+# What ``num_params`` may count, with the column names of each.
 COUNTED = {
     "non_embedding": "numparamsnonembedding nonembeddingparams nonembeddingparameters numnonembeddingparams "
     "nonembeddingparamsize nonembeddingparamcount paramsnonembedding nnonembedding nnoembed nnonembed nonembed "
@@ -42,10 +42,10 @@ COUNTED = {
     "matmul": "numparamsmatmul matmulparams paramsmatmul nmatmul",
     "total": "numparamstotal totalparams totalparameters numtotalparams paramstotal ntotal",
 }
-# A batch that does not say whether it counts tokens or sequences.
+# Names of a batch that leave open whether it counts tokens or sequences.
 BARE_BATCH = "bsz batch batchsize bs globalbatch globalbatchsize gbs trainbatchsize"
 
-# A column of parameters that does not say which it counts.
+# Names of parameters that leave open which are counted.
 BARE_COUNTS = "numparams nparams params parameters paramcount modelsize modelparams numparameters n size"
 
 # Normalised names, the likeliest first.
@@ -83,8 +83,8 @@ class Match:
     Attributes:
         taken: field → name of its column, or a number that holds in every row.
         counted: what num_params counts.
-        bare_batch: whether ``batch_sequences`` comes from a column that does not say its unit.
-        notes: which columns were taken and which others could have been.
+        bare_batch: whether ``batch_sequences`` comes from a column whose name leaves its unit open.
+        notes: which columns were taken, and the other candidates.
     """
 
     taken: dict[str, str | float]
@@ -104,8 +104,8 @@ def match_columns(
     """Choose a column for every field that the table offers.
 
     Args:
-        table: with the columns; one that holds words is not taken for a number because of its name.
-        chosen: field → column, number, or None for no column, as the user said; it goes before the usual names.
+        table: the columns; one that holds words is never taken as numbers because of its name.
+        chosen: field → column, number, or None for no column, by the user; it takes precedence over the usual names.
         counted: which parameters to take where the table counts several ways.
 
     Raises:
@@ -137,7 +137,7 @@ def convert(table: RawTable, name: str, column: str | float) -> np.ndarray:
     """A field's column as float64, nan where a cell is blank; counts may be written 1.5B or 200M.
 
     Raises:
-        UserError: text among the numbers; it says where.
+        UserError: text among the numbers, with the row.
     """
     if not isinstance(column, str):
         return np.full(len(table), float(column))
@@ -157,7 +157,7 @@ def convert(table: RawTable, name: str, column: str | float) -> np.ndarray:
 
 
 def _chosen(table: RawTable, chosen: Mapping[str, str | float | None]) -> dict[str, str | float]:
-    """What the user said, checked; text that is no column but a number is a number."""
+    """The user's choice, checked; a text that is no column but a number is a number."""
     taken: dict[str, str | float] = {}
     for name, column in chosen.items():
         if name not in KNOWN:
@@ -175,7 +175,7 @@ def _chosen(table: RawTable, chosen: Mapping[str, str | float | None]) -> dict[s
 
 
 def _written(table: RawTable, counted: str | None) -> dict[str, str | float]:
-    """The fields of a table that ``Observations.write_csv`` wrote, by nothing but their own names."""
+    """The fields of a table that ``Observations.write_csv`` wrote, by their exact names only."""
     taken: dict[str, str | float] = {name: name for name in KNOWN if name in table.columns}
     sizes = [column for column in table.columns if column in ("num_params", *(f"num_params_{one}" for one in COUNTED))]
     if sizes:
@@ -184,7 +184,7 @@ def _written(table: RawTable, counted: str | None) -> dict[str, str | float]:
 
 
 def _search(table: RawTable, taken: dict[str, str | float], skipped: set[str], counted: str | None) -> list[str]:
-    """Fill ``taken`` by the usual names; notes on what else could have been."""
+    """Fill ``taken`` by the usual names; notes on other candidates."""
     by_name: dict[str, list[str]] = {}
     for column in table.columns:
         by_name.setdefault(normalise(column), []).append(column)
@@ -203,7 +203,7 @@ def _search(table: RawTable, taken: dict[str, str | float], skipped: set[str], c
 
 
 def _candidates(table: RawTable, by_name: dict[str, list[str]], name: str, words: list[str]) -> list[str]:
-    """The columns that could hold a field, the likeliest first; words where numbers belong only if nothing else."""
+    """The columns that could hold a field, the likeliest first; a column of words only if there is no other."""
     matching = []
     for word in words:
         columns = [c for c in by_name.get(word, []) if name in ("label", "status") or not table.columns[c].is_text]
@@ -220,7 +220,7 @@ def _candidates(table: RawTable, by_name: dict[str, list[str]], name: str, words
 
 
 def _guess_loss(table: RawTable) -> dict[str, str]:
-    """The one column of numbers that has loss in its name, if there is just one."""
+    """The column of numbers that has loss in its name, if there is exactly one."""
     named = [column for column in table.columns if "loss" in normalise(column)]
     candidates = [column for column in named if not table.columns[column].is_text] or named
     if len(candidates) > 1:
@@ -232,7 +232,7 @@ def _guess_loss(table: RawTable) -> dict[str, str]:
 
 
 def _check_complete(table: RawTable, taken: Mapping[str, str | float]) -> None:
-    """Sizes, tokens and losses are there, or can be worked out."""
+    """Refuse a table without sizes, tokens or losses, unless they can be derived."""
     tokens = "tokens" in taken or "flops" in taken or ("steps" in taken and _has_batch(taken))
     missing = [name for name in ("num_params", "loss") if name not in taken]
     if "num_params" in missing and {"flops", "tokens"} <= set(taken):
@@ -268,7 +268,7 @@ def _count_words(counted: str | None, bare: list[str]) -> list[str]:
 
 
 def _which_counted(table: RawTable, taken: Mapping[str, str | float], counted: str | None) -> tuple[str, list[str]]:
-    """What the column of parameters counts: by its name, or as the user says."""
+    """Which parameters the column counts: by its name, or by the user's word."""
     column = taken.get("num_params")
     if column is None:
         return counted or "unknown", []
@@ -280,11 +280,11 @@ def _which_counted(table: RawTable, taken: Mapping[str, str | float], counted: s
     if known := counted or named:
         return known, []
     return "unknown", [
-        f"which parameters {column!r} counts is not said: exponents depend on it, so state counted= "
+        f"which parameters {column!r} counts is unknown: exponents depend on it, so give counted= "
         f"({', '.join(COUNTED)}) and plan with the same"
     ]
 
 
 def _named_count(column: object) -> str | None:
-    """What a column counts by its name."""
+    """Which parameters a column counts, by its name."""
     return next((count for count, words in COUNTED.items() if normalise(column) in words.split()), None)

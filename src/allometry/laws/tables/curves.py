@@ -1,4 +1,4 @@
-"""Loss curves of one or several runs: step, loss and learning rate, read from files, thinned, brought to their ends."""
+"""Loss curves of one or several runs: step, loss and learning rate, read from files and thinned."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _stems(paths: list[Path]) -> list[str]:
-    """Names of the runs: the files' names, with as much of their folders as tells them apart."""
+    """Names of the runs: the files' names, with as many of their folders as make them different."""
     parts = [(*path.parts[:-1], table_stem(path)) for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
@@ -217,7 +217,7 @@ def _match(names: list[str], chosen: Mapping[str, str], source: str) -> dict[str
 
 
 def _clean(table: RawTable, run: Array, names: list[str], values: dict[str, Array], notes: list[str]) -> Curves:
-    """Points in order, without those that have no loss; what cannot be is refused."""
+    """Points in order, without those that have no loss; impossible values are refused."""
     known = np.isfinite(values["loss"]) & np.isfinite(values["step"])
     for why, gone in (
         ("an infinite loss: the run diverged there", np.isinf(values["loss"])),
@@ -235,7 +235,7 @@ def _clean(table: RawTable, run: Array, names: list[str], values: dict[str, Arra
     order = np.flatnonzero(known)
     if not _is_sorted(run[order], values["step"][order]):
         order = order[np.lexsort((values["step"][order], run[order]))]
-    # A run that was resumed wrote some steps twice: what came later counts.
+    # A run that was resumed wrote some steps twice: the later point counts.
     last = np.append((np.diff(run[order]) != 0) | (np.diff(values["step"][order]) != 0), True)
     if not last.all():
         notes.append(f"{table.name}: {(~last).sum()} points left out, a later one has the same step")
@@ -279,7 +279,7 @@ def _together(parts: list[Curves]) -> Curves:
     run = np.concatenate([part.run + offset for part, offset in zip(parts, offsets[:-1], strict=True)])
     fields = ("step", "loss", "lr", "tokens", "num_params")
     joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in fields}
-    # Files of one kind say the same of themselves; once is enough.
+    # Files of one kind have equal notes; one is enough.
     notes = tuple(
         dict.fromkeys(note.split(": ", 1)[1] if len(parts) > 1 else note for part in parts for note in part.notes)
     )

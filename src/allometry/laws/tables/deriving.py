@@ -1,4 +1,4 @@
-"""Derive: what follows from the columns that the table has, such as D from batch and steps, and groups from words."""
+"""Derive: missing columns from those that the table has (D from batch and steps), groups from columns of words."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Derived(NamedTuple):
 
 
 def derive(cleaned: Cleaned, match: Match) -> Derived:
-    """Fill what is missing from what is there, and number the kinds of rows that words tell apart."""
+    """Fill what is missing from what is there, and number the groups of rows that columns of words distinguish."""
     columns, own = dict(cleaned.columns), dict(cleaned.own)
     derived = _complete(columns, match.bare_batch)
     group, mixed = _groups(cleaned.table, match, columns["num_params"])
@@ -47,10 +47,10 @@ def _complete(columns: Columns, bare_batch: bool) -> list[str]:
 
     Args:
         columns: field → values, nan where a row has none.
-        bare_batch: whether ``batch_sequences`` may as well count tokens.
+        bare_batch: whether the name of the column for ``batch_sequences`` leaves its unit open.
 
     Returns:
-        Sentences that say what was derived.
+        One sentence for each derived column.
     """
     rows = len(next(iter(columns.values())))
     for name in ("num_params", "tokens", "flops"):
@@ -78,7 +78,7 @@ def _complete(columns: Columns, bare_batch: bool) -> list[str]:
 
 
 def _batch_in_tokens(columns: Columns, bare: bool) -> list[str]:
-    """Tokens a batch from sequences and their length; a batch of unknown unit by what steps or its size say."""
+    """The batch in tokens, from sequences and their length; steps or its size decide about a batch of unknown unit."""
     batch = columns["batch_sequences"]
     if "sequence_length" in columns:
         columns.setdefault("batch_tokens", batch * columns["sequence_length"])
@@ -95,13 +95,13 @@ def _batch_in_tokens(columns: Columns, bare: bool) -> list[str]:
         columns["batch_tokens"] = columns.pop("batch_sequences")
         return ["the batch is taken to be in tokens: it is too large for sequences, or batch·steps are the tokens"]
     return [
-        "the batch does not say its unit and is taken to be in sequences; columns={'sequence_length': ...} gives it in "
-        "tokens, columns={'batch_tokens': ...} says that it is in tokens"
+        "the batch has no unit in its name and is taken to be in sequences; columns={'sequence_length': ...} gives it "
+        "in tokens, columns={'batch_tokens': ...} takes it as tokens"
     ]
 
 
 def _drop_small_flops(columns: Columns) -> list[str]:
-    """Compute that is far below 6·N·D is in some other unit; N and D say what it is."""
+    """Leave out compute that is far below 6·N·D and so in some other unit; it is then derived from N and D."""
     share = columns["flops"] / (6 * columns["num_params"] * columns["tokens"])
     share = share[np.isfinite(share)]
     if not len(share) or not np.median(share) < LEAST_SHARE:
@@ -111,7 +111,7 @@ def _drop_small_flops(columns: Columns) -> list[str]:
 
 
 def _groups(table: RawTable, match: Match, sizes: np.ndarray) -> tuple[np.ndarray | None, list[str]]:
-    """One number for each combination of words in the columns of words that tell few kinds of rows apart."""
+    """One number for each combination of words, over the columns of words that distinguish a few kinds of rows."""
     total, notes = np.zeros(len(table), np.int64), []
     for name, column in table.columns.items():
         if name in match.taken.values() or not column.is_text:

@@ -1,7 +1,7 @@
-"""What a table of runs can support, and what looks wrong in it: the noise floor, odd runs, designs that tell little.
+"""What a table of runs can support, and what looks wrong in it: the noise floor, odd runs, uninformative designs.
 
-A finding names its runs and says what to do; nothing is left out because of one. Only a design that cannot tell the
-constants of a law apart is refused, by ``check_design``.
+A finding names its runs and what to do about them; no run is left out because of one. Only a design that does not
+determine the constants of a law is refused, by ``check_design``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Array = np.ndarray
 
 # Two runs that agree in these, where the table has them, repeat each other.
 CONDITIONS = ("batch_tokens", "batch_sequences", "lr", "unique_tokens", "warmup", "weight_decay", "group")
-# The logarithm of a vocabulary of a million: a model that knows nothing does no worse.
+# The logarithm of a vocabulary of a million: the loss of a model that guesses.
 MOST_LOSS = float(np.log(1e6))
-# A run this far from what its neighbours say, in scales of their scatter and as a logarithm, is none of them.
+# A run this far from its neighbours' surface, in scales of their scatter and as a logarithm, does not belong to them.
 FAR_SCALES, FAR, VERY_FAR = 6.0, np.log(1.1), np.log(1.5)
 ROUNDS = 30
 MOST_ROWS_FOR_SURFACE = 5000
@@ -60,7 +60,7 @@ class Noise:
 
 
 def check_design(runs: RunArrays, name: str, num_constants: int) -> None:
-    """Refuse a table that cannot tell the constants of a law in N and D apart, and say which run would help.
+    """Refuse a table that does not determine the constants of a law in N and D, and name a run that would help.
 
     Raises:
         UserError: fewer runs than ``num_constants`` + 1, one size, one token count, N and D tied to each other, or a
@@ -114,7 +114,7 @@ def excess(runs: RunArrays, flops: Array | None = None, log_loss: Array | None =
 
 
 def _tied(runs: RunArrays) -> str:
-    """Why N and D cannot be told apart, and the run to add; empty if they can."""
+    """Why the effects of N and D cannot be separated, and the run to add; empty if they can."""
     log_n, log_d = np.log(runs.num_params), np.log(runs.tokens)
     size, tokens = float(np.exp(np.median(log_n))), float(np.exp(np.median(log_d)))
     who = f"all {len(runs)} runs have" if len(runs) > 1 else "the only run has"
@@ -133,7 +133,7 @@ def _tied(runs: RunArrays) -> str:
         return ""
     ratio = f"one ratio of {tokens / size:.3g} tokens a parameter" if abs(slope - 1) < 0.05 else "one line in (N, D)"
     return (
-        f"all {len(runs)} runs lie on {ratio}, so what N does cannot be told from what D does; "
+        f"all {len(runs)} runs lie on {ratio}, so the effects of N and of D cannot be separated; "
         f"add a run at {format_count(size)} parameters and {format_count(4 * tokens)} tokens"
     )
 
@@ -174,7 +174,7 @@ def _sets(code: Array, least: int) -> list[Array]:
 
 
 def _copies(runs: RunArrays) -> Array:
-    """Whether an earlier run is the same in everything, the loss and the seed among it."""
+    """Whether an earlier run is the same in everything, including the loss and the seed."""
     _, first = np.unique(_identity(runs, ("seed",)), return_index=True)
     copies = np.ones(len(runs), bool)
     copies[first] = False
@@ -188,7 +188,7 @@ def _duplicates(runs: RunArrays) -> Iterator[Finding]:
             "duplicate",
             runs,
             rows,
-            "the same as another in size, tokens, settings and loss; remove the copies, for a fit counts them twice",
+            "the same as another in size, tokens, settings and loss; remove the copies, as a fit counts them twice",
         )
 
 
@@ -228,7 +228,7 @@ def _far_off(runs: RunArrays) -> Iterator[Finding]:
         (
             "outlier",
             -1.0,
-            "a loss far below runs of like size, tokens and settings; is it measured on the same text?",
+            "a loss far below runs of like size, tokens and settings; is it measured on the same corpus?",
         ),
     ):
         far = np.flatnonzero(sign * residual > max(FAR, FAR_SCALES * scale))
@@ -249,7 +249,7 @@ def _contradicted(runs: RunArrays, row: int, sign: float) -> bool:
 
 
 def _residuals(runs: RunArrays) -> tuple[Array, float] | None:
-    """Residuals of ln L from a quadratic surface in what was varied, fitted so that few runs cannot bend it; scale.
+    """Residuals of ln L from a quadratic surface in what was varied, robust against a few odd runs; and their scale.
 
     Least absolute residuals by reweighting, in the logarithms of N, D, batch and rate. None with too few runs.
     """

@@ -1,4 +1,4 @@
-"""Read: a study, a file, a frame or records become a table, with a match where the source names its own fields."""
+"""Read: a study, a file, a frame or records become a table, and a match if the source names its own fields."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class RunSource:
 
     Attributes:
         table: its cells.
-        match: what its columns hold, where the source itself says so: records and studies, whose columns have the
-            names of fields. None: names have to be searched, and units to be doubted.
+        match: what its columns hold, for records and studies, whose columns have the names of fields. None: the usual
+            names must be searched, and units checked.
     """
 
     table: RawTable

@@ -1,4 +1,4 @@
-"""Tables from files and frames: columns of numbers and text, before anybody asks what they mean.
+"""Tables from files and frames: columns of numbers and text, before their columns are matched to fields.
 
 Every source becomes a :class:`RawTable`. Files are judged by their first bytes as well as by their names; pickles and
 spreadsheets are never opened. CSV and Parquet go through Arrow in blocks, so that a file too large is refused after
@@ -55,12 +55,12 @@ def read_table(source: Any, needed: Callable[[list[str]], list[str]] | None = No
 
 
 def table_suffix(path: Path) -> str:
-    """The suffix that says what a file holds, in lower case: ``.csv`` of ``runs.csv.gz``."""
+    """The suffix of a file's format, in lower case: ``.csv`` of ``runs.csv.gz``."""
     return Path(_unpacked(path)).suffix.lower()
 
 
 def table_stem(path: Path) -> str:
-    """A file's name without what says its format: ``lr_0.01`` of ``lr_0.01.csv.gz``."""
+    """A file's name without its format: ``lr_0.01`` of ``lr_0.01.csv.gz``."""
     return Path(_unpacked(path)).stem
 
 
@@ -265,7 +265,7 @@ def _read_parquet(path: Path, needed: Callable[[list[str]], list[str]] | None) -
         parts = [batch.column(raw[name]) for batch in batches]
         columns[name] = _from_arrow(parts)
     left = [name for name in names if name not in flat]
-    notes = [f"columns not read, for they hold neither numbers nor text: {', '.join(left[:12])}"] if left else []
+    notes = [f"columns not read, because they hold neither numbers nor text: {', '.join(left[:12])}"] if left else []
     return RawTable.of(path.name, columns, notes)
 
 
