@@ -70,7 +70,7 @@ def test_inverse_proportion_is_tested():
     assert np.mean([found.exponent for found in broken]) == pytest.approx(0.6, abs=0.05)
     said = next(found for found in broken if found.follows is False)
     assert "not as 1/B" in said.notes[0]
-    assert "the noise falls as B^-0." in said.summary()
+    assert "the noise decreases as B^-0." in said.summary()
 
 
 def test_standard_errors_as_given():

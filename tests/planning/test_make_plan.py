@@ -380,7 +380,7 @@ def test_summary_reads_well():
         ({"recipe": lambda n, d: (256, -1.0)}, "learning rate of the recipe must be"),
         ({"recipe": lambda n, d: (1e30, 0.1)}, "less than one batch of"),
         ({"shape": lambda n: Model(width=0)}, "parameters of the shape must be"),
-        ({"level": 1.0}, "level is a probability"),
+        ({"level": 1.0}, "level is 1.0; it must lie between 0 and 1"),
     ],
 )
 def test_wrong_input(options, message):

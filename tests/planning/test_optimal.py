@@ -302,7 +302,7 @@ class Nothing:
         (lambda: optimal(Power(), Budget(flops=60.0, num_params=1e6, inference_tokens=9)), "leaves none to train with"),
         (lambda: optimal(Chinchilla(), Budget(loss=1.8)), "no compute reaches a loss of 1.8: by this law it never"),
         (lambda: optimal(Chinchilla(), Budget(loss=1e7)), "above what the law gives even for the smallest run"),
-        (lambda: optimal(Power(), 1e18, level=90), "level is a probability"),
+        (lambda: optimal(Power(), 1e18, level=90), "level is 90; it must lie between 0 and 1"),
         (lambda: optimal(Nothing(), 1e18), "no finite loss for 1.00e+18 FLOPs at 1 to 1000"),
         (lambda: optimal(Nothing(), Budget(flops=1e18, num_params=1e6)), "no finite loss at 1e+06 parameters"),
         (lambda: FittedRange.of([], []), "fitted range needs"),

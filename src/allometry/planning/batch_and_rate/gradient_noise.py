@@ -1,8 +1,8 @@
-"""The gradient noise scale: the batch at which a gradient's noise equals its size, from norms measured at some batches.
+"""The gradient noise scale: the batch at which a gradient's noise equals its size, from norms at several batches.
 
 The squared norm of a gradient over B tokens is G² + S/B on average, so its means at two batch sizes give G², S and the
-noise scale S/G². That the noise falls as 1/B holds for independent examples; measured at three sizes or more, it is
-tested: G² + S·B^−p, is p 1?
+noise scale S/G². The noise decreases as 1/B if the examples are independent; norms at three sizes or more test this:
+they fit G² + S·B^−p, and p must be 1 within its error.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import UserError
+from ...laws.prediction import check_level
 from ...quantities import format_count, require_positive
 
 Array = np.ndarray
@@ -21,7 +22,7 @@ _EXPONENTS = (0.05, 4.0)
 
 
 class BatchCost(NamedTuple):
-    """How many times the fewest steps, and how many times the fewest tokens, training takes to the same loss."""
+    """Steps and tokens of a training to the same loss, each as a multiple of the fewest possible."""
 
     steps: float
     tokens: float
@@ -41,21 +42,21 @@ def batch_cost(batch: float, critical_batch: float) -> BatchCost:
 
 @dataclass(frozen=True)
 class GradientNoise:
-    """What the norms say.
+    """The noise scale from measured norms.
 
     Attributes:
         gradient_squared: G², the squared norm of the true gradient.
-        noise: S, the trace of one token's noise (of one of whatever unit the batches have).
+        noise: S, the trace of the covariance of one token's gradient (or of one of the unit that the batches have).
         batch: S/G², the noise scale, in that unit.
-        low: with ``high``, its interval at ``level``; ``high`` is infinite where the norms do not rule out that the
-            true gradient is 0; both are nan where nothing tells the errors of the norms.
+        low: with ``high``, its interval at ``level``; ``high`` is infinite if the norms do not exclude a true gradient
+            of 0; both are nan if the errors of the norms are unknown.
         high: see ``low``.
         level: of the interval and of the test.
-        sizes: how many batch sizes.
-        exponent: p of a noise that falls as B^−p, fitted; None at two sizes, where p = 1 is assumed.
-        exponent_error: its standard error; nan where nothing tells the errors.
-        follows: whether p is 1 within its error at ``level``; None where that cannot be tested.
-        notes: what was not tested, or failed.
+        sizes: number of batch sizes.
+        exponent: p of a noise that decreases as B^−p, fitted; None at two sizes, where p = 1 is assumed.
+        exponent_error: its standard error; nan if the errors of the norms are unknown.
+        follows: whether p is 1 within its error at ``level``; None if that cannot be tested.
+        notes: what was not tested, or what failed.
     """
 
     gradient_squared: float
@@ -82,7 +83,7 @@ class GradientNoise:
         lines = [f"noise scale {format_count(self.batch)}{interval.replace('infT', '∞')} from {self.sizes} batch sizes"]
         lines.append(f"gradient² {self.gradient_squared:.4g}, noise of one token {self.noise:.4g}")
         if self.exponent is not None:
-            lines.append(f"the noise falls as B^-{self.exponent:.3g} (standard error {self.exponent_error:.2g})")
+            lines.append(f"the noise decreases as B^-{self.exponent:.3g} (standard error {self.exponent_error:.2g})")
         return "\n".join([*lines, *(f"note: {text}" for text in self.notes)])
 
     def to_json(self) -> dict:
@@ -104,42 +105,56 @@ def gradient_noise(
     """The noise scale from squared gradient norms at two batch sizes or more (arXiv 1812.06162, appendix A).
 
     At two sizes G² = (B·g_B² − b·g_b²)/(B − b) and S = (g_b² − g_B²)/(1/b − 1/B); at more, a weighted line in 1/B.
-    Errors come from ``standard_errors``, else from repeated measurements at every size, else, from three sizes on, from
-    what the line leaves.
+    Errors come from ``standard_errors``, else from repeated measurements at every size, else (at three sizes or more)
+    from the residuals of the line.
 
     Args:
-        batches: size of the batch of each measurement, in tokens (or any unit; the answer has the same). A size may
-            come often: one row for each gradient measured.
+        batches: size of the batch of each measurement, in tokens (or any other unit; the noise scale has the same). A
+            size may stand several times: one entry for each measured gradient.
         squared_norms: squared norm of the gradient, of one batch or the mean over ``num_batches`` batches.
         num_batches: over how many batches each squared norm was averaged; 1 each by default.
         standard_errors: of each squared norm, instead of ``num_batches``.
         level: of the interval and of the test of the exponent.
 
     Raises:
-        UserError: under two sizes, lists of unequal length, numbers that are not above zero, or norms that do not fall
-            with the batch as noise does.
+        UserError: fewer than two sizes, lists of unequal length, numbers that are not above zero, or norms that do not
+            decrease with the batch as noise does.
     """
-    if not 0 < level < 1:
-        raise UserError(f"level is {level}; it must lie between 0 and 1, such as 0.9")
+    check_level(level)
     means = _Means.of(*_checked(batches, squared_norms, num_batches, standard_errors))
     (gradient, noise), covariance = _line(means, 1.0)[:2]
     if gradient <= 0 or noise <= 0:
         raise UserError(
-            "these norms give no noise scale: the squared norm must fall with the batch, but more slowly than 1/B; "
+            "these norms give no noise scale: the squared norm must decrease with the batch, but more slowly than 1/B; "
             "average over more batches"
         )
     scale, freedom = means.scale(1.0, constants=2)
     low, high = _quotient(noise, gradient, covariance * scale, _quantile(level, freedom))
     exponent, error, freedom = _exponent(means)
-    follows = None if np.isnan(error) else bool(abs(exponent - 1) <= _quantile(level, freedom) * error)
-    scales = (gradient, noise, noise / gradient, low, high)
-    notes = _notes(exponent, error, follows)
-    return GradientNoise(*map(float, scales), level, len(means.sizes), exponent, error, follows, notes)
+    follows = None
+    if exponent is not None and not np.isnan(error):
+        follows = bool(abs(exponent - 1) <= _quantile(level, freedom) * error)
+    return GradientNoise(
+        gradient_squared=float(gradient),
+        noise=float(noise),
+        batch=float(noise / gradient),
+        low=float(low),
+        high=float(high),
+        level=level,
+        sizes=len(means.sizes),
+        exponent=exponent,
+        exponent_error=error,
+        follows=follows,
+        notes=_notes(exponent, error, follows),
+    )
 
 
 @dataclass(frozen=True)
 class _Means:
-    """One row a batch size: mean squared norm, its error, and the errors' freedom (None: known up to a factor)."""
+    """One row a batch size: mean squared norm and its error.
+
+    ``freedom`` is the errors' degrees of freedom; None: the errors are known up to a common factor.
+    """
 
     sizes: Array
     norms: Array
@@ -148,7 +163,7 @@ class _Means:
 
     @classmethod
     def of(cls, batches: Array, norms: Array, num_batches: Array, errors: Array | None) -> _Means:
-        """Repeated sizes pooled."""
+        """From single measurements; those of equal size are pooled."""
         sizes, row = np.unique(batches, return_inverse=True)
         shares = num_batches if errors is None else errors**-2.0
         total = np.bincount(row, shares)
@@ -162,11 +177,11 @@ class _Means:
         scatter = np.bincount(row, num_batches * (norms - means[row]) ** 2) / (repeats - 1)
         if not scatter.all():
             size = format_count(sizes[np.argmin(scatter)])
-            raise UserError(f"the norms at batch {size} are all the same: give those of different batches")
+            raise UserError(f"the norms at batch {size} are all the same: give norms of different batches of data")
         return cls(sizes, means, np.sqrt(_smooth(sizes, scatter, repeats - 1) / total), float((repeats - 1).sum()))
 
     def scale(self, exponent: float, constants: int) -> tuple[float, float]:
-        """The factor on the errors² and its freedom: 1 where they are known, else by what the line leaves."""
+        """The factor on the errors² and its degrees of freedom: 1 if they are known, else by the line's residuals."""
         if self.freedom is not None:
             return 1.0, self.freedom
         freedom = len(self.sizes) - constants
@@ -174,42 +189,42 @@ class _Means:
 
 
 def _smooth(sizes: Array, scatter: Array, freedom: Array) -> Array:
-    """Variances of a norm as a power law of the batch, near which they lie: those of few norms are off by much."""
+    """Variances of a norm as a power law of the batch: measured from few norms, each alone is far off."""
     shape = sizes ** np.polyfit(np.log(sizes), np.log(scatter), 1, w=np.sqrt(freedom))[0]
     return shape * (freedom @ (scatter / shape)) / freedom.sum()
 
 
 def _line(means: _Means, exponent: float) -> tuple[Array, Array, float]:
-    """G² and S of G² + S·B^−p, their covariance, and the weighted sum of squares that is left."""
-    design = np.stack([np.ones_like(means.sizes), means.sizes**-exponent], axis=1) / means.errors[:, None]
-    # Columns of like size: S may be millions of times G².
-    size = np.abs(design).max(axis=0)
-    inverse = np.linalg.pinv(design / size)
+    """G² and S of G² + S·B^−p, their covariance, and the weighted sum of squared residuals."""
+    regressors = np.stack([np.ones_like(means.sizes), means.sizes**-exponent], axis=1) / means.errors[:, None]
+    # Both columns are scaled to 1: S may be millions of times G².
+    size = np.abs(regressors).max(axis=0)
+    inverse = np.linalg.pinv(regressors / size)
     constants = inverse @ (means.norms / means.errors)
-    left = means.norms / means.errors - design / size @ constants
-    return constants / size, inverse @ inverse.T / np.outer(size, size), float(left @ left)
+    residuals = means.norms / means.errors - regressors / size @ constants
+    return constants / size, inverse @ inverse.T / np.outer(size, size), float(residuals @ residuals)
 
 
 def _exponent(means: _Means) -> tuple[float | None, float, float]:
-    """p of G² + S·B^−p, its standard error (nan where nothing tells it), and the freedom of that."""
+    """p of G² + S·B^−p, its standard error (nan if it is unknown), and the degrees of freedom of that error."""
     if len(means.sizes) < 3:
         return None, np.nan, np.nan
     low, high = _EXPONENTS
+    best = low
     for _ in range(6):
         grid = np.linspace(low, high, 21)
         near = int(np.argmin([_line(means, p)[2] for p in grid]))
-        low, high = grid[max(near - 1, 0)], grid[min(near + 1, 20)]
-    best = float(grid[near])
+        low, high, best = grid[max(near - 1, 0)], grid[min(near + 1, 20)], float(grid[near])
     noise = _line(means, best)[0][1]
-    fall = means.sizes / means.sizes.min()
-    slopes = np.stack([np.ones_like(fall), fall**-best, -noise * means.sizes**-best * np.log(fall)], axis=1)
+    ratio = means.sizes / means.sizes.min()
+    slopes = np.stack([np.ones_like(ratio), ratio**-best, -noise * means.sizes**-best * np.log(ratio)], axis=1)
     scale, freedom = means.scale(best, constants=3)
     inverse = np.linalg.pinv(slopes / means.errors[:, None])
     return best, float(np.sqrt(scale * (inverse @ inverse.T)[2, 2])), freedom
 
 
 def _quotient(top: float, bottom: float, covariance: Array, quantile: float) -> tuple[float, float]:
-    """The interval of S/G² by Fieller's theorem; without an upper end where G² may be 0."""
+    """The interval of S/G² by Fieller's theorem; its upper end is infinite if G² may be 0."""
     if np.isnan(quantile) or np.isnan(covariance).any():
         return np.nan, np.nan
     squares = quantile**2
@@ -218,7 +233,7 @@ def _quotient(top: float, bottom: float, covariance: Array, quantile: float) -> 
     c = top**2 - squares * covariance[1, 1]
     root = np.sqrt(max(b**2 - a * c, 0.0))
     if a <= 0:
-        # Then the values inside are those above the one positive root, or all of them.
+        # The interval then begins at the one positive root, or at 0 if there is none.
         return (max((b - root) / a, (b + root) / a, 0.0) if a < 0 and c > 0 else 0.0), np.inf
     return max((b - root) / a, 0.0), (b + root) / a
 
@@ -231,16 +246,16 @@ def _quantile(level: float, freedom: float) -> float:
 
 def _notes(exponent: float | None, error: float, follows: bool | None) -> tuple[str, ...]:
     if exponent is None:
-        return ("that the noise falls as 1/B is assumed, not tested: measure a third batch size",)
+        return ("a noise that decreases as 1/B is assumed, not tested: measure a third batch size",)
     if follows is None:
         return (
-            "that the noise falls as 1/B is not tested, for nothing tells the errors: measure each size several times, "
-            "give standard_errors, or add batch sizes",
+            "a noise that decreases as 1/B is assumed, not tested, because the errors are unknown: measure each size "
+            "several times, give standard_errors, or add batch sizes",
         )
     if not follows:
         return (
-            f"the noise falls as B^-{exponent:.3g} ± {error:.2g}, not as 1/B, so the noise scale is no single number: "
-            "are the norms of the whole gradient, unclipped, of independent examples?",
+            f"the noise decreases as B^-{exponent:.3g} ± {error:.2g}, not as 1/B, so the noise scale is no single "
+            "number: are these norms of the whole gradient, unclipped, of independent examples?",
         )
     return ()
 
@@ -248,7 +263,11 @@ def _notes(exponent: float | None, error: float, follows: bool | None) -> tuple[
 def _checked(
     batches: object, squared_norms: object, num_batches: object, standard_errors: object
 ) -> tuple[Array, Array, Array, Array | None]:
-    """The four columns as arrays; Raises UserError."""
+    """The four columns as arrays.
+
+    Raises:
+        UserError: a column is no list of finite numbers above zero, or they do not fit together.
+    """
     if num_batches is not None and standard_errors is not None:
         raise UserError("give num_batches or standard_errors, not both")
     given = {
@@ -271,5 +290,5 @@ def _checked(
             raise UserError(f"{name} must be finite numbers above zero")
     if np.unique(columns["batches"]).size < 2:
         raise UserError("a noise scale needs norms at two batch sizes at least, better three")
-    counted = columns.get("num_batches", np.ones_like(columns["batches"]))
-    return columns["batches"], columns["squared_norms"], counted, columns.get("standard_errors")
+    averaged = columns.get("num_batches", np.ones_like(columns["batches"]))
+    return columns["batches"], columns["squared_norms"], averaged, columns.get("standard_errors")

@@ -1,18 +1,18 @@
-"""How the loss rises around its best learning rate and batch, and where that best lies at each size and token count.
+"""How the loss rises around its best learning rate and batch, and where that optimum lies at each size and token count.
 
-The idea: one shape everywhere, with its own place and its own best loss at every (size, tokens). Above the optimum,
+The model: the rise has one shape everywhere; its place and its best loss differ at every (size, tokens):
 
     ln L − ln L* = Σ k · (e^(s·u) − 1 − s·u)/s²   over   u = x, y, x − y;   x = ln(η/η*), y = ln(B/B*)
 
-three convex walls: too high a rate, too large a batch (too few steps), and too large a step for its noise (η/B). Each
-has a stiffness k and a skewness s (s → 0: a parabola). The optimum follows power laws in N and D, from which each
-(size, tokens) strays a little; published exponents enter as priors, so that what the runs do not tell is taken from
-there and what they do tell is not.
+Three convex walls are added: a learning rate that is too high, a batch that is too large (too few steps), and a step
+that is too large for its noise (η/B). Each has a stiffness k and a skewness s (s → 0: a parabola). The optimum follows
+power laws in N and D, off which each cell (size, tokens) lies by a small random distance, the cell scatter. Published
+exponents enter as priors: they decide what the runs do not measure, and give way where the runs do.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,17 +23,17 @@ Array = np.ndarray
 # u = x, y, x − y as rows over (x, y).
 WALLS = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]])
 
-# Priors, all wide: ln k, s, the noise of ln L, how far an optimum strays from its power law (in ln η and ln B), and how
-# far it lies from the best runs, without which a flat loss would leave it nowhere. A factor 2 in the rate costs about
-# 0.25 % in published sweeps, and ten times that in very small models.
+# Priors, all wide: ln k, s, the noise of ln L, how far an optimum lies off its power law (in ln η and ln B), and how
+# far it lies from the best runs (if the loss is flat, nothing else would hold it). A factor 2 in the learning rate costs
+# about 0.25 % in published sweeps, and ten times that in very small models.
 STIFFNESS, STIFFNESS_SD = np.log(0.01), 1.0
 SKEW, SKEW_SD = 0.5, 0.5
 NOISE, NOISE_FREEDOM = 0.002, 3
-STRAY, STRAY_FREEDOM = 0.1, 4
+SCATTER, SCATTER_FREEDOM = 0.1, 4
 PLACE_SD = 2.0
 
-# The shape is wrong by about this share of the rise, so a run far above the optimum says little about where that is.
-# Errors are Student's t, so a run that diverged where it should not have pulls at nothing. No run is left out.
+# The shape is wrong by about this share of the rise, so a run far above the optimum hardly helps to locate it. Errors
+# are Student's t, so a run that diverged against expectation has next to no influence. No run is left out.
 MISFIT = 0.3
 TAILS = 4
 
@@ -44,7 +44,7 @@ _NOISES = np.geomspace(1e-5, 0.2, 200)
 
 @dataclass(frozen=True)
 class Response:
-    """What the runs say.
+    """The fitted response.
 
     ``coefficients``: of (ln η*, ln B*) over (1, ln N, ln D from the middle), shape (2, 3); ``covariance`` of those six;
     ``stiffness`` and ``skew`` of the walls; ``noise`` of ln L near the optimum; ``cell_scatter``: how far optima lie
@@ -73,12 +73,12 @@ def expected_rise(stiffness: Array, skew: Array, covariance: Array) -> Array:
     """The mean of ``rise`` where (x, y) is normal around 0 with ``covariance``, shape (..., 2, 2)."""
     variance = np.einsum("ui,...ij,uj->...u", WALLS, covariance, WALLS)
     half = np.minimum(skew**2 * variance / 2, 50.0)
-    # (e^half − 1)/s², by its series where s is nearly 0.
+    # (e^half − 1)/s², by its series for s near 0.
     return (stiffness * variance / 2 * np.where(half < 1e-8, 1.0, np.expm1(half) / np.maximum(half, 1e-8))).sum(-1)
 
 
 def estimate(sweeps: Sweeps, exponents: Array, spread: Array) -> Response:
-    """The most probable response, by rounds of least squares that learn the noise and the stray as they go.
+    """The most probable response, by rounds of least squares that also estimate the noise and the cell scatter.
 
     Args:
         sweeps: the runs.
@@ -97,7 +97,7 @@ def estimate(sweeps: Sweeps, exponents: Array, spread: Array) -> Response:
 
 @dataclass(frozen=True)
 class _Posterior:
-    """The state of the rounds: θ = coefficients (6), strays of the cells (2 each), ln k (3), s (3)."""
+    """The state of the rounds: θ = coefficients (6), offsets of the cells (2 each), ln k (3), s (3)."""
 
     sweeps: Sweeps
     theta: Array
@@ -105,8 +105,8 @@ class _Posterior:
     spread: Array
     weights: Array
     noise: float = NOISE
-    cell_scatter: float = STRAY
-    covariance: Array | None = None
+    cell_scatter: float = SCATTER
+    covariance: Array = field(default_factory=lambda: np.empty((0, 0)))
     leverage: float = 0.0
 
     @property
@@ -114,12 +114,12 @@ class _Posterior:
         return len(self.sweeps.log_n)
 
     @property
-    def strays(self) -> slice:
+    def offsets(self) -> slice:
         return slice(6, 6 + 2 * self.cells)
 
 
 def _start(sweeps: Sweeps, exponents: Array, spread: Array) -> _Posterior:
-    """Each constant from the cells' best runs, everything else from the priors."""
+    """The place of the optimum from the cells' best runs, everything else from the priors."""
     cells = len(sweeps.log_n)
     lowest = np.array([_lowest(sweeps, cell) for cell in range(cells)])
     slopes = np.reshape(exponents, (2, 2))
@@ -127,20 +127,21 @@ def _start(sweeps: Sweeps, exponents: Array, spread: Array) -> _Posterior:
     coefficients = np.column_stack([constants, slopes]).ravel()
     mean = np.concatenate([coefficients, np.zeros(2 * cells), np.full(3, STIFFNESS), np.full(3, SKEW)])
     wide = np.concatenate([[PLACE_SD], spread[:2], [PLACE_SD], spread[2:]])
-    spreads = np.concatenate([wide, np.full(2 * cells, STRAY), np.full(3, STIFFNESS_SD), np.full(3, SKEW_SD)])
+    spreads = np.concatenate([wide, np.full(2 * cells, SCATTER), np.full(3, STIFFNESS_SD), np.full(3, SKEW_SD)])
     least = np.minimum.reduceat(sweeps.log_loss, sweeps.starts)
     weights = _weights(sweeps.log_loss - least[sweeps.cell], 0.0, NOISE)
     return _Posterior(sweeps, mean.copy(), mean, spreads, weights)
 
 
 def _lowest(sweeps: Sweeps, cell: int) -> tuple[float, float]:
+    """(ln η, ln B) of the run with the lowest loss in a cell."""
     runs = np.flatnonzero(sweeps.cell == cell)
     run = runs[np.argmin(sweeps.log_loss[runs])]
-    return sweeps.log_lr[run], sweeps.log_batch[run]
+    return float(sweeps.log_lr[run]), float(sweeps.log_batch[run])
 
 
 def _solve(posterior: _Posterior) -> _Posterior:
-    """θ for the weights and spreads as they stand, by damped Gauss-Newton steps, with its covariance."""
+    """θ for the present weights and spreads, by damped Gauss-Newton steps, with its covariance."""
     theta, damping = posterior.theta, 1e-3
     cost, slope, matrix, data = _squares(posterior, theta)
     for _ in range(_STEPS):
@@ -159,7 +160,7 @@ def _solve(posterior: _Posterior) -> _Posterior:
 
 
 def _squares(posterior: _Posterior, theta: Array) -> tuple[float, Array, Array, Array]:
-    """Half the sum of squares with the prior's, its slope, its Gauss-Newton matrix, and the data's share of that."""
+    """Half the sum of squares including the prior's, its slope, its Gauss-Newton matrix, and the data's share of it."""
     left, slopes, _ = _evaluate(posterior, theta)
     weights = posterior.weights
     off, tight = theta - posterior.mean, posterior.spread**-2
@@ -169,21 +170,21 @@ def _squares(posterior: _Posterior, theta: Array) -> tuple[float, Array, Array, 
 
 
 def _learn(posterior: _Posterior) -> _Posterior:
-    """Noise, stray and weights from what the solution left."""
+    """Noise, cell scatter and weights from the residuals of the solution."""
     left, _, above = _evaluate(posterior, posterior.theta)
     freedom = max(len(left) - posterior.cells - posterior.leverage, 1.0)
     noise = _noise(left, above, freedom / len(left))
-    strays = posterior.theta[posterior.strays]
-    doubt = np.diag(posterior.covariance)[posterior.strays]
-    total = STRAY_FREEDOM * STRAY**2 + float((strays**2 + doubt).sum())
-    stray = float(np.sqrt(total / (STRAY_FREEDOM + len(strays))))
+    offsets = posterior.theta[posterior.offsets]
+    variance = np.diag(posterior.covariance)[posterior.offsets]
+    total = SCATTER_FREEDOM * SCATTER**2 + float((offsets**2 + variance).sum())
+    scatter = float(np.sqrt(total / (SCATTER_FREEDOM + len(offsets))))
     spread = posterior.spread.copy()
-    spread[posterior.strays] = stray
-    return replace(posterior, noise=noise, cell_scatter=stray, spread=spread, weights=_weights(above, left, noise))
+    spread[posterior.offsets] = scatter
+    return replace(posterior, noise=noise, cell_scatter=scatter, spread=spread, weights=_weights(above, left, noise))
 
 
 def _noise(left: Array, above: Array, share: float) -> float:
-    """The most likely noise σ where a run's scale² is σ² + (misfit · rise)²; ``share`` of the runs is free."""
+    """The most likely noise σ if a run's scale² is σ² + (misfit · rise)²; ``share`` of the runs is not fitted away."""
     variances = _NOISES[:, None] ** 2 + (MISFIT * above) ** 2
     tails = np.log1p(left**2 / share / (TAILS * variances))
     cost = share * (np.log(variances) + (TAILS + 1) * tails).sum(axis=1)
@@ -192,18 +193,18 @@ def _noise(left: Array, above: Array, share: float) -> float:
 
 
 def _weights(above: Array, left: Array | float, noise: float) -> Array:
-    """1/variance of each run, less for one that lies far off."""
+    """1/variance of each run, lower for one that lies far off."""
     variances = noise**2 + (MISFIT * above) ** 2
     return (TAILS + 1) / (TAILS + left**2 / variances) / variances
 
 
 def _evaluate(posterior: _Posterior, theta: Array) -> tuple[Array, Array, Array]:
-    """What the shape leaves of ln L, each cell's best loss taken off; its derivatives by θ; and the rise."""
+    """Residuals of ln L, less each cell's best loss; their derivatives by θ; and the rise."""
     sweeps, runs = posterior.sweeps, np.arange(len(posterior.sweeps.cell))
     x, y = _displacements(posterior, theta)
     above, place, walls, skews = _rise(np.exp(theta[-6:-3]), theta[-3:], x, y)
     slopes = np.empty((len(runs), len(theta)))
-    slopes[:, posterior.strays] = 0.0
+    slopes[:, posterior.offsets] = 0.0
     for axis in range(2):
         slopes[:, 3 * axis : 3 * axis + 3] = place[:, axis : axis + 1] * sweeps.regressors[sweeps.cell]
         slopes[runs, 6 + 2 * sweeps.cell + axis] = place[:, axis]
@@ -212,6 +213,7 @@ def _evaluate(posterior: _Posterior, theta: Array) -> tuple[Array, Array, Array]
 
 
 def _displacements(posterior: _Posterior, theta: Array) -> tuple[Array, Array]:
+    """(x, y) of each run: how far it lies from its cell's optimum."""
     sweeps = posterior.sweeps
     lr, batch = _optima(posterior, theta)[sweeps.cell].T
     return sweeps.log_lr - lr, sweeps.log_batch - batch
@@ -219,11 +221,11 @@ def _displacements(posterior: _Posterior, theta: Array) -> tuple[Array, Array]:
 
 def _optima(posterior: _Posterior, theta: Array) -> Array:
     """(ln η*, ln B*) of each cell."""
-    return posterior.sweeps.regressors @ theta[:6].reshape(2, 3).T + theta[posterior.strays].reshape(-1, 2)
+    return posterior.sweeps.regressors @ theta[:6].reshape(2, 3).T + theta[posterior.offsets].reshape(-1, 2)
 
 
 def _off_centre(posterior: _Posterior, values: Array) -> Array:
-    """``values`` less their weighted mean over the cell of each run."""
+    """``values`` minus their weighted mean over the cell of each run."""
     return values - _means(posterior, values)[posterior.sweeps.cell]
 
 
@@ -244,7 +246,7 @@ def _response(posterior: _Posterior) -> Response:
         skew=theta[-3:],
         noise=posterior.noise,
         cell_scatter=posterior.cell_scatter,
-        degrees_of_freedom=float(STRAY_FREEDOM + max(2 * posterior.cells - 6, 0)),
+        degrees_of_freedom=float(SCATTER_FREEDOM + max(2 * posterior.cells - 6, 0)),
         optima=_optima(posterior, theta),
         best=_means(posterior, posterior.sweeps.log_loss - above),
     )
@@ -253,12 +255,12 @@ def _response(posterior: _Posterior) -> Response:
 def _rise(stiffness: Array, skew: Array, x: Array, y: Array) -> tuple[Array, Array, Array, Array]:
     """The rise at each run, and its derivatives: by (x, y), by ln k, by s."""
     u = np.stack([x, y], axis=1) @ WALLS.T
-    # Losses e^30 times the best are diverged runs, all alike.
+    # Runs with losses e^30 times the best diverged; they are treated alike.
     v = np.minimum(skew * u, 30.0)
     near = np.abs(v) < 0.01
     w = np.where(near, 1.0, v)
     e = np.expm1(w)
-    # φ = (e^v − 1 − v)/v², its derivative φ', and χ = (e^v − 1)/v, by series where v is nearly 0.
+    # φ = (e^v − 1 − v)/v², its derivative φ', and χ = (e^v − 1)/v, by series for v near 0.
     phi = np.where(near, 1 / 2 + v / 6 + v**2 / 24, (e - w) / w**2)
     slope = np.where(near, 1 / 6 + v / 12 + v**2 / 40, ((w - 2) * e + 2 * w) / w**3)
     chi = np.where(near, 1 + v / 2 + v**2 / 6, e / w)

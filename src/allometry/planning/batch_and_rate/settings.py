@@ -1,11 +1,12 @@
 """The settings of a planned training: batch, learning rate, warmup, decay and weight decay, each with its interval.
 
-Batch and rate come from a response surface or a recipe measured on the user's own runs, or from a published rule; the
-interval is the surface's own, or the spread of all comparable rules. What published sources say of the rest:
+Batch and learning rate come from a response surface of the user's own runs, from the user's own function, or from a
+published rule; the interval is the surface's own, or the spread of all comparable rules. The rest follows published
+sources:
 
 - Warmup over 2000 steps (arXiv 2401.02954), at most a twentieth of the run: in short runs longer ones cost loss, and as
   many tokens as the model has parameters do (2406.19146), which is a twentieth at 20 tokens a parameter.
-- Warmup–stable–decay with the fall over the last 10 to 20 % of the tokens (2405.18392).
+- Warmup–stable–decay with the decay over the last 10 to 20 % of the tokens (2405.18392).
 - Weight decay λ from the AdamW timescale τ = B/(η·λ·D) = 1.084·(D/N)^−0.527 (2505.13738).
 """
 
@@ -24,8 +25,8 @@ DEFAULT_RULE = "step_law"
 DECAY = (0.1, 0.2)
 WARMUP_SHARE = 1 / 20
 WARMUP_STEPS = 2000
-# Rules for AdamW in the standard parametrisation, whose batches and rates mean the same: MiniCPM's rate is μP's,
-# Kaplan's batch the critical one and its rate falls to nothing at 12B parameters.
+# Rules for AdamW in the standard parametrisation, whose batches and learning rates mean the same. MiniCPM's learning
+# rate is μP's; Kaplan's batch is the critical one, and its learning rate falls to zero at 12B parameters.
 _COMPARABLE = {
     "batch_tokens": ("deepseek", "step_law", "moonlight", "porian", "three_term"),
     "lr": ("deepseek", "step_law", "moonlight", "porian"),
@@ -37,7 +38,7 @@ BatchAndRate = Callable[[float, float], Iterable[float]]
 
 @dataclass(frozen=True)
 class Interval:
-    """Between which values a choice of the plan may lie (``high`` None: no end), and what says so."""
+    """The values between which a choice of the plan may lie (``high`` None: no upper end), and their source."""
 
     low: float
     high: float | None
@@ -52,8 +53,8 @@ class Interval:
 class Settings:
     """How the planned model is trained; batch and warmup in tokens, decay as a share of the run.
 
-    ``warmup_tokens``, ``decay`` and ``weight_decay`` are None where a recipe decides on them. ``rule`` says by what:
-    the name of a rule, "surface" or "recipe".
+    ``warmup_tokens``, ``decay`` and ``weight_decay`` are None if a recipe decides on them. ``rule`` is where batch and
+    learning rate come from: the name of a rule, "surface" or "recipe".
     """
 
     batch: float
@@ -122,19 +123,20 @@ def _by_surface(
     surface: Surface, num_params: float, tokens: float, recommendations: dict[str, Recommendation], level: float
 ) -> Settings:
     best = surface.optimum(num_params, tokens, level=level)
-    batch, lr = best.batch_tokens, best.lr
+    batch, lr = float(best.batch_tokens.value), float(best.lr.value)
     source = f"{100 * level:g} % interval of the surface"
-    intervals = {
-        "batch": Interval(float(batch.low), float(batch.high), source),
-        "lr": Interval(float(lr.low), float(lr.high), source),
-    }
-    corners = [(batch.low, lr.high), (batch.high, lr.low)]
-    schedule, more = _schedule(num_params, tokens, float(batch.value), float(lr.value), corners, source)
+    batches = Interval(float(best.batch_tokens.low), float(best.batch_tokens.high), source)
+    rates = Interval(float(best.lr.low), float(best.lr.high), source)
+    corners: list[tuple[float | None, float | None]] = [
+        (float(best.batch_tokens.low), float(best.lr.high)),
+        (float(best.batch_tokens.high), float(best.lr.low)),
+    ]
+    schedule, intervals = _schedule(num_params, tokens, batch, lr, corners, source)
     outside = surface.outside(num_params, tokens)
-    notes = [f"batch and rate: beyond the surface's runs: {'; '.join(outside)}"] if outside else []
+    notes = [f"batch and learning rate: beyond the surface's runs: {'; '.join(outside)}"] if outside else []
     return Settings(
-        float(batch.value), float(lr.value), "surface", recommendations, **schedule, intervals=intervals | more,
-        notes=tuple(notes),
+        batch, lr, "surface", recommendations, **schedule,
+        intervals={"batch": batches, "lr": rates} | intervals, notes=tuple(notes),
     )  # fmt: skip
 
 
@@ -144,7 +146,7 @@ def _by_rule(
     rule_of(rule)
     chosen = recommendations.get(rule)
     if chosen is None or chosen.batch_tokens is None or chosen.lr is None:
-        able = [name for name, each in recommendations.items() if None not in tuple(each)]
+        able = [name for name, each in recommendations.items() if each.batch_tokens and each.lr]
         raise UserError(f"rule {rule!r} gives no batch and learning rate here; these do: {', '.join(able)}")
     notes = [f"batch and learning rate by {rule} ({chosen.source}), not by your own runs"]
     if chosen.warning:
@@ -153,8 +155,8 @@ def _by_rule(
     if batch < least_batch:
         notes.append(f"{rule} asks for a batch of {format_count(batch)} tokens; one sequence is the least")
         batch = least_batch
-    pairs = [tuple(each) for name, each in recommendations.items() if name in _COMPARABLE["lr"]]
-    schedule, intervals = _schedule(num_params, tokens, batch, lr, pairs, "each rule's batch and rate")
+    pairs = [(each.batch_tokens, each.lr) for name, each in recommendations.items() if name in _COMPARABLE["lr"]]
+    schedule, intervals = _schedule(num_params, tokens, batch, lr, pairs, "each rule's batch and learning rate")
     intervals |= {
         "batch": _spread(recommendations, "batch_tokens", batch),
         "lr": _spread(recommendations, "lr", lr),
@@ -170,17 +172,17 @@ def _schedule(
     pairs: list[tuple[float | None, float | None]],
     source: str,
 ) -> tuple[dict[str, float], dict[str, Interval]]:
-    """Warmup, decay and weight decay for a batch and rate, with intervals; ``pairs`` are other batches and rates."""
-    lengths = sorted(min(length, WARMUP_SHARE * tokens) for length in (num_params, WARMUP_STEPS * batch))
+    """Warmup, decay and weight decay for a batch and learning rate, with intervals; ``pairs`` are other such pairs."""
+    short, long = sorted(min(length, WARMUP_SHARE * tokens) for length in (num_params, WARMUP_STEPS * batch))
     weight_decay = lambda batch, lr: float(batch / (lr * tokens * timescale(num_params, tokens)))
     schedule = {
         "warmup_tokens": min(WARMUP_STEPS * batch, WARMUP_SHARE * tokens),
         "decay": DECAY[1],
         "weight_decay": weight_decay(batch, lr),
     }
-    others = [weight_decay(*pair) for pair in pairs if None not in pair]
+    others = [weight_decay(batch, lr) for batch, lr in pairs if batch is not None and lr is not None]
     intervals = {
-        "warmup_tokens": Interval(*lengths, "as many tokens as parameters (2406.19146), or 2000 steps (2401.02954)"),
+        "warmup_tokens": Interval(short, long, "as many tokens as parameters (2406.19146), or 2000 steps (2401.02954)"),
         "decay": Interval(*DECAY, "warmup–stable–decay (2405.18392)"),
         "weight_decay": _around(others, schedule["weight_decay"], f"τ of 2505.13738 with {source}"),
     }
@@ -188,9 +190,10 @@ def _schedule(
 
 
 def _spread(recommendations: dict[str, Recommendation], axis: str, chosen: float) -> Interval:
-    """What the comparable rules that answer would take instead."""
-    answers = {name: getattr(recommendations[name], axis) for name in _COMPARABLE[axis] if name in recommendations}
-    known = {name: value for name, value in answers.items() if value is not None}
+    """The range of what the comparable rules give."""
+    answers = [recommendations[name] for name in _COMPARABLE[axis] if name in recommendations]
+    values = {each.rule: each.lr if axis == "lr" else each.batch_tokens for each in answers}
+    known = {name: value for name, value in values.items() if value is not None}
     return _around(list(known.values()), chosen, f"spread of {', '.join(known)}")
 
 

@@ -1,14 +1,14 @@
 """The best learning rate and batch from your own runs: a response surface in (learning rate, batch, N, D).
 
-``surface(observations)`` needs runs that share a size and a token count and differ in rate and batch, at one such pair
-at least. Each pair gives a measured optimum; over the pairs the optimum follows power laws, whose exponents start from
-a published rule and move as far as the runs say. A few runs at one size therefore measure the constants and take the
-exponents from the rule, with its doubt; a grid of sweeps measures all of it.
+``surface(observations)`` needs runs that share a size and a token count and differ in learning rate and batch, at one
+or more such pairs. Each pair gives a measured optimum; over the pairs the optimum follows power laws, whose exponents
+start from a published rule and move as far as the runs require. So a few runs at one size measure the constants and
+take the exponents from the rule, with its uncertainty; a grid of sweeps measures all of it.
 
->>> found = planning.surface(observations)
->>> found.optimum(1e9, 20e9).lr          # 0.00101 [0.000837, 0.00123] 90%
->>> found.regret(2e-3, 524288, 1e9, 20e9)  # what another setting costs, relative to the best loss
->>> planning.plan(law, budget, surface=found)
+>>> fitted = planning.surface(observations)
+>>> fitted.optimum(1e9, 20e9).lr          # 0.00101 [0.000837, 0.00123] 90%
+>>> fitted.regret(2e-3, 524288, 1e9, 20e9)  # what another setting costs, relative to the best loss
+>>> planning.plan(law, budget, surface=fitted)
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ import numpy as np
 
 from ...errors import UserError
 from ...laws import Observations, Prediction
+from ...laws.prediction import check_level
 from ...quantities import format_count
 from ..rules import RULES, Rule
 from ..rules import rule as rule_of
-from ..rules.formulas import MeasuredRange, Point, PowerLaw
+from ..rules.formulas import MeasuredRange, Point, PowerLaw, RuleFormula
 from .response import estimate, expected_rise, rise
 from .sweeps import AXES, Sweeps, SweptCell, check_bracketed, check_exponents, check_settings, gather, measured, missing
 
 Array = np.ndarray
 DEFAULT_PRIOR = "step_law"
-# One standard deviation between the exponents of one recipe and another's: about what published rules differ by.
+# One standard deviation between the exponents of one training recipe and another: published rules differ by about this.
 PRIOR_SPREAD = 0.2
 NO_PRIOR_SPREAD = 10.0
-_MOST = 700.0  # ln of a price that a float still holds
+_MOST = 700.0  # the logarithm of the largest regret that a float holds
 _COUNTS = {"num_params": "size", "tokens": "tokens"}
 _ARRAYS = ("coefficients", "covariance", "stiffness", "skew")
-_HARDLY = 0.25  # an exponent of which the runs tell less than this share is the rule's
-_VAGUE = 3.0  # an interval that reaches this factor to either side measures nothing
+_HARDLY = 0.25  # if the runs measure less than this share of an exponent, it is the rule's
+_VAGUE = 3.0  # an optimum whose interval reaches this factor to either side is not measured
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,16 @@ class Exponent:
 class Setting:
     """The best batch (tokens) and learning rate, each with its interval.
 
-    ``expected_regret`` is the relative loss to expect above the best one, for not knowing the optimum better.
+    ``expected_regret`` is the expected loss above the best one, relative to it, because the optimum is uncertain.
     """
 
     batch_tokens: Prediction
     lr: Prediction
     expected_regret: float | Array
+
+    def of(self, name: str) -> Prediction:
+        """``lr`` or ``batch_tokens`` by name."""
+        return self.lr if name == "lr" else self.batch_tokens
 
     def __str__(self) -> str:
         return f"batch {self.batch_tokens}, learning rate {self.lr}, expected regret {np.max(self.expected_regret):.2%}"
@@ -85,18 +90,18 @@ class Surface:
         centre: ln N and ln D where the constants hold.
         coefficients: of (ln η*, ln B*) over (1, ln N, ln D from the centre), shape (2, 3).
         covariance: of those six.
-        stiffness: of the three walls (rate, batch, rate over batch): ``response``.
+        stiffness: of the three walls (learning rate, batch, learning rate over batch): ``response``.
         skew: their skewness.
         noise: of ln L from run to run near the optimum.
         cell_scatter: how far, in ln η and ln B, the optimum of one size and token count lies off the power laws.
         degrees_of_freedom: degrees of freedom of the intervals.
-        prior: the rule that the exponents started from, None without.
+        prior: the rule from whose exponents the fit started; None without one.
         prior_exponents: η* in N, η* in D, B* in N, B* in D, by that rule.
         num_runs: number of runs.
         counted: which parameters were counted.
         range: "num_params", "tokens", "flops", "lr", "batch_tokens" → (least, most) of the runs.
-        cells: what was measured at each size and token count.
-        notes: what the runs do not tell, and the observations' notes.
+        cells: the measured optimum at each size and token count.
+        notes: what the runs do not determine, and the observations' notes.
     """
 
     centre: tuple[float, float]
@@ -116,25 +121,29 @@ class Surface:
     notes: tuple[str, ...] = ()
 
     def optimum(self, num_params: float | Array, tokens: float | Array, level: float = 0.9) -> Setting:
-        """The best batch and rate at N parameters and D tokens (broadcast), with intervals that hold the true ones.
+        """The best batch and learning rate at N parameters and D tokens (broadcast), with intervals for the true ones.
 
         Raises:
             UserError: counts that are not finite and above zero, or a level outside (0, 1).
         """
         from scipy.stats import t as student
 
-        if not 0 < level < 1:
-            raise UserError(f"level is {level}; it must lie between 0 and 1, such as 0.9")
+        check_level(level)
         rows = self._rows(num_params, tokens)
         spread = self._spread(rows)
         half = float(student.ppf((1 + level) / 2, self.degrees_of_freedom)) * np.sqrt(np.einsum("...ii->...i", spread))
         logs = rows @ self.coefficients.T
         lr, batch = (
-            Prediction(*(_plain(np.exp(x[..., axis])) for x in (logs, logs - half, logs + half)), level)
+            Prediction(
+                _plain(np.exp(logs[..., axis])),
+                _plain(np.exp((logs - half)[..., axis])),
+                _plain(np.exp((logs + half)[..., axis])),
+                level,
+            )
             for axis in (0, 1)
         )
-        price = np.expm1(np.minimum(expected_rise(self.stiffness, self.skew, spread), _MOST))
-        return Setting(batch, lr, _plain(price))
+        regret = np.expm1(np.minimum(expected_rise(self.stiffness, self.skew, spread), _MOST))
+        return Setting(batch, lr, _plain(regret))
 
     def recipe(self, num_params: float | Array, tokens: float | Array) -> tuple[float | Array, float | Array]:
         """Batch in tokens and learning rate, as ``planning.plan(..., recipe=surface.recipe)`` takes them."""
@@ -142,7 +151,7 @@ class Surface:
         return _plain(batch), _plain(lr)
 
     def loss_ratio(self, lr: Any, batch_tokens: Any, num_params: Any, tokens: Any) -> float | Array:
-        """Loss with this rate and batch over the best loss at N parameters and D tokens (broadcast), at least 1.
+        """Loss with these settings over the best loss at N parameters and D tokens (broadcast); at least 1.
 
         Raises:
             UserError: a number that is not finite and above zero.
@@ -154,7 +163,7 @@ class Surface:
         return _plain(np.exp(np.minimum(rise(self.stiffness, self.skew, x, y), _MOST)))
 
     def regret(self, lr: Any, batch_tokens: Any, num_params: Any, tokens: Any) -> float | Array:
-        """``loss_ratio`` − 1: the price of this rate and batch, relative to the best loss there."""
+        """``loss_ratio`` − 1: what this learning rate and batch cost, relative to the best loss there."""
         return self.loss_ratio(lr, batch_tokens, num_params, tokens) - 1.0
 
     def in_range(self, num_params: float, tokens: float) -> bool:
@@ -162,7 +171,7 @@ class Surface:
         return not self.outside(num_params, tokens)
 
     def outside(self, num_params: float, tokens: float) -> list[str]:
-        """What of a target lies outside the runs, one phrase each."""
+        """In what respects a target lies outside the runs, one phrase each."""
         measured = MeasuredRange(num_params=self.range["num_params"], tokens=self.range["tokens"])
         return measured.outside(Point(num_params, tokens))
 
@@ -180,28 +189,29 @@ class Surface:
         }
 
     def summary(self) -> str:
-        """The power laws with errors, what a miss costs, and the notes, for people."""
+        """The power laws with errors, what another setting costs, and the notes, for people."""
         return "\n".join(_lines(self))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that ``from_json`` takes back without loss."""
-        arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        numbers = {
-            name: getattr(self, name)
-            for name in ("noise", "cell_scatter", "degrees_of_freedom", "prior", "num_runs", "counted")
+        return {
+            "kind": "surface",
+            "coefficients": self.coefficients.tolist(),
+            "covariance": self.covariance.tolist(),
+            "stiffness": self.stiffness.tolist(),
+            "skew": self.skew.tolist(),
+            "noise": self.noise,
+            "cell_scatter": self.cell_scatter,
+            "degrees_of_freedom": self.degrees_of_freedom,
+            "prior": self.prior,
+            "num_runs": self.num_runs,
+            "counted": self.counted,
+            "centre": list(self.centre),
+            "prior_exponents": list(self.prior_exponents),
+            "range": {name: list(pair) for name, pair in self.range.items()},
+            "cells": [asdict(cell) | {"beyond": list(cell.beyond)} for cell in self.cells],
+            "notes": list(self.notes),
         }
-        return (
-            {"kind": "surface"}
-            | arrays
-            | numbers
-            | {
-                "centre": list(self.centre),
-                "prior_exponents": list(self.prior_exponents),
-                "range": {name: list(pair) for name, pair in self.range.items()},
-                "cells": [asdict(cell) | {"beyond": list(cell.beyond)} for cell in self.cells],
-                "notes": list(self.notes),
-            }
-        )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Surface:
@@ -211,16 +221,13 @@ class Surface:
             UserError: not such a record.
         """
         try:
-            values = {name: value for name, value in data.items() if name != "kind"}
-            return cls(
-                **values
-                | {name: np.array(data[name], dtype=float) for name in _ARRAYS}
-                | {name: tuple(data[name]) for name in ("centre", "prior_exponents", "notes")}
-                | {
-                    "range": {name: tuple(pair) for name, pair in data["range"].items()},
-                    "cells": tuple(SweptCell(**one | {"beyond": tuple(one["beyond"])}) for one in data["cells"]),
-                }
-            )
+            values: dict[str, Any] = {name: value for name, value in data.items() if name != "kind"}
+            arrays = {name: np.array(data[name], dtype=float) for name in _ARRAYS}
+            tuples = {name: tuple(data[name]) for name in ("centre", "prior_exponents", "notes")}
+            cells = tuple(SweptCell(**one | {"beyond": tuple(one["beyond"])}) for one in data["cells"])
+            spans = {name: tuple(pair) for name, pair in data["range"].items()}
+            values |= {**arrays, **tuples, "range": spans, "cells": cells}
+            return cls(**values)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"not a response surface: {type(error).__name__} {error}; fit it anew") from None
 
@@ -232,7 +239,7 @@ class Surface:
         return np.stack([np.ones_like(n), n, d], axis=-1)
 
     def _spread(self, rows: Array) -> Array:
-        """Covariance of (ln η*, ln B*) at the rows, shape (..., 2, 2): of the power laws, and the stray off them."""
+        """Covariance of (ln η*, ln B*) at the rows, shape (..., 2, 2): of the power laws, plus the cell scatter."""
         blocks = self.covariance.reshape(2, 3, 2, 3)
         return np.einsum("...i,aibj,...j->...ab", rows, blocks, rows) + self.cell_scatter**2 * np.eye(2)
 
@@ -242,26 +249,33 @@ def surface(observations: Observations, prior: str | Rule | None = DEFAULT_PRIOR
 
     Args:
         observations: with the columns ``lr`` and ``batch_tokens``. Runs without them are left out, with a note; runs
-            far from the optimum count little, and diverged ones next to nothing.
-        prior: the rule whose exponents stand where the runs tell none (± ``PRIOR_SPREAD``), by name or your own
-            ``Rule``: under μP, whose base rate does not fall with the size, another than Step Law's. None for no prior,
-            which needs sweeps at three pairs of size and tokens at least.
+            far from the optimum have little weight, and diverged ones next to none.
+        prior: the rule whose exponents hold (± ``PRIOR_SPREAD``) if the runs do not measure them: by name or your own
+            ``Rule``. Under μP, whose base learning rate does not decrease with the size, give another than Step Law's.
+            None for no prior, which needs sweeps at three or more pairs of size and tokens.
 
     Raises:
-        UserError: under three rates or batches at every size and token count; no optimum within the swept values
-            anywhere; without a prior, sizes and tokens that do not tell the exponents. Each says which run to add.
+        UserError: fewer than three learning rates or batches at every size and token count; no optimum within the swept
+            values anywhere; without a prior, sizes and tokens that do not determine the exponents. The message names
+            the run to add.
     """
     sweeps, left_out = gather(observations)
     name, exponents, spread = _resolved(prior)
     check_settings(sweeps)
     if prior is None:
         check_exponents(sweeps)
-    found = estimate(sweeps, exponents, spread)
-    cells = measured(sweeps, found.optima, found.best)
+    response = estimate(sweeps, exponents, spread)
+    cells = measured(sweeps, response.optima, response.best)
     check_bracketed(sweeps, cells)
-    made = Surface(
+    fitted = Surface(
         centre=sweeps.centre,
-        **{name: getattr(found, name) for name in (*_ARRAYS, "noise", "cell_scatter", "degrees_of_freedom")},
+        coefficients=response.coefficients,
+        covariance=response.covariance,
+        stiffness=response.stiffness,
+        skew=response.skew,
+        noise=response.noise,
+        cell_scatter=response.cell_scatter,
+        degrees_of_freedom=response.degrees_of_freedom,
         prior=name,
         prior_exponents=() if prior is None else tuple(map(float, exponents)),
         num_runs=len(sweeps.cell),
@@ -269,7 +283,7 @@ def surface(observations: Observations, prior: str | Rule | None = DEFAULT_PRIOR
         range=_range(sweeps),
         cells=cells,
     )
-    return replace(made, notes=(*_warnings(made, sweeps), *left_out, *observations.notes))
+    return replace(fitted, notes=(*_warnings(fitted, sweeps), *left_out, *observations.notes))
 
 
 def _resolved(prior: str | Rule | None) -> tuple[str | None, Array, Array]:
@@ -278,20 +292,22 @@ def _resolved(prior: str | Rule | None) -> tuple[str | None, Array, Array]:
         return None, np.zeros(4), np.full(4, NO_PRIOR_SPREAD)
     chosen = rule_of(prior) if isinstance(prior, str) else prior
     exponents: list[float] = []
-    for law in (chosen.lr, chosen.batch):
-        if not _is_power(law):
-            able = [name for name, each in RULES.items() if _is_power(each.lr) and _is_power(each.batch)]
+    for formula in (chosen.lr, chosen.batch):
+        law = _power_of(formula)
+        if law is None:
+            able = [name for name, each in RULES.items() if _power_of(each.lr) and _power_of(each.batch)]
             raise UserError(
-                f"rule {chosen.name!r} has no exponents in size and tokens for both rate and batch; these have: "
-                f"{', '.join(able)}"
+                f"rule {chosen.name!r} has no exponents in size and tokens for both learning rate and batch; "
+                f"these have: {', '.join(able)}"
             )
-        # C = 6·N·D: an exponent in FLOPs is one in each.
+        # C = 6·N·D: an exponent in FLOPs adds to that of each.
         exponents += [law.num_params + law.flops, law.tokens + law.flops]
     return chosen.name, np.array(exponents), np.full(4, PRIOR_SPREAD)
 
 
-def _is_power(law: object) -> bool:
-    return isinstance(law, PowerLaw) and not law.loss
+def _power_of(formula: RuleFormula | None) -> PowerLaw | None:
+    """The formula if it is a power law in size, tokens and FLOPs alone."""
+    return formula if isinstance(formula, PowerLaw) and not formula.loss else None
 
 
 def _range(sweeps: Sweeps) -> dict[str, tuple[float, float]]:
@@ -305,35 +321,36 @@ def _range(sweeps: Sweeps) -> dict[str, tuple[float, float]]:
     return {name: (float(np.exp(each.min())), float(np.exp(each.max()))) for name, each in logs.items()}
 
 
-def _warnings(made: Surface, sweeps: Sweeps) -> list[str]:
-    """What the runs do not tell, one sentence each."""
-    found = []
+def _warnings(fitted: Surface, sweeps: Sweeps) -> list[str]:
+    """What the runs do not determine, one sentence each."""
+    warnings = []
     for count, word in _COUNTS.items():
-        hardly = [each for each in AXES if made.exponents[each][count].share_from_runs < _HARDLY]
+        hardly = [each for each in AXES if fitted.exponents[each][count].share_from_runs < _HARDLY]
         if hardly:
             words = " and ".join(AXES[each] for each in hardly)
-            values = " and ".join(f"{made.exponents[each][count].prior:+.3g}" for each in hardly)
-            found.append(
-                f"how {words} change with the {word} is {made.prior}'s (exponent {values} ± {PRIOR_SPREAD}), hardly "
-                f"measured: add a sweep at {_fourfold(made, count)}"
+            values = " and ".join(f"{fitted.exponents[each][count].prior:+.3g}" for each in hardly)
+            warnings.append(
+                f"how {words} change with the {word} is {fitted.prior}'s (exponent {values} ± {PRIOR_SPREAD}), hardly "
+                f"measured: add a sweep at {_fourfold(fitted, count)}"
             )
-    for index, cell in enumerate(made.cells):
+    for index, cell in enumerate(fitted.cells):
         for name in cell.beyond:
-            found.append(
+            warnings.append(
                 f"at {sweeps.where(index)} the best {AXES[name]} lies beyond those swept: "
                 f"{missing(sweeps, cell, index, name)}"
             )
-    here = made.optimum(*np.exp(made.centre))
+    here = fitted.optimum(*np.exp(fitted.centre))
     for name, word in AXES.items():
-        interval = getattr(here, name)
+        interval = here.of(name)
         if interval.high > _VAGUE * interval.value:
-            found.append(f"the best {word} is hardly measured: {interval}; add runs at half and at twice it")
-    return found
+            warnings.append(f"the best {word} is hardly measured: {interval}; add runs at half and at twice it")
+    return warnings
 
 
-def _fourfold(made: Surface, count: str) -> str:
-    n, d = (math.exp(each) for each in made.centre)
-    n, d = (4 * made.range[count][1], d) if count == "num_params" else (n, 4 * made.range[count][1])
+def _fourfold(fitted: Surface, count: str) -> str:
+    """Where to add a sweep: at four times the largest size or token count, the other in the middle of the runs."""
+    n, d = (math.exp(each) for each in fitted.centre)
+    n, d = (4 * fitted.range[count][1], d) if count == "num_params" else (n, 4 * fitted.range[count][1])
     return f"{format_count(n)} parameters and {format_count(d)} tokens"
 
 
@@ -343,17 +360,17 @@ def _exponent(value: float, error: float, prior: float) -> Exponent:
     return Exponent(float(value), float(error), float(prior), max(0.0, 1 - float(error / PRIOR_SPREAD) ** 2))
 
 
-def _lines(made: Surface) -> list[str]:
-    n, d = (math.exp(each) for each in made.centre)
-    least, most = ({name: format_count(pair[end]) for name, pair in made.range.items()} for end in (0, 1))
+def _lines(fitted: Surface) -> list[str]:
+    n, d = (math.exp(each) for each in fitted.centre)
+    least, most = ({name: format_count(pair[end]) for name, pair in fitted.range.items()} for end in (0, 1))
     lines = [
-        f"response surface from {made.num_runs} runs at {len(made.cells)} sizes and token counts "
+        f"response surface from {fitted.num_runs} runs at {len(fitted.cells)} sizes and token counts "
         f"(N {least['num_params']} to {most['num_params']}, D {least['tokens']} to {most['tokens']})"
     ]
-    here = made.optimum(n, d)
+    here = fitted.optimum(n, d)
     for name, symbol in (("lr", "η*"), ("batch_tokens", "B*")):
-        exponents = made.exponents[name]
-        value = f"{here.lr.value:.3g}" if name == "lr" else format_count(here.batch_tokens.value)
+        exponents = fitted.exponents[name]
+        value = f"{here.lr.value:.3g}" if name == "lr" else format_count(float(here.batch_tokens.value))
         powers = " · ".join(
             f"({letter}/{format_count(middle)})^{exponents[count].value:.3g}"
             for letter, middle, count in (("N", n, "num_params"), ("D", d, "tokens"))
@@ -361,20 +378,27 @@ def _lines(made: Surface) -> list[str]:
         lines.append(f"{AXES[name]:14} {symbol} = {value} · {powers}")
     lines.append(f"{'exponent':22}{'value':>8}{'std. error':>12}{'prior':>9}{'from the runs':>19}")
     for name, symbol in (("lr", "η*"), ("batch_tokens", "B*")):
-        for count, one in made.exponents[name].items():
-            prior, told = ("–", "–") if one.prior is None else (f"{one.prior:.3f}", f"{one.share_from_runs:.0%}")
+        for count, one in fitted.exponents[name].items():
+            prior, share = ("–", "–") if one.prior is None else (f"{one.prior:.3f}", f"{one.share_from_runs:.0%}")
             lines.append(
-                f"  {symbol} in {_COUNTS[count]:15}{one.value:8.3f}{one.standard_error:12.3f}{prior:>9}{told:>19}"
+                f"  {symbol} in {_COUNTS[count]:15}{one.value:8.3f}{one.standard_error:12.3f}{prior:>9}{share:>19}"
             )
     for name, word in AXES.items():
         half, double = (
-            made.regret(*(getattr(here, each).value * (factor if each == name else 1) for each in AXES), n, d)
+            fitted.regret(
+                here.lr.value * (factor if name == "lr" else 1),
+                here.batch_tokens.value * (factor if name == "batch_tokens" else 1),
+                n,
+                d,
+            )
             for factor in (0.5, 2)
         )
         lines.append(f"half the {word} costs {half:+.2%} of the loss, twice {double:+.2%}")
-    lines.append(f"noise of the loss {made.noise:.2%}; optima stray {made.cell_scatter:.0%} from the power laws")
-    lines += [] if made.prior is None else [f"exponents start from {made.prior} ± {PRIOR_SPREAD}"]
-    return lines + [f"note: {text}" for text in made.notes]
+    lines.append(
+        f"noise of the loss {fitted.noise:.2%}; optima scatter {fitted.cell_scatter:.0%} around the power laws"
+    )
+    lines += [] if fitted.prior is None else [f"exponents start from {fitted.prior} ± {PRIOR_SPREAD}"]
+    return lines + [f"note: {text}" for text in fitted.notes]
 
 
 def _check(name: str, value: object) -> None:

@@ -1,7 +1,6 @@
 """Runs that differ in learning rate and batch, in cells of one size and token count; and which runs to add.
 
-What a sweep must hold before an optimum can be read from it is checked here; each refusal names a run that would mend
-it.
+A sweep must fulfil some conditions before it has an optimum; each refusal names a run that would fulfil them.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from ...laws import Observations
 from ...quantities import format_count
 
 Array = np.ndarray
-SAME = 0.02  # counts that differ by less than 2 % are one: tokens are whole steps, and steps depend on the batch
+SAME = 0.02  # counts that differ by less are equal: tokens are whole steps, and steps depend on the batch
 AXES = {"lr": "learning rate", "batch_tokens": "batch"}
-LEAST_SETTINGS = 3  # two values have a lower one, but no minimum
+LEAST_SETTINGS = 3  # with two values, one is lower, but there is no minimum
 CLEARLY = math.log(2) / 2  # an optimum this far beyond the last value swept is a guess, not a measurement
 
 
@@ -27,7 +26,7 @@ CLEARLY = math.log(2) / 2  # an optimum this far beyond the last value swept is 
 class Sweeps:
     """Runs in cells of one size and token count, cell after cell.
 
-    ``log_lr``, ``log_batch``, ``log_loss`` and ``cell`` (an index that never falls) have one entry a run, ``log_n`` and
+    ``log_lr``, ``log_batch``, ``log_loss`` and ``cell`` (an ascending index) have one entry a run, ``log_n`` and
     ``log_d`` one a cell.
     """
 
@@ -50,7 +49,7 @@ class Sweeps:
 
     @property
     def sizes(self) -> Array:
-        """How many runs each cell has."""
+        """Number of runs in each cell."""
         return np.bincount(self.cell, minlength=len(self.log_n))
 
     @cached_property
@@ -61,22 +60,22 @@ class Sweeps:
 
     @cached_property
     def swept(self) -> dict[str, Array]:
-        """Of the logarithms of "lr" and of "batch_tokens": least, most, how many different; (cells, 3) each."""
+        """Of the logarithms of "lr" and of "batch_tokens": least, most, number of different values; (cells, 3) each."""
         groups = [np.split(logs, self.starts[1:]) for logs in (self.log_lr, self.log_batch)]
-        tell = lambda logs: (logs.min(), logs.max(), len(_groups(logs)[1]))
-        return {name: np.array([tell(logs) for logs in group]) for name, group in zip(AXES, groups, strict=True)}
+        extent = lambda logs: (logs.min(), logs.max(), len(_groups(logs)[1]))
+        return {name: np.array([extent(logs) for logs in group]) for name, group in zip(AXES, groups, strict=True)}
 
     def where(self, cell: int) -> str:
         """``214M parameters and 4B tokens``."""
-        n, d = (format_count(np.exp(logs[cell])) for logs in (self.log_n, self.log_d))
+        n, d = (format_count(math.exp(logs[cell])) for logs in (self.log_n, self.log_d))
         return f"{n} parameters and {d} tokens"
 
 
 @dataclass(frozen=True)
 class SweptCell:
-    """The runs of one size and token count: how many, the best setting there by the fit, and its loss.
+    """The runs of one size and token count: their number, the best setting there by the fit, and its loss.
 
-    ``beyond`` names what had its optimum outside the swept values: "lr", "batch_tokens", both or none.
+    ``beyond`` names the settings whose optimum lies outside the swept values: "lr", "batch_tokens", both or none.
     """
 
     num_params: float
@@ -100,7 +99,7 @@ def gather(observations: Observations) -> tuple[Sweeps, list[str]]:
         wrong = np.flatnonzero(known & ~(values > 0))
         if wrong.size:
             label = observations.labels[wrong[0]]
-            raise UserError(f"{label}: {name} is {values[wrong[0]]:g}; it must be above zero; mend or remove the run")
+            raise UserError(f"{label}: {name} is {values[wrong[0]]:g}, not above zero: correct or remove the run")
     cell = np.zeros(len(known), dtype=int)
     cell[known] = _cells(np.log(observations.num_params[known]), np.log(observations.tokens[known]))
     different = np.unique(np.stack([cell, lr, batch])[:, known], axis=1)[0].astype(int)
@@ -134,7 +133,7 @@ def _cells(n: Array, d: Array) -> Array:
 
 
 def _in_order(cell: Array, lr: Array, batch: Array, loss: Array, n: Array, d: Array) -> Sweeps:
-    """Sweeps in an order that does not depend on the runs', cells numbered without gaps."""
+    """Sweeps in an order that does not depend on the order of the runs, cells numbered without gaps."""
     _, cell = np.unique(cell, return_inverse=True)
     order = np.lexsort((loss, batch, lr, cell))
     mean = lambda logs: np.bincount(cell, logs) / np.bincount(cell)
@@ -151,18 +150,18 @@ def _groups(logs: Array) -> tuple[Array, Array]:
 
 
 def check_settings(sweeps: Sweeps) -> None:
-    """Refuse sweeps that have a minimum in rate or in batch nowhere.
+    """Refuse sweeps in which no cell can have a minimum in learning rate, or none in batch.
 
     Raises:
-        UserError: under three rates, or under three batches, in every cell; it says which runs to add.
+        UserError: fewer than three learning rates, or than three batches, in every cell; it says which runs to add.
     """
     for name, word in (("lr", "learning rates"), ("batch_tokens", "batches")):
         swept = sweeps.swept[name]
         if swept[:, 2].max() >= LEAST_SETTINGS:
             continue
         cell = int(np.argmax(sweeps.sizes))
-        lr, batch = np.exp(sweeps.log_lr[sweeps.starts[cell]]), np.exp(sweeps.log_batch[sweeps.starts[cell]])
-        rates, batches = ([say(x / 2), say(x), say(2 * x)] for x, say in ((lr, "{:.3g}".format), (batch, format_count)))
+        lr, batch = (math.exp(logs[sweeps.starts[cell]]) for logs in (sweeps.log_lr, sweeps.log_batch))
+        rates, batches = [f"{x:.3g}" for x in (lr / 2, lr, 2 * lr)], [*map(format_count, (batch / 2, batch, 2 * batch))]
         many, other = (rates, f"batch {batches[1]}") if name == "lr" else (batches, f"learning rate {rates[1]}")
         raise UserError(
             f"no size and token count has runs at {LEAST_SETTINGS} {word}, so none has a minimum: add runs at "
@@ -171,7 +170,7 @@ def check_settings(sweeps: Sweeps) -> None:
 
 
 def check_exponents(sweeps: Sweeps) -> None:
-    """Refuse cells that cannot tell exponents in N and D without a prior.
+    """Refuse cells that do not determine the exponents in N and D without a prior.
 
     Raises:
         UserError: fewer than three cells with a sweep, or cells on a line in (ln N, ln D).
@@ -179,14 +178,14 @@ def check_exponents(sweeps: Sweeps) -> None:
     regressors = sweeps.regressors[sweeps.sizes >= LEAST_SETTINGS]
     if len(regressors) >= 3 and np.linalg.svd(regressors[:, 1:] - regressors[:, 1:].mean(0))[1][-1] > 0.1:
         return
-    # The largest size with the fewest tokens lies off a line that rises, with the most tokens off one that falls.
+    # The largest size with the fewest tokens lies off a rising line; with the most tokens it lies off a falling one.
     rises = (sweeps.regressors[:, 1] * sweeps.regressors[:, 2]).sum() > 0
     n, d = np.exp(sweeps.log_n.max()), np.exp(sweeps.log_d.min() if rises else sweeps.log_d.max())
     n = 4 * n if np.ptp(sweeps.log_n) < SAME else n
     d = 4 * d if np.ptp(sweeps.log_d) < SAME else d
     raise UserError(
-        f"sweeps at {len(regressors)} pairs of size and tokens do not tell how the optimum moves with each: add one at "
-        f"{format_count(n)} parameters and {format_count(d)} tokens, off the line of the others, or name a prior rule"
+        f"sweeps at {len(regressors)} pairs of size and tokens do not determine how the optimum moves with each: add "
+        f"one at {format_count(n)} parameters and {format_count(d)} tokens, off the line of the others, or name a prior"
     )
 
 
@@ -201,7 +200,7 @@ def measured(sweeps: Sweeps, optima: Array, best: Array) -> tuple[SweptCell, ...
 
 
 def _beyond(sweeps: Sweeps, optima: Array, name: str) -> Array:
-    """How far the optimum of each cell lies beyond its swept values; below 0 within them, nan without a sweep."""
+    """How far the optimum of each cell lies beyond its swept values; negative within them, nan without a sweep."""
     least, most, different = sweeps.swept[name].T
     return np.where(different >= LEAST_SETTINGS, np.maximum(least - optima, optima - most), np.nan)
 
@@ -210,7 +209,7 @@ def check_bracketed(sweeps: Sweeps, cells: tuple[SweptCell, ...]) -> None:
     """Refuse sweeps whose optimum lies clearly beyond the swept values in every cell.
 
     Raises:
-        UserError: with the run that would bracket one.
+        UserError: so it is; the message names the run that would bracket one.
     """
     for name, word in (("lr", "learning rates"), ("batch_tokens", "batches")):
         distance = _beyond(sweeps, np.log([getattr(cell, name) for cell in cells]), name)
@@ -223,14 +222,14 @@ def check_bracketed(sweeps: Sweeps, cells: tuple[SweptCell, ...]) -> None:
 
 
 def missing(sweeps: Sweeps, cell: SweptCell, index: int, name: str) -> str:
-    """Which run would bracket the optimum of a cell: beyond the end that it lies at, the other setting as swept."""
-    wanted = {}
+    """Which run would bracket the optimum of a cell: beyond the end where it lies, the other setting as swept."""
+    settings = {}
     for each in AXES:
         least, most, _ = np.exp(sweeps.swept[each][index])
         best = getattr(cell, each)
         inside = min(max(best, least), most)
-        wanted[each] = inside if each != name else 2 * most if best > most else least / 2
+        settings[each] = inside if each != name else 2 * most if best > most else least / 2
     return (
-        f"add a run with learning rate {wanted['lr']:.3g} and batch {format_count(wanted['batch_tokens'])} at "
+        f"add a run with learning rate {settings['lr']:.3g} and batch {format_count(settings['batch_tokens'])} at "
         f"{sweeps.where(index)}"
     )

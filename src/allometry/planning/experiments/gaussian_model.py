@@ -120,9 +120,3 @@ def check_flops(budget: Budget | float) -> float:
 def cost(num_params, tokens):
     """6·N·D."""
     return FLOPS_PER_PARAM_TOKEN * num_params * tokens
-
-
-def check_level(level: float) -> None:
-    """Raises UserError unless 0 < level < 1."""
-    if not 0 < level < 1:
-        raise UserError(f"level is {level!r}; it must lie between 0 and 1, such as 0.9")

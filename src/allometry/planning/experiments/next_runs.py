@@ -17,8 +17,9 @@ import numpy as np
 
 from ...errors import UserError
 from ...laws import Forecast, Observations, forecast
+from ...laws.prediction import check_level
 from ...quantities import format_count, format_flops, require_positive
-from .gaussian_model import DRIFT, MODELLED, check_flops, check_level, check_target, cost, log_points
+from .gaussian_model import DRIFT, MODELLED, check_flops, check_target, cost, log_points
 from .posterior import Posterior
 
 Array = np.ndarray

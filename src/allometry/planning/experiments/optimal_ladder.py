@@ -20,6 +20,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...laws import LAWS
+from ...laws.prediction import check_level
 from ...quantities import format_count, format_flops, require_positive
 from .gaussian_model import (
     DRIFT,
@@ -27,7 +28,6 @@ from .gaussian_model import (
     OPTIMAL_RATIO,
     after_runs,
     check_flops,
-    check_level,
     check_target,
     cost,
     log_points,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ...errors import UserError
 from ...laws import Prediction
-from ...laws.prediction import LossPredictor
+from ...laws.prediction import LossPredictor, check_level
 from ...quantities import require_positive
 from ..resources.budget import Budget
 from .fitted_range import FittedRange
@@ -84,8 +84,7 @@ class OptimumProblem:
             UserError: the budget or the level is invalid.
         """
         budget, law = Budget.of(budget), as_predictor(predictor)
-        if not 0 < level < 1:
-            raise UserError(f"level is a probability between 0 and 1, such as 0.9, not {level!r}")
+        check_level(level)
         if budget.tokens_available is not None and not isinstance(law, Repeated):
             law = Repeated(law, budget.tokens_available)
         fitted_range = fitted_range or FittedRange.by(law)
