@@ -12,7 +12,7 @@ from allometry.errors import UserError
 from allometry.laws import LAWS, Observations
 from allometry.planning import Budget
 from allometry.planning.experiments.gaussian_model import after_runs, log_points, plausible, prior, walk
-from allometry.planning.experiments.optimal_ladder import OptimalLadder, _Judge, optimal_ladder
+from allometry.planning.experiments.optimal_ladder import OptimalLadder, _Criterion, optimal_ladder
 
 BUDGET, TARGET = 1e19, (2.9e9, 58e9)
 
@@ -44,13 +44,13 @@ def design():
 @pytest.mark.parametrize(("law", "count"), [("chinchilla", 120), ("skaling", 30)])
 def test_expected_variance_is_that_of_refits(design, law, count):
     n, d = arrays(design)
-    judge = _Judge(BUDGET, TARGET, noise=0.003, drift=0.005)
-    spread = next(s for form, _, s in judge.laws if form.name == law)
+    criterion = _Criterion(BUDGET, TARGET, noise=0.003, drift=0.005)
+    spread = next(s for form, _, s in criterion.laws if form.name == law)
     standardised = []
     for seed, values in enumerate(truths(law, count, seed=5)):
-        theta = LAWS[law].theta(np.array([list(values.values())]), tuple(judge.centre))
-        judge.laws = [(LAWS[law], theta, spread)]
-        expected = float(np.sqrt(judge.variances(n, d)[0, 0]))
+        theta = LAWS[law].theta(np.array([list(values.values())]), tuple(criterion.centre))
+        criterion.laws = [(LAWS[law], theta, spread)]
+        expected = float(np.sqrt(criterion.variances(n, d)[0, 0]))
         refit = laws.fit(law, observe(law, values, n, d, noise=0.003, seed=seed), bootstrap=0)
         standardised.append(np.log(refit.predict(*TARGET).value / LAWS[law].loss(values, *TARGET)) / expected)
     # χ² of as many errors, within four standard errors of its mean; and 90 % of them inside their interval.

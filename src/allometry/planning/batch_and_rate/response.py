@@ -23,9 +23,9 @@ Array = np.ndarray
 # u = x, y, x − y as rows over (x, y).
 WALLS = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]])
 
-# Priors, all wide: ln k, s, the noise of ln L, how far an optimum lies off its power law (in ln η and ln B), and how
-# far it lies from the best runs (if the loss is flat, nothing else would hold it). A factor 2 in the learning rate costs
-# about 0.25 % in published sweeps, and ten times that in very small models.
+# Priors, all wide: ln k, s, the noise of ln L, how far an optimum lies off its power law (in ln η and ln B), how
+# far it lies from the best runs (if the loss is flat, nothing else would hold it). A factor 2 in the learning rate
+# costs about 0.25 % in published sweeps, and ten times that in very small models.
 STIFFNESS, STIFFNESS_SD = np.log(0.01), 1.0
 SKEW, SKEW_SD = 0.5, 0.5
 NOISE, NOISE_FREEDOM = 0.002, 3

@@ -1,10 +1,10 @@
-"""Which run to train next: the one that narrows the prediction at a target most for its FLOPs.
+"""Which run to train next: the one that narrows the prediction at a target most per FLOP.
 
 >>> print(planning.next_runs(observations, target=(7e9, 140e9), budget=1e20).summary())
 
-Each law of the forecast, with its weight, is made Gaussian around its constants, given the runs that exist (see
-``belief``). A candidate narrows the interval by what it says of the constants, by bringing the laws together, and by
-lying nearer to the target, where less drift is left. Its loss is taken to come out as expected: nothing is refitted.
+Each law of the forecast, with its weight, is approximated by a Gaussian around its constants, given the runs that exist
+(``posterior``). A candidate narrows the interval because it determines the constants better, brings the laws together,
+and lies nearer to the target, where less drift is left. Its loss is assumed to be the expected one: no refit.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from ...errors import UserError
 from ...laws import Forecast, Observations, forecast
 from ...laws.prediction import check_level
 from ...quantities import format_count, format_flops, require_positive
+from ..resources.budget import Budget
 from .gaussian_model import DRIFT, MODELLED, check_flops, check_target, cost, log_points
 from .posterior import Posterior
 
 Array = np.ndarray
-# Candidates are a factor of about two apart, within these tokens a parameter (or what the middle of the runs and the
-# target have), and cost at least this share of the budget: else the tiniest run would win per FLOP, and hardly help.
+# Candidates are a factor of about two apart, within these tokens a parameter (or those of the median run and of the
+# target), and cost at least this share of the budget: otherwise the smallest run would win per FLOP, and hardly help.
 STEP = 2.0
 RATIOS = (5.0, 320.0)
 LEAST_SHARE = 1 / 64
-# A further run of a batch has to narrow the interval by this share.
+# Each further run must narrow the interval by this share.
 LEAST_GAIN = 0.01
 MOST_KNOWN = 300
 
@@ -49,7 +50,7 @@ class NextRun:
 
     @property
     def gain_per_flop(self) -> float:
-        """By how much a FLOP narrows the interval."""
+        """How much one FLOP narrows the interval."""
         return (self.before - self.after) / self.flops
 
 
@@ -60,10 +61,10 @@ class NextRuns:
     Attributes:
         runs: to be trained together, in this order; ``before`` of each is ``after`` of the one above it.
         ranking: every candidate as a single run, the most gain per FLOP first.
-        target: (N, D) that is to be predicted.
+        target: (N, D) at which the loss is to be predicted.
         budget: FLOPs.
         level: probability of the interval.
-        notes: on what the figures rest.
+        notes: the basis of the figures.
     """
 
     runs: tuple[NextRun, ...]
@@ -98,8 +99,8 @@ class NextRuns:
 
 def next_runs(
     observations: Observations,
-    target,
-    budget,
+    target: float | tuple[float, float],
+    budget: Budget | float,
     *,
     num_runs: int = 4,
     forecasted: Forecast | None = None,
@@ -108,15 +109,15 @@ def next_runs(
 ) -> NextRuns:
     """The runs that narrow the prediction at a target most per FLOP, given those that exist.
 
-    Works from one run on. Where ``laws.forecast`` refuses (one size, one ratio, too few runs) the widths rest on the
-    priors of ``information``, and only runs are named that leave the one line on which no law can be fitted.
+    One run is enough. If ``laws.forecast`` refuses the runs (one size, one ratio, too few runs), the widths rest on the
+    priors of ``gaussian_model``, and all runs proposed lie off the line on which no law can be fitted.
 
     Args:
         observations: the runs that exist.
         target: (num_params, tokens) to predict, or its FLOPs at 20 tokens a parameter.
         budget: FLOPs (6·N·D) for further runs, or a ``Budget``.
-        num_runs: at most so many runs together.
-        forecasted: the forecast of these observations, if it has been made already.
+        num_runs: the most runs to propose together.
+        forecasted: the forecast of these observations, if it already exists.
         drift: standard deviation of the laws' error over an e-fold of N or of D.
         level: of the interval.
 
@@ -135,7 +136,7 @@ def next_runs(
     if len(nearest) < len(observations):
         notes.append(f"the {len(nearest)} runs nearest to the target stand for all {len(observations)}")
     state = Posterior.from_runs(nearest, candidates, log_points(*goal), weights, drift)
-    # Where there is a forecast, its interval is the one to narrow, and by the factor that is found here.
+    # If there is a forecast, its interval is the one to narrow, by the factor computed here.
     scale = NormalDist().inv_cdf((1 + level) / 2) if half_width is None else half_width / state.spread()
 
     def run(index: int, before: float, after: float) -> NextRun:
@@ -143,9 +144,9 @@ def next_runs(
         return NextRun(n, d, cost(n, d), scale * before, scale * after)
 
     after = state.spread_after()
-    alone = [run(index, state.spread(), after[index]) for index in np.flatnonzero(state.useful())]
+    alone = [run(int(index), state.spread(), float(after[index])) for index in np.flatnonzero(state.useful())]
     alone.sort(key=lambda each: -each.gain_per_flop)
-    # By gain per FLOP, or by gain: within a budget either can be far off, the better of the two cannot.
+    # Greedy by gain per FLOP, or by gain: either alone can be far from the best, the better of the two cannot.
     batches = [_together(state, flops, int(num_runs), by) for by in (state.price, np.ones(len(candidates)))]
     best = min(batches, key=lambda batch: batch[-1][2])
     return NextRuns(tuple(run(*each) for each in best), tuple(alone), goal, flops, level, tuple(notes))
@@ -167,18 +168,23 @@ def _together(state: Posterior, budget: float, num_runs: int, by: Array) -> list
     return chosen
 
 
-def _evidence(observations, forecasted, goal, level) -> tuple[dict[str, float], float | None, list[str]]:
-    """Weights of the laws, the forecast's half width of ln L at the target, and notes; equal and None without one."""
+def _evidence(
+    observations: Observations, forecasted: Forecast | None, goal: tuple[float, float], level: float
+) -> tuple[dict[str, float], float | None, list[str]]:
+    """Weights of the laws, the forecast's half width of ln L at the target, and notes.
+
+    Without a forecast: equal weights, and None for the half width.
+    """
     try:
-        made = forecasted or forecast(observations)
+        known = forecasted or forecast(observations)
     except UserError as error:
-        equal = dict.fromkeys(MODELLED, 1 / len(MODELLED))
+        equal: dict[str, float] = dict.fromkeys(MODELLED, 1 / len(MODELLED))
         return equal, None, [f"no forecast from these runs yet, widths rest on priors: {error}"]
-    weights = {name: made.weights[name] for name in MODELLED if made.weights.get(name, 0) > 0}
+    weights = {name: known.weights[name] for name in MODELLED if known.weights.get(name, 0) > 0}
     total = sum(weights.values())
     if not total:
-        raise UserError(f"the forecast holds none of the laws that next_runs models: {', '.join(MODELLED)}")
-    interval = made.predict(*goal, level=level)
+        raise UserError(f"the forecast contains none of the laws that next_runs models: {', '.join(MODELLED)}")
+    interval = known.predict(*goal, level=level)
     notes = []
     if total < 0.995:
         notes.append(f"laws with {1 - total:.0%} of the forecast's weight are left out: no prior for their constants")
@@ -187,13 +193,13 @@ def _evidence(observations, forecasted, goal, level) -> tuple[dict[str, float], 
 
 
 def _nearest(observations: Observations, goal: tuple[float, float]) -> Observations:
-    """At most ``MOST_KNOWN`` runs, the nearest to the target in ln N and ln D; the work grows with their cube."""
+    """The ``MOST_KNOWN`` runs nearest to the target in ln N and ln D: the computation grows with their cube."""
     away = np.abs(log_points(observations.num_params, observations.tokens) - log_points(*goal)).sum(axis=1)
     return observations.where(np.sort(np.argsort(away, kind="stable")[:MOST_KNOWN]))
 
 
 def _candidates(observations: Observations, goal: tuple[float, float], budget: float) -> Array:
-    """(ln N, ln D) of the runs that are weighed: a grid between the smallest run and the target or the largest run."""
+    """(ln N, ln D) of the candidates: a grid from the smallest run to the target or the largest run."""
     sizes, tokens = (
         _levels(values, most) for values, most in zip((observations.num_params, observations.tokens), goal, strict=True)
     )
@@ -212,6 +218,7 @@ def _candidates(observations: Observations, goal: tuple[float, float], budget: f
 
 
 def _levels(values: Array, most: float) -> Array:
+    """Values a factor of about two apart, of three digits, up to the largest of the runs' and of ``most``."""
     low, high = values.min(), max(values.max(), most)
     levels = np.geomspace(low, high, 1 + max(int(np.ceil(np.log(high / low) / np.log(STEP))), 1))
     unit = 10.0 ** (np.floor(np.log10(levels)) - 2)

@@ -1,11 +1,11 @@
-"""A ladder before any run exists: which sizes on how many tokens say most of a target, for a budget of FLOPs.
+"""A ladder before any run exists: the sizes and tokens that predict a target best for a budget of FLOPs.
 
 >>> print(planning.optimal_ladder(1e19, target=(2.9e9, 58e9)).summary())
 
-The ladders looked at are fans: sizes in equal steps, each trained at the same few numbers of tokens per parameter,
-without the dearest corner. Each is judged by the variance of the prediction at the target, over laws as plausible as
-those of public tables, half of them exact and half drifting (``information``). Fans come within a tenth of the width
-that an exchange of single runs reaches, and they can be backtested: every size is trained short and long.
+The search is over fans: sizes in equal steps, each trained at the same few numbers of tokens per parameter, without the
+most expensive corner. The criterion is the variance of the prediction at the target, over laws as plausible as those of
+public tables, half of them exact and half drifting (``gaussian_model``). The best fan's interval is within a tenth of
+the width that an exchange of single runs reaches, and fans can be backtested: every size is trained short and long.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ...errors import UserError
 from ...laws import LAWS
 from ...laws.prediction import check_level
 from ...quantities import format_count, format_flops, require_positive
+from ..resources.budget import Budget
 from .gaussian_model import (
     DRIFT,
     NOISE,
@@ -39,7 +40,7 @@ from .gaussian_model import (
 Array = np.ndarray
 LAW_NAMES = ("chinchilla", "skaling")
 DRAWS = 12
-# Smaller models than this, and fewer tokens a parameter, are before the laws begin.
+# The laws do not hold for smaller models than this, or for fewer tokens a parameter.
 LEAST_PARAMS = 1e4
 LOWEST_RATIOS = (5.0, 10.0, 20.0)
 MOST_RATIO = 320.0
@@ -60,11 +61,11 @@ class LadderRun:
 
 @dataclass(frozen=True)
 class OptimalLadder:
-    """Runs to train, the cheapest first, and what they are expected to say of the target.
+    """Runs to train, the cheapest first, and the interval at the target that they are expected to give.
 
     Attributes:
         runs: sizes and tokens.
-        target: (N, D) that is to be predicted.
+        target: (N, D) at which the loss is to be predicted.
         budget: FLOPs that the runs may cost together.
         level: probability of the interval.
         expected_half_width: half the width of the interval of ln L at the target, so that 0.03 is ±3 % of the loss;
@@ -129,8 +130,8 @@ class OptimalLadder:
 
 
 def optimal_ladder(
-    budget,
-    target,
+    budget: Budget | float,
+    target: float | tuple[float, float],
     *,
     most_runs: int = MOST_RUNS,
     least_params: float = LEAST_PARAMS,
@@ -140,15 +141,15 @@ def optimal_ladder(
 ) -> OptimalLadder:
     """The ladder that is expected to narrow the prediction at a target most, for a budget.
 
-    Every ladder has four sizes and three token counts or more, at no less than five tokens a parameter, so that its
-    runs separate what N does from what D does and a backtest has something to hold out.
+    Every ladder has at least four sizes and three token counts, and at least five tokens a parameter, so that its runs
+    separate the effect of N from that of D, and a backtest has runs to hold out.
 
     Args:
         budget: FLOPs (6·N·D) of all runs together, or a ``Budget``.
         target: (num_params, tokens) to predict, or its FLOPs at 20 tokens a parameter.
-        most_runs: at most so many runs, 12 or more.
-        least_params: no smaller model; say where yours begin to follow a law.
-        noise: standard deviation of ln L of a run, 0.003 being usual on ladders run with care.
+        most_runs: the most runs, 12 or more.
+        least_params: the smallest model; give the size from which yours follow a law.
+        noise: standard deviation of ln L of a run; 0.003 is usual on carefully run ladders.
         drift: standard deviation of the laws' error over an e-fold of N or of D.
         level: of the interval whose width is expected.
 
@@ -165,24 +166,24 @@ def optimal_ladder(
             f"the budget of {format_flops(flops)} FLOPs pays for the target itself ({format_flops(cost(*goal))}): "
             "train it, or give a smaller budget"
         )
-    judge = _Judge(flops, goal, noise, drift)
+    criterion = _Criterion(flops, goal, noise, drift)
     fans = [(n, d) for n, d in _fans(flops, max(MOST_RATIO, goal[1] / goal[0]), most_runs) if n.min() >= least_params]
     if not fans:
         raise UserError(
             f"a budget of {format_flops(flops)} FLOPs is too small for a ladder of models from "
             f"{format_count(least_params)} parameters on: give {format_flops(_least_budget(least_params))} or more"
         )
-    n, d = min(fans, key=lambda fan: judge.score(*fan))
+    n, d = min(fans, key=lambda fan: criterion.score(*fan))
     order = np.argsort(cost(n, d), kind="stable")
     runs = tuple(
         LadderRun(*pair, cost(*pair)) for pair in zip(_three_digits(n[order]), _three_digits(d[order]), strict=True)
     )
-    exact, drifting = judge.half_widths(n, d, level)
+    exact, drifting = criterion.half_widths(n, d, level)
     return OptimalLadder(runs, goal, flops, level, drifting, exact, noise, drift)
 
 
-class _Judge:
-    """How well a ladder predicts the target, over plausible laws."""
+class _Criterion:
+    """How precisely a ladder predicts the target, over plausible laws."""
 
     def __init__(self, flops: float, target: tuple[float, float], noise: float, drift: float) -> None:
         self.noise, self.drift, self.target = noise, drift, log_points(*target)
@@ -199,15 +200,15 @@ class _Judge:
         """Variance of ln L at the target, shape (without drift or with, laws)."""
         points = np.concatenate([log_points(n, d), self.target])
         drifts = np.stack([walk(points, self.target, drift) for drift in (0.0, self.drift)])[:, None]
-        found = []
+        variances = []
         for law, theta, spread in self.laws:
             _, jacobian = law.log_loss(theta, *(points - self.centre).T)
             covariance = jacobian.swapaxes(1, 2) @ spread @ jacobian + drifts
-            found.append(after_runs(covariance, slice(-1), self.noise)[1][..., -1, -1])
-        return np.concatenate(found, axis=1)
+            variances.append(after_runs(covariance, slice(-1), self.noise)[1][..., -1, -1])
+        return np.concatenate(variances, axis=1)
 
     def score(self, n: Array, d: Array) -> float:
-        """Mean logarithm of the variance: a ladder must be good whether or not the laws drift."""
+        """Mean logarithm of the variance: a ladder must predict well whether or not the laws drift."""
         return float(np.log(self.variances(n, d)).mean())
 
     def half_widths(self, n: Array, d: Array, level: float) -> tuple[float, float]:
@@ -237,11 +238,11 @@ def _axes(sizes: int, span: float, counts: int, token_span: float, lowest: float
 
 
 def _least_budget(least_params: float) -> float:
-    """What the cheapest fan costs whose smallest model has that size."""
+    """The cost of the cheapest fan whose smallest model has that size."""
     return min(1.0 / n.min() ** 2 for n, _ in _fans(1.0, MOST_RATIO, MOST_RUNS)) * least_params**2
 
 
 def _three_digits(values: Array) -> list[float]:
-    """Rounded down, so that the runs stay inside the budget."""
+    """Values rounded down to three digits, so that the runs stay within the budget."""
     unit = 10.0 ** (np.floor(np.log10(values)) - 2)
     return [float(value) for value in np.floor(values / unit * (1 + 1e-12)) * unit]

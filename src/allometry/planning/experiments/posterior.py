@@ -1,4 +1,4 @@
-"""What the laws together say of ln L at candidates and target, after the runs that exist, and after one more."""
+"""Posterior of ln L at candidate runs and at the target: now, and if one candidate were run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...laws import LAWS, Law, Observations
 from .gaussian_model import NOISE, after_runs, cost, log_points, prior, walk
 
 Array = np.ndarray
-# Runs whose ln N and ln D lie this close to one line cannot tell N from D; a further run has to lie so far off it.
+# Runs whose ln N and ln D lie this close to one line cannot separate N from D; a further run must lie so far off it.
 ONE_LINE, OFF_LINE = 0.03, 0.5
 # Prior knowledge of the noise counts as so many residuals.
 NOISE_RESIDUALS = 4.0
@@ -19,14 +19,14 @@ MOST_STEPS = 60
 
 @dataclass(frozen=True)
 class Posterior:
-    """What each law says of ln L at the candidates and, last, at the target.
+    """The distribution of ln L by each law at the candidates and, last, at the target.
 
     Attributes:
-        runs: (ln N, ln D) of the runs known, (runs, 2).
-        candidates: the same of the candidates.
+        runs: (ln N, ln D) of the known runs, (runs, 2).
+        candidates: (ln N, ln D) of the candidates, (candidates, 2).
         weights: of the laws, (laws,).
-        means: (laws, points).
-        covariances: (laws, points, points).
+        means: of ln L, (laws, points).
+        covariances: of ln L, (laws, points, points).
         noise: standard deviation of ln L of a run.
     """
 
@@ -41,7 +41,7 @@ class Posterior:
     def from_runs(
         cls, observations: Observations, candidates: Array, target: Array, weights: dict[str, float], drift: float
     ) -> Posterior:
-        """After the runs that exist, with these weights of the laws."""
+        """Given the runs that exist, with these weights of the laws."""
         runs = log_points(observations.num_params, observations.tokens)
         points, shares = np.concatenate([runs, candidates, target]), np.array(list(weights.values()))
         laws = [_LinearizedLaw.through(name, observations, points) for name in weights]
@@ -59,7 +59,7 @@ class Posterior:
         return cost(*np.exp(self.candidates).T)
 
     def useful(self) -> Array:
-        """Candidates that leave the line on which all runs lie, if they lie on one: no law can be fitted to a line."""
+        """Candidates off the line on which all runs lie, if they lie on one: no law can be fitted to a line."""
         middle = self.runs.mean(axis=0)
         _, lengths, axes = np.linalg.svd(self.runs - middle)
         if lengths[0] < ONE_LINE or lengths[-1] / np.sqrt(len(self.runs)) > ONE_LINE:
@@ -79,7 +79,7 @@ class Posterior:
         return self._spread(means, self.covariances[:, -1, -1:] - gains * shared)
 
     def after(self, index: int) -> Posterior:
-        """With the run at that candidate, at the loss that the laws together expect."""
+        """The posterior after a run at that candidate, whose loss is the one that the laws together expect."""
         gains, covariances = after_runs(self.covariances, slice(index, index + 1), self.noise)
         surprise = (self.weights @ self.means - self.means)[:, index, None]
         means = self.means + gains[..., 0] * surprise
@@ -92,7 +92,7 @@ class Posterior:
 
 @dataclass(frozen=True)
 class _LinearizedLaw:
-    """A law made linear at its most probable constants.
+    """A law, linearised at its most probable constants.
 
     Attributes:
         points: (ln N, ln D) of the runs, of further points and, last, of the target, (points, 2).
@@ -110,7 +110,7 @@ class _LinearizedLaw:
 
     @classmethod
     def through(cls, name: str, observations: Observations, points: Array) -> _LinearizedLaw:
-        """Fitted to the runs as ``laws.fit`` does, drift or not, with the prior for what they leave open."""
+        """Fitted to the runs as ``laws.fit`` does, whatever the drift, with the prior for what they leave open."""
         law, seen, largest = LAWS[name], len(observations), int(np.argmax(observations.flops))
         run = float(observations.num_params[largest]), float(observations.tokens[largest])
         centre = points[:seen].mean(axis=0)
@@ -120,13 +120,13 @@ class _LinearizedLaw:
         return cls(points, means, jacobian, spread, np.log(observations.loss) - means[:seen])
 
     def covariance(self, drift: float, noise: float) -> Array:
-        """Of ln L at the points, after the runs."""
+        """The covariance of ln L at the points, given the runs."""
         before = self.jacobian.T @ self.spread @ self.jacobian + walk(self.points, self.points[-1:], drift)
         return after_runs(before, slice(len(self.residuals)), noise)[1]
 
 
 def _constants(law: Law, points: Array, loss: Array, middle: Array, spread: Array) -> Array:
-    """The most probable θ, by Gauss–Newton from the middle of the prior; a step that goes up is halved."""
+    """The most probable θ, by Gauss–Newton from the middle of the prior; a step that does not improve is halved."""
     low, high = law.bounds(loss)
     certainty = np.linalg.inv(spread) * NOISE**2
 
@@ -139,8 +139,8 @@ def _constants(law: Law, points: Array, loss: Array, middle: Array, spread: Arra
         fitted, jacobian = (each[0] for each in law.log_loss(theta[None], *points.T))
         slope = jacobian @ (np.log(loss) - fitted) - certainty @ (theta - middle)
         step = np.linalg.solve(jacobian @ jacobian.T + certainty, slope)
-        tried = (np.clip(theta + 0.5**halved * step, low, high) for halved in range(20))
-        better = next((each for each in tried if misfit(each) < misfit(theta)), None)
+        trials = (np.clip(theta + 0.5**halved * step, low, high) for halved in range(20))
+        better = next((each for each in trials if misfit(each) < misfit(theta)), None)
         if better is None:
             break
         theta = better
