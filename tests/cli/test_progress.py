@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from allometry.cli.progress import Terminal
-from allometry.cli.show_cost import cost_table
+from allometry.cli.terminal.progress import Terminal
+from allometry.cli.terminal.show_cost import cost_table
 from allometry.ladder.design import Design
 from allometry.planning import Plan
 from allometry.runs.study import Study

@@ -14,7 +14,7 @@ import typer
 
 from ..errors import UserError
 from ..quantities import parse_number
-from .options import Json
+from .terminal.options import Json
 
 NOT_OK = 1
 WINDOWS = 8  # of held-out text, for a run
@@ -42,7 +42,7 @@ def audit(
 ) -> None:
     """Are this model's tensors at a healthy scale? Exit status 1 when not."""
     from ..extras import require
-    from .output import answer, answer_json
+    from .terminal.output import answer, answer_json
 
     require("torch")  # before the user's own file fails to import it
     if widths is not None and not coord_check:
@@ -152,7 +152,7 @@ def _model_of_run(path: Path) -> tuple[Any, Any, None]:
     from ..data.corpus import load_corpus
     from ..lm.batches import held_out_windows
     from ..lm.generate import load_model
-    from .output import note
+    from .terminal.output import note
 
     model = load_model(study, record)
     note(f"run {record.id}")

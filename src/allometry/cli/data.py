@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json
+from .terminal.options import Json
 
 
 def data(
@@ -30,7 +30,7 @@ def data(
     from ..data.packing import prepare
     from ..data.shards import read_manifest
     from ..data.sources import open_source
-    from .output import answer, answer_json, note
+    from .terminal.output import answer, answer_json, note
 
     text = open_source(source, text_field=text_field, config=config, split=split)
     corpus = prepare(text, out, tokenizer, note)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, Level
+from .terminal.options import Json, Level
 
 
 def fit(
@@ -43,8 +43,8 @@ def fit(
     """Fit scaling laws to a table of runs, test them on its largest runs, and weigh them."""
     from .. import laws, workflow
     from ..errors import UserError
-    from .output import answer, answer_json
-    from .progress import Terminal
+    from .terminal.output import answer, answer_json
+    from .terminal.progress import Terminal
 
     table = {
         "columns": {name: _column(value) for name, value in _pairs(column, "--column").items()} or None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json
+from .terminal.options import Json
 
 
 def generate(
@@ -21,7 +21,7 @@ def generate(
     """Write text with any run of a study."""
     from ..errors import UserError
     from ..runs.study import find_run
-    from .output import answer, answer_json
+    from .terminal.output import answer, answer_json
 
     if temperature < 0:
         raise UserError(f"--temperature {temperature:g}: must be 0 or more")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, DryRun, Engine, Gpus, Json, Out, TrackerNames, Yes
+from .terminal.options import Device, DryRun, Engine, Gpus, Json, Out, TrackerNames, Yes
 
 
 def ladder(
@@ -26,9 +26,9 @@ def ladder(
     """Train a ladder of small models; the cost comes first. The same command again goes on where it stopped."""
     from .. import workflow
     from ..quantities import plural
-    from .output import answer, answer_json
-    from .progress import Terminal
-    from .show_cost import confirmation
+    from .terminal.output import answer, answer_json
+    from .terminal.progress import Terminal
+    from .terminal.show_cost import confirmation
 
     rows = workflow.train_ladder(
         workflow.StudyConfig.read(study),

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Json, Level
+from .terminal.options import Json, Level
 
 MACHINE, DATA, MODEL = "Machine", "Data and use", "Model and training"
 
@@ -67,8 +67,8 @@ def plan(
     """Size, tokens, shape, batch, learning rate and schedule for a budget or a goal, with the loss to expect."""
     from .. import workflow
     from ..errors import UserError
-    from .output import answer, answer_json
-    from .progress import Terminal
+    from .terminal.output import answer, answer_json
+    from .terminal.progress import Terminal
 
     if source is None and resume is None:
         raise UserError("give a fit.json or a study, or --resume STUDY")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
-from .options import Json, Level
+from .terminal.options import Json, Level
 
 FLAGS = {"num_params": "--params", "tokens": "--tokens", "batch_tokens": "--batch", "unique_tokens": "--unique"}
 NEEDED = "--params and --tokens of the model to predict are needed: --params 1e9 --tokens 20e9"
@@ -47,7 +47,7 @@ def predict(
 def _by_fit(source: Path, point: dict[str, float], level: float, *, as_json: bool) -> None:
     """The prediction of a fit, and the evidence for it."""
     from .. import laws, workflow
-    from .output import answer, answer_json, note
+    from .terminal.output import answer, answer_json, note
 
     fit = workflow.load_fit(source)
     inputs = fit.law.inputs if isinstance(fit, laws.Fit) else ("num_params", "tokens")
@@ -71,7 +71,7 @@ def _carry_over(source: Path | None, point: dict[str, float], measured: dict[str
     """A measured value carried to another model by a power law."""
     from .. import planning
     from ..quantities import parse_number
-    from .output import answer, answer_json
+    from .terminal.output import answer, answer_json
 
     if not {"num_params", "tokens"} <= set(point):
         raise UserError(NEEDED)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, DryRun, Engine, Gpus, Json, Out, TrackerNames, Yes
+from .terminal.options import Device, DryRun, Engine, Gpus, Json, Out, TrackerNames, Yes
 
 
 def quickstart(
@@ -31,9 +31,9 @@ def quickstart(
     from .. import workflow
     from ..quantities import format_seconds
     from ..report import outcome_lines
-    from .output import answer, answer_json
-    from .progress import Terminal
-    from .show_cost import confirmation
+    from .terminal.output import answer, answer_json
+    from .terminal.progress import Terminal
+    from .terminal.show_cost import confirmation
 
     begun = time.monotonic()
     outcome = workflow.quickstart(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json
+from .terminal.options import Json
 
 
 def report(
@@ -20,7 +20,7 @@ def report(
     """One HTML file that opens offline: pictures, runs, law, plan, proof."""
     from ..report import write_report
     from ..runs.study import Study
-    from .output import answer, answer_json
+    from .terminal.output import answer, answer_json
 
     path = write_report(Study.open(study), output)
     answer_json({"report": str(path)}) if json else answer(f"{path}")

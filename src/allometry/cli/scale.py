@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Json
+from .terminal.options import Json
 
 
 def scale(
@@ -23,7 +23,7 @@ def scale(
     """Scale a baseline to another size by each published rule, and compare."""
     from .. import planning
     from ..quantities import parse_number
-    from .output import answer, answer_json
+    from .terminal.output import answer, answer_json
 
     scaled = planning.carry_baseline(
         parse_number(params, "--params"),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Json, TrackerNames
+from .terminal.options import Device, Json, TrackerNames
 
 
 def train(
@@ -24,8 +24,8 @@ def train(
     from .. import workflow
     from ..quantities import format_seconds
     from ..report import outcome_lines
-    from .output import answer, answer_json
-    from .progress import Terminal
+    from .terminal.output import answer, answer_json
+    from .terminal.progress import Terminal
 
     listener, tracker_names = Terminal(as_json=json), tracker or []
     if source.is_dir() or source.suffix == ".json":

@@ -15,7 +15,8 @@ from .listener import Listener, silent
 from .outcome import record_outcome
 from .session import open_study
 
-PROMPT = "def "
+PROMPT = "def "  # what the sample in the report begins with
+SAMPLE_TOKENS = 600
 
 
 def go_on(cost: LadderCost) -> None:
@@ -107,5 +108,5 @@ def write_sample(study: Study) -> None:
     from ..lm.generate import generate  # torch
 
     record = study.best_run()
-    text = generate(study, record, PROMPT, tokens=600, temperature=0.6, seed=0)
+    text = generate(study, record, PROMPT, tokens=SAMPLE_TOKENS, temperature=0.6, seed=0)
     study.write("sample.json", {"run": record.id, "prompt": PROMPT, "text": text})

@@ -7,8 +7,8 @@ import time
 from rich.live import Live
 from rich.table import Table
 
-from ..quantities import format_count, format_flops, format_seconds, plural
-from ..workflow import (
+from ...quantities import format_count, format_flops, format_seconds, plural
+from ...workflow import (
     Event,
     Fitted,
     Note,

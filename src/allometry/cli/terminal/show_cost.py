@@ -8,8 +8,8 @@ from collections.abc import Callable
 import typer
 from rich.table import Table
 
-from ..quantities import format_count, format_flops, plural
-from ..workflow import LadderCost
+from ...quantities import format_count, format_flops, plural
+from ...workflow import LadderCost
 from .output import answer, answer_json, note, notes
 
 

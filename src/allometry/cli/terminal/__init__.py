@@ -1,0 +1,1 @@
+"""What the commands share: their common options, and what they print."""

@@ -1,0 +1,120 @@
+"""A dozen lines of a notebook do what ``allometry quickstart`` does, with the same records, and print nothing."""
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+
+from allometry import workflow
+from allometry.cli.app import main
+from allometry.ladder import design
+from allometry.ladder.speed import Speed
+from allometry.planning import Plan
+from allometry.runs.cost import Throughput
+from allometry.runs.study import Study
+from allometry.workflow import main_job, prepare
+from helpers.builders import drawn_words
+
+MINUTES = 3.6
+# So slow that a ladder of a few minutes is trained in seconds.
+SLOW = Speed(Throughput(0.03, 1e-8, 1.5e-11), Throughput(0.03, 5e-9, 1e-11), workers=2)
+
+
+@pytest.fixture(scope="module")
+def patched():
+    """The machine's speed as a constant, and the least ladder a few thousand tokens long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "measure_speed", lambda *_: SLOW)
+        patch.setattr(design, "SIZES", 3)
+        patch.setattr(design, "WIDTHS", (16, 24, 32))
+        patch.setattr(design, "LEAST_TOKENS", 3_000)
+        patch.setattr(main_job, "SAMPLE_TOKENS", 5)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return drawn_words(tmp_path_factory.mktemp("text") / "words.txt", 6000)
+
+
+@pytest.fixture(scope="module")
+def by_command(patched, text, tmp_path_factory):
+    """The study of the command line."""
+    out = tmp_path_factory.mktemp("command") / "study"
+    patched.setattr(sys, "argv", f"allometry quickstart --data {text} --minutes {MINUTES} --out {out} --yes".split())
+    main()
+    return Study(out)
+
+
+@pytest.fixture(scope="module")
+def events():
+    return []
+
+
+@pytest.fixture(scope="module")
+def by_library(patched, text, tmp_path_factory, events):
+    """The study of a notebook, and its outcome."""
+    out = tmp_path_factory.mktemp("library") / "study"
+    outcome = workflow.quickstart(text, minutes=MINUTES, out=out, listener=events.append)
+    return Study(out), outcome
+
+
+def results(study):
+    """What must not depend on who asked: every run with its kind and its loss, and the prediction."""
+    runs = {record.id: (record.kind, record.status, record.loss) for record in study.records()}
+    plan = Plan.load(study.path / "plan.json")
+    outcome = {name: value for name, value in study.read("outcome.json").items() if name != "seconds"}
+    return runs, study.read("recipe.json"), study.read("fit.json"), replace(plan, created=""), outcome
+
+
+def test_a_notebook_gets_the_records_of_the_command_line(by_command, by_library):
+    study, outcome = by_library
+    assert results(study) == results(by_command)
+    assert outcome == workflow.Outcome.from_json(study.read("outcome.json"))
+    names = lambda folder: sorted(path.name for path in folder.path.iterdir())
+    assert names(study) == names(by_command)
+    assert {"sweep", "ladder", "target"} == {record.kind for record in study.records()}
+
+
+def test_the_listener_receives_every_run_law_and_plan(by_library, events):
+    study, _ = by_library
+    assert [event.title for event in events if isinstance(event, workflow.RunsToCome)] == ["sweep", "ladder", "target"]
+    assert [event.title for event in events if isinstance(event, workflow.RunsEnded)] == ["sweep", "ladder", "target"]
+    recorded = [event.record for event in events if isinstance(event, workflow.Recorded)]
+    assert {record.id for record in recorded} == {record.id for record in study.records()}
+    (fitted,) = (event for event in events if isinstance(event, workflow.Fitted))
+    (planned,) = (event for event in events if isinstance(event, workflow.Planned))
+    assert json.loads(json.dumps(fitted.predictor.to_json())) == study.read("fit.json")
+    assert planned.plan == Plan.load(study.path / "plan.json")
+
+
+def test_step_by_step_everything_is_found_again(patched, text, by_library, capfd):
+    """Nothing is printed either, by the engine's processes neither."""
+    study, outcome = by_library
+    stamps = {path: path.stat().st_mtime_ns for path in study.path.glob("runs/*/record.json")}
+    config = workflow.StudyConfig(data=str(text), minutes=MINUTES)
+    with workflow.open_study(config, study.path) as session:
+        assert session.cost().num_recorded == len(stamps)
+        recipe = session.run_sweep()
+        rungs = session.train_rungs(recipe)
+        forecast = session.fit()
+        plan = session.plan(forecast)
+        record = session.train(plan)
+    assert workflow.conclude(session.study, plan, record) == outcome
+    assert [rung.id for rung in rungs] == [rung.id for rung in study.records("ladder")]
+    assert stamps == {path: path.stat().st_mtime_ns for path in study.path.glob("runs/*/record.json")}
+    assert tuple(capfd.readouterr()) == ("", "")
+
+
+def test_a_confirmation_that_raises_trains_nothing(patched, text, tmp_path):
+    class TooExpensive(Exception):
+        pass
+
+    def confirm(cost):
+        assert cost.design.ladder_seconds + cost.design.target_seconds <= 60 * MINUTES
+        raise TooExpensive
+
+    with pytest.raises(TooExpensive):
+        workflow.quickstart(text, minutes=MINUTES, out=tmp_path / "study", confirm=confirm)
+    assert Study(tmp_path / "study").records() == []
