@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,7 +40,7 @@ for command in (quickstart, ladder, data, fit, predict, plan, scale, train, audi
 
 INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT, 128 + SIGTERM
 # What typer raises for options that do not parse: a sentence, which must not become a box of five lines.
-UsageError = typer.BadParameter.__base__
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 @app.callback(invoke_without_command=True)
@@ -71,9 +71,7 @@ def main() -> None:
         _complain(how_to_install(error.name))
         sys.exit(2)
     except UsageError as error:
-        _complain(
-            f"{error.format_message().rstrip('.')}; see {error.ctx.command_path if error.ctx else 'allometry'} --help"
-        )
+        _complain(_usage(error))
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         _complain("stopped; what a study has so far is saved, and the same command goes on from here")
@@ -94,6 +92,12 @@ def _on_termination() -> list[int]:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)
     return came
+
+
+def _usage(error: Any) -> str:
+    """What is wrong with the options, and where they are explained."""
+    command = error.ctx.command_path if error.ctx else "allometry"
+    return f"{error.format_message().rstrip('.')}; see {command} --help"
 
 
 def _complain(message: str) -> None:

@@ -139,6 +139,8 @@ def _module(where: str) -> Any:
     sys.path.insert(0, str(path.resolve().parent))  # as for a script, so that it finds its neighbours
     name = f"audited {path.stem}"  # not the name of any module that exists
     spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{where}: cannot be imported")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -70,36 +70,34 @@ def plan(
     from .terminal.output import answer, answer_json
     from .terminal.progress import Terminal
 
-    if source is None and resume is None:
-        raise UserError("give a fit.json or a study, or --resume STUDY")
-    how = _numbers({"--vocab": ("vocab_size", vocab), "--context": ("context", context)}) | _given(rule=rule)
-    counts = {
-        "--flops": ("flops", flops),
-        "--cost": ("cost", cost),
-        "--params": ("num_params", params),
-        "--tokens": ("tokens", tokens),
-        "--flops-per-second": ("flops_per_second", flops_per_second),
-        "--memory": ("memory", memory),
-        "--tokens-available": ("tokens_available", tokens_available),
-        "--inference-tokens": ("inference_tokens", inference_tokens),
-    }
-    amounts = _numbers(counts) | _given(
-        hours=hours, loss=loss, device=device, num_devices=count, mfu=mfu, price_per_hour=price
+    numbers = _numbers(
+        {
+            "--flops": ("flops", flops),
+            "--cost": ("cost", cost),
+            "--params": ("num_params", params),
+            "--tokens": ("tokens", tokens),
+            "--flops-per-second": ("flops_per_second", flops_per_second),
+            "--memory": ("memory", memory),
+            "--tokens-available": ("tokens_available", tokens_available),
+            "--inference-tokens": ("inference_tokens", inference_tokens),
+        }
     )
-    options = {"level": level, "output": output, "listener": Terminal(as_json=json)}
+    others = {"hours": hours, "loss": loss, "device": device, "num_devices": count, "mfu": mfu, "price_per_hour": price}
+    amounts = numbers | {name: value for name, value in others.items() if value is not None}
+    sizes = _numbers({"--vocab": ("vocab_size", vocab), "--context": ("context", context)})
+    listener = Terminal(as_json=json)
     if resume is not None:
-        made = workflow.resume_plan(resume, fit=source, **how, **options, **amounts)
+        workflow.refuse_model_options(rule=rule, **sizes)
+        result = workflow.resume_plan(resume, fit=source, level=level, output=output, listener=listener, **amounts)
+    elif source is not None:
+        result = workflow.plan(source, level=level, rule=rule, **sizes, output=output, listener=listener, **amounts)
     else:
-        made = workflow.plan(source, **how, **options, **amounts)
-    answer_json(made.to_json()) if json else answer(made.summary())
+        raise UserError("give a fit.json or a study, or --resume STUDY")
+    answer_json(result.to_json()) if json else answer(result.summary())
 
 
-def _numbers(options: dict[str, tuple[str, str | None]]) -> dict[str, float]:
-    """The numbers that were given, by the names of the budget's fields; ``options`` is flag → (name, text)."""
+def _numbers(options: dict[str, tuple[str, str | None]]) -> dict[str, Any]:
+    """The numbers that were given, by the names that the library has for them; ``options`` is flag → (name, text)."""
     from ..quantities import parse_number
 
     return {name: parse_number(text, flag) for flag, (name, text) in options.items() if text is not None}
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}

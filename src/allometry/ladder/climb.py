@@ -29,7 +29,7 @@ def run_sweep(study: Study, design: Design, engine: Engine, listener: Listener =
     recipe, evidence = design.recipe, {}
     if design.sweep:
         engine.train(study, missing_jobs(study, design.sweep, "sweep", design.batched), listener)
-        recipe, evidence = measure_recipe(design.recipe, [study.record(config.id) for config in design.sweep])
+        recipe, evidence = measure_recipe(design.recipe, [study.ended(config.id) for config in design.sweep])
     study.write("recipe.json", recipe.to_json() | {"evidence": evidence})
     return recipe
 
@@ -48,14 +48,14 @@ def train_rungs(study: Study, design: Design, recipe: Recipe, engine: Engine, li
         attempts = [retry for config in attempts if (retry := _retry(study, config, retry_of)) is not None]
         engine.train(study, missing_jobs(study, attempts, "ladder", retry_of=retry_of), listener)
     for config in rungs:  # a run of the sweep whose settings happen to be the recipe's is a rung as well
-        record = study.record(config.id)
+        record = study.ended(config.id)
         if record.kind == "sweep":
             study.save(replace(record, kind="ladder"), study.curve(config.id))
 
 
 def _retry(study: Study, config: RunConfig, retry_of: dict[str, str]) -> RunConfig | None:
     """The next attempt of a run that diverged, at ``RETRY_RATE`` of its learning rate; ``retry_of`` notes it."""
-    if study.record(config.id).status != "diverged":
+    if study.ended(config.id).status != "diverged":
         return None
     retry = config.with_train(lr=config.train.lr * RETRY_RATE)
     retry_of[retry.id] = config.id

@@ -50,6 +50,11 @@ class Design:
     batched: bool = False  # trunks of the sweep that step alike are trained as one batched model
 
     @property
+    def total_seconds(self) -> float:
+        """Seconds that ladder and target will take together; 0 for what is not known."""
+        return (self.ladder_seconds or 0.0) + (self.target_seconds or 0.0)
+
+    @property
     def largest(self) -> RunConfig:
         """The rung of most FLOPs."""
         return max(self.rungs, key=lambda config: config.flops)
@@ -98,6 +103,8 @@ def make_design(config: StudyConfig, task: TextConfig, train_tokens: int, speed:
     recipe = Recipe(lr=config.lr, batch_tokens=config.batch_tokens, **way)
     if config.minutes is None:
         return _grid(config, task, recipe, speed)
+    if speed is None:
+        raise ValueError("a study of minutes needs the machine's speed")
     design = _widest_that_fits(config, task, recipe, speed)
     if design is None:
         raise UserError(
@@ -117,8 +124,8 @@ def _grid(config: StudyConfig, task: TextConfig, recipe: Recipe, speed: Speed | 
     """Every width of the study at every length."""
     rungs = [
         recipe.run(shape(width, config.context, task.vocab_size), task, tokens, config.seed)
-        for width in sorted(set(config.widths))
-        for tokens in sorted(set(config.tokens))
+        for width in sorted(set(config.widths or ()))
+        for tokens in sorted(set(config.tokens or ()))
     ]
     design = Design(_sweep(config, recipe, task, rungs), tuple(rungs), recipe)
     return design if speed is None else _with_seconds(design, speed)
@@ -140,16 +147,16 @@ def _widest_that_fits(config: StudyConfig, task: TextConfig, recipe: Recipe, spe
 def _least_minutes(config: StudyConfig, task: TextConfig, recipe: Recipe, speed: Speed) -> float:
     """The minutes that the least ladder takes, rounded up: the advice must hold when it is followed."""
     least = _with_seconds(_ladder(config, task, recipe, SIZES - 1, 1.0), speed)
-    return math.ceil((FIXED_SECONDS + least.ladder_seconds + least.target_seconds) / 6) / 10
+    return math.ceil((FIXED_SECONDS + least.total_seconds) / 6) / 10
 
 
 def _fill(config: StudyConfig, task: TextConfig, recipe: Recipe, speed: Speed, top: int) -> Design | None:
     """The ladder up to ``WIDTHS[top]`` that fills the minutes; None if even the shortest does not fit."""
-    available = 60 * config.minutes - FIXED_SECONDS
+    available = 60 * (config.minutes or 0.0) - FIXED_SECONDS
 
     def timed(flops: float) -> tuple[float, Design]:
         design = _with_seconds(_ladder(config, task, recipe, top, flops), speed)
-        return design.ladder_seconds + design.target_seconds, design
+        return design.total_seconds, design
 
     low, high = 1.0, 1e24  # of FLOPs, in the logarithm
     best = timed(low)

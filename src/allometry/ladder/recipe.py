@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..config.model import DecoderConfig
+from ..config.model import ModelConfig
 from ..config.run import RunConfig
-from ..config.task import TextConfig
+from ..config.task import TaskConfig
 from ..config.training import TrainConfig
 
 REFERENCE_TOKENS = 1_000_000
@@ -42,7 +42,7 @@ class Recipe:
         ratio = tokens / self.reference_tokens
         return self.batch_tokens * ratio**self.batch_exponent, self.lr * ratio**-self.lr_exponent
 
-    def run(self, model: DecoderConfig, task: TextConfig, tokens: int, seed: int) -> RunConfig:
+    def run(self, model: ModelConfig, task: TaskConfig, tokens: int, seed: int) -> RunConfig:
         """The configuration of a run of ``tokens`` tokens by this recipe."""
         names = ("lr", "batch_tokens", "batch_exponent", "lr_exponent", "reference_tokens", "precision", "compile")
         values = {name: getattr(self, name) for name in names}

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..config.model import DecoderConfig
+from ..config.model import ModelConfig
 from ..config.run import RunConfig
-from ..config.task import TextConfig
+from ..config.task import TaskConfig
 from ..errors import UserError
 from ..runs.record import RunRecord
 from .recipe import Recipe
@@ -20,7 +20,7 @@ BATCH_TOLERANCE = 0.003  # of the loss: what a batch may cost that lets the mach
 
 
 def sweep_runs(
-    recipe: Recipe, model: DecoderConfig, task: TextConfig, tokens: Sequence[int], seed: int
+    recipe: Recipe, model: ModelConfig, task: TaskConfig, tokens: Sequence[int], seed: int
 ) -> list[RunConfig]:
     """A star around ``recipe``: the learning rate halved and doubled, the batch halved and doubled, at each length."""
     steps = [(1, 1), (0.5, 1), (2, 1), (1, 0.5), (1, 2)]
@@ -51,7 +51,7 @@ def measure_recipe(recipe: Recipe, records: Sequence[RunRecord]) -> tuple[Recipe
     member = np.array(
         [[(r.config.num_params, r.config.train.tokens) == group for group in groups] for r in kept], float
     )
-    y = np.log([record.loss for record in kept])
+    y = np.log(np.array([record.loss for record in kept], float))
     regressors = np.column_stack([member, x, x**2, z, z**2])
     coefficients, *_ = np.linalg.lstsq(regressors, y, rcond=None)
     residual = float(np.sqrt(np.mean((regressors @ coefficients - y) ** 2)))

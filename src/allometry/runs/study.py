@@ -196,6 +196,17 @@ class Study:
         value = self.read(f"runs/{run}/record.json")
         return None if value is None else RunRecord.from_json(value)
 
+    def ended(self, run: str) -> RunRecord:
+        """The record of a run that has ended.
+
+        Raises:
+            UserError: it has not.
+        """
+        record = self.record(run)
+        if record is None:
+            raise UserError(f"{self.path}: run {run} has no record; run the same command again")
+        return record
+
     def records(self, *kinds: str) -> list[RunRecord]:
         """All records (of these kinds), sorted by FLOPs and then id, whatever order they were saved in."""
         folder = self.path / "runs"

@@ -51,7 +51,7 @@ from .outcome import planned_run, record_outcome
 from .resume_plan import resume_plan
 from .runs_under_way import RunState, RunsUnderWay
 from .session import StudySession, open_study
-from .study_plan import plan
+from .study_plan import plan, refuse_model_options
 from .train_plan import train_plan, train_run
 
 __all__ = [
@@ -85,6 +85,7 @@ __all__ = [
     "planned_run",
     "quickstart",
     "record_outcome",
+    "refuse_model_options",
     "resume_plan",
     "silent",
     "train_ladder",

@@ -12,6 +12,7 @@ from ..planning.resources.shapes import size_of
 from ..quantities import format_count
 from ..runs.record import RunRecord
 from ..runs.study import Study
+from .fit_runs import load_fit
 
 # The law that is fitted to the rungs that have ended, until the study has one of its own; refits for its interval.
 LAW, REFITS = "chinchilla", 40
@@ -52,7 +53,10 @@ class EarlyWarning:
         return self._warnings.get(config.id, "")
 
     def _warning(self, config: RunConfig, expected: Band, tokens: float, loss: float) -> str:
-        low, high = expected.at(tokens)
+        interval = expected.at(tokens)
+        if interval is None:  # the band says nothing at so many tokens
+            return ""
+        low, high = interval
         side = "below" if loss < low else "above"
         self._warnings[config.id] = (
             f"training loss {loss:.3f} at {format_count(tokens)} tokens is {side} the band [{low:.3f}, {high:.3f}] "
@@ -84,7 +88,7 @@ def saved_law(study: Study) -> laws.Fit | laws.Forecast | None:
     """The law that the study holds; None if there is none yet."""
     path = study.path / "fit.json"
     with contextlib.suppress(UserError):  # without a readable law there is no band; who needs the law will report it
-        return laws.load(path) if path.is_file() else None
+        return load_fit(path) if path.is_file() else None
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .. import laws
 from ..errors import UserError
@@ -39,15 +40,15 @@ def fit_runs(
     Raises:
         UserError: the source cannot be read or holds too few runs, or an option does not fit the others.
     """
-    single = names is not None and len(names) == 1
-    if (objective or delta) and not single:
+    single = names[0] if names is not None and len(names) == 1 else None
+    if (objective or delta) and single is None:
         raise UserError(
             "--objective and --delta are for one law: name it with --law, as --law chinchilla --objective huber"
         )
     observations = _read(source, columns, where, counted, listener)
-    if single:
-        options = {key: value for key, value in (("objective", objective), ("delta", delta)) if value is not None}
-        fit = laws.fit(names[0], observations, **options)
+    if single is not None:
+        options: dict[str, Any] = {"objective": objective, "delta": delta}
+        fit = laws.fit(single, observations, **{key: value for key, value in options.items() if value is not None})
     else:
         fit = laws.forecast(observations, names)
     if output is None and not columns and Study(Path(source)).settings_path.is_file():
@@ -105,7 +106,10 @@ def load_fit(source: Path | str) -> laws.Fit | laws.Forecast:
     path = source / "fit.json" if source.is_dir() else source
     if source.is_dir() and not path.exists():
         raise UserError(f"{source}: no fit.json in it; run `allometry fit {source}` first")
-    return laws.load(path)
+    fit = laws.load(path)
+    if not isinstance(fit, laws.Fit | laws.Forecast):
+        raise UserError(f"{path}: holds no law of model size and tokens; write one with `allometry fit`")
+    return fit
 
 
 def evidence(fit: laws.Fit | laws.Forecast, point: Mapping[str, float]) -> list[str]:

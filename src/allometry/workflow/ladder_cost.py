@@ -55,7 +55,7 @@ class LadderCost:
         notes = [describe_cost(design)]
         if repeats := repetition_note(longest.epochs):
             notes.append(f"the longest run {repeats}")
-        if self.minutes is None:
+        if self.minutes is None or design.target_seconds is None:
             return notes
         notes.append(
             f"then the plan: {format_flops(design.target_flops)} FLOPs, {TARGET_RATIO:g}× the largest rung, "

@@ -83,7 +83,7 @@ class Monitor:
 
     def _with_remarks(self, config: RunConfig) -> RunRecord:
         """The record of a run that has ended, with the remarks about it, which are saved."""
-        record = self.study.record(config.id)
+        record = self.study.ended(config.id)
         if self.early and record.status == "finished":
             warning = self.early.check_curve(config)
             if warning and warning not in self._remarks[config.id]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import planning
-from ..config.model import DecoderConfig
+from ..config.model import ModelConfig
 from ..config.run import RunConfig
 from ..errors import UserError
 from ..files import write_json
@@ -91,7 +91,7 @@ def _newest_step(path: Path, listener: Listener) -> int:
 
 def _finished(study: Study) -> list[Checkpoint]:
     """Runs that ended and left their weights, the longest of each model."""
-    longest: dict[DecoderConfig, RunRecord] = {}
+    longest: dict[ModelConfig, RunRecord] = {}
     for record in study.records():
         if record.status == "finished" and study.weights_path(record.id).is_file():
             longest[record.config.model] = record  # by FLOPs: a longer one comes later
@@ -106,7 +106,7 @@ def _with_run(each: Alternative, practice: StudyPractice, under_way: dict[str, R
     plan = each.plan
     if not each.goes_on:
         return replace(each, plan=plan.with_run(practice.run_of(plan).to_dict()))
-    config = under_way.get(each.checkpoint)
+    config = under_way.get(each.checkpoint or "")
     if config is None:
         note = f"allometry train begins anew and cannot go on with bare weights: export {each.checkpoint} for that"
         return replace(each, plan=replace(plan, notes=(*plan.notes, note)))

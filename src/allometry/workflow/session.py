@@ -126,7 +126,7 @@ class StudySession:
             if standing is not None:
                 self.listener(Note("the plan was written before; it stays"))
                 return standing
-            throughput = self.speed.target
+            throughput, set_aside = self.speed.target, self.design.target_seconds
             # A small model spends the same FLOPs more slowly: of the sizes that the law finds as good, one that fits
             # the time.
             plan = study_plan(
@@ -134,7 +134,7 @@ class StudySession:
                 planning.Budget(flops=self.design.target_flops),
                 self.study,
                 seconds=lambda run: throughput.seconds_between(run, 0, run.schedule.steps),
-                within=TARGET_TIME_MARGIN * self.design.target_seconds,
+                within=None if set_aside is None else TARGET_TIME_MARGIN * set_aside,
             )
             self.study.write("plan.json", plan.to_json())
         self.listener(Planned(plan))

@@ -28,8 +28,8 @@ def plan(
     *,
     level: float = 0.9,
     rule: str | None = None,
-    vocab_size: float | None = None,
-    context: float | None = None,
+    vocab_size: int | None = None,
+    context: int | None = None,
     output: Path | None = None,
     listener: Listener = silent,
     **amounts: Any,
@@ -52,9 +52,12 @@ def plan(
     source = Path(source)
     predictor = load_fit(source)
     study = _study_of(source)
-    how = {"rule": rule, "vocab": vocab_size, "context": context}
-    options: dict[str, Any] = {"level": level} | _model_options(how, studied=study is not None)
-    planned = study_plan(predictor, budget_of(amounts, study, listener), study, **options)
+    if study is not None:
+        refuse_model_options(rule=rule, vocab_size=vocab_size, context=context)
+        options = {}
+    else:
+        options = _model_options(rule, vocab_size=vocab_size, context=context)
+    planned = study_plan(predictor, budget_of(amounts, study, listener), study, level=level, **options)
     path = output or (study.path / "plan.json" if study else None)
     if study is not None and path == study.path / "plan.json":
         _check_not_trained(study)
@@ -99,7 +102,7 @@ class StudyPractice:
         self.rungs = [record.config for record in study.records("ladder") if record.status == "finished"]
         if not self.rungs:
             raise UserError(f"{study.path}: no finished run of a ladder to plan by; run `allometry ladder` on it")
-        self.task = self.rungs[0].task
+        self.task = self.rungs[0].text
 
     def shape(self, num_params: float) -> DecoderConfig:
         """The model nearest to a number of non-embedding parameters."""
@@ -144,17 +147,22 @@ def _study_of(source: Path) -> Study | None:
     return study if study.settings_path.is_file() else None
 
 
-def _model_options(how: dict[str, Any], *, studied: bool) -> dict[str, Any]:
+def refuse_model_options(**options: Any) -> None:
+    """Refuse options that decide how a model is shaped and trained, where a study decides that.
+
+    Raises:
+        UserError: an option is not None.
+    """
+    flags = {"vocab_size": "--vocab"}
+    given = [flags.get(name, f"--{name}") for name, value in options.items() if value is not None]
+    if given:
+        raise UserError(f"a study has shapes and a recipe of its own: leave out {', '.join(given)}")
+
+
+def _model_options(rule: str | None, **sizes: int | None) -> dict[str, Any]:
     """The options of ``planning.plan`` that decide how a model is shaped and trained."""
-    given = {name: value for name, value in how.items() if value is not None}
-    if studied:
-        if given:
-            options = ", ".join(f"--{name}" for name in given)
-            raise UserError(f"a study has shapes and a recipe of its own: leave out {options}")
-        return {}
-    sizes = {"vocab": "vocab_size", "context": "context"}
-    shapes = planning.Shapes(**{name: given[key] for key, name in sizes.items() if key in given})
-    return {"shape": shapes} | ({"rule": given["rule"]} if "rule" in given else {})
+    shapes = planning.Shapes(**{name: size for name, size in sizes.items() if size is not None})
+    return {"shape": shapes} | ({} if rule is None else {"rule": rule})
 
 
 def _check_not_trained(study: Study) -> None:

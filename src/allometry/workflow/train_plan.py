@@ -110,4 +110,4 @@ def train_one(
         return record
     with monitor:
         engine.train(study, [Job((config,), kind)], monitor)
-    return study.record(config.id)
+    return study.ended(config.id)

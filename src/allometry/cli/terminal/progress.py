@@ -7,7 +7,9 @@ import time
 from rich.live import Live
 from rich.table import Table
 
+from ...config.run import RunConfig
 from ...quantities import format_count, format_flops, format_seconds, plural
+from ...runs.record import RunRecord
 from ...workflow import (
     Event,
     Fitted,
@@ -45,8 +47,8 @@ class Terminal:
         elif isinstance(event, Planned):
             self._show("\n" + event.plan.summary())
         elif isinstance(event, RunsToCome):
-            self.board = Board(event)
-            self.board.start()
+            self.board = board = Board(event)
+            board.start()
         elif self.board is not None:
             self.board.update(event)
             if isinstance(event, RunsEnded):
@@ -83,28 +85,13 @@ class Board:
         if state is None or self._live is not None:
             return
         if isinstance(event, Recorded):
-            self._line(self._ended(state))
+            self._line(_ended(state.config, event.record))
         elif isinstance(event, Progress) and time.monotonic() - self._last_line > QUIET_SECONDS:
-            self._line(self._reading(state, event))
+            self._line(_reading(state.config, event))
 
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
         note(f"  {len(self.runs.records):>3}/{len(self.runs.states)}  {text}  {self.time_left()}".rstrip())
-
-    def _reading(self, state: RunState, reading: Progress) -> str:
-        return (
-            f"{reading.id}  {format_count(reading.tokens)} of {format_count(state.config.tokens)} tokens  "
-            f"training loss {reading.loss:.3f}  {format_count(reading.tokens_per_second)} tokens/s"
-        )
-
-    def _ended(self, state: RunState) -> str:
-        config, record = state.config, state.record
-        loss = f"loss {record.loss:.4f}" if record.status == "finished" else f"DIVERGED: {record.note}"
-        return (
-            f"{record.id}  {format_count(config.num_params)} params  {format_count(config.tokens)} tokens  "
-            f"lr {config.train.lr:.3g}  {loss}  {format_count(record.tokens_per_second)} tokens/s  "
-            f"{format_flops(record.flops_spent)} FLOPs in {format_seconds(record.seconds)}"
-        )
 
     def time_left(self) -> str:
         """The time until all runs have ended, in words; empty when it is not known or nothing is left."""
@@ -129,6 +116,24 @@ class Board:
         return table
 
 
+def _reading(config: RunConfig, reading: Progress) -> str:
+    """The line of a run under way."""
+    return (
+        f"{reading.id}  {format_count(reading.tokens)} of {format_count(config.tokens)} tokens  "
+        f"training loss {reading.loss:.3f}  {format_count(reading.tokens_per_second)} tokens/s"
+    )
+
+
+def _ended(config: RunConfig, record: RunRecord) -> str:
+    """The line of a run that has ended."""
+    loss = f"loss {record.loss:.4f}" if record.status == "finished" else f"DIVERGED: {record.note}"
+    return (
+        f"{record.id}  {format_count(config.num_params)} params  {format_count(config.tokens)} tokens  "
+        f"lr {config.train.lr:.3g}  {loss}  {format_count(record.tokens_per_second)} tokens/s  "
+        f"{format_flops(record.flops_spent)} FLOPs in {format_seconds(record.seconds)}"
+    )
+
+
 def _cells(state: RunState) -> dict[str, str]:
     """The row of a run, by the names of the columns."""
     config = state.config
@@ -139,7 +144,7 @@ def _cells(state: RunState) -> dict[str, str]:
         "batch": format_count(config.train.batch_tokens),
         "lr": f"{config.train.lr:.3g}",
     }
-    return known | (_cells_under_way(state) if state.record is None else _cells_ended(state))
+    return known | (_cells_under_way(state) if state.record is None else _cells_ended(state.record))
 
 
 def _cells_under_way(state: RunState) -> dict[str, str]:
@@ -153,8 +158,7 @@ def _cells_under_way(state: RunState) -> dict[str, str]:
     }
 
 
-def _cells_ended(state: RunState) -> dict[str, str]:
-    record = state.record
+def _cells_ended(record: RunRecord) -> dict[str, str]:
     return {
         "progress": "diverged" if record.status == "diverged" else _bar(1.0),
         "loss": "" if record.loss is None else f"[bold]{record.loss:.4f}[/]",
