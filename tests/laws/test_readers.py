@@ -18,7 +18,7 @@ import pytest
 from allometry.errors import UserError
 from allometry.laws import Observations
 from allometry.laws.tables import readers as rooms
-from allometry.laws.tables.cells import from_arrow
+from allometry.laws.tables.raw_table import from_arrow
 
 COLUMNS = {"N": [1e6, 2e6], "D": [2e7, 4e7], "loss": [3.0, 2.8], "name": ["a", "b"]}
 TEXT = "N,D,loss,name\n1e6,2e7,3,a\n2e6,4e7,2.8,b\n"
@@ -80,7 +80,7 @@ def test_parquet_reads_like_text_whatever_its_types(tmp_path):
         pq.write_table(table, tmp_path / name)
         observations = Observations.read(tmp_path / name)
         same(observations)
-        assert "columns not read, for they hold neither numbers nor text: curve, config" in observations.notes
+        assert "columns not read, because they hold neither numbers nor text: curve, config" in observations.notes
 
 
 def test_blanks_in_parquet_are_blanks(tmp_path):

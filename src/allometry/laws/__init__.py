@@ -20,10 +20,10 @@ from .fitting.fit import fit
 from .fitting.result import Fit
 from .forecasting.backtest import Backtest, backtest
 from .forecasting.forecast import Forecast, forecast
-from .forms.catalog import LAWS, law
 from .forms.farseer import Farseer
 from .forms.formula import COEFFICIENT, FLOOR, DataConstrained, Formula
 from .forms.joined_powers import Kaplan, KaplanFloor, Skaling
+from .forms.named_laws import LAWS, law
 from .forms.sums_of_powers import Chinchilla, ChinchillaTied, Power, PowerFloor, SumOfPowers, ThreeTerm
 from .isoflop_slices.isoflop import IsoFlop, isoflop
 from .isoflop_slices.slice import Slice

@@ -44,5 +44,5 @@ def load(path: str | Path, form: Law | None = None) -> Result:
         raise UserError(f"{path} is not JSON; write it with allometry fit -o {path.name}") from None
     kind = data.get("kind") if isinstance(data, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        raise UserError(f"{path} is no result of laws (kind {kind!r}); write it with allometry fit")
+        raise UserError(f"{path} is not a fit or forecast (kind {kind!r}); write it with allometry fit")
     return Fit.from_json(data, form) if kind == "fit" else KINDS[kind].from_json(data)

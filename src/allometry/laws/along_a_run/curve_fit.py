@@ -13,23 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ...errors import UserError
 from ..base import Array
-from ..fitting.fit import OBJECTIVES, active_bounds
+from ..fitting.fit import active_bounds, check_objective
 from ..fitting.result import GREEK
 from ..prediction import Prediction, check_level
 from ..solver import Problem, solve
 from ..tables.curves import Curves
-from .multi_power import MOST_STEPS, MultiPower, Track, check_rates, check_steps, units_of, wsd
+from .curve_rows import Curve, read_rows
+from .multi_power import MultiPower, Track, check_rates, check_steps, units_of, wsd
 
 LAW = MultiPower()
 # Their spread is computed in the logarithm.
 POSITIVE = np.array([symbol not in ("L0", "gamma") for symbol in LAW.symbols])
-LEAST_ROWS, MOST_ROWS, LEAST_DECAY = 8, 600, 0.02
+LEAST_DECAY = 0.02
 STARTS, ROWS_FOR_STARTS, FEWEST_CURVES, STRETCHES = 12, 24, 3, 4
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 # A schedule of more steps than this is evaluated at so many of them and interpolated between.
@@ -210,20 +211,6 @@ class CurveFit:
         return float(student.ppf((1 + level) / 2, len(self.refits) - 1))
 
 
-class Curve(NamedTuple):
-    """One run: its rows, and the learning rate of every step."""
-
-    name: str
-    steps: Array
-    loss: Array
-    rates: Array
-
-    @property
-    def at_rows(self) -> Array:
-        """The learning rates of the rows."""
-        return self.rates[self.steps - 1]
-
-
 def fit_curves(
     curves: Mapping[str, tuple[Array, Array, Array]] | Curves,
     warmup: int = 0,
@@ -248,15 +235,12 @@ def fit_curves(
         UserError: no curve, too few rows, rows out of order, no learning rate, a learning rate that never decays, an
             unknown objective.
     """
-    if objective not in OBJECTIVES:
-        raise UserError(f"no objective {objective!r}; known are {', '.join(OBJECTIVES)}")
-    if not delta > 0:
-        raise UserError(f"delta is {delta}; it must be above zero")
+    check_objective(objective, delta)
     runs = curves.by_run() if isinstance(curves, Curves) else curves
     if not isinstance(runs, Mapping) or not runs:
         raise UserError("no curves to fit: give run → (steps, learning rates, losses), or Curves")
     notes = list(curves.notes) if isinstance(curves, Curves) else []
-    read = [_read(str(name), rows, warmup, (schedules or {}).get(name), notes) for name, rows in runs.items()]
+    read = [read_rows(str(name), rows, warmup, (schedules or {}).get(name), notes) for name, rows in runs.items()]
     tracks = [Track.of(curve.rates, curve.steps) for curve in read]
     _check_decays(read, tracks, notes)
     units = units_of(tracks)
@@ -274,10 +258,7 @@ def fit_curves(
         residuals=dict(zip([curve.name for curve in read], np.split(residuals, _ends(scaled)[:-1]), strict=True)),
         refits=LAW.values(refits, units),
         held_out=held_out,
-        range={
-            "steps": (float(min(c.steps[0] for c in read)), float(max(c.steps[-1] for c in read))),
-            "lr": (float(min(c.at_rows.min() for c in read)), float(max(c.at_rows.max() for c in read))),
-        },
+        range=_range(read),
         active_bounds=active_bounds(problem, theta),
         starts=starts,
         agreed=agreed,
@@ -285,51 +266,12 @@ def fit_curves(
     )
 
 
-def _read(name: str, rows: Sequence, warmup: int, schedule: Array | None, notes: list[str]) -> Curve:
-    """One curve, checked, without its warm-up; notes tell which rows were left out or averaged."""
-    try:
-        steps, lr, loss = (np.asarray(column, dtype=float) for column in rows)
-    except (TypeError, ValueError):
-        raise UserError(f"curve {name}: give (steps, learning rates, losses), all numbers") from None
-    if not (steps.ndim == 1 and steps.shape == lr.shape == loss.shape and len(steps)):
-        raise UserError(f"curve {name}: steps, learning rates and losses must be equally many")
-    if not (np.all(np.isfinite(steps)) and np.all(np.diff(steps) > 0) and steps[0] >= 0):
-        raise UserError(f"curve {name}: steps must rise from row to row; sort them, and keep one row a step")
-    if steps[-1] > MOST_STEPS:
-        raise UserError(f"curve {name}: {steps[-1]:.3g} steps; if these are tokens, divide by the tokens of a step")
-    if schedule is None and not np.all(np.isfinite(lr) & (lr >= 0)):
-        raise UserError(f"curve {name}: a learning rate is missing or negative; mend it, or give the curve's schedule")
-    rates = check_rates(_rates(steps, lr, warmup) if schedule is None else schedule, f"curve {name}")
-    if steps[-1] > len(rates):
-        raise UserError(f"curve {name}: its schedule has {len(rates)} steps, but its last row is step {steps[-1]:.0f}")
-    risen = max(warmup, int(np.argmin(np.diff(rates, append=0.0) > 0)) + 1)
-    sound = np.isfinite(loss) & (loss > 0)
-    for reason, out in (("of warm-up", sound & (steps < risen)), ("without a finite loss above zero", ~sound)):
-        if out.any():
-            notes.append(f"curve {name}: left out {out.sum()} rows {reason}")
-    steps, loss = steps[sound & (steps >= risen)], loss[sound & (steps >= risen)]
-    if len(steps) < LEAST_ROWS:
-        raise UserError(f"curve {name}: {len(steps)} rows after warm-up are too few; give {LEAST_ROWS} or more")
-    if len(steps) > MOST_ROWS:
-        notes.append(f"curve {name}: {len(steps)} rows averaged to {MOST_ROWS}")
-        first = np.linspace(0, len(steps), MOST_ROWS, endpoint=False).astype(int)
-        counts = np.diff(first, append=len(steps))
-        steps, loss = (np.add.reduceat(column, first) / counts for column in (steps, loss))
-    return Curve(name, np.round(steps).astype(int), loss, rates)
-
-
-def _rates(steps: Array, lr: Array, warmup: int) -> Array:
-    """The learning rate of every step from rows: see ``fit_curves``."""
-    change = np.diff(lr)
-    flat = np.pad(change == 0, 1, constant_values=True)
-    jump = (change != 0) & flat[:-2] & flat[2:] & (np.diff(steps) > 1)
-    at, rate = np.append(steps, steps[1:][jump] - 1), np.append(lr, lr[:-1][jump])
-    if 0 < warmup < steps[0]:
-        at, rate = np.append(at, [0, warmup]), np.append(rate, [0, lr[0]])
-    elif warmup or np.any(change[:1] > 0):
-        at, rate = np.append(at, 0), np.append(rate, 0)
-    order = np.argsort(at, kind="stable")
-    return np.interp(np.arange(1, steps[-1] + 1), at[order], rate[order])
+def _range(curves: list[Curve]) -> dict[str, tuple[float, float]]:
+    """Least and most steps and learning rate of the rows."""
+    return {
+        "steps": (float(min(c.steps[0] for c in curves)), float(max(c.steps[-1] for c in curves))),
+        "lr": (float(min(c.at_rows.min() for c in curves)), float(max(c.at_rows.max() for c in curves))),
+    }
 
 
 def _check_decays(curves: list[Curve], tracks: list[Track], notes: list[str]) -> None:

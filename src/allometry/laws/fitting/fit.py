@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..base import Law
-from ..forms.catalog import law
+from ..forms.named_laws import law
 from ..solver import Problem, solve
 from ..tables.diagnosis import check_design
 from ..tables.observations import Observations
@@ -64,10 +64,7 @@ def fit(
     weights = _check_options(observations, objective, delta, weights, bootstrap, resample)
     problem, centre = make_problem(form, observations, objective, delta)
     best = optimum(problem, weights)
-    draws = np.empty((0, form.num_constants))
-    if bootstrap:
-        draws = form.values(refits(problem, best.theta, weights, bootstrap, resample, seed, best.rivals), centre)
-    fitted = form.log_loss(best.theta[None], *problem.inputs)[0][0]
+    theta = refits(problem, best.theta, weights, bootstrap, resample, seed, best.rivals)
     return Fit(
         law=form,
         values=dict(zip(form.symbols, map(float, form.values(best.theta, centre)), strict=True)),
@@ -75,10 +72,10 @@ def fit(
         objective_value=best.objective_value,
         delta=delta,
         num_runs=len(observations),
-        residuals=problem.log_loss - fitted,
+        residuals=problem.log_loss - form.log_loss(best.theta[None], *problem.inputs)[0][0],
         weights=weights,
         range=data_range(observations, form.inputs),
-        draws=draws,
+        draws=form.values(theta, centre),
         active_bounds=active_bounds(problem, best.theta),
         starts=best.starts,
         agreed=best.agreed,
@@ -182,11 +179,16 @@ def _spread(ordered: Array) -> Array:
     return np.concatenate([near, far])
 
 
-def _check_options(observations, objective, delta, weights, bootstrap, resample) -> Array:
+def check_objective(objective: str, delta: float) -> None:
+    """Raises UserError unless the objective is known and δ above zero."""
     if objective not in OBJECTIVES:
         raise UserError(f"no objective {objective!r}; known are {', '.join(OBJECTIVES)}")
     if not delta > 0:
         raise UserError(f"delta is {delta}; it must be above zero")
+
+
+def _check_options(observations, objective, delta, weights, bootstrap, resample) -> Array:
+    check_objective(objective, delta)
     if resample not in ("auto", "pairs", "residual"):
         raise UserError(f"no resampling {resample!r}; known are auto, pairs, residual")
     if bootstrap < 0:

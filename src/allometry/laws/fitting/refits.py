@@ -29,11 +29,13 @@ def refits(
         problem: the fit's own problem, with log losses of shape (runs,).
         theta: its optimum.
         weights: of the runs.
-        draws: number of refits.
+        draws: number of refits, 0 for none.
         resample: "pairs", "residual", or "auto": pairs from ``ENOUGH_FOR_PAIRS`` runs on.
         seed: of NumPy's PCG64; equal seeds give equal draws.
         rivals: θ of local optima that another draw of the data could have made the best.
     """
+    if not draws:
+        return np.empty((0, len(theta)))
     runs = len(problem.inputs[0])
     generator = np.random.default_rng(seed)
     if resample == "auto":

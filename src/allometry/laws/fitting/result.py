@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import UserError
 from ...quantities import format_count, format_flops
 from ..base import Law
-from ..forms.catalog import law
+from ..forms.named_laws import law
 from ..prediction import Prediction, around, check_level, inputs_of
 
 Array = np.ndarray

@@ -15,7 +15,7 @@ from ...errors import UserError
 from ..base import Law
 from ..fitting.fit import make_problem
 from ..fitting.refits import covariance
-from ..forms.catalog import LAWS, law
+from ..forms.named_laws import LAWS, law
 from ..solver import Problem, solve
 from ..tables.observations import Observations
 from .run_weights import prediction_weights, relevance

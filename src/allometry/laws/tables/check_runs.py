@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from ...errors import UserError
-from .cells import RawTable
 from .columns import COUNTS, Match
+from .raw_table import RawTable
 from .run_arrays import RunArrays
 
 # Below these a column cannot be a count of tokens or parameters of a language model; it is in millions or billions.

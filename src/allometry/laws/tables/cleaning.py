@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import UserError
-from .cells import RawTable, cell_text
 from .columns import EXTRA, FIELDS, KNOWN, Match, convert
+from .raw_table import RawTable, cell_text
 
 FINISHED = frozenset({"", "finished", "done", "complete", "completed", "ok", "success", "succeeded"})
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...quantities import parse_number
-from .cells import RawTable
+from .raw_table import RawTable
 
 # Numeric fields of an observation, in the order of its attributes.
 FIELDS = ("num_params", "tokens", "loss", "flops", "loss_se")

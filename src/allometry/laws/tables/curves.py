@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from .cells import RawTable
 from .columns import KNOWN, convert, normalise
 from .from_study import study_curves
+from .raw_table import RawTable
 from .readers import SUFFIXES, read_table, table_stem, table_suffix
 
 Array = np.ndarray

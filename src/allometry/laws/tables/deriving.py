@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cells import RawTable
 from .cleaning import Cleaned
 from .columns import FIELDS, Match
+from .raw_table import RawTable
 from .run_arrays import RunArrays
 
 Columns = dict[str, np.ndarray]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from .cells import RawTable, from_records
 from .columns import KNOWN, Match, check_counted
 from .from_study import study_rows
+from .raw_table import RawTable, from_records
 from .readers import read_table
 
 

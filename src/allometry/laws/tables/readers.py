@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from .cells import RawTable, from_arrow, from_records, objects
+from .raw_table import RawTable, from_arrow, from_records, objects
 
 # More cells than this are no table of runs. A table of curves this large still fits into the memory of a laptop.
 MOST_CELLS = 100_000_000
