@@ -186,8 +186,8 @@ class Forecast:
         if abs(self.correction) >= 5e-5:
             sign, verb = ("high", "subtracted") if self.correction > 0 else ("low", "added")
             lines.append(
-                f"the backtest's predictions drift too {sign} with distance: {abs(self.correction):.2%} per factor e of "
-                f"compute is {verb}, up to {np.exp(self.tested):.3g}×"
+                f"the backtest's predictions drift too {sign} with distance: {abs(self.correction):.2%} per factor e "
+                f"of compute is {verb}, up to {np.exp(self.tested):.3g}×"
             )
         lines += [f"note: {text}" for text in self.notes]
         return "\n".join(lines)
