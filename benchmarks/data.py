@@ -34,7 +34,7 @@ import numpy as np
 from allometry.data.corpus import load_corpus
 from allometry.data.tokenizer import Subwords, train_bpe
 from allometry.files import write_json
-from allometry.lm.batches import Windows
+from allometry.tasks.windows import Windows
 
 RESULTS = Path(__file__).parent / "results" / "data.json"
 CONTEXT, BATCH = 1024, 64

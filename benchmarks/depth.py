@@ -32,8 +32,8 @@ from torch import Tensor
 from allometry import nn
 from allometry.data.corpus import read_corpus
 from allometry.files import replace_file
-from allometry.lm.batches import Windows, held_out_windows
 from allometry.nn import functional as F
+from allometry.tasks.windows import Windows, held_out_windows
 
 RESULTS = Path(__file__).parent / "results" / "depth.json"
 VOCAB = 256

@@ -25,7 +25,7 @@ import torch.nn.functional as TF
 from allometry import nn
 from allometry.data.corpus import read_corpus
 from allometry.files import write_json
-from allometry.lm.batches import Windows, held_out_windows
+from allometry.tasks.windows import Windows, held_out_windows
 from nn_overhead import PlainBlock, PlainDecoder
 
 CONTEXT, BATCH, STEPS, VOCAB, WIDTH, LAYERS, HEADS = 64, 8, 500, 256, 128, 4, 4

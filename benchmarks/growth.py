@@ -30,8 +30,8 @@ from allometry.files import write_json
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
 from allometry.lm.decoder import build
-from allometry.lm.training.trunk import evaluate
 from allometry.runs.cost import memory_bytes
+from allometry.tasks.text import evaluate_windows
 
 # (width, context, sequences)
 CASES = {
@@ -82,7 +82,7 @@ def case(width: int, context: int, sequences: int, compiled: bool) -> dict[str, 
     trained = resident(peak=True)
     windows = torch.randint(256, (2, max(16, min(512, 65536 // context)), context))
     begin = time.perf_counter()
-    evaluate(model, windows.unbind())
+    evaluate_windows(model, windows.unbind())
     attention = 12 * config.model.layers * width * (context + 1) / 2
     return {
         "width": width,

@@ -41,8 +41,12 @@ from allometry.data.corpus import Corpus, read_corpus
 from allometry.files import write_json
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
-from allometry.lm.batches import Windows, held_out_windows
-from allometry.lm.training.trunk import Trunk, evaluate
+from allometry.lm import device as devices
+from allometry.lm.training.gradients import Pieces
+from allometry.lm.training.member import Member
+from allometry.lm.training.training_step import advance
+from allometry.tasks.text import TextTask
+from allometry.tasks.windows import Windows, held_out_windows
 
 RESULTS = Path(__file__).parent / "results" / "train_peers.json"
 SIZES = {"0.2M": (64, 8), "1M": (144, 16), "5M": (256, 16), "10M": (352, 32)}  # width, sequences in a batch
@@ -97,6 +101,11 @@ def our_config(model: DecoderConfig, batch: int, tokens: int, precision: str) ->
     return recipe.run(model, TextConfig(source="stdlib", fingerprint=""), tokens, 0)
 
 
+def begin_training(config: RunConfig, corpus: Corpus) -> Pieces:
+    """A model at the beginning of its training, as the gradients that its step takes."""
+    return Pieces(Member.fresh(config, TextTask.of(corpus, config), devices.mine()))
+
+
 class Ours:
     """The engine's own loop, data included."""
 
@@ -105,17 +114,18 @@ class Ours:
         found = {}
         for precision in ("fp32", "bf16"):
             self.config = our_config(model, batch, 10**9, precision)
-            self.trunk = Trunk(self.config, corpus)
+            self.pieces = begin_training(self.config, corpus)
             self.run(WARM)
-            found[precision] = self.run(6), self.trunk, self.config
+            found[precision] = self.run(6), self.pieces, self.config
         self.precision = "bf16" if found["bf16"][0] > 1.1 * found["fp32"][0] else "fp32"
-        _, self.trunk, self.config = found[self.precision]
+        _, self.pieces, self.config = found[self.precision]
         self.ready = time.perf_counter() - begin
 
     def run(self, steps: int) -> float:
         """Tokens a second over some steps."""
-        begin, before = time.perf_counter(), self.trunk.step
-        self.trunk.advance(self.config, before + steps, lambda: None)
+        member = self.pieces.member
+        begin, before = time.perf_counter(), member.meter.step
+        advance([member], [self.config], self.pieces, before + steps, lambda: None)
         return steps * self.config.train.batch_tokens / (time.perf_counter() - begin)
 
 
@@ -247,9 +257,10 @@ def measure_loss(size: str, tokens: int, corpus: Corpus) -> dict[str, object]:
     found: dict[str, object] = {"tokens": steps * batch * CONTEXT}
     for precision in ("fp32", "bf16"):
         config = our_config(model, batch, steps * batch * CONTEXT, precision)
-        trunk = Trunk(config, corpus)
-        trunk.advance(config, config.schedule.steps, lambda: None)
-        found[f"ours, {precision}"] = round(evaluate(trunk.model, windows)[0], 4)
+        pieces = begin_training(config, corpus)
+        member = pieces.member
+        advance([member], [config], pieces, config.schedule.steps, lambda: None)
+        found[f"ours, {precision}"] = round(member.task.evaluate(member.model)["loss"].value, 4)
     warm = max(1, steps // 20)
     for lr in RATES:
         torch.compiler.reset()

@@ -29,7 +29,7 @@ import torch
 
 from allometry import nn
 from allometry.data.corpus import read_corpus
-from allometry.lm.batches import Windows, held_out_windows
+from allometry.tasks.windows import Windows, held_out_windows
 
 RESULTS = Path(__file__).parent / "results" / "transfer.jsonl"
 CONTEXT, BATCH, STEPS, VOCAB, HEAD = 64, 8, 500, 256, 16

@@ -38,7 +38,7 @@ ALLOWED = {
     "workflow": (GROUND | {"config", "data", "runs", "ladder", "laws", "planning"}, {"lm", "report"}),
     "cli": (
         GROUND | {"config", "data", "runs", "ladder", "laws", "planning", "report", "workflow"},
-        {"lm", "nn", "trainers"},
+        {"lm", "nn", "tasks", "trainers"},
     ),
     "__init__": (set(), set()),
     "__main__": ({"cli"}, set()),

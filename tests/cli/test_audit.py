@@ -146,7 +146,7 @@ def study(tmp_path_factory):
     from allometry.config.training import TRAINER_VERSION, TrainConfig
     from allometry.data.corpus import read_corpus, save_corpus
     from allometry.lm.decoder import build
-    from allometry.lm.training.train_trunk import save_weights
+    from allometry.lm.training.write_record import save_weights
     from allometry.runs.record import RunRecord, environment, now
     from allometry.runs.study import Study
 

@@ -13,9 +13,9 @@ from allometry.config.study import StudyConfig
 from allometry.data.corpus import load_tokenizer, read_corpus
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
-from allometry.lm.training.train_trunk import train_trunk
 from allometry.runs.study import Study
 from allometry.workflow.prepare import begin_study, design_of
+from helpers.training import train
 
 STUDY = """
 data = "{data}"
@@ -84,7 +84,7 @@ def study(corpus, folder):
         study, text = begin_study(config, path)
         design = design_of(study, config, text, None)
         for model in dict.fromkeys(rung.model for rung in design.rungs):
-            train_trunk([rung for rung in design.rungs if rung.model == model], text, study, kind="ladder")
+            train([rung for rung in design.rungs if rung.model == model], text, study)
         study.write("recipe.json", design.recipe.to_json())
     return path
 
@@ -152,7 +152,7 @@ def test_bits_a_byte_compare_bytes_and_subwords(text, corpus, tmp_path):
         recipe = Recipe(lr=0.7, batch_tokens=4096)
         run = recipe.run(shape(32, 64, read.vocab_size), read.task(str(data)), tokens, 0)
         study = Study.create(tmp_path / read.tokenizer, {"study": {}})
-        train_trunk([run], read, study, kind="run")
+        train([run], read, study, kind="run")
         found[read.tokenizer] = study.record(run.id)
     assert found["bpe:400"].loss > 1.8 * found["bytes"].loss  # nats a token say nothing
     for record in found.values():

@@ -359,3 +359,9 @@ def test_every_configuration_is_one_of_these():
         TaskConfig: {"text": TextConfig},
         TrainerConfig: {"built_in": BuiltInConfig},
     }
+
+
+def test_a_run_with_another_length_has_the_schedule_of_that_length():
+    run = run_config(tokens=10_000)
+    assert run.schedule.tokens < 11_000 < run.with_train(tokens=20_000).schedule.tokens
+    assert run.with_train(tokens=20_000).trunk == run.trunk

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from allometry.data.corpus import Corpus, load_corpus, load_tokenizer, save_corpus
 from allometry.data.shards import Shards, open_shards, seal
 from allometry.errors import UserError
-from allometry.lm.batches import Windows, held_out_windows
+from allometry.tasks.windows import Windows, held_out_windows
 
 lengths = st.lists(st.integers(1, 40), min_size=2, max_size=6)
 

@@ -9,12 +9,12 @@ from allometry import laws
 from allometry.ladder.climb import train_rungs
 from allometry.ladder.design import Design
 from allometry.ladder.recipe import Recipe
-from allometry.lm.training import train_trunk as train
-from allometry.lm.training import trunk
 from allometry.lm.training.health import SPIKE_NATS, SPIKE_STEPS, Spikes
+from allometry.lm.training.meter import Meter
 from allometry.runs.hooks import Interrupted
 from allometry.runs.study import Study
 from helpers import trials
+from helpers.training import train
 
 
 def first_lost(losses):
@@ -43,22 +43,17 @@ def test_what_is_known_of_spikes_goes_through_a_save():
 
 
 class Broken:
-    """The trainer's trunk with a loss that goes wrong at a step, at rates above a bound."""
+    """A training whose loss, smoothed too, goes wrong at a step, at rates above a bound."""
 
     def __init__(self, monkeypatch, step, value, bound=0.0):
-        whole = trunk.Trunk.advance
+        whole = Meter.account
 
-        def advance(self, config, until, after_step):
-            def broken():
-                if self.step >= step and config.train.lr > bound:
-                    self.smooth = value
-                    if not math.isfinite(value):
-                        raise trunk.Diverged
-                after_step()
+        def account(self, loss, seconds, schedule, until):
+            if self.step + 1 >= step and schedule.train.lr > bound:
+                self.smooth = loss = value
+            whole(self, loss, seconds, schedule, until)
 
-            whole(self, config, until, broken)
-
-        monkeypatch.setattr(trunk.Trunk, "advance", advance)
+        monkeypatch.setattr(Meter, "account", account)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 9.0])
@@ -105,7 +100,7 @@ class InProcess:
 
     def train(self, study, jobs, listener):
         for job in jobs:
-            train.train_trunk(job.configs, trials.TEXT, study, kind=job.kind, retry_of=job.retry_of)
+            train(job.configs, trials.TEXT, study, job.kind, retry_of=job.retry_of)
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
@@ -127,7 +122,7 @@ def test_what_diverged_is_left_out_of_fits_with_a_note(tmp_path, monkeypatch):
     trials.go_on(where, 1_600, 2_400, 3_200)
     with monkeypatch.context() as patch:
         Broken(patch, 10, math.nan)
-        train.train_trunk(trials.configs(6_000, lr=0.2), trials.TEXT, where, kind="ladder")
+        train(trials.configs(6_000, lr=0.2), trials.TEXT, where)
     observations = laws.Observations.read(where.path)
     assert len(observations) == 3
     assert any("diverged" in text for text in observations.notes)

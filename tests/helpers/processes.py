@@ -21,7 +21,8 @@ from allometry.cli import app
 from allometry.config.run import RunConfig
 from allometry.lm.distributed import crew as distributed
 from allometry.lm.distributed import sharded_training
-from allometry.runs.hooks import Interrupted
+from allometry.runs.hooks import SILENT, Interrupted
+from allometry.runs.job import Job
 from allometry.runs.study import Study
 
 torch.set_num_threads(1)
@@ -31,27 +32,27 @@ class Left(Exception):
     """As if all were killed at once: nothing is saved, nothing is tidied up."""
 
 
-class Watched(sharded_training._Watch):
+class Watched(sharded_training.BetweenSharedSteps):
     """Saves by the count of steps and not by the clock, and notes the smoothed loss and the optimiser's rates."""
 
     scenario: dict
     seen: list[float]
 
     def wishes(self):
-        done = self.training.step + 1
+        done = self.member.meter.step + 1
         stop, save = done == self.scenario.get("stop_after"), done % self.scenario.get("save_every", 10**9) == 0
         return float(stop), float(save), 0.0
 
-    def __call__(self, *wishes):
-        training = self.training
-        self.seen.append((training.step, training.smooth))
-        super().__call__(*wishes)
-        if training.step == self.scenario.get("leave_after"):
+    def obey(self, *wishes):
+        meter = self.member.meter
+        self.seen.append((meter.step, meter.smooth))
+        super().obey(*wishes)
+        if meter.step == self.scenario.get("leave_after"):
             raise Left
-        if training.step == self.scenario.get("die_after") and self.world.rank == 1:
+        if meter.step == self.scenario.get("die_after") and self.world.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        if training.step == 1 and self.world.rank == 0:
-            found = rates(training.model, training.optimizer)
+        if meter.step == 1 and self.world.rank == 0:
+            found = rates(self.member.model, self.member.optimizer)
             Path(self.scenario["seen"] + ".rates").write_text(json.dumps(found))
 
 
@@ -63,10 +64,10 @@ def rates(model, optimizer) -> dict[str, list[float]]:
 
 def run(world, scenario: dict) -> None:
     Watched.scenario, Watched.seen = scenario, []
-    distributed._Watch = Watched
+    distributed.BetweenSharedSteps = Watched
     study, config = Study(Path(scenario["study"])), RunConfig.parse(scenario["config"])
     with contextlib.suppress(Left, Interrupted):
-        distributed.train_run(world, study, config, "run", scenario["parallel"], lambda event: None, lambda: False)
+        distributed.train_run(world, study, Job((config,), "run"), scenario["parallel"], SILENT)
     if world.rank == 0:
         Path(scenario["seen"]).write_text(json.dumps(Watched.seen))
 

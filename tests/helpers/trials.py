@@ -21,10 +21,11 @@ from allometry.config.task import TextConfig
 from allometry.data.corpus import Corpus
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
-from allometry.lm.training import train_trunk as train
+from allometry.lm.training import between_steps
 from allometry.runs.claims import Fenced
 from allometry.runs.hooks import Hooks
 from allometry.runs.study import Study
+from helpers.training import train
 
 LONG = os.environ.get("ALLOMETRY_FAULTS") == "long"  # `make faults`
 RECIPE: dict = {}  # beyond the rate and the batch
@@ -55,8 +56,7 @@ def study(path: Path) -> Study:
 def go_on(where: Study, *lengths: int, follows: int | None = None, **hooks) -> None:
     """Train, or go on with it, in this process."""
     torch.set_num_threads(1)
-    options = {"hooks": Hooks(**hooks), "checkpoint_seconds": SAVES, "follows": follows}
-    train.train_trunk(configs(*lengths), TEXT, where, kind="ladder", **options)
+    train(configs(*lengths), TEXT, where, hooks=Hooks(**hooks), save_seconds=SAVES, follows=follows)
 
 
 def fork(work: Callable[[], object]) -> int:
@@ -68,7 +68,7 @@ def fork(work: Callable[[], object]) -> int:
         return child
     status = 1
     try:
-        train.SAVING_SHARE = 1.0  # as many saves as there can be
+        between_steps.SAVING_SHARE = 1.0  # as many saves as there can be
         work()
         status = 0
     except Fenced:

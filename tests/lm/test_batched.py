@@ -14,13 +14,12 @@ from allometry.ladder.shape import shape
 from allometry.lm import checkpoint
 from allometry.lm.compiled.build import available
 from allometry.lm.decoder import build
-from allometry.lm.training.batched import train_batched
 from allometry.lm.training.stacked_models import Stack
 from allometry.lm.training.step_seconds import step_seconds
-from allometry.lm.training.train_trunk import train_trunk
 from allometry.runs.hooks import Hooks, Interrupted
 from allometry.runs.study import Study
 from helpers.builders import run_config
+from helpers.training import batched, train
 
 LENGTHS = (2_000, 5_000)
 
@@ -48,7 +47,7 @@ RUNS = [config(tokens, lr, seed) for lr, seed in MEMBERS for tokens in LENGTHS]
 @pytest.fixture(scope="module")
 def calm(corpus, tmp_path_factory):
     where = study(tmp_path_factory.mktemp("batched") / "calm")
-    train_batched(RUNS, corpus, where, kind="sweep")
+    batched(RUNS, corpus, where)
     return where
 
 
@@ -81,7 +80,7 @@ def test_each_ends_as_in_a_training_of_its_own(corpus, calm, tmp_path):
     for lr, seed in MEMBERS:
         runs = [config(tokens, lr, seed) for tokens in LENGTHS]
         alone = study(tmp_path / runs[0].id)
-        train_trunk(runs, corpus, alone, kind="sweep")
+        train(runs, corpus, alone, kind="sweep")
         for run in runs:
             one, other = alone.record(run.id), calm.record(run.id)
             assert other.loss == pytest.approx(one.loss, abs=1e-4)
@@ -98,8 +97,8 @@ def test_each_ends_as_in_a_training_of_its_own(corpus, calm, tmp_path):
 def test_interrupted_it_ends_where_an_undisturbed_one_does(corpus, calm, tmp_path, after):
     broken, count = study(tmp_path / "broken"), itertools.count(1)
     with pytest.raises(Interrupted):
-        train_batched(RUNS, corpus, broken, kind="sweep", hooks=Hooks(should_stop=lambda: next(count) >= after))
-    train_batched(RUNS, corpus, broken, kind="sweep")
+        batched(RUNS, corpus, broken, hooks=Hooks(should_stop=lambda: next(count) >= after))
+    batched(RUNS, corpus, broken)
     assert_same(broken, calm)
 
 
@@ -115,8 +114,8 @@ def test_killed_between_two_records_of_a_length_it_ends_alike(corpus, calm, tmp_
             raise Killed
 
     with pytest.raises(Killed):
-        train_batched(RUNS, corpus, broken, kind="sweep", hooks=Hooks(recorded=recorded))
-    train_batched(RUNS, corpus, broken, kind="sweep")
+        batched(RUNS, corpus, broken, hooks=Hooks(recorded=recorded))
+    batched(RUNS, corpus, broken)
     assert_same(broken, calm)
     assert [broken.record(record.id) for record in written] == written  # what was recorded stays as it was
 
@@ -133,8 +132,8 @@ def test_a_member_that_diverges_is_recorded_and_hurts_no_other(corpus, tmp_path)
     """Its first step is beyond FP32, also in the warm-up: with smaller ones it depends on the CPU when ∞ − ∞ occurs."""
     where, calm_ = study(tmp_path / "s"), study(tmp_path / "calm")
     wild, tame = ([config(tokens, lr) for tokens in LENGTHS] for lr in (1e45, 0.3))
-    train_batched([*wild, *tame], corpus, where, kind="sweep")
-    train_trunk(tame, corpus, calm_, kind="sweep")
+    batched([*wild, *tame], corpus, where)
+    train(tame, corpus, calm_, kind="sweep")
     assert [where.record(run.id).status for run in wild] == ["diverged"] * 2
     assert where.record(wild[1].id).flops_spent == 0
     assert not where.weights_path(wild[0].id).exists()
@@ -147,7 +146,7 @@ def test_trunks_that_step_differently_are_refused(corpus, tmp_path):
     others = (config(6_000, batch_exponent=0.0), config(7_000, lr=0.1), run_config())
     for other in others:
         with pytest.raises(UserError, match="may differ in rate and seed only"):
-            train_batched([config(6_000), other], corpus, where, kind="sweep")
+            batched([config(6_000), other], corpus, where)
 
 
 def test_a_step_of_several_takes_longer_than_a_step_of_one():

@@ -14,11 +14,11 @@ from allometry.data.corpus import Corpus
 from allometry.lm import checkpoint
 from allometry.lm.compiled import build as kernels
 from allometry.lm.decoder import build
-from allometry.lm.training.train_trunk import train_trunk
-from allometry.lm.training.trunk import Trunk
+from allometry.lm.training.training_step import advance
 from allometry.runs.hooks import Hooks, Interrupted
 from allometry.runs.study import Study
 from helpers.builders import model_config, run_config
+from helpers.training import fresh, train
 
 pytestmark = pytest.mark.skipif(bool(kernels.available()), reason=kernels.available())
 
@@ -163,8 +163,9 @@ def test_fifty_steps_are_those_of_the_layers(corpus):
     losses = []
     for compile in (False, True):
         config = run_config(tokens=50 * 256, batch_exponent=0.0, compile=compile)
-        trunk, seen = Trunk(config, corpus), []
-        trunk.advance(config, 50, lambda trunk=trunk, seen=seen: seen.append(trunk.smooth))
+        (member, pieces), seen = fresh(config, corpus), []
+        note = lambda meter=member.meter, seen=seen: seen.append(meter.smooth)
+        advance([member], [config], pieces, 50, note)
         losses.append(seen)
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
@@ -172,11 +173,11 @@ def test_fifty_steps_are_those_of_the_layers(corpus):
 def test_an_interrupted_training_ends_where_an_undisturbed_one_does(corpus, tmp_path):
     config = run_config(tokens=12_000, compile=True)
     calm, broken = (Study.create(tmp_path / name, {"made": True}) for name in ("calm", "broken"))
-    train_trunk([config], corpus, calm, kind="ladder")
+    train([config], corpus, calm)
     count = itertools.count(1)
     with pytest.raises(Interrupted):
-        train_trunk([config], corpus, broken, kind="ladder", hooks=Hooks(should_stop=lambda: next(count) >= 20))
-    train_trunk([config], corpus, broken, kind="ladder")
+        train([config], corpus, broken, hooks=Hooks(should_stop=lambda: next(count) >= 20))
+    train([config], corpus, broken)
     weights = [checkpoint.read(study.weights_path(config.id))[0] for study in (calm, broken)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert broken.record(config.id).loss == calm.record(config.id).loss

@@ -20,16 +20,21 @@ from allometry.data.corpus import Corpus
 from allometry.data.shards import fingerprint
 from allometry.errors import UserError
 from allometry.lm import checkpoint
-from allometry.lm.batches import held_out_windows
-from allometry.lm.decoder import build
+from allometry.lm.decoder import DECODER, build
 from allometry.lm.distributed import crew as distributed
 from allometry.lm.distributed import sharded_training
 from allometry.lm.distributed.world import World
 from allometry.lm.generate import generate
-from allometry.lm.training.train_trunk import HELD_OUT_WINDOWS
-from allometry.lm.training.trunk import SMOOTHING, Trunk, evaluate
+from allometry.lm.training.gradients import shares
+from allometry.lm.training.memory import Fit
+from allometry.lm.training.meter import SMOOTHING
+from allometry.lm.training.training_step import advance
+from allometry.runs.cost import memory_bytes
+from allometry.runs.hooks import SILENT
+from allometry.runs.job import Job
 from allometry.runs.study import Study
 from helpers import processes
+from helpers.training import fresh, texts
 
 PARALLEL = ("ddp", "fsdp")
 HALF = 25
@@ -113,11 +118,12 @@ def digest(where, run):
 def alone(stored):
     """The same run by the usual trainer: loss of every step, held-out loss, optimiser's groups."""
     run = config(stored)
-    trunk, seen = Trunk(run, stored), []
-    trunk.advance(run, run.schedule.steps, lambda: seen.append((trunk.step, trunk.smooth)))
-    held_out = held_out_windows(stored.held_out, run.model.context, HELD_OUT_WINDOWS)
-    rates = processes.rates(trunk.model, trunk.optimizer)
-    return {"losses": losses(seen), "held_out": evaluate(trunk.model, held_out), "rates": rates, "model": trunk.model}
+    (member, pieces), seen = fresh(run, stored), []
+    meter = member.meter
+    advance([member], [run], pieces, run.schedule.steps, lambda: seen.append((meter.step, meter.smooth)))
+    held_out = member.task.evaluate(member.model)["loss"]
+    rates = processes.rates(member.model, member.optimizer)
+    return {"losses": losses(seen), "held_out": held_out, "rates": rates, "model": member.model}
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +187,8 @@ def test_the_record_and_the_weights_are_those_of_one(ran, alone, parallel):
     where, run = ran["where"]["calm", parallel], ran["run"]
     record = where.record(run.id)
     assert record.status == "finished"
-    assert record.loss == pytest.approx(alone["held_out"][0], rel=1e-5)
-    assert record.loss_se == pytest.approx(alone["held_out"][1], rel=1e-4)
+    assert record.loss == pytest.approx(alone["held_out"].value, rel=1e-5)
+    assert record.loss_se == pytest.approx(alone["held_out"].error, rel=1e-4)
     assert record.flops_spent == pytest.approx(run.flops)
     assert record.environment["processes"] == 2
     assert record.environment["parallel"] == parallel
@@ -247,15 +253,17 @@ def test_the_parts_of_a_batch_sum_to_its_gradients(group, stored, size, rows_per
     """Whatever the number of processes, also where it does not divide the batch or is larger, and of pieces."""
     run = config(stored)
     model = build(run.model, run.train.seed)
-    whole = Trunk(run, stored).windows.batch(8, 5)
+    task = texts(stored)(run)
+    whole = task.batch(8, 5)
     loss = nn.functional.cross_entropy(model(whole[0]).flatten(0, 1), whole[1].flatten())
     loss.backward()
     total, sums = 0.0, None
     for rank in range(size):
-        training = sharded_training.Training(World(dist.HashStore(), rank, size, 0, 1, 1.0), run, stored, "ddp")
-        training.rows_per_call = rows_per_call
-        total += training.gradients(8, 5)
-        mine = [parameter.grad.clone() for parameter in training.model.parameters()]
+        world = World(dist.HashStore(), rank, size, 0, 1, 1.0)
+        gradients = sharded_training.SharedGradients(world, run, task, "ddp")
+        gradients.fits = Fit(rows_per_call)
+        total += gradients.part(8, 5)
+        mine = [parameter.grad.clone() for parameter in gradients.member.model.parameters()]
         sums = mine if sums is None else [a + b for a, b in zip(sums, mine, strict=True)]
     assert total == pytest.approx(loss.item(), rel=1e-6)
     for parameter, gradient in zip(model.parameters(), sums, strict=True):
@@ -264,7 +272,7 @@ def test_the_parts_of_a_batch_sum_to_its_gradients(group, stored, size, rows_per
 
 @pytest.mark.parametrize(("rows", "parts"), [(8, 2), (5, 3), (1, 4), (0, 1)])
 def test_shares_are_consecutive_even_and_complete(rows, parts):
-    cuts = sharded_training.shares(rows, parts)
+    cuts = shares(rows, parts)
     assert [row for begin, end in cuts for row in range(begin, end)] == list(range(rows))
     assert max(end - begin for begin, end in cuts) - min(end - begin for begin, end in cuts) <= 1
 
@@ -274,12 +282,12 @@ def test_what_does_not_fit_is_sharded_and_cut_into_pieces(group, stored, monkeyp
     world = World(dist.HashStore(), 0, 1, 0, 1, 1.0)
     states = 16 * run.model.num_params_total
     rows = run.schedule.stages[-1].batch
-    a_row = (sharded_training.memory_bytes(run) - states) / rows
+    a_row = (memory_bytes(run) - states) / rows
 
     def choice(size, free):
         world.size = size
         monkeypatch.setattr(sharded_training.devices, "free_bytes", lambda *_: free / sharded_training.USABLE)
-        return sharded_training._fit_memory(world, run, "auto")
+        return sharded_training._fit_memory(world, DECODER, run, "auto")
 
     assert choice(1, 1e15) == ("ddp", rows)
     assert choice(4, states + 2.5 * a_row) == ("ddp", 2)
@@ -292,7 +300,7 @@ def test_more_processes_than_rows_are_refused(group, stored, tmp_path):
     world.agree = lambda work: work()
     world.size = 64
     with pytest.raises(UserError, match="64 processes for batches of at most 4 sequences"):
-        distributed.train_run(world, study(tmp_path / "s", stored), config(stored), "run", "ddp", print, lambda: False)
+        distributed.train_run(world, study(tmp_path / "s", stored), Job((config(stored),), "run"), "ddp", SILENT)
 
 
 def test_an_environment_that_is_not_torchruns_is_refused(monkeypatch):

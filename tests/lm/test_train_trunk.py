@@ -11,9 +11,9 @@ from allometry.errors import UserError
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
 from allometry.lm import checkpoint
-from allometry.lm.training.train_trunk import train_trunk
 from allometry.runs.hooks import Hooks, Interrupted
 from allometry.runs.study import Study
+from helpers.training import train
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +45,10 @@ def same(a, b):
 def test_a_branch_is_to_the_bit_the_run_of_its_own(corpus, tmp_path):
     lengths = [config(tokens) for tokens in (6_000, 12_000, 24_000)]
     together = study(tmp_path / "together")
-    train_trunk(lengths, corpus, together, kind="ladder")
+    train(lengths, corpus, together)
     for length in lengths:
         alone = study(tmp_path / length.id)
-        train_trunk([length], corpus, alone, kind="ladder")
+        train([length], corpus, alone)
         assert alone.record(length.id).loss == together.record(length.id).loss
         assert same(weights(alone, length), weights(together, length))
     assert not list(together.path.glob("trunks/*"))
@@ -57,7 +57,7 @@ def test_a_branch_is_to_the_bit_the_run_of_its_own(corpus, tmp_path):
 def test_what_a_branch_costs_adds_up_to_what_was_trained(corpus, tmp_path):
     lengths = [config(tokens) for tokens in (6_000, 12_000, 24_000)]
     where = study(tmp_path / "s")
-    train_trunk(lengths, corpus, where, kind="ladder")
+    train(lengths, corpus, where)
     schedules = [length.schedule for length in lengths]
     falls = sum(s.tokens - s.tokens_before(s.decay_start) for s in schedules[:-1])
     spent = sum(where.record(length.id).flops_spent for length in lengths)
@@ -68,11 +68,11 @@ def test_what_a_branch_costs_adds_up_to_what_was_trained(corpus, tmp_path):
 def test_an_interrupted_training_ends_where_an_undisturbed_one_does(corpus, tmp_path, after):
     lengths = [config(tokens) for tokens in (6_000, 12_000)]
     calm, broken = study(tmp_path / "calm"), study(tmp_path / "broken")
-    train_trunk(lengths, corpus, calm, kind="ladder")
+    train(lengths, corpus, calm)
     count = itertools.count(1)
     with pytest.raises(Interrupted):
-        train_trunk(lengths, corpus, broken, kind="ladder", hooks=Hooks(should_stop=lambda: next(count) >= after))
-    train_trunk(lengths, corpus, broken, kind="ladder")
+        train(lengths, corpus, broken, hooks=Hooks(should_stop=lambda: next(count) >= after))
+    train(lengths, corpus, broken)
     for length in lengths:
         assert broken.record(length.id).loss == calm.record(length.id).loss
         assert same(weights(calm, length), weights(broken, length))
@@ -81,10 +81,10 @@ def test_an_interrupted_training_ends_where_an_undisturbed_one_does(corpus, tmp_
 
 def test_a_finished_run_is_not_trained_again(corpus, tmp_path):
     where = study(tmp_path / "s")
-    train_trunk([config(6_000)], corpus, where, kind="ladder")
+    train([config(6_000)], corpus, where)
     before = where.record(config(6_000).id)
     steps = itertools.count()
-    train_trunk([config(6_000)], corpus, where, kind="ladder", hooks=Hooks(should_stop=lambda: next(steps) < 0))
+    train([config(6_000)], corpus, where, hooks=Hooks(should_stop=lambda: next(steps) < 0))
     assert where.record(config(6_000).id) == before
     assert next(steps) == 0
 
@@ -93,7 +93,7 @@ def test_seeds_differ_and_repeat(corpus, tmp_path):
     losses = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         where = study(tmp_path / name)
-        train_trunk([config(6_000, seed=seed)], corpus, where, kind="ladder")
+        train([config(6_000, seed=seed)], corpus, where)
         losses.append(where.record(config(6_000, seed=seed).id).loss)
     assert losses[0] == losses[1] != losses[2]
 
@@ -101,7 +101,7 @@ def test_seeds_differ_and_repeat(corpus, tmp_path):
 def test_training_learns_what_can_be_learned(corpus, tmp_path):
     # Independent letters: the best loss is the entropy of their distribution.
     where = study(tmp_path / "s")
-    train_trunk([config(60_000)], corpus, where, kind="ladder")
+    train([config(60_000)], corpus, where)
     counts = np.bincount(corpus.train, minlength=256) / len(corpus.train)
     entropy = -sum(p * np.log(p) for p in counts if p)
     record = where.record(config(60_000).id)
@@ -111,7 +111,7 @@ def test_training_learns_what_can_be_learned(corpus, tmp_path):
 def test_a_run_that_diverges_is_recorded_and_so_are_the_longer_ones(corpus, tmp_path):
     where = study(tmp_path / "s")
     lengths = [config(tokens, lr=1e30) for tokens in (6_000, 12_000)]
-    train_trunk(lengths, corpus, where, kind="ladder")
+    train(lengths, corpus, where)
     records = [where.record(length.id) for length in lengths]
     assert [record.status for record in records] == ["diverged", "diverged"]
     assert all(record.note for record in records)
@@ -120,17 +120,17 @@ def test_a_run_that_diverges_is_recorded_and_so_are_the_longer_ones(corpus, tmp_
 
 def test_runs_of_two_trunks_are_refused(corpus, tmp_path):
     with pytest.raises(UserError, match="differ in their tokens only"):
-        train_trunk([config(6_000), config(6_000, lr=0.1)], corpus, study(tmp_path / "s"), kind="ladder")
+        train([config(6_000), config(6_000, lr=0.1)], corpus, study(tmp_path / "s"))
 
 
 def test_a_trunk_past_the_branch_point_of_a_shorter_run_is_no_start_for_it(corpus, tmp_path):
     calm, broken = study(tmp_path / "calm"), study(tmp_path / "broken")
     short, long = config(6_000), config(24_000)
-    train_trunk([short], corpus, calm, kind="ladder")
+    train([short], corpus, calm)
     count = itertools.count()
     hooks = Hooks(should_stop=lambda: next(count) > short.schedule.steps + 5)
     with pytest.raises(Interrupted):  # beyond the last step of the short run
-        train_trunk([long], corpus, broken, kind="ladder", hooks=hooks)
-    train_trunk([short], corpus, broken, kind="ladder")
+        train([long], corpus, broken, hooks=hooks)
+    train([short], corpus, broken)
     assert broken.record(short.id).loss == calm.record(short.id).loss
     assert same(weights(calm, short), weights(broken, short))

@@ -5,15 +5,17 @@ import pytest
 import torch
 
 from allometry import nn
+from allometry.config.task import EVALUATED_TOKENS
 from allometry.data.corpus import Corpus
 from allometry.lm.compiled.build import available
-from allometry.lm.decoder import build
-from allometry.lm.training.train_trunk import train_trunk
-from allometry.lm.training.trunk import Trunk, evaluate, recompute
+from allometry.lm.decoder import DECODER, build
+from allometry.lm.training.memory import most_rows
 from allometry.runs import cost
-from allometry.runs.cost import EVAL_TOKENS, PROCESS_BYTES, machine_memory, memory_bytes, memory_share, most_sequences
+from allometry.runs.cost import PROCESS_BYTES, machine_memory, memory_bytes, memory_share
 from allometry.runs.study import Study
+from allometry.tasks.text import evaluate_windows
 from helpers.builders import model_config, run_config
+from helpers.training import fresh, train
 
 COMPILED = [
     False,
@@ -52,9 +54,9 @@ def test_a_run_short_of_memory_is_the_run_of_the_whole_and_says_how(corpus, tmp_
     records = []
     for name, fits, more in (("whole", 8, 1), ("pieces", 2, 1), ("recomputed", 1, -1)):
         monkeypatch.setenv(cost.MEMORY_VARIABLE, str(PROCESS_BYTES + memory_bytes(config, fits) + more))
-        assert Trunk(config, corpus).most_sequences == fits
+        assert fresh(config, corpus)[1].fits.rows == fits
         where = Study.create(tmp_path / name, {"made": True})
-        train_trunk([config], corpus, where, kind="ladder")
+        train([config], corpus, where)
         records.append(where.record(config.id))
     for record in records[1:]:
         assert record.loss == pytest.approx(records[0].loss, rel=1e-5)
@@ -70,11 +72,10 @@ def test_a_trunk_short_of_memory_has_the_gradients_of_the_whole(corpus, monkeypa
     found, kept = [], []
     for fits, more in ((8, 1), (2, 1), (1, -1)):
         monkeypatch.setenv(cost.MEMORY_VARIABLE, str(PROCESS_BYTES + memory_bytes(config, fits) + more))
-        trunk = Trunk(config, corpus)
-        batch = trunk.windows.batch(0, 8)
-        trunk._backward(*batch)
-        found.append(torch.cat([parameter.grad.flatten() for parameter in trunk.model.parameters()]))
-        kept.append(held(trunk.model, *batch))
+        member, pieces = fresh(config, corpus)
+        pieces.backward([(0, 8)])
+        found.append(torch.cat([parameter.grad.flatten() for parameter in member.model.parameters()]))
+        kept.append(held(member.model, *member.task.batch(0, 8)))
     for other in found[1:]:
         assert (other - found[0]).norm() < 1e-6 * found[0].norm()
     assert kept[2] < kept[0] / 3
@@ -85,9 +86,9 @@ def test_pieces_are_as_large_as_fit_and_at_least_one_sequence():
     sizes = [memory_bytes(config, most) for most in (1, 2, 4, 8)]
     assert sizes == sorted(set(sizes))
     assert sizes[-1] == memory_bytes(config)
-    assert [most_sequences(config, size) for size in sizes] == [1, 2, 4, 8]
-    assert most_sequences(config, sizes[2] - 1) == 2
-    assert most_sequences(config, 0.0) == 1
+    assert [most_rows(DECODER, config, size) for size in sizes] == [1, 2, 4, 8]
+    assert most_rows(DECODER, config, sizes[2] - 1) == 2
+    assert most_rows(DECODER, config, 0.0) == 1
 
 
 def test_a_process_uses_what_its_starter_says_or_its_share_of_the_machine(monkeypatch):
@@ -100,13 +101,13 @@ def test_a_process_uses_what_its_starter_says_or_its_share_of_the_machine(monkey
 def test_evaluation_takes_a_bounded_number_of_tokens_at_once():
     model, sizes = build(model_config(context=1024), 0), []
     windows = torch.randint(32, (2, 5, 1024)).unbind()
-    alone = [evaluate(model, (windows[0][i : i + 1], windows[1][i : i + 1]))[0] for i in range(5)]
+    alone = [evaluate_windows(model, (windows[0][i : i + 1], windows[1][i : i + 1])).value for i in range(5)]
     inner = model.token_losses
     model.token_losses = lambda tokens, targets: sizes.append(tokens.numel()) or inner(tokens, targets)
-    loss, error = evaluate(model, windows)
-    assert max(sizes) <= EVAL_TOKENS < sum(sizes)
-    assert loss == pytest.approx(np.mean(alone), rel=1e-6)
-    assert error == pytest.approx(np.std(alone) / 5**0.5, rel=1e-3)
+    score = evaluate_windows(model, windows)
+    assert max(sizes) <= EVALUATED_TOKENS < sum(sizes)
+    assert score.value == pytest.approx(np.mean(alone), rel=1e-6)
+    assert score.error == pytest.approx(np.std(alone) / 5**0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize("compile", COMPILED)
@@ -114,7 +115,7 @@ def test_recomputed_activations_are_not_held_and_change_no_gradient(compile):
     """To the bit those of the layers, by which a model that was compiled is trained from then on."""
     plain, model = (build(model_config(layers=6), 0, compile=kernels) for kernels in (False, compile))
     tokens, targets = torch.randint(32, (2, 8, 16))
-    recompute(model)
+    DECODER.recompute(model)
     expected, recomputed = (gradients(each, tokens, targets, 2) for each in (plain, model))
     assert all(torch.equal(recomputed[name], gradient) for name, gradient in expected.items())
     assert held(model, tokens, targets) < held(plain, tokens, targets) / 3

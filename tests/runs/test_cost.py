@@ -6,10 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from allometry.config.task import EVALUATED_TOKENS
 from allometry.ladder.shape import shape
 from allometry.lm.compiled.build import available
 from allometry.lm.decoder import build
-from allometry.runs.cost import EVAL_TOKENS, HELD_OUT_SHARE, Throughput, memory_bytes
+from allometry.runs.cost import HELD_OUT_SHARE, Throughput, memory_bytes
 from helpers.builders import run_config
 
 PLANTED = Throughput(overhead=2e-4, per_activation=3e-9, per_flop=2e-11)
@@ -108,7 +109,7 @@ def test_memory_is_what_compiled_kernels_hold(precision, width, context, batch):
     model = build(config.model, 0, precision, compile=True)
     tokens = torch.zeros(batch // context, context, dtype=torch.long)
     model.loss(tokens, tokens)
-    windows = torch.zeros(EVAL_TOKENS // context, context, dtype=torch.long)
+    windows = torch.zeros(EVALUATED_TOKENS // context, context, dtype=torch.long)
     model.token_losses(windows, windows)
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors_of(model)}
     for parameter in model.parameters():

@@ -152,8 +152,8 @@ def _model_of_run(path: Path) -> tuple[Any, Any, None]:
     import torch
 
     from ..data.corpus import load_corpus
-    from ..lm.batches import held_out_windows
     from ..lm.generate import load_model
+    from ..tasks.windows import held_out_windows
     from .terminal.output import note
 
     model = load_model(study, record)

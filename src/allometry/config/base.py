@@ -14,6 +14,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..errors import UserError
+from ..plugins import declaration
 
 
 class Config(BaseModel):
@@ -92,10 +93,12 @@ class OneOf(Config):
     """A configuration that has several kinds: one key names the kind, and parsing the base class gives that subclass.
 
     The base class sets :attr:`key` (the name of that key) and :attr:`default_kind` (the kind if the key is absent).
-    A kind is a subclass; its class keyword ``kind`` is its name.
+    A kind is a subclass; its class keyword ``kind`` is its name. An installed package may bring kinds: its entry point
+    of the group ``allometry.`` and :attr:`plural` is imported when its name is met, and defines the kind by that.
     """
 
     key: ClassVar[str]
+    plural: ClassVar[str]
     default_kind: ClassVar[str]
     kinds: ClassVar[dict[str, type[OneOf]]]
 
@@ -110,7 +113,10 @@ class OneOf(Config):
     def _kind(cls, values: Any) -> type[Config]:
         if cls in cls.kinds.values() or not isinstance(values, dict):
             return cls
-        return cls.kinds.get(values.get(cls.key, cls.default_kind), cls)
+        name = values.get(cls.key, cls.default_kind)
+        if isinstance(name, str) and name not in cls.kinds:
+            declaration(cls.plural, name)
+        return cls.kinds.get(name, cls)
 
     @model_validator(mode="wrap")
     @classmethod

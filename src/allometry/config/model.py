@@ -20,6 +20,7 @@ class ModelConfig(OneOf):
     """
 
     key: ClassVar[str] = "family"
+    plural: ClassVar[str] = "families"
     default_kind: ClassVar[str] = "decoder"
 
     family: str

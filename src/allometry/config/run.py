@@ -93,4 +93,5 @@ class RunConfig(Config):
 
     def with_train(self, **changes: Any) -> RunConfig:
         """The same run with these values of its training changed."""
-        return self.model_copy(update={"train": self.train.model_copy(update=changes)})
+        train = self.train.model_copy(update=changes)  # a copy of the run itself would keep the schedule of the old
+        return RunConfig(model=self.model, task=self.task, train=train, trainer=self.trainer)

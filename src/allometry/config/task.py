@@ -9,6 +9,9 @@ from pydantic import Field
 
 from .base import OneOf
 
+HELD_OUT_WINDOWS = 512  # of a text, of one context each, that a run is scored on
+EVALUATED_TOKENS = 4096  # that an evaluation takes at a time, or one window if that is longer
+
 
 class TaskConfig(OneOf):
     """What is learned; ``name`` names the task, and a subclass has its fields.
@@ -18,6 +21,7 @@ class TaskConfig(OneOf):
     """
 
     key: ClassVar[str] = "name"
+    plural: ClassVar[str] = "tasks"
     default_kind: ClassVar[str] = "text"
     unit: ClassVar[str]
 

@@ -45,6 +45,7 @@ class TrainerConfig(OneOf):
     """
 
     key: ClassVar[str] = "name"
+    plural: ClassVar[str] = "trainers"
     default_kind: ClassVar[str] = "built_in"
 
     name: str

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..files import replace_file
 from ..runs import saved_states
+from .families import Optimizer
 
 _ENTRY = "allometry"  # of safetensors' metadata
 STATE, META = "state.safetensors", "state.json"
@@ -30,7 +31,7 @@ PLACES = "DCP_SHARDING_INFO"  # where torch.distributed.checkpoint says in a fil
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
-def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def capture(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """A copy of everything that the next step depends on, by name, in the CPU's memory."""
     state = {}
     for name, parameter in model.named_parameters():
@@ -40,7 +41,7 @@ def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Ten
     return state
 
 
-def restore(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Tensor]) -> None:
+def restore(model: nn.Module, optimizer: Optimizer, state: dict[str, Tensor]) -> None:
     """Put a captured state back, in place."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():

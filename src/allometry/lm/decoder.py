@@ -1,13 +1,21 @@
-"""The decoder that every rung and every target is: unit-scaled layers in the u-μP parametrisation."""
+"""The built-in family of models, a decoder of unit-scaled layers in the u-μP parametrisation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .. import nn
 from ..config.model import DecoderConfig
+from ..config.run import RunConfig
+from ..config.training import TrainConfig
+from ..runs.cost import memory_bytes
 from .compiled import step as compiled
+from .families import Counts
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -48,3 +56,30 @@ def build(config: DecoderConfig, seed: int, precision: str = "fp32", compile: bo
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LanguageModel(config, precision, compile)
+
+
+class Decoder:
+    """The built-in family. See :class:`.families.Family`."""
+
+    def build(self, model: DecoderConfig, seed: int, precision: str = "fp32", compile: bool = False) -> LanguageModel:
+        return build(model, seed, precision, compile)
+
+    def counts(self, model: DecoderConfig) -> Counts:
+        return Counts(model.num_params, model.num_params_matmul, model.num_params_total, model.flops_per_token)
+
+    def optimizer(self, model: LanguageModel, train: TrainConfig) -> nn.AdamW:
+        return nn.AdamW(model, train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay)
+
+    def memory_bytes(self, config: RunConfig, most_rows: int | None = None) -> float:
+        return memory_bytes(config, most_rows)
+
+    def blocks(self, model: LanguageModel) -> Sequence[nn.Module]:
+        return [*model.stack.blocks]
+
+    def recompute(self, model: LanguageModel) -> None:
+        model.step = None  # compiled kernels keep all
+        for block in model.stack.blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+DECODER = Decoder()

@@ -14,11 +14,11 @@ import numpy as np
 
 from ..config.model import DecoderConfig
 from ..config.run import RunConfig
+from ..config.task import EVALUATED_TOKENS
 
 MEMORY_VARIABLE = "ALLOMETRY_MEMORY"  # bytes for this process, set by the process that starts several
 MEMORY_SHARE = 0.8  # share of the machine's memory for training; the rest is for the system and the estimate's error
 PROCESS_BYTES = 450e6  # Python and PyTorch, before any model
-EVAL_TOKENS = 4096  # tokens that an evaluation processes at a time, or one window if that is longer
 HELD_OUT_SHARE = 1 / 3  # cost of a held-out token over that of a training token: it has a forward pass only
 
 
@@ -95,7 +95,7 @@ def memory_bytes(config: RunConfig, most_sequences: int | None = None) -> float:
         return states + 4.0 * tokens * per_token
     layer = 7 * model.width + 3 * model.hidden
     common = 4 * model.width + model.hidden + model.vocab_size
-    evaluated = max(EVAL_TOKENS, model.context)
+    evaluated = max(EVALUATED_TOKENS, model.context)
     entries = tokens * (model.layers * layer + common) + evaluated * (layer + common - model.width - model.hidden)
     if config.train.precision == "bf16":  # and a copy of the weights for the GEMMs
         return states + 2 * model.num_params_total + 2.0 * entries

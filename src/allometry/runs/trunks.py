@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..config.run import RunConfig
+from ..config.task import HELD_OUT_WINDOWS
 from .cost import Throughput
 
-HELD_OUT_TOKENS = 512 * 128
+HELD_OUT_TOKENS = HELD_OUT_WINDOWS * 128
 
 
 def groups(configs: Sequence[RunConfig], batched: bool) -> list[list[list[RunConfig]]]:

@@ -8,39 +8,32 @@ from collections.abc import Sequence
 import torch
 
 from ..config.run import RunConfig
-from ..data.corpus import Corpus, load_corpus
-from ..errors import UserError
-from ..lm.training.batched import train_batched
 from ..lm.training.step_seconds import step_seconds
+from ..lm.training.train_batched import train_batched
 from ..lm.training.train_trunk import train_trunk
 from ..runs.hooks import SILENT, Hooks
 from ..runs.job import Job
 from ..runs.study import Study
+from ..tasks.catalog import task_named
+from ..tasks.contract import OpenTask
 
 
 class BuiltIn:
-    """Trains by as many threads as OMP_NUM_THREADS says. See :class:`.contract.Trainer`."""
+    """Trains any family on any task, by as many threads as OMP_NUM_THREADS says. See :class:`.contract.Trainer`."""
 
     def __init__(self) -> None:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-        self._corpora: dict[str, Corpus] = {}
+        self._tasks: dict[tuple[str, str], OpenTask] = {}  # the data of a study are opened once
 
     def train(self, job: Job, study: Study, hooks: Hooks = SILENT, follows: int | None = None) -> None:
-        corpus = self._corpora.get(str(study.path)) or load_corpus(study.corpus_path)
-        self._corpora[str(study.path)] = corpus
-        _check(job.configs, corpus, study)
+        key = str(study.path), job.configs[0].task.name
+        if key not in self._tasks:
+            self._tasks[key] = task_named(key[1]).open(study.corpus_path)
+        open_task = self._tasks[key]
+        for config in job.configs:
+            open_task(config)  # refuses a run that was planned for other data, before any is trained
         together = len({config.trunk for config in job.configs}) > 1
-        (train_batched if together else train_trunk)(
-            job.configs, corpus, study, kind=job.kind, hooks=hooks, follows=follows, retry_of=job.retry_of
-        )
+        (train_batched if together else train_trunk)(job, open_task, study, hooks, follows=follows)
 
     def measure(self, configs: Sequence[RunConfig], models: int = 1) -> list[float]:
         return [step_seconds(config, models) for config in configs]
-
-
-def _check(configs: Sequence[RunConfig], corpus: Corpus, study: Study) -> None:
-    """Refuse to train on another text than the configurations were made for."""
-    for config in configs:
-        if config.task.fingerprint != corpus.fingerprint:
-            raise UserError(f"{study.path}: run {config.id} was planned for other text than this study holds")
-        corpus.check(config.model.context, config.model.vocab_size)

@@ -12,30 +12,34 @@ Process 0 runs the command and writes study, record and weights; the others :fun
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import torch
+from torch import Tensor
 
 from ...config.run import RunConfig
-from ...data.corpus import Corpus, load_corpus
 from ...errors import UserError
+from ...runs import saved_states
 from ...runs.claims import Claim, Taken
 from ...runs.engines.contract import silent
-from ...runs.hooks import Interrupted, Listener
+from ...runs.hooks import Hooks, Interrupted, Listener
 from ...runs.job import Job
 from ...runs.study import Study
+from ...tasks.catalog import task_named
+from ...tasks.contract import Score, Task
+from .. import checkpoint
 from .. import device as devices
-from ..batches import held_out_windows
-from ..training.health import SPIKE_NATS
-from ..training.train_trunk import HELD_OUT_WINDOWS
-from ..training.trunk import Diverged
-from .sharded_training import Training, _Watch
+from ..training.memory import savings
+from ..training.training_step import advance
+from ..training.write_record import UNSCORED, RecordWriter
+from .sharded_training import BetweenSharedSteps, SharedGradients
 from .world import PATIENCE, Stray, Told, World
 
 PARALLEL = ("auto", "ddp", "fsdp")
@@ -52,7 +56,7 @@ class Crew:
         self.world, self.parallel = world, parallel
         self.stopped = _Stop()
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -73,12 +77,15 @@ class Crew:
         Raises:
             UserError: they cannot be trained so, or a process is gone. KeyboardInterrupt: asked to stop; all is saved.
         """
-        for job in jobs:
-            for config in job.configs:
-                message = {"study": str(study.path.resolve()), "kind": job.kind, "config": config.to_dict()}
-                self.world.share(lambda message=message: message | {"parallel": self.parallel})
+        for each in jobs:
+            for config in each.configs:
+                if config.trainer.name != "built_in":
+                    raise UserError(f"trainer {config.trainer.name}: only the built-in one trains under torchrun")
+                job = replace(each, configs=(config,))
+                message = {"study": str(study.path.resolve()), "parallel": self.parallel} | job.to_json()
+                self.world.share(lambda message=message: message)
                 try:
-                    train_run(self.world, study, config, job.kind, self.parallel, listener, self.stopped)
+                    train_run(self.world, study, job, self.parallel, Hooks.to(listener, self.stopped))
                 except Interrupted:
                     raise KeyboardInterrupt from None
 
@@ -105,16 +112,16 @@ def _follow(world: World) -> int:
     """Do as process 0 does, until it says that all is done; the exit status."""
     stopped = _Stop()
     try:
-        while "end" not in (job := world.share(dict, PREPARING)):
-            study, config = Study(Path(job["study"])), RunConfig.parse(job["config"])
+        while "end" not in (message := world.share(dict, PREPARING)):
+            study, hooks = Study(Path(message["study"])), Hooks(should_stop=stopped)
             try:
-                train_run(world, study, config, job["kind"], job["parallel"], lambda event: None, stopped)
+                train_run(world, study, Job.from_json(message), message["parallel"], hooks)
             except (Interrupted, Told):
                 continue  # process 0 tells the user, and then how to end
-        if not job["end"]:
+        if not message["end"]:
             world.leave()
         world.part()
-        return job["end"]
+        return message["end"]
     except UserError as error:
         if not isinstance(error, Stray) or world.first_to_speak():
             print(f"allometry: process {world.rank}: {error}", file=sys.stderr, flush=True)
@@ -125,45 +132,56 @@ class _Stop:
     """Whether this process was asked to stop, by Ctrl-C or SIGTERM; the second time it ends at once."""
 
     def __init__(self):
-        self.asked = False
+        self.requested = False
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
+            signal.signal(number, self._request)
 
-    def _ask(self, number: int, frame: object) -> None:
-        self.asked = True
+    def _request(self, number: int, frame: object) -> None:
+        self.requested = True
         signal.signal(number, signal.SIG_DFL)
 
     def __call__(self) -> bool:
-        return self.asked
+        return self.requested
 
 
-def train_run(
-    world: World, study: Study, config: RunConfig, kind: str, parallel: str, listener: Listener, stop
-) -> None:
-    """Train one run with all processes; process 0 records it.
+def train_run(world: World, study: Study, job: Job, parallel: str, hooks: Hooks) -> None:
+    """Train the one run of a job with all processes; process 0 records it.
 
     Raises:
         UserError: it cannot be trained so, or a process is gone. Interrupted: one was asked to stop; all is saved.
     """
-    with world.watching(), _claimed(world, study, config.trunk) as claim:
-        corpus = world.agree(lambda: _corpus(study, config, world))
+    [config] = job.configs
+    with world.watching(), _claimed(world, study, job.claim) as claim:
+        task = world.agree(lambda: _task(study, config, world))
         largest = config.schedule.stages[-1].batch
         if world.size > largest:
             raise Told(f"{world.size} processes for batches of at most {largest} sequences; start {largest} at most")
         world.agree(lambda: devices.check_precision(world.device, config.train.precision))
-        training = Training(world, config, corpus, parallel)
-        watch = _Watch(world, study, training, claim, listener, stop)
-        watch.resume()
-        reason, loss = "", (math.nan, math.nan)
-        try:
-            training.advance(watch)
-            loss = training.evaluate(held_out_windows(corpus.held_out, config.model.context, HELD_OUT_WINDOWS))
-            if training.spikes.up:
-                reason = f"the training loss ended more than {SPIKE_NATS} nats above its least"
-        except Diverged as error:
-            reason = str(error)
-        weights = training.weights()
-        world.share(lambda: watch.record(kind, loss, reason, weights))
+        gradients = SharedGradients(world, config, task, parallel)
+        member = gradients.member
+        where = {"processes": world.size, "parallel": gradients.parallel}
+        records = RecordWriter(job, study, claim, hooks, where) if claim else None
+        log = lambda event: records and records.log(config, event, step=member.meter.step, processes=world.size)
+        between = BetweenSharedSteps(gradients, study, claim, hooks, log)
+        log("resumed" if between.resume() else "started")
+        gradients.wishes = between.wishes
+        after_step = lambda: between.obey(*gradients.granted)
+        advance([member], [config], gradients, config.schedule.steps, after_step)
+        scores = UNSCORED if member.meter.diverged else task.evaluate(gradients.whole, world)
+        weights = gradients.weights()
+        world.share(lambda: _record(records, gradients, scores, weights))
+
+
+def _record(
+    records: RecordWriter, gradients: SharedGradients, scores: Mapping[str, Score], weights: Mapping[str, Tensor]
+) -> None:
+    """In process 0: what came of the run; then the states of its trunk go."""
+    member, config = gradients.member, gradients.member.config
+    saved = savings(config, gradients.fits, gradients.world.size)
+    records.record(config, member, scores, weights, member.meter.fault(), savings=saved)
+    with records.claim:
+        upto = checkpoint.name_of(config.schedule.decay_start)
+        saved_states.delete(records.study.trunk_path(config.trunk), upto=upto)
 
 
 @contextmanager
@@ -184,11 +202,8 @@ def _claimed(world: World, study: Study, trunk: str) -> Iterator[Claim | None]:
         yield claim
 
 
-def _corpus(study: Study, config: RunConfig, world: World) -> Corpus:
-    """The study's text as this process sees it; process 0 checks every byte."""
+def _task(study: Study, config: RunConfig, world: World) -> Task:
+    """The run's task on the data that this process sees in the study; process 0 checks every byte."""
     if not study.settings_path.is_file():
         raise UserError(f"process {world.rank} sees no study at {study.path}; it must lie where all machines see it")
-    corpus = load_corpus(study.corpus_path, verify=world.rank == 0)
-    if config.task.fingerprint != corpus.fingerprint:
-        raise UserError(f"{study.path}: run {config.id} was planned for other text than this study holds")
-    return corpus
+    return task_named(config.task.name).open(study.corpus_path, verify=world.rank == 0)(config)

@@ -22,6 +22,7 @@ from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorage
 from ...runs import saved_states
 from ...runs.claims import Claim
 from ..checkpoint import META, name_of
+from ..families import Optimizer
 from .world import Told, World
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -31,7 +32,7 @@ def save(
     world: World,
     parent: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     meta: dict[str, Any],
     claim: Claim | None,
 ) -> None:
@@ -68,7 +69,7 @@ def load(
     world: World,
     places: Sequence[tuple[Path, int]],
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     say: Callable[[str], None],
     claim: Claim | None,
 ) -> dict[str, Any] | None:

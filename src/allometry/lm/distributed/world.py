@@ -25,6 +25,7 @@ from .. import device as devices
 
 PATIENCE = 600.0  # seconds that a process waits for another before it gives up
 _LOST = ("closed by peer", "reset by peer", "broken pipe", "timed out", "timeout", "connection refused", "socket")
+FENCED = "this training stood still, and another has taken it over; all is left to that one"
 T = TypeVar("T")
 
 
@@ -43,7 +44,7 @@ class World:
         self.store, self.rank, self.size, self.place, self.here = store, rank, size, place, here
         self.patience = patience
         self.device = devices.CPU
-        self._asked = 0
+        self._exchanges = 0
 
     @classmethod
     def join(cls, device: str = "auto", patience: float = PATIENCE) -> World:
@@ -101,7 +102,7 @@ class World:
             except (UserError, OSError) as error:
                 answer = {"fault": str(error)}
             except Fenced:
-                answer = {"fault": "this training stood still, and another has taken it over; all is left to that one"}
+                answer = {"fault": FENCED}
             self._set(key, json.dumps(answer))
         answer = json.loads(self._get(key, 0, patience))
         if "fault" in answer:
@@ -121,9 +122,14 @@ class World:
             fault = str(error)
         self._set(f"{key}/{self.rank}", fault)
         verdict = lambda: next(filter(None, (self._get(f"{key}/{rank}", rank) for rank in range(self.size))), "")
-        if found := self.share(verdict):
-            raise Told(found)
+        if first_fault := self.share(verdict):
+            raise Told(first_fault)
         return result
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of all processes' tensors, in place."""
+        dist.all_reduce(values)
+        return values
 
     def least(self, value: float) -> float:
         """The least of all processes' values."""
@@ -165,8 +171,8 @@ class World:
             return True
 
     def _key(self) -> str:
-        self._asked += 1
-        return str(self._asked)
+        self._exchanges += 1
+        return str(self._exchanges)
 
     def _set(self, key: str, text: str) -> None:
         with self.watching():

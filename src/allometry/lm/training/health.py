@@ -1,7 +1,7 @@
 """When is a training lost? Its loss is not finite, or it has risen far above where it was and stays there.
 
 Losses of single steps jump, and a spike that heals in some tens of steps does little harm (PaLM, arXiv 2204.02311,
-§ 5.1, restarted from before those that did not). So it is the smoothed loss that is watched (:data:`.trunk.SMOOTHING`,
+§ 5.1, restarted from before those that did not). So it is the smoothed loss that is watched (:data:`.meter.SMOOTHING`,
 about twenty steps), against the least that it has been.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor
+import torch
 
 from ... import nn
-from ..decoder import LanguageModel
+from ...tasks.contract import Batch
 
 SPIKE_NATS = 0.5  # a rise that undoes a factor of ten to a hundred in compute, at the slopes of fitted laws
 SPIKE_STEPS = 200  # ten times the smoothing
@@ -39,26 +39,25 @@ class Spikes:
         return self.since >= 0
 
     def state(self) -> list[float] | None:
-        """What it knows, as JSON; None at the beginning."""
+        """A copy, as JSON; None at the beginning."""
         return [self.least, self.since] if math.isfinite(self.least) else None
 
     def restore(self, state: list[float] | None) -> None:
         self.least, self.since = state or (math.inf, -1)
 
 
-SEQUENCES = 4  # enough to judge scales by, and cheap beside a training
+ROWS = 4  # enough to judge scales by, and cheap beside a training
 
 
-def scale_warning(model: LanguageModel, batch: tuple[Tensor, Tensor]) -> str | None:
+def scale_warning(model: torch.nn.Module, batch: Batch) -> str | None:
     """A line on the tensors whose scale is not healthy, by one step's forward and backward; None if all are.
 
     The model is left as it was. See :func:`allometry.nn.checks.audit`.
     """
-    tokens, targets = (part[:SEQUENCES] for part in batch)
-    found = nn.audit(model, (tokens, targets))
-    if found.ok:
+    audit = nn.audit(model, tuple(part[:ROWS] for part in batch))
+    if audit.ok:
         return None
-    first, more = found.failures[0], len(found.failures) - 1
+    first, more = audit.failures[0], len(audit.failures) - 1
     return (
         f"audit of scales: {first.name} ({first.kind}) {first.verdict}, rms {first.rms:.3g}"
         + (f", and {more} more tensors" if more else "")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allometry.errors import UserError
-from allometry.lm.batches import Windows, held_out_windows
+from allometry.tasks.windows import Windows, held_out_windows
 
 cases = st.tuples(st.integers(2, 20), st.integers(0, 300), st.integers(0, 2**32)).map(
     lambda case: (case[0], 2 * case[0] + 1 + case[1], case[2])

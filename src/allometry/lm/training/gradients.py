@@ -1,0 +1,91 @@
+"""Gradients of one process: of one model's batch, in pieces that fit into memory; of several models as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+
+from ... import nn
+from ...tasks.contract import Task
+from .. import device as devices
+from .member import Member
+from .memory import Fit, fit
+from .stacked_models import Stack
+
+
+class Gradients(Protocol):
+    """Where the gradients of a step come from."""
+
+    def backward(self, places: Sequence[tuple[int, int]]) -> list[float]:
+        """Compute the gradients of a batch for each member, from its place (first row, rows); the mean losses."""
+        ...
+
+    def clear(self) -> None:
+        """Put the gradients back to zero, once they have been used."""
+        ...
+
+
+class Pieces:
+    """The gradients of one model: of one backward pass, or of equal pieces of the batch that fit into memory."""
+
+    def __init__(self, member: Member, fits: Fit | None = None):
+        self.member = member
+        self.fits = fits or fit(member)
+
+    def backward(self, places: Sequence[tuple[int, int]]) -> list[float]:
+        [(first, rows)] = places
+        pieces = [(first + begin, end - begin) for begin, end in shares(rows, max(1, rows // self.fits.rows))]
+        return [backward_in_pieces(self.member.task, self.member.model, pieces, rows)]
+
+    def clear(self) -> None:
+        self.member.optimizer.zero_grad(set_to_none=True)
+
+
+class Stacked:
+    """The gradients of several models of one shape, each of a batch of its own, by the operations of one model."""
+
+    def __init__(self, members: Sequence[Member]):
+        self.members = members
+        self.stack = Stack([member.model for member in members])
+
+    def backward(self, places: Sequence[tuple[int, int]]) -> list[float]:
+        batches = [member.task.batch(*place) for member, place in zip(self.members, places, strict=True)]
+        sides = (torch.stack(parts) for parts in zip(*batches, strict=True))
+        return self.stack.backward(*(devices.put(side, self.members[0].device) for side in sides))
+
+    def clear(self) -> None:
+        self.stack.zero_grad()
+
+
+def backward_in_pieces(
+    task: Task,
+    model: torch.nn.Module,
+    pieces: Sequence[tuple[int, int]],
+    rows: int,
+    until_last: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> float:
+    """Add the gradients of pieces (first row, rows) of a batch of ``rows``; their part of its mean loss.
+
+    Their gradients carry the factor of the whole batch. A piece without rows takes one that counts for nothing.
+    Passes before the last are within ``until_last()``.
+    """
+    device = next(model.parameters()).device
+    part = 0.0
+    for number, (first, count) in enumerate(pieces, 1):
+        batch = tuple(devices.put(side, device) for side in task.batch(first, max(1, count)))
+        apart = until_last() if number < len(pieces) else nullcontext()
+        with nn.accumulation(rows / max(1, count)), apart:
+            loss = task.loss(model, batch)
+            (loss if count else 0.0 * loss).backward()
+        part += count / rows * loss.item()
+    return part
+
+
+def shares(rows: int, parts: int) -> list[tuple[int, int]]:
+    """Cut ``rows`` into consecutive parts as even as can be: begin and end of each."""
+    ends = [rows * part // parts for part in range(parts + 1)]
+    return list(pairwise(ends))

@@ -1,0 +1,17 @@
+"""Tasks by the name that a run's configuration gives (``task.name``); each is imported when it is asked for."""
+
+from __future__ import annotations
+
+from ..plugins import load
+from .contract import TaskSource
+
+TASKS = {"text": "allometry.tasks.text:TEXT"}
+
+
+def task_named(name: str) -> TaskSource:
+    """What opens the tasks of that name.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    return load("tasks", name, TASKS)
