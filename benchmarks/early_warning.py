@@ -43,23 +43,23 @@ def law(runs: list[dict]) -> laws.Fit:
 
 
 def judged(study: Path) -> list[dict]:
-    """For each run and factor, the share of the run after which it is told; None if it never is."""
+    """For each run and factor, the share of the run after which a warning comes; None without a warning."""
     runs = load(study)
     ladder = [run for run in runs if run["kind"] == "ladder"]
     sizes = {run["counts"]["num_params"] for run in ladder}
     without = {size: [run for run in ladder if run["counts"]["num_params"] != size] for size in sizes}
     fits = {size: law(rest) for size, rest in without.items()} | {None: law(ladder)}
-    found = []
+    rows = []
     for run in runs:
         size = run["counts"]["num_params"] if run["kind"] == "ladder" else None
         others = ladder if size is None else without[size]
         limits = band(fits[size], [course(other) for other in others], course(run))
-        told = {}
+        warned = {}
         for factor in FACTORS:
             left = limits.first_outside([(tokens, factor * loss) for tokens, loss in run["curve"]])
-            told[str(factor)] = left and left[0] / run["counts"]["tokens"]
-        found.append({"study": study.name, "kind": run["kind"], "told": told})
-    return found
+            warned[str(factor)] = left and left[0] / run["counts"]["tokens"]
+        rows.append({"study": study.name, "kind": run["kind"], "warned": warned})
+    return rows
 
 
 def main() -> None:
@@ -67,13 +67,13 @@ def main() -> None:
     parser.add_argument("studies", nargs="+", type=Path)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    found = [one for study in options.studies for one in judged(study)]
+    rows = [one for study in options.studies for one in judged(study)]
     table = []
     for kind in ("ladder", "target"):
-        group = [one["told"] for one in found if one["kind"] == kind]
+        group = [one["warned"] for one in rows if one["kind"] == kind]
         for factor in map(str, FACTORS):
-            shares = [told[factor] for told in group if told[factor] is not None]
-            row = {"kind": kind, "factor": float(factor), "runs": len(group), "told": len(shares)}
+            shares = [warned[factor] for warned in group if warned[factor] is not None]
+            row = {"kind": kind, "factor": float(factor), "runs": len(group), "warned": len(shares)}
             table.append(row | {"median_share": round(median(shares), 3) if shares else None})
             print(table[-1])
     if options.out:

@@ -78,16 +78,16 @@ SIMPLE = """
 import importlib.metadata, json, sys, time
 from simple_scaling_laws import fit
 
-found = {"seconds": [], "busy": [], "version": importlib.metadata.version("simple-scaling-laws")}
+timed = {"seconds": [], "busy": [], "version": importlib.metadata.version("simple-scaling-laws")}
 for _ in range(int(sys.argv[3])):
     wall, busy = time.perf_counter(), time.process_time()
     peer = fit(sys.argv[1] + "/runs.csv", n_draws=int(sys.argv[2]))
-    found["seconds"].append(time.perf_counter() - wall)
-    found["busy"].append(time.process_time() - busy)
+    timed["seconds"].append(time.perf_counter() - wall)
+    timed["busy"].append(time.process_time() - busy)
 values = peer.params(peer.primary_target)
 for letter, exponent, name in (("A", "alpha", "model_size__N"), ("B", "beta", "dataset_size__D")):
     values[letter] *= peer.observed_domain[name]["reference"] ** values[exponent]
-print(json.dumps(found | {"values": values}))
+print(json.dumps(timed | {"values": values}))
 """
 
 
@@ -114,8 +114,8 @@ def huber_of_logs(theta: np.ndarray, n: np.ndarray, d: np.ndarray, loss: np.ndar
 def bfgs(points: np.ndarray, start: tuple[float, ...], gtol: float = 1e-5) -> tuple[np.ndarray, float]:
     """SciPy's BFGS on rows (ln N, ln D, ln L); gtol 1e-5 is SciPy's default and theirs."""
     with np.errstate(over="ignore", invalid="ignore"):
-        found = minimize(huber_of_logs, start, args=tuple(points), jac=True, method="BFGS", options={"gtol": gtol})
-    return found.x, float(found.fun) if np.isfinite(found.fun) else np.inf
+        optimum = minimize(huber_of_logs, start, args=tuple(points), jac=True, method="BFGS", options={"gtol": gtol})
+    return optimum.x, float(optimum.fun) if np.isfinite(optimum.fun) else np.inf
 
 
 def logs(observations: laws.Observations) -> np.ndarray:
@@ -154,20 +154,20 @@ def clock(run: Callable, times: int = 1) -> dict:
 
 def beside(who: str, peer: Callable[[], dict | str], ours: Callable, measure: Callable, times: int) -> dict:
     """A peer between two halves of ours: seconds of both, their ratios, the objective of both."""
-    before, found, after = clock(ours, times), peer(), clock(ours, times)
-    if isinstance(found, str):
-        return {"who": who, "absent": found}
-    row = {"who": who, "version": found.get("version"), "values": found["values"]}
-    row |= {"objective": measure(found["values"]), "our_objective": measure(after["result"].values)}
+    before, theirs, after = clock(ours, times), peer(), clock(ours, times)
+    if isinstance(theirs, str):
+        return {"who": who, "absent": theirs}
+    row = {"who": who, "version": theirs.get("version"), "values": theirs["values"]}
+    row |= {"objective": measure(theirs["values"]), "our_objective": measure(after["result"].values)}
     for kind in ("seconds", "busy"):
         mine = (before[kind] + after[kind]) / 2
-        row |= {kind: found[kind], f"our_{kind}": mine, f"{kind}_ratio": found[kind] / mine}
+        row |= {kind: theirs[kind], f"our_{kind}": mine, f"{kind}_ratio": theirs[kind] / mine}
     return row
 
 
 def from_every_start(points: np.ndarray) -> dict:
     """The published procedure: BFGS from the whole grid, the best of all."""
-    timed = clock(lambda: min((bfgs(points, start) for start in product(*GRID.values())), key=lambda found: found[1]))
+    timed = clock(lambda: min((bfgs(points, start) for start in product(*GRID.values())), key=lambda best: best[1]))
     values = dict(zip(SYMBOLS, map(float, letters(timed.pop("result")[0])), strict=True))
     return timed | {"values": values}
 
@@ -188,8 +188,8 @@ def foreign(python: str | None, limit: float, script: str, *arguments: str) -> d
     if peer.returncode:
         last = (errors.strip().splitlines() or ["no message"])[-1]
         return "not installed" if "ModuleNotFoundError" in last else f"failed: {last}"
-    found = json.loads(output.splitlines()[-1])
-    return found | {kind: float(np.median(found[kind])) for kind in ("seconds", "busy")}
+    timed = json.loads(output.splitlines()[-1])
+    return timed | {kind: float(np.median(timed[kind])) for kind in ("seconds", "busy")}
 
 
 def write_tables(folder: Path, observations: laws.Observations) -> None:
@@ -234,9 +234,9 @@ def over_seeds(observations: laws.Observations, count: int, seeds: int) -> dict:
         for seed in range(seeds)
     ]
     errors = np.array([[run["result"].standard_errors[symbol] for symbol in SYMBOLS] for run in runs])
-    found = {kind: float(np.median([run[kind] for run in runs])) for kind in ("seconds", "busy")}
-    found |= {"mean": errors.mean(axis=0), "deviation": errors.std(axis=0, ddof=1), "seeds": seeds}
-    return found | {"values": runs[0]["result"].values}
+    result = {kind: float(np.median([run[kind] for run in runs])) for kind in ("seconds", "busy")}
+    result |= {"mean": errors.mean(axis=0), "deviation": errors.std(axis=0, ddof=1), "seeds": seeds}
+    return result | {"values": runs[0]["result"].values}
 
 
 def on_published_resamples(observations: laws.Observations, optimum: dict, count: int, judged: int) -> dict:
@@ -299,11 +299,11 @@ def print_refits(seeds: dict, resamples: dict, count: int) -> None:
     line("BFGS on the published resamples", share(resamples["BFGS"]["standard_errors"]))
     line("ours on the published resamples", share(resamples["ours"]["standard_errors"]))
     print(f"\nlaws.fit with {count} refits: {seeds['seconds']:.2f} s ({seeds['busy']:.2f} s of the processor)")
-    for who, found in resamples.items():
+    for who, timed in resamples.items():
         print(
-            f"{who} on the published resamples: {found['seconds']:.1f} s ({found['busy']:.1f} s of the processor); "
-            f"{found['short_of_the_best']:.1%} of those judged end over 1e-6 above the best known, "
-            f"the furthest {found['furthest']:.1e}"
+            f"{who} on the published resamples: {timed['seconds']:.1f} s ({timed['busy']:.1f} s of the processor); "
+            f"{timed['short_of_the_best']:.1%} of those judged end over 1e-6 above the best known, "
+            f"the furthest {timed['furthest']:.1e}"
         )
 
 

@@ -73,13 +73,13 @@ def truth(name: str, generator: np.random.Generator) -> dict[str, float]:
     theta = np.array([generator.uniform(*pair) for pair in THETA[name]])
     law, centre = laws.LAWS[name], [np.log(MIDDLE[key]) for key in laws.LAWS[name].inputs if key in MIDDLE]
     if name == "data_constrained":
-        found = [*laws.Chinchilla().values(theta[:5], centre), *np.exp(theta[5:])]
+        constants = [*laws.Chinchilla().values(theta[:5], centre), *np.exp(theta[5:])]
     elif name == "farseer":  # N alone has a middle
         theta[3] += centre[1] * np.exp(theta[6])
-        found = law.values(theta, centre)
+        constants = law.values(theta, centre)
     else:
-        found = law.values(theta, centre)
-    return dict(zip(law.symbols, map(float, found), strict=True))
+        constants = law.values(theta, centre)
+    return dict(zip(law.symbols, map(float, constants), strict=True))
 
 
 def trial(name: str, seed: int) -> Trial:
@@ -137,17 +137,17 @@ def beyond(columns: dict[str, np.ndarray], generator: np.random.Generator) -> di
     return point
 
 
-def judge(made: Trial, name: str, starts: int, seed: int) -> float:
+def judge(case: Trial, name: str, starts: int, seed: int) -> float:
     """The least ½Σr² that SciPy finds from the truth and from ``starts`` other draws of the constants."""
     generator = np.random.default_rng([seed, 1])
-    law = made.law
-    problem, centre = make_problem(law, made.observations, "log_squares", 1.0)
+    law = case.law
+    problem, centre = make_problem(law, case.observations, "log_squares", 1.0)
     residuals = lambda theta: law.log_loss(theta[None], *problem.inputs)[0][0] - problem.log_loss
     jacobian = lambda theta: law.log_loss(theta[None], *problem.inputs)[1][0].T
     best = np.inf
-    for start in [made.values, *(truth(name, generator) for _ in range(starts))]:
+    for start in [case.values, *(truth(name, generator) for _ in range(starts))]:
         theta = law.theta(np.array([start[symbol] for symbol in law.symbols]), centre)
-        found = least_squares(
+        solution = least_squares(
             residuals,
             np.clip(theta, problem.lower, problem.upper),
             jacobian,
@@ -159,37 +159,37 @@ def judge(made: Trial, name: str, starts: int, seed: int) -> float:
             gtol=1e-14,
             max_nfev=400,
         )
-        best = min(best, 0.5 * float((residuals(np.clip(found.x, problem.lower, problem.upper)) ** 2).sum()))
+        best = min(best, 0.5 * float((residuals(np.clip(solution.x, problem.lower, problem.upper)) ** 2).sum()))
     return best
 
 
-def covered(made: Trial, fit: laws.Fit) -> Iterator[tuple[str, float, bool]]:
+def covered(case: Trial, fit: laws.Fit) -> Iterator[tuple[str, float, bool]]:
     """(what, level, whether the interval holds it)."""
-    law, point = made.law, made.point
+    law, point = case.law, case.point
     inputs = [np.array([point[key]]) for key in law.inputs]
-    mean = float(np.log(law.loss(made.values, *inputs))[0])
+    mean = float(np.log(law.loss(case.values, *inputs))[0])
     samples = fit.log_samples(*inputs)[:, 0]
     for level in LEVELS:
         for symbol, (low, high) in fit.intervals_at(level).items():
-            yield symbol, level, low <= made.values[symbol] <= high
+            yield symbol, level, low <= case.values[symbol] <= high
         low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], method="weibull")
         yield "mean", level, low <= mean <= high
         others = {key: point[key] for key in law.inputs if key not in ("num_params", "tokens", "steps")}
         new = fit.predict(point["num_params"], point["tokens"], level, **others)
-        yield "new run", level, new.low <= made.new_loss <= new.high
+        yield "new run", level, new.low <= case.new_loss <= new.high
 
 
 def measure(name: str, tables: int, starts: int, long: int) -> dict:
     """Failures and coverage of one law over tables 0, 1, 2 ...; every tenth is judged from ``long`` starts."""
     failures, beaten, hits, began = [], 0, {}, time.process_time()
     for seed in range(tables):
-        made = trial(name, seed)
-        fit = laws.fit(name, made.observations, bootstrap=REFITS)
-        best = judge(made, name, long if seed % 10 == 0 else starts, seed)
+        case = trial(name, seed)
+        fit = laws.fit(name, case.observations, bootstrap=REFITS)
+        best = judge(case, name, long if seed % 10 == 0 else starts, seed)
         if fit.objective_value > best * (1 + TOLERANCE):
             failures.append({"table": seed, "objective": fit.objective_value, "excess": fit.objective_value / best - 1})
         beaten += best > fit.objective_value * (1 + TOLERANCE)
-        for what, level, inside in covered(made, fit):
+        for what, level, inside in covered(case, fit):
             hits.setdefault(str(level), {}).setdefault(what, []).append(inside)
     return {
         "tables": tables,
@@ -197,22 +197,22 @@ def measure(name: str, tables: int, starts: int, long: int) -> dict:
         "long": long,
         "failures": failures,
         "scipy_worse": beaten,
-        "coverage": {level: {what: float(np.mean(x)) for what, x in found.items()} for level, found in hits.items()},
+        "coverage": {level: {what: float(np.mean(x)) for what, x in shares.items()} for level, shares in hits.items()},
         "processor_seconds": round(time.process_time() - began, 1),
     }
 
 
-def print_law(name: str, found: dict) -> None:
+def print_law(name: str, result: dict) -> None:
     """How often the optimum was missed; coverage at both levels, with * where it is not as promised."""
-    worst = max((failure["excess"] for failure in found["failures"]), default=0.0)
+    worst = max((failure["excess"] for failure in result["failures"]), default=0.0)
     print(
-        f"{name}: {found['tables']} tables; ours worse in {len(found['failures'])} (at most {worst:.1e}), "
-        f"SciPy worse in {found['scipy_worse']}; {found['processor_seconds']:.0f} s of the processor"
+        f"{name}: {result['tables']} tables; ours worse in {len(result['failures'])} (at most {worst:.1e}), "
+        f"SciPy worse in {result['scipy_worse']}; {result['processor_seconds']:.0f} s of the processor"
     )
     for level in LEVELS:
         low, high = PROMISED[level]
-        error = np.sqrt(level * (1 - level) / found["tables"])
-        shares = found["coverage"][str(level)].items()
+        error = np.sqrt(level * (1 - level) / result["tables"])
+        shares = result["coverage"][str(level)].items()
         marked = (f"{what} {share:.1%}{'' if low <= share <= high else '*'}" for what, share in shares)
         print(f"  {level:.0%} (± {error:.1%}): {', '.join(marked)}", flush=True)
 

@@ -130,15 +130,15 @@ def simulated_ladder(seed: int, kind: str) -> tuple[Observations, Observations]:
     true, noise = _true_law(generator, kind), generator.uniform(0.003, 0.008)
     factor, share = generator.uniform(8, 10), generator.uniform(0.35, 0.65)
     target = (np.array([200e3 * factor**share]), np.array([2e6 * factor ** (1 - share)]))
-    made = []
+    halves = []
     for big_n, big_d in ((n, d), target):
         loss = true(big_n, big_d) * np.exp(noise * generator.standard_normal(len(big_n)))
-        made.append(
+        halves.append(
             Observations.from_records(
                 [{"num_params": a, "tokens": b, "loss": c} for a, b, c in zip(big_n, big_d, loss, strict=True)]
             )
         )
-    return made[0], made[1]
+    return halves[0], halves[1]
 
 
 def _true_law(generator: np.random.Generator, kind: str) -> Callable:
@@ -189,8 +189,8 @@ def report_tables(only: str) -> None:
         if not name.startswith(only):
             continue
         for split, fitted, held_out in splits(runs):
-            found = results[split, name] = measure(fitted, held_out)
-            numbers = f"{found.error:7.2%} {found.alone:7.2%}  inside {found.inside:4.0%}  half {found.half:5.1%}"
+            result = results[split, name] = measure(fitted, held_out)
+            numbers = f"{result.error:7.2%} {result.alone:7.2%}  inside {result.inside:4.0%}  half {result.half:5.1%}"
             print(f"{split:5} {name:62}{len(fitted):4} →{len(held_out):4}  {numbers}", flush=True)
     for split in (*SPLITS, ""):
         for group in (*COUNTED, COUNTED, *VARIANTS):

@@ -124,13 +124,13 @@ def without_noise() -> list[dict]:
         for sweep_name, sweep in SWEEPS.items():
             observations, cells = sweep.runs(truth), []
             for method in METHODS:
-                found = attempt(observations, method, bootstrap=100)
+                result = attempt(observations, method, bootstrap=100)
                 row = {"truth": name, "exponent": exponent, "sweep": sweep_name, "method": method}
-                if found is not None:
+                if result is not None:
                     row |= {
-                        "budgets": len(found.accepted),
-                        "error": found.exponents["num_params"] - exponent,
-                        "far": found.num_params(far).value / truth.best(far) - 1,
+                        "budgets": len(result.accepted),
+                        "error": result.exponents["num_params"] - exponent,
+                        "far": result.num_params(far).value / truth.best(far) - 1,
                     }
                 cells.append(f"{row['error']:+18.4f}{row['far']:+14.1%}" if "error" in row else f"{'refused':>32}")
                 rows.append(row)
@@ -166,11 +166,11 @@ def repeat(truth: Truth, sweep: Sweep, noise: float, method: str, repeats: int) 
     exponent, far = truth.exponent, 10 * BUDGETS[-1]
     best, errors, holds = truth.best(far), [], []
     for seed in range(repeats):
-        found = attempt(sweep.runs(truth, noise, seed), method, bootstrap=300, seed=seed)
-        if found is None:
+        result = attempt(sweep.runs(truth, noise, seed), method, bootstrap=300, seed=seed)
+        if result is None:
             continue
-        errors.append(found.exponents["num_params"] - exponent)
-        at = [(found.intervals_at(level)["num_params"], found.num_params(far, level)) for level in LEVELS]
+        errors.append(result.exponents["num_params"] - exponent)
+        at = [(result.intervals_at(level)["num_params"], result.num_params(far, level)) for level in LEVELS]
         holds.append([[low <= exponent <= high, n.low <= best <= n.high] for (low, high), n in at])
     shares = np.mean(holds, axis=0)
     return {
@@ -190,22 +190,22 @@ def public_tables() -> list[dict]:
     for name, published, observations in _tables():
         row = {"table": name, "published": published}
         for method in METHODS:
-            found = attempt(observations, method)
-            if found is not None:
-                low, high = found.intervals_at(0.95)["num_params"]
-                row[method] = {"exponent": found.exponents["num_params"], "low": low, "high": high}
-                row[method] |= {"budgets": len(found.accepted), "scatter": found.scatter}
+            result = attempt(observations, method)
+            if result is not None:
+                low, high = result.intervals_at(0.95)["num_params"]
+                row[method] = {"exponent": result.exponents["num_params"], "low": low, "high": high}
+                row[method] |= {"budgets": len(result.accepted), "scatter": result.scatter}
         print(f"{name:52}{_cell(published):>26}" + "".join(f"{_cell(row.get(m)):>26}" for m in METHODS), flush=True)
         rows.append(row)
     return rows
 
 
-def _cell(found: dict | None) -> str:
+def _cell(result: dict | None) -> str:
     """An exponent with its interval."""
-    if found is None:
+    if result is None:
         return "refused"
-    interval = f" [{found['low']:.3f}, {found['high']:.3f}]" if "low" in found else ""
-    return f"{found['exponent']:.3f}{interval}"
+    interval = f" [{result['low']:.3f}, {result['high']:.3f}]" if "low" in result else ""
+    return f"{result['exponent']:.3f}{interval}"
 
 
 def _tables():
