@@ -128,7 +128,7 @@ def test_tokens_stand_for_steps_where_there_are_none():
     st.integers(2, 400), st.integers(2, 60), st.sampled_from(["constant", "decay", "jump", "unknown"]), st.integers(0)
 )
 @settings(max_examples=80, deadline=None)
-def test_thinning_gives_means_of_stretches_that_cover_the_curve(points, wanted, schedule, seed):
+def test_thinning_gives_means_of_stretches_that_cover_the_curve(points, most, schedule, seed):
     """Steps are consecutive, so the middle of a stretch tells where it ends."""
     generator = np.random.default_rng(seed)
     step, loss = np.arange(1.0, points + 1), generator.uniform(2, 4, points)
@@ -138,8 +138,8 @@ def test_thinning_gives_means_of_stretches_that_cover_the_curve(points, wanted, 
         "jump": np.where(step < points / 2, 1e-3, 1e-4),
         "unknown": np.full(points, np.nan),
     }[schedule]
-    thin = Curves.read({"step": step, "loss": loss, "lr": lr}).thin(wanted)
-    assert len(thin) == points if points <= wanted else 2 <= len(thin) <= wanted
+    thin = Curves.read({"step": step, "loss": loss, "lr": lr}).thin(most)
+    assert len(thin) == points if points <= most else 2 <= len(thin) <= most
     low = 0
     for middle, mean_loss, mean_lr in zip(thin.step, thin.loss, thin.lr, strict=True):
         high = round(2 * middle) - low - 1
@@ -170,15 +170,15 @@ def test_a_jump_of_the_rate_stays_between_two_points():
 
 def test_ends_of_curves_are_observations_with_the_curves_beside_them():
     curves = Curves.read(long(steps=1000))
-    found = Observations.from_curves(curves, num_params={"a": 1e6, "b": 2e6}, tokens=1e9, share=0.1, counted="total")
-    assert found.labels == ("a", "b")
-    assert found.num_params.tolist() == [1e6, 2e6]
-    assert found.counted == "total"
+    ends = Observations.from_curves(curves, num_params={"a": 1e6, "b": 2e6}, tokens=1e9, share=0.1, counted="total")
+    assert ends.labels == ("a", "b")
+    assert ends.num_params.tolist() == [1e6, 2e6]
+    assert ends.counted == "total"
     expected = 2 + np.mean(np.arange(900.0, 1001) ** -0.5)
-    assert found.loss == pytest.approx([expected, expected + 1])
-    assert found.column("steps").tolist() == [1000, 1000]
-    assert found.column("lr").tolist() == [3e-4, 3e-4]
-    assert found.curves is curves
+    assert ends.loss == pytest.approx([expected, expected + 1])
+    assert ends.column("steps").tolist() == [1000, 1000]
+    assert ends.column("lr").tolist() == [3e-4, 3e-4]
+    assert ends.curves is curves
     with pytest.raises(UserError, match="num_params of run 'b' is not known; give num_params="):
         Observations.from_curves(curves, num_params={"a": 1e6}, tokens=1e9)
     with pytest.raises(UserError, match="tokens of run 'a' is not known"):
@@ -187,9 +187,9 @@ def test_ends_of_curves_are_observations_with_the_curves_beside_them():
 
 def test_sizes_and_tokens_of_the_table_are_used():
     table = long() | {"params": [1e6] * 1000 + [4e6] * 1000, "tokens": list(range(512, 512_001, 512)) * 2}
-    found = Observations.from_curves(Curves.read(table))
-    assert found.num_params.tolist() == [1e6, 4e6]
-    assert found.tokens.tolist() == [512_000.0, 512_000.0]
+    ends = Observations.from_curves(Curves.read(table))
+    assert ends.num_params.tolist() == [1e6, 4e6]
+    assert ends.tokens.tolist() == [512_000.0, 512_000.0]
 
 
 def test_where_keeps_points_and_drops_empty_runs():

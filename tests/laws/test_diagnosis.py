@@ -21,7 +21,7 @@ def table(**columns) -> Observations:
     return Observations.from_records([dict(zip(full, row, strict=True)) for row in zip(*full.values(), strict=True)])
 
 
-def found(observations: Observations) -> dict[str, set[str]]:
+def findings_of(observations: Observations) -> dict[str, set[str]]:
     kinds: dict[str, set[str]] = {}
     for one in observations.findings:
         kinds.setdefault(one.kind, set()).update(one.rows)
@@ -67,30 +67,30 @@ def test_the_noise_floor_of_olmo_is_the_published_one():
 @pytest.mark.parametrize("law", ["power", "power_floor", "chinchilla", "skaling"])
 def test_runs_that_follow_a_law_raise_no_alarm(law):
     for seed in range(25):
-        assert not GRAVE & set(found(ladder(law, noise=0.003, seed=seed)))
-        assert not GRAVE & set(found(ladder(law, noise=0.06, seed=seed, sizes=9, counts=7)))
+        assert not GRAVE & set(findings_of(ladder(law, noise=0.003, seed=seed)))
+        assert not GRAVE & set(findings_of(ladder(law, noise=0.06, seed=seed, sizes=9, counts=7)))
 
 
 @pytest.mark.parametrize("law", ["power", "chinchilla", "skaling"])
 @pytest.mark.parametrize("factor", [1.3, 3.0])
 def test_a_diverged_run_is_found_and_no_other(law, factor):
     for row in (9, 14, 23):
-        assert found(changed(ladder(law, noise=0.003), row, factor)).get("diverged") == {f"row {row + 1}"}
+        assert findings_of(changed(ladder(law, noise=0.003), row, factor)).get("diverged") == {f"row {row + 1}"}
 
 
 def test_the_smallest_run_is_called_diverged_only_when_it_is_far_off():
     clean = ladder("chinchilla", noise=0.003)
-    assert found(changed(clean, 0, 3.0))["diverged"] == {"row 1"}
-    assert "diverged" not in found(changed(clean, 0, 1.15))
+    assert findings_of(changed(clean, 0, 3.0))["diverged"] == {"row 1"}
+    assert "diverged" not in findings_of(changed(clean, 0, 1.15))
 
 
 def test_a_loss_on_other_text_is_found():
-    assert found(changed(ladder("chinchilla", noise=0.003), 9, 0.7))["outlier"] == {"row 10"}
+    assert findings_of(changed(ladder("chinchilla", noise=0.003), 9, 0.7))["outlier"] == {"row 10"}
 
 
 def test_copies_are_named_and_repeats_are_not():
     copies = table(num_params=[1e6, 1e6, 2e6, 1e6], tokens=2e7, loss=[3.0, 3.0, 2.8, 3.0], seed=[0, 0, 0, 1])
-    assert found(copies)["duplicate"] == {"row 2"}
+    assert findings_of(copies)["duplicate"] == {"row 2"}
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_impossible_values_are_named(columns, rows, words):
 def test_short_runs_of_large_models_are_called_pre_asymptotic():
     long = ladder("chinchilla")
     n, d = np.append(long.num_params, [3e9, 3e9]), np.append(long.tokens, [2e7, 4e7])
-    rows = found(runs(n, d, "chinchilla", TRUTHS["chinchilla"]))["pre-asymptotic"]
+    rows = findings_of(runs(n, d, "chinchilla", TRUTHS["chinchilla"]))["pre-asymptotic"]
     assert {"row 25", "row 26"} <= rows
     assert "row 24" not in rows
 
@@ -151,17 +151,17 @@ def test_sweeps_that_stop_before_the_optimum_are_named(sizes, words):
 def test_runs_spread_over_compute_are_no_sweep():
     generator = np.random.default_rng(0)
     n, d = 10 ** generator.uniform(7, 9, 300), 10 ** generator.uniform(9, 11, 300)
-    assert "edge" not in found(runs(n, d, "chinchilla", TRUTHS["chinchilla"]))
+    assert "edge" not in findings_of(runs(n, d, "chinchilla", TRUTHS["chinchilla"]))
 
 
 def test_a_best_rate_at_the_end_of_its_sweep_is_named():
     rates = np.geomspace(1e-4, 1.6e-3, 5)
     for best, edge in ((4e-4, None), (1e-5, "row 1"), (1e-1, "row 5")):
         loss = 3 * np.exp(0.005 * np.log(rates / best) ** 2)
-        kinds = found(table(num_params=1e8, tokens=2e9, loss=loss, lr=rates))
+        kinds = findings_of(table(num_params=1e8, tokens=2e9, loss=loss, lr=rates))
         assert kinds.get("edge") == ({edge} if edge else None)
     # Three rates, one of them twice, are too few to speak of a sweep.
-    assert "edge" not in found(table(num_params=1e8, tokens=2e9, loss=[3, 3.1, 3.2, 3.3], lr=rates[[0, 1, 2, 2]]))
+    assert "edge" not in findings_of(table(num_params=1e8, tokens=2e9, loss=[3, 3.1, 3.2, 3.3], lr=rates[[0, 1, 2, 2]]))
 
 
 def test_the_frontier_is_the_best_loss_at_no_more_compute():
@@ -173,7 +173,7 @@ def test_the_frontier_is_the_best_loss_at_no_more_compute():
 
 def test_a_loss_that_rises_is_refused_but_by_the_law_that_may_rise():
     observations = ladder("power", {"k": 0.05, "alpha": 0.06, "beta": 0.05})
-    assert found(observations)["rising"] == set(observations.labels)
+    assert findings_of(observations)["rising"] == set(observations.labels)
     check_design(observations, "power", 3)
     with pytest.raises(UserError, match="the loss rises with size and with tokens: is the column an accuracy"):
         check_design(observations, "chinchilla", 5)

@@ -79,7 +79,7 @@ def test_a_run_that_goes_wrong_half_way_is_told_then(ladders):
 
 
 RECORDED = json.loads((Path(__file__).parent / "recorded_curves.json").read_text())
-BPE = "standard library's tests, BPE"  # where three more runs were trained: another seed, and two that must be told
+BPE = "standard library's tests, BPE"  # where three more runs were trained: another seed, and two that need a warning
 
 
 def judged(run, others):
@@ -119,8 +119,8 @@ def test_a_band_follows_its_runs_down_the_fall(ladders):
 def test_one_reading_outside_is_not_enough_and_it_is_said_once():
     watch = Watch(Band(np.array([1.0, 100.0]), np.array([1.0, 1.0]), np.array([2.0, 2.0])))
     readings = [3, 1.5, 3, 3, 0.5, *[3] * READINGS, 3, 3]
-    said = [watch(10 + place, loss) for place, loss in enumerate(readings)]
-    assert [place for place, yes in enumerate(said) if yes] == [4 + READINGS]
+    warned = [watch(10 + place, loss) for place, loss in enumerate(readings)]
+    assert [place for place, yes in enumerate(warned) if yes] == [4 + READINGS]
     watch = Watch(watch.band)
     assert [watch(5, float("nan")) for _ in range(READINGS)][-1]
 

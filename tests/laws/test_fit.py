@@ -53,7 +53,7 @@ def _multistart(name, observations, values, seed, starts):
     middle = LAWS[name].theta(np.array(list(values.values())), centre)
     best = np.inf
     for index in range(starts):
-        found = least_squares(
+        solution = least_squares(
             lambda t: LAWS[name].log_loss(t[None], *problem.inputs)[0][0] - problem.log_loss,
             np.clip(middle + (index > 0) * generator.normal(0, 0.2, len(middle)), problem.lower, problem.upper),
             jac=lambda t: LAWS[name].log_loss(t[None], *problem.inputs)[1][0].T,
@@ -64,7 +64,7 @@ def _multistart(name, observations, values, seed, starts):
             gtol=1e-14,
             max_nfev=300,
         )
-        best = min(best, found.cost)
+        best = min(best, solution.cost)
     return best
 
 

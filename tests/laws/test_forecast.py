@@ -130,21 +130,21 @@ def test_residuals_are_those_of_a_gaussian_process_solved_directly():
         mass = residuals @ np.linalg.solve(total, residuals) / 81 + 1e-8
         logs.append(np.log(0.5 if ratio == 0 else 0.5 / 8) - 81 / 2 * np.log(mass) - np.linalg.slogdet(total)[1] / 2)
         assert noise == pytest.approx(mass * 81 / 75)
-    found = ResidualProcess(n, d, residuals, np.zeros(81), 6.0).at(at_n, at_d, np.zeros(2))
+    estimate = ResidualProcess(n, d, residuals, np.zeros(81), 6.0).at(at_n, at_d, np.zeros(2))
     np.testing.assert_allclose(shares, np.exp(logs - np.logaddexp.reduce(logs)), atol=1e-8)
-    np.testing.assert_allclose(found.mean, mean, atol=1e-8)
-    np.testing.assert_allclose(found.spread**2, variance, atol=1e-10)
+    np.testing.assert_allclose(estimate.mean, mean, atol=1e-8)
+    np.testing.assert_allclose(estimate.spread**2, variance, atol=1e-10)
 
 
 def test_residuals_give_back_a_bump_and_ignore_noise():
     n, d, bump, residuals = bumpy(noise=0.003)
     left = ResidualProcess(n, d, residuals, np.zeros(81), 0.0)
-    found = left.at(n, d, np.zeros(81))
-    assert np.sqrt(np.mean((found.mean - bump) ** 2)) < 0.0018
-    assert found.noise[0] == pytest.approx(0.003, rel=0.25)
+    estimate = left.at(n, d, np.zeros(81))
+    assert np.sqrt(np.mean((estimate.mean - bump) ** 2)) < 0.0018
+    assert estimate.noise[0] == pytest.approx(0.003, rel=0.25)
     far = left.at(np.array([1e13]), np.array([1e15]), np.zeros(1))
     assert abs(far.mean[0]) < 1e-3
-    assert far.spread[0] > 2 * found.spread.max()
+    assert far.spread[0] > 2 * estimate.spread.max()
     for seed in range(5):
         *_, noise = bumpy(noise=0.003, seed=seed, height=0.0)
         nothing = ResidualProcess(n, d, noise, np.zeros(81), 0.0).at(n, d, np.zeros(81))

@@ -50,15 +50,15 @@ def sweep(values, half=4.0, off=1.0, drift=1.0, noise=0.0, seed=0, sizes=7, budg
 @pytest.mark.parametrize("values", [CHINCHILLA, ASYMMETRIC, TURNED], ids=["chinchilla", "asymmetric", "turned"])
 @pytest.mark.parametrize("shape", SWEEPS, ids=str)
 def test_noiseless_chinchilla_is_recovered_from_any_sweep(values, shape):
-    found = isoflop(sweep(values, *shape), bootstrap=100)
-    assert len(found.accepted) >= 4
-    assert found.exponents["num_params"] == pytest.approx(exponent(values), abs=1e-5)
-    assert found.exponents["tokens"] == pytest.approx(1 - exponent(values), abs=1e-5)
-    for one in found.accepted:
+    result = isoflop(sweep(values, *shape), bootstrap=100)
+    assert len(result.accepted) >= 4
+    assert result.exponents["num_params"] == pytest.approx(exponent(values), abs=1e-5)
+    assert result.exponents["tokens"] == pytest.approx(1 - exponent(values), abs=1e-5)
+    for one in result.accepted:
         assert one.num_params == pytest.approx(best(values, one.flops), rel=1e-4)
         assert 6 * one.num_params * one.tokens == pytest.approx(one.flops, rel=1e-9)
-    assert found.num_params(1e24).value == pytest.approx(best(values, 1e24), rel=1e-3)
-    assert found.reach == np.inf
+    assert result.num_params(1e24).value == pytest.approx(best(values, 1e24), rel=1e-3)
+    assert result.reach == np.inf
 
 
 @pytest.mark.parametrize("values", [SHARP, BLUNT], ids=["k = 0.5", "k = 2.5"])
@@ -66,8 +66,8 @@ def test_skaling_is_outside_the_family_and_still_nearly_recovered(values):
     errors = {"slices": [], "parabola": []}
     for shape in SWEEPS:
         observations = sweep(values, *shape)
-        for method, found in errors.items():
-            found.append(
+        for method, of_method in errors.items():
+            of_method.append(
                 np.log(isoflop(observations, method, bootstrap=100).num_params(1e23).value / best(values, 1e23))
             )
     assert np.abs(errors["slices"]).max() < 0.02
@@ -82,10 +82,10 @@ def test_parabolas_are_biased_where_the_sweep_is_wide_or_drifts():
 
 
 def test_budgets_need_not_be_exact():
-    found = isoflop(sweep(CHINCHILLA, half=8, off=2, jitter=0.09), bootstrap=100)
-    assert len(found.accepted) == len(BUDGETS)
-    assert found.exponents["num_params"] == pytest.approx(exponent(CHINCHILLA), abs=1e-3)
-    for one in found.accepted:
+    result = isoflop(sweep(CHINCHILLA, half=8, off=2, jitter=0.09), bootstrap=100)
+    assert len(result.accepted) == len(BUDGETS)
+    assert result.exponents["num_params"] == pytest.approx(exponent(CHINCHILLA), abs=1e-3)
+    for one in result.accepted:
         assert one.num_params == pytest.approx(best(CHINCHILLA, one.flops), rel=0.01)
 
 
@@ -113,15 +113,15 @@ def test_intervals_cover():
     for seed in range(repeats):
         values = (CHINCHILLA, ASYMMETRIC, SHARP)[seed % 3]
         half, off, drift = ((4, 1, 1), (8, 2, 1), (5, 1, 1.5))[seed // 3 % 3]
-        found = isoflop(sweep(values, half, off, drift, noise=0.003, seed=seed), bootstrap=200, seed=seed)
+        result = isoflop(sweep(values, half, off, drift, noise=0.003, seed=seed), bootstrap=200, seed=seed)
         a, n = exponent(values), best(values, far)
         for level in levels:
-            ends, at = found.intervals_at(level), (found.num_params(far, level), found.tokens(far, level))
+            ends, at = result.intervals_at(level), (result.num_params(far, level), result.tokens(far, level))
             truths = {"a": (ends["num_params"], a), "b": (ends["tokens"], 1 - a)}
             truths |= {"N": ((at[0].low, at[0].high), n), "D": ((at[1].low, at[1].high), far / 6 / n)}
             for what, ((low, high), truth) in truths.items():
                 hits[level, what] += low <= truth <= high
-        minima += [one.low <= best(values, one.flops) <= one.high for one in found.accepted]
+        minima += [one.low <= best(values, one.flops) <= one.high for one in result.accepted]
     for (level, what), count in hits.items():
         low, high = binom.interval(0.99, repeats, level)
         assert low <= count <= high, (level, what, count)
@@ -171,9 +171,9 @@ def test_runs_far_above_the_floor_count_less_where_the_shape_fails():
     bent = observations.loss * np.exp(wings**2 * np.sin(7 * np.log(observations.flops)) / 10)
     rows = zip(observations.num_params, observations.tokens, bent, strict=True)
     table = Observations.from_records([{"num_params": n, "tokens": d, "loss": float(x)} for n, d, x in rows])
-    found = isoflop(table, bootstrap=100)
-    assert found.reach < 0.2
-    assert found.exponents["num_params"] == pytest.approx(exponent(CHINCHILLA), abs=0.01)
+    result = isoflop(table, bootstrap=100)
+    assert result.reach < 0.2
+    assert result.exponents["num_params"] == pytest.approx(exponent(CHINCHILLA), abs=0.01)
 
 
 def test_scatter_beyond_noise_widens_the_intervals():
@@ -183,14 +183,14 @@ def test_scatter_beyond_noise_widens_the_intervals():
     # A valley that is moved keeps its budget: N up, D down.
     rows = zip(calm.num_params * shift, calm.tokens / shift, calm.loss, strict=True)
     moved = Observations.from_records([dict(zip(("num_params", "tokens", "loss"), row, strict=True)) for row in rows])
-    still, found = isoflop(calm), isoflop(moved)
+    still, result = isoflop(calm), isoflop(moved)
     assert still.scatter == 0
-    assert 0.08 < found.scatter < 0.25
+    assert 0.08 < result.scatter < 0.25
     width = lambda result: np.diff(result.intervals["num_params"])[0]
-    assert width(found) > 3 * width(still)
-    low, high = found.intervals_at(0.95)["num_params"]
+    assert width(result) > 3 * width(still)
+    low, high = result.intervals_at(0.95)["num_params"]
     assert low < exponent(CHINCHILLA) < high
-    assert "scatter" in found.summary()
+    assert "scatter" in result.summary()
 
 
 def test_refusals_name_the_budget_and_the_run_that_would_help():
@@ -204,15 +204,15 @@ def test_refusals_name_the_budget_and_the_run_that_would_help():
     more = [(best(CHINCHILLA, BUDGETS[row]) * r, BUDGETS[row]) for row, r in extra]
     sizes = np.concatenate([n[keep], [size for size, _ in more]])
     flops = np.concatenate([c[keep], [flops for _, flops in more]])
-    found = isoflop(runs(sizes, flops / 6 / sizes, "chinchilla", CHINCHILLA, 0.0005))
-    assert [bool(one.refused) for one in found.budgets] == [True, True, True, False, False, False]
-    assert "largest size: add a run at" in found.budgets[0].refused
-    assert "smallest size: add a run at" in found.budgets[1].refused
-    assert found.budgets[2].refused.startswith("2 of the 4 sizes")
-    assert np.isnan(found.budgets[0].num_params)
-    assert found.exponents["num_params"] == pytest.approx(exponent(CHINCHILLA), abs=0.03)
-    for one in found.budgets[:3]:
-        assert one.refused in found.summary()
+    result = isoflop(runs(sizes, flops / 6 / sizes, "chinchilla", CHINCHILLA, 0.0005))
+    assert [bool(one.refused) for one in result.budgets] == [True, True, True, False, False, False]
+    assert "largest size: add a run at" in result.budgets[0].refused
+    assert "smallest size: add a run at" in result.budgets[1].refused
+    assert result.budgets[2].refused.startswith("2 of the 4 sizes")
+    assert np.isnan(result.budgets[0].num_params)
+    assert result.exponents["num_params"] == pytest.approx(exponent(CHINCHILLA), abs=0.03)
+    for one in result.budgets[:3]:
+        assert one.refused in result.summary()
 
 
 def test_a_suggested_run_lies_on_the_budget_and_outside_its_sizes():
@@ -230,9 +230,9 @@ def test_concave_budgets_are_refused():
     rows = zip(observations.num_params, observations.tokens, loss, strict=True)
     table = Observations.from_records([dict(zip(("num_params", "tokens", "loss"), row, strict=True)) for row in rows])
     for method in ("slices", "parabola"):
-        found = isoflop(table, method, bootstrap=100)
-        assert "concave" in found.budgets[2].refused
-        assert sum(not one.refused for one in found.budgets) == 5
+        result = isoflop(table, method, bootstrap=100)
+        assert "concave" in result.budgets[2].refused
+        assert sum(not one.refused for one in result.budgets) == 5
     assert isoflop(table, bootstrap=100).exponents["num_params"] == pytest.approx(exponent(CHINCHILLA), abs=1e-4)
 
 
@@ -242,9 +242,9 @@ def test_repeated_sizes(method):
     twice = np.concatenate([once.loss, sweep(CHINCHILLA, noise=0.001, seed=2).loss])
     rows = zip(np.tile(once.num_params, 2), np.tile(once.tokens, 2), twice, strict=True)
     table = Observations.from_records([dict(zip(("num_params", "tokens", "loss"), row, strict=True)) for row in rows])
-    found = isoflop(table, method)
-    assert len(found.accepted) == 6
-    assert found.exponents["num_params"] == pytest.approx(exponent(CHINCHILLA), abs=0.02)
+    result = isoflop(table, method)
+    assert len(result.accepted) == 6
+    assert result.exponents["num_params"] == pytest.approx(exponent(CHINCHILLA), abs=0.02)
 
 
 def test_runs_in_no_budget_are_named():
@@ -252,18 +252,18 @@ def test_runs_in_no_budget_are_named():
     alone = runs(1e9, 1e12, "chinchilla", CHINCHILLA)
     rows = [dict(zip(("num_params", "tokens", "loss"), row, strict=True)) for source in (table, alone)
             for row in zip(source.num_params, source.tokens, source.loss, strict=True)]  # fmt: skip
-    found = isoflop(Observations.from_records(rows), bootstrap=100)
-    assert any("1 of 43 runs share their compute with no other size: row 43" in note for note in found.notes)
+    result = isoflop(Observations.from_records(rows), bootstrap=100)
+    assert any("1 of 43 runs share their compute with no other size: row 43" in note for note in result.notes)
     chosen = isoflop(table, budgets=BUDGETS[:4], bootstrap=100)
     assert len(chosen.budgets) == 4
     assert any("14 of 42 runs are near none of the budgets" in note for note in chosen.notes)
 
 
 def test_loss_along_the_frontier():
-    found = isoflop(sweep(CHINCHILLA, half=6), bootstrap=100)
+    result = isoflop(sweep(CHINCHILLA, half=6), bootstrap=100)
     n = best(CHINCHILLA, 1e23)
     truth = runs(n, 1e23 / 6 / n, "chinchilla", CHINCHILLA).loss[0]
-    assert found.loss(1e23).value == pytest.approx(truth, rel=1e-3)
+    assert result.loss(1e23).value == pytest.approx(truth, rel=1e-3)
     noisy = isoflop(sweep(CHINCHILLA, half=6, noise=0.003)).loss([1e19, 1e23])
     assert noisy.low.shape == (2,)
     assert noisy.low[1] < truth < noisy.high[1]
@@ -271,8 +271,8 @@ def test_loss_along_the_frontier():
 
 
 def test_what_a_picture_needs():
-    found = isoflop(sweep(CHINCHILLA, noise=0.001))
-    for one, (log_n, loss) in zip(found.budgets, found.slices(), strict=True):
+    result = isoflop(sweep(CHINCHILLA, noise=0.001))
+    for one, (log_n, loss) in zip(result.budgets, result.slices(), strict=True):
         assert log_n.shape == loss.shape
         assert np.exp(log_n[[0, -1]]) == pytest.approx(one.run_params[[0, -1]])
         assert np.exp(log_n[loss.argmin()]) == pytest.approx(one.num_params, rel=0.05)
@@ -282,25 +282,25 @@ def test_what_a_picture_needs():
 
 def test_json_round_trip_and_equal_results():
     observations = sweep(CHINCHILLA, noise=0.003)
-    found, again = isoflop(observations), isoflop(observations)
-    record = json.dumps(found.to_json(), allow_nan=False)
+    result, again = isoflop(observations), isoflop(observations)
+    record = json.dumps(result.to_json(), allow_nan=False)
     assert record == json.dumps(again.to_json(), allow_nan=False)
     back = IsoFlop.from_json(json.loads(record))
-    assert back.summary() == found.summary()
-    assert back.intervals_at(0.8, of="coefficients") == found.intervals_at(0.8, of="coefficients")
-    assert back.num_params(1e23, 0.95) == found.num_params(1e23, 0.95)
-    assert isoflop(observations, seed=1).intervals != found.intervals
+    assert back.summary() == result.summary()
+    assert back.intervals_at(0.8, of="coefficients") == result.intervals_at(0.8, of="coefficients")
+    assert back.num_params(1e23, 0.95) == result.num_params(1e23, 0.95)
+    assert isoflop(observations, seed=1).intervals != result.intervals
     with pytest.raises(UserError, match="not an isoflop result"):
         IsoFlop.from_json({"kind": "isoflop"})
 
 
 def test_coefficients_and_lines_agree():
-    found = isoflop(sweep(CHINCHILLA, noise=0.002))
-    for name, at in (("num_params", found.num_params), ("tokens", found.tokens)):
-        line = found.coefficients[name] * 3e20 ** found.exponents[name]
+    result = isoflop(sweep(CHINCHILLA, noise=0.002))
+    for name, at in (("num_params", result.num_params), ("tokens", result.tokens)):
+        line = result.coefficients[name] * 3e20 ** result.exponents[name]
         assert at(3e20).value == pytest.approx(line, rel=1e-9)
-        low, high = found.intervals_at(0.9, of="coefficients")[name]
-        assert low < found.coefficients[name] < high
+        low, high = result.intervals_at(0.9, of="coefficients")[name]
+        assert low < result.coefficients[name] < high
         assert at(3e20, 0.5).high < at(3e20, 0.99).high
 
 
@@ -321,27 +321,27 @@ def test_wrong_input():
         isoflop(sweep(CHINCHILLA, sizes=3))
     with pytest.raises(UserError, match="give one row a run"):
         isoflop(observations.where(np.zeros(4000, dtype=int)))
-    found = isoflop(observations, bootstrap=100)
+    result = isoflop(observations, bootstrap=100)
     with pytest.raises(UserError, match="flops must be finite and above zero"):
-        found.num_params(0)
+        result.num_params(0)
     with pytest.raises(UserError, match="level is 2"):
-        found.tokens(1e20, level=2)
+        result.tokens(1e20, level=2)
     with pytest.raises(UserError, match="no intervals of 'slopes'"):
-        found.intervals_at(0.9, of="slopes")
+        result.intervals_at(0.9, of="slopes")
 
 
 def test_four_sizes_and_three_budgets_are_enough():
-    found = isoflop(sweep(CHINCHILLA, sizes=4, budgets=BUDGETS[:3], noise=0.0002))
-    assert found.exponents["num_params"] == pytest.approx(exponent(CHINCHILLA), abs=0.05)
+    result = isoflop(sweep(CHINCHILLA, sizes=4, budgets=BUDGETS[:3], noise=0.0002))
+    assert result.exponents["num_params"] == pytest.approx(exponent(CHINCHILLA), abs=0.05)
 
 
 def test_which_parameters_are_counted_is_said():
     observations = sweep(CHINCHILLA)
     columns = zip(observations.num_params, observations.tokens, observations.loss, strict=True)
     rows = [dict(zip(("num_params", "tokens", "loss"), row, strict=True)) for row in columns]
-    found = isoflop(Observations.from_records(rows, counted="non_embedding"), bootstrap=100)
-    assert "N is non-embedding parameters" in found.summary()
-    assert IsoFlop.from_json(found.to_json()).counted == "non_embedding"
+    result = isoflop(Observations.from_records(rows, counted="non_embedding"), bootstrap=100)
+    assert "N is non-embedding parameters" in result.summary()
+    assert IsoFlop.from_json(result.to_json()).counted == "non_embedding"
 
 
 # Porian et al. 2024, table isoflop_points.csv: 15 experiments with their published exponents and bootstrap intervals.
@@ -357,7 +357,7 @@ def porian():
         points = list(csv.DictReader(handle))
     with shared("porian/published_fits.csv").open(newline="") as handle:
         fits = list(csv.DictReader(handle))
-    found = {}
+    experiments = {}
     for fit in fits:
         chosen = [p for p in points if all(p[key] == fit[key] for key in KEYS)]
         rows = [
@@ -365,17 +365,17 @@ def porian():
             | {"loss_se": SEED_NOISE[fit["dataset"]]}
             for p in chosen
         ]
-        found[" ".join(fit[key] for key in KEYS[1:])] = fit, Observations.from_records(rows)
-    assert len(found) == 15
-    return found
+        experiments[" ".join(fit[key] for key in KEYS[1:])] = fit, Observations.from_records(rows)
+    assert len(experiments) == 15
+    return experiments
 
 
 def test_interpolation_gives_porians_exponents(porian):
     for name, (fit, observations) in porian.items():
-        found = isoflop(observations, "interpolation")
+        result = isoflop(observations, "interpolation")
         # Over seeds of the noise, medians of 1000 draws move by 0.002.
-        assert found.exponents["num_params"] == pytest.approx(float(fit["n_exponent"]), abs=0.004), name
-        assert found.coefficients["num_params"] == pytest.approx(float(fit["n_coef"]), rel=0.2), name
+        assert result.exponents["num_params"] == pytest.approx(float(fit["n_exponent"]), abs=0.004), name
+        assert result.coefficients["num_params"] == pytest.approx(float(fit["n_coef"]), rel=0.2), name
 
 
 @pytest.fixture(scope="module")
@@ -387,11 +387,11 @@ def porian_slices(porian):
 def test_slices_agree_with_porians_exponents(porian, porian_slices):
     apart, differences = [], []
     for name, (fit, _) in porian.items():
-        found = porian_slices[name]
-        low, high = found.intervals_at(0.95)["num_params"]
+        result = porian_slices[name]
+        low, high = result.intervals_at(0.95)["num_params"]
         if high < float(fit["boot_n_lo"]) or low > float(fit["boot_n_hi"]):
             apart.append(name)
-        differences.append(found.exponents["num_params"] - float(fit["n_exponent"]))
+        differences.append(result.exponents["num_params"] - float(fit["n_exponent"]))
     assert np.abs(differences).max() < 0.035
     assert np.median(np.abs(differences)) < 0.01
     # Here a spline's minimum lies 0.24 off the line in ln N at one budget; noise of the loss, all that the published
@@ -411,18 +411,18 @@ def test_the_stages_that_resolve_the_discrepancy_come_out_in_order(porian_slices
         ("rw", (0.834, 0.701, 0.604, 0.571, 0.497)),
         ("owt2", (0.870, 0.700, 0.602, 0.569, 0.518)),
     ):
-        found = [porian_slices[f"{corpus} {stage}"].exponents["num_params"] for stage in stages]
-        assert found == sorted(found, reverse=True)
-        assert found == pytest.approx(published, abs=0.035)
+        exponents = [porian_slices[f"{corpus} {stage}"].exponents["num_params"] for stage in stages]
+        assert exponents == sorted(exponents, reverse=True)
+        assert exponents == pytest.approx(published, abs=0.035)
 
 
 def test_the_chinchilla_points():
     observations = Observations.read(shared("chinchilla/svg_extracted_data.csv"))
-    found = isoflop(observations.where(np.sort(np.argsort(observations.loss)[:240])))
+    result = isoflop(observations.where(np.sort(np.argsort(observations.loss)[:240])))
     # β/(α + β) at the optimum of the joint fit to the same points.
     joint = 0.3671724 / (0.3473105 + 0.3671724)
-    assert found.exponents["num_params"] == pytest.approx(joint, abs=0.02)
-    low, high = found.intervals_at(0.95)["num_params"]
+    assert result.exponents["num_params"] == pytest.approx(joint, abs=0.02)
+    low, high = result.intervals_at(0.95)["num_params"]
     assert low < joint < high
     assert high - low < 0.15
-    assert any("runs share their compute with no other size" in note for note in found.notes)
+    assert any("runs share their compute with no other size" in note for note in result.notes)

@@ -56,14 +56,14 @@ def test_derivatives_match_differences():
 @pytest.mark.parametrize("seed", range(4))
 def test_never_worse_than_scipy_from_the_truth(seed):
     loss, metric = points(20, 0.02, seed)
-    found, _ = curve_fit(
+    optimum, _ = curve_fit(
         lambda loss, *constants: accuracy(loss, dict(zip(TRUTH, constants, strict=True))),
         loss,
         metric,
         [*TRUTH.values()],
         bounds=([0, 0.1, 0, 0], [5, 100, 1, 1]),
     )
-    squares = ((accuracy(loss, dict(zip(TRUTH, found, strict=True))) - metric) ** 2).sum()
+    squares = ((accuracy(loss, dict(zip(TRUTH, optimum, strict=True))) - metric) ** 2).sum()
     result = fit_metric(loss, metric, bootstrap=2)
     assert (result.residuals**2).sum() <= squares * (1 + 1e-9)
     np.testing.assert_allclose(result.residuals, metric - accuracy(loss, result.values), atol=1e-12)

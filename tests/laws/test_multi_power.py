@@ -121,13 +121,13 @@ def test_coordinates_round_trip_and_units_change_nothing():
 def test_published_constants_give_the_published_errors(size, r_squared, error):
     """R² and mean absolute error, each the mean over the six held-out curves, to what is printed (±1e-5)."""
     values = dict(zip(LAW.symbols, PUBLISHED[size], strict=True))
-    found = []
+    errors = []
     for name in HELD_OUT:
         steps, rates, loss = curve(size, name)
         np.testing.assert_allclose(schedule(name)[steps.astype(int) - 1], rates, rtol=1e-12)
         off = LAW.loss(values, schedule(name), steps) - loss
-        found.append((1 - (off**2).sum() / ((loss - loss.mean()) ** 2).sum(), np.abs(off).mean()))
-    mean = np.mean(found, axis=0)
+        errors.append((1 - (off**2).sum() / ((loss - loss.mean()) ** 2).sum(), np.abs(off).mean()))
+    mean = np.mean(errors, axis=0)
     assert mean[0] == pytest.approx(r_squared, abs=5e-5)
     assert mean[1] == pytest.approx(error, abs=1e-5)
 
@@ -163,13 +163,13 @@ def test_held_out_curves_are_predicted_as_the_authors_do(published_fits):
     The optimum on three curves does not predict the curves of three times the length better than constants that were
     stopped on the way to it; what both leave is the law's, not the fit's. The intervals know it: see below.
     """
-    found = []
+    errors = []
     for name in HELD_OUT:
         steps, _, loss = curve("400", name)
         off = published_fits["400"].predict(schedule(name), steps).value - loss
         r_squared = 1 - (off**2).sum() / ((loss - loss.mean()) ** 2).sum()
-        found.append((r_squared, np.abs(off).mean(), np.sqrt(np.mean(off**2)), np.abs(off / loss).max()))
-    r_squared, error, rms, worst = np.mean(found, axis=0)
+        errors.append((r_squared, np.abs(off).mean(), np.sqrt(np.mean(off**2)), np.abs(off / loss).max()))
+    r_squared, error, rms, worst = np.mean(errors, axis=0)
     assert r_squared > 0.996
     assert error < 0.0062
     assert rms < 1.1 * 0.0073
@@ -200,7 +200,7 @@ def test_nine_curves_fit_to_a_seventh_of_a_percent(published_fits):
         assert words in text
 
 
-def made(names, noise=0.0, seed=0, values=TRUTH):
+def make_curves(names, noise=0.0, seed=0, values=TRUTH):
     """Curves of a known law with noise that is correlated from row to row (ρ = 0.5)."""
     generator = np.random.default_rng(seed)
     kinds = {
@@ -223,7 +223,7 @@ def made(names, noise=0.0, seed=0, values=TRUTH):
 def test_noiseless_truth_is_recovered(seed):
     generator = np.random.default_rng(seed)
     values = {symbol: value * generator.uniform(0.8, 1.25) for symbol, value in TRUTH.items()}
-    curves, schedules = made(("cosine", "constant", "drop", "short"), values=values)
+    curves, schedules = make_curves(("cosine", "constant", "drop", "short"), values=values)
     fitted = fit_curves(curves, schedules=schedules)
     assert fitted.rms < 1e-7
     for symbol, value in values.items():
@@ -231,7 +231,7 @@ def test_noiseless_truth_is_recovered(seed):
 
 
 def test_never_worse_than_a_scipy_multistart():
-    curves, schedules = made(("cosine", "constant", "drop"), noise=1e-3)
+    curves, schedules = make_curves(("cosine", "constant", "drop"), noise=1e-3)
     tracks = [Track.of(schedules[name], steps) for name, (steps, _, _) in curves.items()]
     units = units_of(tracks)
     tracks = [track.scaled(units) for track in tracks]
@@ -241,14 +241,14 @@ def test_never_worse_than_a_scipy_multistart():
     best = np.inf
     for _ in range(8):
         start = LAW.theta(np.array([*TRUTH.values()]) * generator.uniform(0.6, 1.5, 7), units)
-        found = least_squares(
+        solution = least_squares(
             lambda theta: LAW.log_loss(theta[None], *tracks)[0][0] - log_loss,
             np.clip(start, low + 1e-6, high - 1e-6),
             jac=lambda theta: LAW.log_loss(theta[None], *tracks)[1][0].T,
             bounds=(low, high),
             x_scale="jac",
         )
-        best = min(best, found.cost)
+        best = min(best, solution.cost)
     assert fit_curves(curves, schedules=schedules).objective_value <= best * (1 + 1e-7)
 
 
@@ -257,7 +257,7 @@ def test_intervals_cover_constants_and_new_schedules():
     truth = LAW.loss(TRUTH, target, steps)
     inside, constants, trials = [], [], 20
     for seed in range(trials):
-        curves, schedules = made(("cosine", "constant", "drop"), noise=1e-3, seed=seed)
+        curves, schedules = make_curves(("cosine", "constant", "drop"), noise=1e-3, seed=seed)
         fitted = fit_curves(curves, schedules=schedules)
         prediction = fitted.predict(target, steps)
         new = truth * np.exp(1e-3 * np.random.default_rng(1000 + seed).standard_normal(2))
@@ -288,7 +288,7 @@ def test_rows_tell_the_schedule_and_the_warm_up():
 
 
 def test_curves_of_a_table_are_taken_as_they_are():
-    curves, schedules = made(("cosine", "drop"), noise=1e-3)
+    curves, schedules = make_curves(("cosine", "drop"), noise=1e-3)
     rows = [(name, *point) for name, columns in curves.items() for point in zip(*columns, strict=True)]
     table = Curves.read(dict(zip(("run", "step", "lr", "loss"), zip(*rows, strict=True), strict=True)))
     fitted = fit_curves(table, schedules=schedules)
@@ -315,7 +315,7 @@ def test_long_curves_are_averaged_and_said_so():
 
 @pytest.fixture(scope="module")
 def small():
-    curves, schedules = made(("cosine", "constant", "drop"), noise=1e-3)
+    curves, schedules = make_curves(("cosine", "constant", "drop"), noise=1e-3)
     return curves, schedules, fit_curves(curves, schedules=schedules)
 
 
@@ -346,9 +346,9 @@ def test_predictions_along_a_long_schedule_are_interpolated_closely(small):
 
 
 def test_decay_shares_are_the_ends_of_their_schedules(small):
-    found = small[2].decay_shares(10_000, PEAK, warmup=500, final=0.1)
-    assert list(found) == [0.05, 0.1, 0.2, 0.3, 0.5]
-    for share, prediction in found.items():
+    ends = small[2].decay_shares(10_000, PEAK, warmup=500, final=0.1)
+    assert list(ends) == [0.05, 0.1, 0.2, 0.3, 0.5]
+    for share, prediction in ends.items():
         end = small[2].predict(wsd(10_000, PEAK, 500, share, 0.1), [10_000])
         assert prediction.value == pytest.approx(end.value[0], rel=1e-12)
         exact = LAW.loss(TRUTH, wsd(10_000, PEAK, 500, share, 0.1), [10_000])[0]
@@ -412,12 +412,12 @@ def test_impossible_predictions_are_refused(small, rates, steps, level, words):
 
 
 def test_what_the_curves_cannot_tell_is_noted():
-    curves, schedules = made(("constant", "drop"))
+    curves, schedules = make_curves(("constant", "drop"))
     notes = fit_curves(curves, schedules=schedules).notes
     assert notes == (
         "the learning rate decays in curve drop only: the effect of other decays is not tested",
         "the learning rate decays to one level only, so C and γ compensate each other; add a curve with a slow decay",
     )
     gap = {name: (steps, rates, np.where(steps == 1200, np.nan, loss)) for name, (steps, rates, loss) in curves.items()}
-    found = fit_curves(gap, schedules=schedules).notes
-    assert found[:2] == tuple(f"curve {name}: left out 1 rows without a finite loss above zero" for name in curves)
+    notes = fit_curves(gap, schedules=schedules).notes
+    assert notes[:2] == tuple(f"curve {name}: left out 1 rows without a finite loss above zero" for name in curves)

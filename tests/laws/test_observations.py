@@ -303,7 +303,7 @@ def test_where_keeps_rows_together():
         ("N,D,loss\n", ["no runs below it"]),
         (
             "x,y,z\n1,2,3\n",
-            ["no column for num_params, loss, tokens (or flops)", "found: x, y, z", "wanted: num_params"],
+            ["no column for num_params, loss, tokens (or flops)", "found: x, y, z", "needed: num_params"],
         ),
         ("N,D,loss_a,loss_b\n1e6,2e7,3,4\n", ["several columns could be the loss (loss_a, loss_b)", "columns={'loss'"]),
         (HEADER + "1e6,2e7,3\n1e6,many,3\n", ["row 2", "tokens is 'many'", "not a number"]),

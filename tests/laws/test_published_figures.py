@@ -70,8 +70,8 @@ def test_gadre_predicts_over_trained_models(corpus, model, multiplier, error):
 
 def test_olmo_reruns_give_the_noise_floor():
     """Five runs at one Chinchilla were made twice: 0.015 to 0.03 % of the loss apart (on the Pile to 0.07 %)."""
-    found = {row["run"]: float(row["c4_loss"]) for row in rows("olmo_ladder/final_losses.csv")}
-    apart = [abs(np.log(loss / found[name + "-rerun"])) for name, loss in found.items() if name + "-rerun" in found]
+    losses = {row["run"]: float(row["c4_loss"]) for row in rows("olmo_ladder/final_losses.csv")}
+    apart = [abs(np.log(loss / losses[name + "-rerun"])) for name, loss in losses.items() if name + "-rerun" in losses]
     assert len(apart) == 5
     assert round(min(apart), 5) == 0.00015
     assert round(max(apart), 4) == 0.0003
@@ -84,14 +84,14 @@ def batches():
     Trained on: 64 runs up to 5.9e16 FLOPs. Nine more were taken out by the authors (tiny batches). Held out: 64 runs up
     to a thousand times the compute, half of them at one size and one token count with batches from 48 to 393 216.
     """
-    found = {"train": [], "test": []}
+    splits = {"train": [], "test": []}
     for row in rows("nqs/dataset.csv"):
         if row["filtered"] != "True":
             batch, steps = 128 * float(row["B"]), float(row["K"])
             run = {"num_params": float(row["N"]), "tokens": batch * steps, "batch_tokens": batch, "steps": steps}
-            found[row["split"]].append({**run, "loss": float(row["loss"])})
-    assert [len(split) for split in found.values()] == [64, 64]
-    return {name: Observations.from_records(split) for name, split in found.items()}
+            splits[row["split"]].append({**run, "loss": float(row["loss"])})
+    assert [len(split) for split in splits.values()] == [64, 64]
+    return {name: Observations.from_records(split) for name, split in splits.items()}
 
 
 def test_chinchilla_misses_runs_of_many_batches_by_a_sixth(batches):

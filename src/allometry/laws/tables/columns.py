@@ -251,7 +251,7 @@ def _check_complete(table: RawTable, taken: Mapping[str, str | float]) -> None:
         hint = "; a batch in sequences gives tokens with its length, e.g. columns={'sequence_length': 2048}, and steps"
     raise UserError(
         f"{table.name}: no column for {', '.join(missing)}; found: {table.shown}; "
-        f"wanted: num_params (N, params), tokens (D) or flops (C), loss{hint}"
+        f"needed: num_params (N, params), tokens (D) or flops (C), loss{hint}"
     )
 
 
