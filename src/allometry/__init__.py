@@ -6,6 +6,8 @@ Three parts that can be used alone, meeting only in plain records:
 - ``allometry.laws``: scaling laws fitted to any table of runs (NumPy and SciPy);
 - ``allometry.planning``: from a law and a budget to a model, its tokens, batch and learning rate.
 
+``allometry.workflow`` joins them: it does what ``allometry quickstart`` and the study commands do, from Python.
+
 Nothing is imported here, so that ``import allometry`` costs nothing: import the part that you need.
 """
 
