@@ -46,20 +46,28 @@ def fit(
     from .terminal.output import answer, answer_json
     from .terminal.progress import Terminal
 
-    table = {
-        "columns": {name: _column(value) for name, value in _pairs(column, "--column").items()} or None,
-        "where": _pairs(where, "--where") or None,
-        "counted": counted,
-    }
-    options = {"output": output, "listener": Terminal(as_json=json)}
-    if isoflop:
-        if law:
-            raise UserError("--isoflop takes no --law: it reads the minima of the budgets themselves")
-        if objective or delta:
-            raise UserError("--isoflop takes no --objective and no --delta: it fits parabolas by least squares")
-        fitted = workflow.fit_isoflop(source, **table, **options)
+    columns = {name: _column(value) for name, value in _pairs(column, "--column").items()} or None
+    rows, listener = _pairs(where, "--where") or None, Terminal(as_json=json)
+    if not isoflop:
+        fitted = workflow.fit_runs(
+            source,
+            law,
+            objective=objective,
+            delta=delta,
+            columns=columns,
+            where=rows,
+            counted=counted,
+            output=output,
+            listener=listener,
+        )
+    elif law:
+        raise UserError("--isoflop takes no --law: it reads the minima of the budgets themselves")
+    elif objective or delta:
+        raise UserError("--isoflop takes no --objective and no --delta: they are for the fit of one law")
     else:
-        fitted = workflow.fit_runs(source, law, objective=objective, delta=delta, **table, **options)
+        fitted = workflow.fit_isoflop(
+            source, columns=columns, where=rows, counted=counted, output=output, listener=listener
+        )
     if json:
         answer_json(fitted.to_json())
     else:

@@ -53,8 +53,9 @@ def quickstart(
         UserError: the corpus or the options cannot be used, the minutes are too few, or the planned run diverged.
     """
     config = StudyConfig.parse({"data": str(data), "minutes": minutes, "seed": seed}, "quickstart")
-    options = {"engine": engine, "device": device, "gpus": gpus, "tracker_names": tracker_names, "listener": listener}
-    with open_study(config, out, **options) as session:
+    with open_study(
+        config, out, engine=engine, device=device, gpus=gpus, tracker_names=tracker_names, listener=listener
+    ) as session:
         confirm(session.cost())
         session.train_rungs(session.run_sweep())
         plan = session.plan()
@@ -78,8 +79,9 @@ def train_ladder(
     Raises:
         UserError: the corpus or the options cannot be used, or the minutes are too few.
     """
-    options = {"engine": engine, "device": device, "gpus": gpus, "tracker_names": tracker_names, "listener": listener}
-    with open_study(config, out, **options) as session:
+    with open_study(
+        config, out, engine=engine, device=device, gpus=gpus, tracker_names=tracker_names, listener=listener
+    ) as session:
         confirm(session.cost())
         session.train_rungs(session.run_sweep())
     return session.study

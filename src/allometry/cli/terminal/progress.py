@@ -47,13 +47,18 @@ class Terminal:
         elif isinstance(event, Planned):
             self._show("\n" + event.plan.summary())
         elif isinstance(event, RunsToCome):
-            self.board = board = Board(event)
-            board.start()
+            self._start(event)
         elif self.board is not None:
             self.board.update(event)
             if isinstance(event, RunsEnded):
                 self.board.stop()
                 self.board = None
+
+    def _start(self, batch: RunsToCome) -> None:
+        """A board for runs to come; a study without a sweep has none for it."""
+        if batch.runs:
+            self.board = Board(batch)
+            self.board.start()
 
 
 class Board:
