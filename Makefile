@@ -6,7 +6,7 @@ TORCH ?= 2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: demo test types faults extras lint clean
-CODE := src tests benchmarks docs
+CODE := src tests benchmarks docs examples
 .DELETE_ON_ERROR:
 
 # Real text to a plan that comes true, in about three minutes on two cores; the report is quickstart/report.html.
