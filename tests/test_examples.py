@@ -36,6 +36,13 @@ def test_own_law_finds_the_constants_that_made_its_runs(run_example):
     assert fit.values == pytest.approx({"E": 2, "A": 3e5, "alpha": 0.2}, rel=1e-6)
 
 
+def test_text_to_outcome_predicts_what_comes_out(run_example):
+    ran = run_example("text_to_outcome.py")
+    assert len(ran["study"].records("ladder")) == 9
+    assert ran["outcome"].inside
+    assert Path("study/outcome.json").is_file()
+
+
 def test_every_example_is_tried_here():
     tried = Path(__file__).read_text()
     for path in EXAMPLES.glob("*.py"):
