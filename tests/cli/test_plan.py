@@ -89,7 +89,7 @@ def test_the_table_has_everything(cli, fit):
     assert status == 0
     names = [line.split("  ")[0] for line in out.splitlines()]
     wanted = ["budget", "model", "shape", "tokens", "batch", "learning rate", "warmup", "decay", "weight decay"]
-    wanted += ["predicted loss", "within 0.1 %", "within 0.5 %", "wrong by 2×", "time", "cost", "memory"]
+    wanted += ["predicted loss", "within 0.1 %", "within 0.5 %", "size off by 2×", "time", "cost", "memory"]
     assert [name for name in names if name in wanted] == wanted
     assert "heads of" in out
     assert out.count("[") >= 7  # an interval for each choice

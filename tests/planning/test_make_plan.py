@@ -77,8 +77,8 @@ def test_budget_json_there_and_back(budget):
         ({"flops": -1.0}, "flops must be a finite number above zero"),
         ({"flops": float("inf")}, "flops must be"),
         ({"flops": 1e21, "hours": 3}, "not flops and hours"),
-        ({"flops_per_second": 1e12, "hours": 1, "num_devices": 8}, "num_devices say nothing without a device"),
-        ({"flops": 1e12, "mfu": 0.5, "price_per_hour": 2}, "mfu and price_per_hour say nothing without a device"),
+        ({"flops_per_second": 1e12, "hours": 1, "num_devices": 8}, "num_devices have no use without a device"),
+        ({"flops": 1e12, "mfu": 0.5, "price_per_hour": 2}, "mfu and price_per_hour have no use without a device"),
         ({"device": "h100"}, "none was given"),
         ({"flops_per_second": 1e12}, "none was given"),
         ({"cost": 100.0, "device": "h100"}, "needs price_per_hour"),
@@ -358,7 +358,7 @@ def test_summary_reads_well():
     text = planning.plan(Chinchilla(), Budget(flops_per_second=1e15, hours=24), shape=shape).summary()
     for word in ("budget", "model", "tokens", "batch", "learning rate", "warmup", "weight decay", "predicted loss"):
         assert word in text
-    for word in ("at 90 %", "within 0.5 %", "wrong by 2×", "half the size costs +", "time", "interval of", "note: "):
+    for word in ("at 90 %", "within 0.5 %", "size off by 2×", "% at half the size", "time", "interval of", "note: "):
         assert word in text
     assert max(len(line) for line in text.splitlines() if not line.startswith("note")) < 120
     assert "nan" not in text

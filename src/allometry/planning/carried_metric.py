@@ -19,7 +19,7 @@ def carry(
 ) -> float:
     """P_B = P_A · (N_B/N_A)^α · (D_B/D_A)^β.
 
-    Holds for a metric that follows P = k·N^α·D^β without a floor; a loss has negative exponents. The unknown k
+    It holds for a metric that follows P = k·N^α·D^β without a floor; a loss has negative exponents. The unknown k
     cancels, so one measured model and the two exponents of a fit are enough.
 
     Args:
@@ -43,6 +43,6 @@ def carry(
     log_factor = alpha * math.log(to_params / from_params) + beta * math.log(to_tokens / from_tokens)
     if not abs(log_factor + math.log(metric)) < 700:
         raise UserError(
-            f"alpha {alpha:g} and beta {beta:g} carry {metric:g} out of all numbers; are they the exponents?"
+            f"alpha {alpha:g} and beta {beta:g} carry {metric:g} beyond what a float holds; are they the exponents?"
         )
     return metric * math.exp(log_factor)

@@ -203,8 +203,10 @@ def _go_on(
     whole = replace(
         budget, flops=None, hours=None, cost=None, num_params=checkpoint.num_params, tokens=checkpoint.tokens + tokens
     )
-    shape = None if checkpoint.model is None else lambda _: checkpoint.model
-    planned = plan(law, whole, **options | {"shape": shape})
+    model = checkpoint.model
+    shape = None if model is None else lambda _: model
+    fixed: dict[str, Any] = options | {"shape": shape}
+    planned = plan(law, whole, **fixed)
     seconds = budget.seconds(tokens * per_token)
     notes = [f"continues {checkpoint.name} after {format_count(checkpoint.tokens)} tokens"]
     if checkpoint.decayed:

@@ -1,4 +1,4 @@
-"""From a law and a budget to a plan: the optimum, a real model near it, its batch and rate, what it costs."""
+"""From a law and a budget to a plan: the optimum, a real model near it, batch and learning rate, and the cost."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The plan: what to train for a budget, and which loss to expect, written down before the training starts.
 
-A ``Plan`` is a plain record with a JSON form: it keeps the configuration of the model and of the run as dictionaries,
-so that this room needs to know neither.
+A ``Plan`` is a plain record with a JSON form. It keeps the configuration of the model and of the run as dictionaries,
+so that planning depends on neither.
 """
 
 from __future__ import annotations
@@ -108,13 +108,12 @@ class Plan:
         return self.tokens / self.num_params
 
     def with_run(self, run: Mapping[str, Any]) -> Plan:
-        """The same plan with the run configuration that carries it out."""
+        """The same plan with the configuration of the run that carries it out."""
         return replace(self, run=dict(run))
 
     def to_json(self) -> dict:
         """A plain dictionary, ready for ``json.dumps``; its ``kind`` is ``plan``."""
-        record = {field.name: getattr(self, field.name) for field in fields(self)}
-        nested = {
+        nested: dict[str, Any] = {
             "budget": self.budget.to_json(),
             "optimum": self.optimum.to_json(),
             "recommendations": {name: each.to_json() for name, each in self.recommendations.items()},
@@ -122,7 +121,7 @@ class Plan:
             "memory": self.memory.to_json() if self.memory else None,
             "notes": list(self.notes),
         }
-        return {"kind": "plan"} | record | nested
+        return {"kind": "plan"} | vars(self) | nested
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Plan:
@@ -132,11 +131,11 @@ class Plan:
             UserError: it is no plan, or fields are missing or unknown.
         """
         if not isinstance(record, Mapping) or record.get("kind") != "plan":
-            raise UserError("not a plan: a record of kind 'plan' is wanted, as written by allometry plan")
+            raise UserError("not a plan: give a record of kind 'plan', as written by allometry plan")
         values = {name: value for name, value in record.items() if name != "kind"}
-        wanted = {field.name for field in fields(cls)}
-        if wanted != set(values):
-            wrong = ", ".join(sorted(wanted ^ set(values)))
+        known = {field.name for field in fields(cls)}
+        if known != set(values):
+            wrong = ", ".join(sorted(known ^ set(values)))
             raise UserError(f"not a plan of this version: missing or unknown fields {wrong}; plan again")
         try:
             nested = {
@@ -152,7 +151,7 @@ class Plan:
             raise UserError(f"not a plan of this version: {error}; plan again") from None
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the plan as JSON, whole or not at all."""
+        """Write the plan as JSON; a crash leaves the complete file or the old one."""
         write_json(Path(path), self.to_json())
 
     @classmethod
@@ -181,7 +180,7 @@ class Plan:
 
 
 def describe(plan: Plan) -> str:
-    """The plan as rows of name, value and interval; then what the intervals rest on, and its notes."""
+    """The plan as rows of name, value and interval; then the sources of the intervals, and the notes."""
     rows = [("budget", plan.budget.describe(), ""), *_model(plan), *_training(plan), *_law(plan), *_machine(plan)]
     rows.append(("written", plan.created, ""))
     return "\n".join([*table(rows), *_sources(plan), *(f"note: {note}" for note in plan.notes)])
@@ -190,21 +189,21 @@ def describe(plan: Plan) -> str:
 def _model(plan: Plan) -> list[Row]:
     size = f"{format_count(plan.num_params)} parameters, {_COUNTED.get(plan.counted, 'non-embedding')}"
     rows = [("model", size, _interval(plan, "num_params", format_count))]
-    asked = plan.optimum
-    if f"{plan.num_params:.2g}" != f"{asked.num_params:.2g}":
-        size, tokens = format_count(asked.num_params), format_count(asked.tokens)
-        rows.append(("by 6ND alone", f"the law asked for {size} parameters on {tokens} tokens", ""))
+    optimum = plan.optimum
+    if f"{plan.num_params:.2g}" != f"{optimum.num_params:.2g}":
+        size, tokens = format_count(optimum.num_params), format_count(optimum.tokens)
+        rows.append(("optimum by 6ND", f"{size} parameters on {tokens} tokens, before real shapes and exact FLOPs", ""))
     model = plan.model or {}
     if {"width", "layers", "head_dim", "hidden"} <= set(model):
         heads = model["width"] // model["head_dim"]
         shape = f"{model['layers']} layers of width {model['width']}, {heads} heads of {model['head_dim']}"
         rows.append(("shape", f"{shape}, hidden {model['hidden']}", ""))
-        rows.append(("reads", f"vocabulary {model['vocab_size']}, context {model['context']}", ""))
+        rows.append(("vocabulary", f"{model['vocab_size']}, context {model['context']}", ""))
     if "num_params_total" in plan.exact_counts:
         bare, matmul, total = (
             format_count(plan.exact_counts[f"num_params{name}"]) for name in ("", "_matmul", "_total")
         )
-        rows.append(("counts", f"{bare} without embedding and head, {matmul} with the head, {total} in all", ""))
+        rows.append(("parameters", f"{bare} non-embedding, {matmul} with output head, {total} total", ""))
     return rows
 
 
@@ -221,7 +220,7 @@ def _training(plan: Plan) -> list[Row]:
          _interval(plan, "batch", format_count)),
         ("learning rate", rate, _interval(plan, "lr", "{:.3g}".format)),
     ]  # fmt: skip
-    if plan.warmup_tokens is not None:
+    if plan.warmup_tokens is not None and plan.decay is not None and plan.weight_decay is not None:
         warmup, steps = format_count(plan.warmup_tokens), format_count(plan.warmup_tokens / plan.batch)
         rows += [
             ("warmup", f"{warmup} tokens, {steps} steps", _interval(plan, "warmup_tokens", format_count)),
@@ -242,8 +241,8 @@ def _law(plan: Plan) -> list[Row]:
     for word, span in (("0.1 %", basin.within_0_1_percent), ("0.5 %", basin.within_0_5_percent)):
         rows.append((f"within {word}", f"{' to '.join(map(format_count, span))} parameters", ""))
     costs = [(basin.cost_of_half_size, "half"), (basin.cost_of_double_size, "twice")]
-    told = [f"{word} the size costs {100 * cost:+.2g} %" for cost, word in costs if cost is not None]
-    return [*rows, ("wrong by 2×", ", ".join(told), "")] if told else rows
+    words = [f"{100 * cost:+.2g} % at {word} the size" for cost, word in costs if cost is not None]
+    return [*rows, ("size off by 2×", f"loss {', '.join(words)}", "")] if words else rows
 
 
 def _machine(plan: Plan) -> list[Row]:
@@ -266,7 +265,7 @@ def _machine(plan: Plan) -> list[Row]:
 
 
 def _sources(plan: Plan) -> list[str]:
-    """What each interval rests on; those that rest on the same together."""
+    """The source of each interval; choices with the same source stand together."""
     named: dict[str, list[str]] = {}
     for name, interval in plan.intervals.items():
         named.setdefault(interval.source, []).append(_WORDS[name])
@@ -274,8 +273,8 @@ def _sources(plan: Plan) -> list[str]:
 
 
 def _interval(plan: Plan, name: str, form: Callable[[float], str]) -> str:
-    found = plan.intervals.get(name)
-    if found is None:
+    interval = plan.intervals.get(name)
+    if interval is None:
         return ""
-    high = "…" if found.high is None else form(found.high)
-    return f"[{form(found.low)}, {high}]"
+    high = "…" if interval.high is None else form(interval.high)
+    return f"[{form(interval.low)}, {high}]"

@@ -8,18 +8,15 @@ far from the target have less weight, repeats do not average the drift away, and
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
 
 from ...errors import UserError
 from ...laws import LAWS
 from ...quantities import require_positive
-from ..optimum.predictor import FLOPS_PER_PARAM_TOKEN
+from ..optimum.predictor import FLOPS_PER_PARAM_TOKEN, Numbers
 from ..resources.budget import Budget
 
 Array = np.ndarray
-Numbers = TypeVar("Numbers", float, Array)
 # Standard deviation of ln L of one run around its law, from seeds, evaluation and settings, on carefully run ladders.
 NOISE = 0.003
 # Standard deviation of the drift of ln L over one e-fold of N or of D. With it, forecasts of the cleaner public tables

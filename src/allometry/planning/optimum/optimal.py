@@ -106,7 +106,7 @@ class OptimumProblem:
             return self.at(*self._fixed(flops))
         lowest = self._line(flops).lowest(self.tokens_per_param)
         size = lowest.num_params
-        point = self.at(size, float(lowest.line.tokens(size)))
+        point = self.at(size, lowest.line.tokens(size))
         return replace(
             point,
             at_edge=lowest.at_edge,
@@ -186,7 +186,7 @@ class OptimumProblem:
             assert tokens is not None
             size = line.num_params(tokens)
         else:
-            tokens = float(line.tokens(size))
+            tokens = line.tokens(size)
             if tokens <= 0:
                 raise UserError(
                     f"serving {self.served:g} tokens with {size:g} parameters takes more than {line.flops:.3g} FLOPs "
@@ -209,7 +209,7 @@ class OptimumProblem:
         sizes = lowest.interval(self.level)
         if sizes is None:
             return {}
-        few, many = (float(lowest.line.tokens(size)) for size in reversed(sizes))
+        few, many = (lowest.line.tokens(size) for size in reversed(sizes))
         return {"num_params": sizes, "tokens": (few, many)}
 
     def _search_notes(self, lowest: LowestPoint, point: Optimum) -> list[str]:

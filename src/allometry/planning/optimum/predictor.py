@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ...laws import Prediction
 from ...laws.prediction import LossPredictor
 
 Array = np.ndarray
+Numbers = TypeVar("Numbers", float, Array)
 FLOPS_PER_PARAM_TOKEN = 6.0
 Samples = list[tuple[float, Array]]
 

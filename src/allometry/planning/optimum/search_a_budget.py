@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import UserError
 from ...quantities import format_flops, require_positive
 from .optimum_record import Basin
-from .predictor import FLOPS_PER_PARAM_TOKEN, Array, Predictor
+from .predictor import FLOPS_PER_PARAM_TOKEN, Array, Numbers, Predictor
 
 _GRID = 401
 _ZOOM = 41
@@ -33,7 +33,7 @@ class BudgetLine:
     served: float = 0.0
     level: float = 0.9
 
-    def tokens(self, num_params: float | Array) -> float | Array:
+    def tokens(self, num_params: Numbers) -> Numbers:
         """Tokens left for training; below zero if serving alone costs more than the budget."""
         return self.flops / (FLOPS_PER_PARAM_TOKEN * num_params) - SERVED_SHARE * self.served
 
@@ -135,8 +135,7 @@ class LowestPoint:
         """The sizes that hold ``level`` of the refits' own optima on this line; None without refits."""
         grid = np.linspace(self.grid[0], self.grid[-1], _GRID_OF_REFITS)
         sizes = np.exp(grid)
-        tokens = np.asarray(self.line.tokens(sizes))
-        samples = self.line.predictor.weighted_samples(sizes, tokens) if len(self.grid) > 1 else []
+        samples = self.line.predictor.weighted_samples(sizes, self.line.tokens(sizes)) if len(self.grid) > 1 else []
         if not samples:
             return None
         optima = np.concatenate([_minima(grid, losses) for _, losses in samples])

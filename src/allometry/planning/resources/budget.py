@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -66,27 +66,27 @@ def device(name: str) -> Device:
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be spent, on what, and what else a plan is held to.
+    """What may be spent, on which machine, and what else a plan must respect.
 
     How much, exactly one of:
 
     - ``flops``: training FLOPs (with ``inference_tokens``: of training and serving together);
     - ``hours`` on a machine, or ``cost`` at its ``price_per_hour`` (of one device; any currency);
-    - a goal, and the plan says what it costs: ``loss`` to reach, or both ``num_params`` and ``tokens``.
+    - a goal, whose cost the plan computes: a ``loss`` to reach, or both ``num_params`` and ``tokens``.
 
-    On what: ``device`` with ``num_devices`` (1) and ``mfu`` (0.4; the share of the dense BF16 peak that is reached), or
+    The machine: ``device`` with ``num_devices`` (1) and ``mfu`` (0.4; the share reached of the dense BF16 peak), or
     ``flops_per_second`` as measured, of all devices together (see ``throughput``). FLOPs and goals need no machine;
-    with one they come with hours, and with money if there is a price.
+    with one, the plan has hours too, and a cost if there is a price.
 
-    Held to: ``num_params`` or ``tokens`` fixes that one. ``tokens_available`` different tokens are repeated when more
-    are trained on. ``inference_tokens`` will be read or written by the model once it is trained. ``memory`` (bytes of a
-    device) is by default the table's.
+    Constraints: ``num_params`` or ``tokens`` fixes that one. ``tokens_available`` unique tokens are repeated if the
+    plan trains on more. ``inference_tokens`` will be read or written by the model after training. ``memory`` (bytes of
+    a device) is by default that of the table.
 
     ``flops`` is filled in for hours and cost; it stays None for a goal.
 
     Raises:
-        UserError: no amount or more than one, a part missing or without use, a number not above zero, an MFU above 1,
-            an unknown device.
+        UserError: no amount or more than one, a value that is missing or has no use, a number not above zero, an MFU
+            above 1, an unknown device.
     """
 
     flops: float | None = None
@@ -105,16 +105,15 @@ class Budget:
     loss: float | None = None
 
     def __post_init__(self) -> None:
-        require_positive(**{each.name: getattr(self, each.name) for each in fields(self) if each.name != "device"})
+        require_positive(**{name: value for name, value in vars(self).items() if name != "device"})
         self._check_machine()
         if self.device is not None:
-            self._fill_device()
+            self._fill_device(self.device)
         self._check_amount()
-        if self.cost is not None:
-            object.__setattr__(
-                self, "flops", self.rate * 3600.0 * self.cost / self.price_per_hour / (self.num_devices or 1)
-            )
-        if self.hours is not None:
+        if self.rate is not None and self.cost is not None and self.price_per_hour is not None:
+            flops = self.rate * 3600.0 * self.cost / self.price_per_hour / (self.num_devices or 1)
+            object.__setattr__(self, "flops", flops)
+        if self.rate is not None and self.hours is not None:
             object.__setattr__(self, "flops", self.rate * 3600.0 * self.hours)
 
     @classmethod
@@ -124,29 +123,29 @@ class Budget:
 
     @property
     def is_goal(self) -> bool:
-        """Whether a loss, or size and tokens, are asked for instead of an amount."""
+        """Whether the budget is a loss to reach, or a size and tokens, instead of an amount."""
         return self.loss is not None or None not in (self.num_params, self.tokens)
 
     @property
     def rate(self) -> float | None:
-        """FLOPs a second of the machine; None where there is none."""
-        if self.device is not None:
+        """FLOPs a second of the machine; None without a machine."""
+        if self.device is not None and self.num_devices is not None and self.mfu is not None:
             return device(self.device).peak_flops * self.num_devices * self.mfu
         return self.flops_per_second
 
     @property
     def memory_per_device(self) -> float | None:
-        """Bytes that a device holds; None where that is not known."""
+        """Bytes of memory of a device; None if that is not known."""
         if self.memory is None and self.device is not None:
             return device(self.device).memory
         return self.memory
 
     def seconds(self, flops: float) -> float | None:
-        """How long so many FLOPs take; None without a machine."""
+        """The time that so many FLOPs take; None without a machine."""
         return None if self.rate is None else flops / self.rate
 
     def money(self, seconds: float | None) -> float | None:
-        """What so long costs; None without a price."""
+        """The price of so many seconds; None without a price."""
         if self.price_per_hour is None or seconds is None:
             return None
         return self.price_per_hour * (self.num_devices or 1) * seconds / 3600.0
@@ -167,13 +166,12 @@ class Budget:
         if self.inference_tokens is not None:
             amount.append(f"{format_count(self.inference_tokens)} tokens served")
         if self.tokens_available is not None:
-            amount.append(f"{format_count(self.tokens_available)} different tokens")
+            amount.append(f"{format_count(self.tokens_available)} unique tokens")
         return ", ".join(amount) + (f" ({', '.join(details)})" if details else "")
 
     def to_json(self) -> dict:
-        """What was given, and the FLOPs that it makes."""
-        given = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value for name, value in given.items() if value is not None}
+        """What was given, and the FLOPs that follow from it."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, record: dict) -> Budget:
@@ -189,13 +187,13 @@ class Budget:
         return cls(**{name: value for name, value in record.items() if not (derived and name == "flops")})
 
     def _check_amount(self) -> None:
-        given = [name for name in ("flops", "hours", "cost", "loss") if getattr(self, name) is not None]
+        given = [name for name in ("flops", "hours", "cost", "loss") if vars(self)[name] is not None]
         if None not in (self.num_params, self.tokens):
             given.append("num_params and tokens together")
         if len(given) != 1:
-            told = f"not {' and '.join(given)}" if given else "none was given"
+            mistake = f"not {' and '.join(given)}" if given else "none was given"
             raise UserError(
-                f"a budget is one of flops, hours, cost, a loss to reach, or num_params and tokens together: {told}"
+                f"a budget is one of flops, hours, cost, a loss to reach, or num_params and tokens together: {mistake}"
             )
         if given[0] in ("hours", "cost") and self.rate is None:
             raise UserError(f"a budget by {given[0]} needs a device, or flops_per_second as measured")
@@ -205,21 +203,21 @@ class Budget:
     def _check_machine(self) -> None:
         if self.device is not None and self.flops_per_second is not None:
             raise UserError("give a device or flops_per_second, not both")
-        useless = [name for name in ("num_devices", "mfu") if getattr(self, name) is not None and self.device is None]
+        useless = [name for name in ("num_devices", "mfu") if vars(self)[name] is not None and self.device is None]
         if self.price_per_hour is not None and self.device is None and self.flops_per_second is None:
             useless.append("price_per_hour")
         if useless:
-            raise UserError(f"{' and '.join(useless)} say nothing without a device: add one, or leave them out")
+            raise UserError(f"{' and '.join(useless)} have no use without a device: give one, or leave them out")
 
-    def _fill_device(self) -> None:
+    def _fill_device(self, name: str) -> None:
         num_devices = 1 if self.num_devices is None else self.num_devices
         mfu = DEFAULT_MFU if self.mfu is None else self.mfu
         if mfu > 1:
             raise UserError(f"mfu is a share of the peak, above 0 and at most 1, not {mfu:g}")
         if num_devices != int(num_devices):
             raise UserError(f"the number of devices (num_devices) must be whole, not {num_devices!r}")
-        for name, value in (("device", device(self.device).name), ("num_devices", int(num_devices)), ("mfu", mfu)):
-            object.__setattr__(self, name, value)
+        for field, value in (("device", device(name).name), ("num_devices", int(num_devices)), ("mfu", mfu)):
+            object.__setattr__(self, field, value)
 
     def _machine_words(self) -> list[str]:
         words = []
@@ -229,7 +227,7 @@ class Budget:
             words.append(f"{format_flops(self.flops_per_second)} FLOP/s measured")
         if self.hours is not None:
             words.append(f"{self.hours:g} h")
-        if self.device is not None:
+        if self.mfu is not None:
             words.append(f"{100 * self.mfu:g} % of peak")
         return words
 
@@ -237,8 +235,8 @@ class Budget:
 def throughput(observations: Observations) -> float:
     """FLOPs a second that the largest runs of a table reached: their tokens a second times their FLOPs a token.
 
-    The median over the third of the runs with the most FLOPs, for ``Budget(flops_per_second=…)``. Holds for the machine
-    that trained them, and for models of about their size: larger ones use a machine better.
+    The median over the third of the runs with the most FLOPs, for ``Budget(flops_per_second=…)``. It holds for the
+    machine that trained them, and for models of about their size: larger ones use a machine better.
 
     Raises:
         UserError: the table has no tokens_per_second.
@@ -246,7 +244,7 @@ def throughput(observations: Observations) -> float:
     speed = np.asarray(observations.column("tokens_per_second"), float)
     known = np.isfinite(speed) & (speed > 0)
     if not known.any():
-        raise UserError("no run says how many tokens_per_second it reached: give flops_per_second or a device")
+        raise UserError("no run has tokens_per_second: give flops_per_second or a device")
     flops, tokens = observations.flops[known], observations.tokens[known]
     largest = np.argsort(flops, kind="stable")[2 * len(flops) // 3 :]
     return float(np.median((speed[known] * flops / tokens)[largest]))

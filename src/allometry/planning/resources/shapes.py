@@ -1,9 +1,9 @@
-"""Real configurations: from a number of parameters to a transformer whose depth, width and heads train well.
+"""Real configurations: from a number of parameters to a transformer of usual depth, width and heads.
 
-- Width: a multiple of 128 from 2048 on, of 64 from 256 on, of 16 below: what matrix units divide by.
+- Width: a multiple of 128 from 2048 on, of 64 from 256 on, of 16 below, so that matrix units are fully used.
 - Depth: 4·(width/128)^0.6 up to width 4096, width/128 above, as in common practice (12 layers at 768, 32 at 4096, 64 at
-  8192). Between 0.8 and 1.25 times that, where the loss hardly depends on it (arXiv 2001.08361, section 3.1), the depth
-  is free to meet the size.
+  8192). The depth may be 0.8 to 1.25 times that to meet the size: there the loss hardly depends on it (arXiv
+  2001.08361, section 3.1).
 - Heads of 128 from width 2048 on, of 64 from 256 on; the hidden layer is 8/3 of the width, rounded up.
 """
 
@@ -123,8 +123,8 @@ def record_of(model: Shape) -> dict[str, Any]:
 class Shapes:
     """A call gives the configuration nearest to a number of non-embedding parameters.
 
-    The vocabulary counts in FLOPs (the head) and memory, the context in both through attention. The default vocabulary
-    is GPT-2's, rounded up to a multiple of 128.
+    The vocabulary adds to FLOPs (through the head) and memory, the context to both through attention. The default
+    vocabulary is GPT-2's, rounded up to a multiple of 128.
     """
 
     vocab_size: int = 50_304

@@ -1,8 +1,8 @@
-"""What a batch-size and learning-rate rule is: two formulas, where they come from, and where they were measured.
+"""The formulas of a rule: a batch size or a learning rate as a function of size, tokens, FLOPs and loss; their range.
 
-A rule is used in two ways. Relatively: a baseline that works (size, batch, rate) is carried to another size, and only
-the exponents count, so the units of batch and rate cancel. Absolutely: the published constants give a batch in tokens
-and a rate for a size and a number of tokens.
+A rule is used in two ways. Relatively: a baseline that works (size, batch, learning rate) is carried to another size,
+and only the exponents matter, so the units of batch and learning rate cancel. Absolutely: the published constants give
+a batch in tokens and a learning rate for a size and a number of tokens.
 """
 
 from __future__ import annotations
@@ -13,13 +13,10 @@ from typing import Protocol
 
 from ...quantities import format_count, require_positive
 
-_AXES = ("num_params", "tokens", "flops", "loss")
-_WORDS = {"num_params": "parameters", "tokens": "tokens", "flops": "FLOPs"}
-
 
 @dataclass(frozen=True)
 class Point:
-    """Where a formula is asked: non-embedding parameters, tokens, training FLOPs, final loss (None: not known)."""
+    """Arguments of a formula: non-embedding parameters, tokens, training FLOPs, final loss (None: not known)."""
 
     num_params: float | None = None
     tokens: float | None = None
@@ -31,9 +28,13 @@ class Point:
         if self.flops is None and self.num_params and self.tokens:
             object.__setattr__(self, "flops", 6.0 * self.num_params * self.tokens)
 
+    def arguments(self) -> tuple[float | None, float | None, float | None, float | None]:
+        """Parameters, tokens, FLOPs and loss, in this order."""
+        return self.num_params, self.tokens, self.flops, self.loss
+
 
 class RuleFormula(Protocol):
-    """A batch size or a learning rate as a function of a point; None where an input is missing or it has no value."""
+    """A batch size or a learning rate at a point; None if an input is missing or it has no value there."""
 
     def at(self, point: Point) -> float | None: ...
 
@@ -58,8 +59,8 @@ class PowerLaw:
     def ratio(self, start: Point, end: Point) -> float | None:
         # Quotients before powers: a factor of 2 stays exactly 2, whatever the sizes.
         product = 1.0
-        for name in _AXES:
-            exponent, first, last = getattr(self, name), getattr(start, name), getattr(end, name)
+        exponents = (self.num_params, self.tokens, self.flops, self.loss)
+        for exponent, first, last in zip(exponents, start.arguments(), end.arguments(), strict=True):
             if exponent == 0.0:
                 continue
             if first is None or last is None:
@@ -70,7 +71,7 @@ class PowerLaw:
 
 @dataclass(frozen=True)
 class LogLinear:
-    """intercept + slope · ln N: has no value where it falls to zero or below."""
+    """intercept + slope · ln N; no value where that is zero or negative."""
 
     intercept: float
     slope: float
@@ -88,34 +89,39 @@ class LogLinear:
 
 @dataclass(frozen=True)
 class MeasuredRange:
-    """The range in which a rule was measured; None where the facts at hand give none."""
+    """The range in which a rule was measured; None where its source gives none."""
 
     num_params: tuple[float, float] | None = None
     tokens: tuple[float, float] | None = None
     flops: tuple[float, float] | None = None
 
     def outside(self, point: Point) -> list[str]:
-        """What of the point lies outside, one phrase each; empty when nothing that is known does."""
-        found = []
-        for name, limits in self._known():
-            value = getattr(point, name)
-            if value is not None and not limits[0] <= value <= limits[1]:
-                found.append(f"{_figure(value)} {_WORDS[name]}, measured at {_span(limits)}")
-        return found
+        """In what respects the point lies outside, one phrase each; what is not known is not outside."""
+        return [
+            f"{_figure(value)} {word}, measured at {_span(limits)}"
+            for word, limits, value in self._known(point)
+            if value is not None and not limits[0] <= value <= limits[1]
+        ]
 
     def contains(self, point: Point) -> bool | None:
-        """True or False; None where the range, or a number that it speaks of, is not known."""
+        """True or False; None if the range, or a number that it limits, is not known."""
         if self.outside(point):
             return False
-        known = self._known()
-        return True if known and all(getattr(point, name) is not None for name, _ in known) else None
+        values = [value for _, _, value in self._known(point)]
+        return True if values and None not in values else None
 
     def describe(self) -> str:
         """``200M to 1.1B parameters, 4B to 100B tokens``, or that no range is on record."""
-        return ", ".join(f"{_span(limits)} {_WORDS[name]}" for name, limits in self._known()) or "no range on record"
+        return ", ".join(f"{_span(limits)} {word}" for word, limits, _ in self._known(Point())) or "no range on record"
 
-    def _known(self) -> list[tuple[str, tuple[float, float]]]:
-        return [(name, getattr(self, name)) for name in _WORDS if getattr(self, name) is not None]
+    def _known(self, point: Point) -> list[tuple[str, tuple[float, float], float | None]]:
+        """The limits that are known, each with what it limits, in words, and the point's value."""
+        rows = (
+            ("parameters", self.num_params, point.num_params),
+            ("tokens", self.tokens, point.tokens),
+            ("FLOPs", self.flops, point.flops),
+        )
+        return [(word, limits, value) for word, limits, value in rows if limits is not None]
 
 
 def _span(limits: tuple[float, float]) -> str:

@@ -1,11 +1,11 @@
-"""Every published batch-size and learning-rate rule side by side: formula, source, range, and what speaks against it.
+"""Every published batch-size and learning-rate rule: formula, source, range, and the evidence for and against it.
 
 ``carry_baseline(100, 200, 0.01, factor=2)`` carries a baseline to another size by each rule;
-``recommend(num_params, tokens)`` asks each rule for its published batch and rate, and
-``compare(num_params, tokens)`` sets all of them side by side, those without an answer too.
+``recommend(num_params, tokens)`` gives the published batch and learning rate by each rule, and
+``compare(num_params, tokens)`` shows all of them side by side, including those without a value.
 
-"Regret" below is the loss above the best of the grid, averaged over the 17 grids of (learning rate, batch) that
-accompany the Step Law (arXiv 2503.04715), in thousandths of the best loss: ``benchmarks/step_law.py`` measures it.
+"Regret" below is the loss above the best loss of a grid, in thousandths of the best, averaged over the 17 grids of
+(learning rate, batch) that accompany the Step Law (arXiv 2503.04715): ``benchmarks/step_law.py`` measures it.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ _TRANSFER = (
         applies="any model; a first guess only",
         note="Size, batch and learning rate are all multiplied by the factor.",
         evidence=(
-            "Nothing measured supports a learning rate that grows with the model: every published fit has it fall or "
-            "stay (Step Law N^-0.713, Porian N^-1/3, μP 1/width)."
+            "Nothing measured supports a learning rate that grows with the model: in every published fit it decreases "
+            "or stays the same (Step Law N^-0.713, Porian N^-1/3, μP 1/width)."
         ),
         batch=PowerLaw(num_params=1.0),
         lr=PowerLaw(num_params=1.0),
         optimizers=OPTIMIZERS,
-        units="any: only ratios count",
+        units="any: only ratios matter",
     ),
     Rule(
         name="sqrt",
         formula="B' = B·factor, η' = η·√(B'/B), β2' = β2^(B'/B)",
         source="arXiv 2205.10287",
         applies="Adam and AdamW, when the batch grows",
-        note="The batch grows with the size by choice, not by the paper; the rate follows the batch, not the size.",
-        evidence="Says nothing about width or depth: without μP a wider model wants a lower rate than this gives.",
+        note="That the batch grows with the size is our choice, not the paper's; the learning rate follows the batch.",
+        evidence="Does not consider width or depth: without μP a wider model needs a lower lr than this.",
         batch=PowerLaw(num_params=1.0),
         lr=PowerLaw(num_params=0.5),
-        units="any: only ratios count",
+        units="any: only ratios matter",
         carries_beta2=True,
     ),
     Rule(
@@ -48,27 +48,27 @@ _TRANSFER = (
         formula="B' = B·factor, η' = η·B'/B",
         source="arXiv 2205.10287, against which it sets Adam's square root",
         applies="SGD, when the batch grows",
-        note="The batch grows with the size by choice, not by the paper; the rate follows the batch, not the size.",
+        note="That the batch grows with the size is our choice, not the paper's; the learning rate follows the batch.",
         evidence="For Adam the square root holds, not this. Fails above the critical batch size.",
         batch=PowerLaw(num_params=1.0),
         lr=PowerLaw(num_params=1.0),
         optimizers=("sgd",),
-        units="any: only ratios count",
+        units="any: only ratios matter",
     ),
     Rule(
         name="mup",
-        formula="width × √factor at fixed depth; hidden matrices' Adam rate × 1/√factor; batch unchanged",
+        formula="width × √factor at fixed depth; hidden matrices' Adam lr × 1/√factor; batch unchanged",
         source="arXiv 2203.03466, 2407.17465",
         applies="Adam and AdamW in the μP parametrisation, growth by width alone",
         note=(
-            "lr is the rate of the hidden matrices (1/width; N ∝ width² at fixed depth); rates of embedding, norms and "
-            "biases stay. If a μP library already divides by the width, its base rate stays as it was. "
-            "μP says nothing about the batch: if tokens grow, take the batch from a rule in D (step_law, three_term)."
+            "lr is the learning rate of the hidden matrices (1/width; N ∝ width² at fixed depth); those of embedding, "
+            "norms and biases stay the same. If a μP library already divides by the width, its base lr stays the same. "
+            "μP does not give a batch: if tokens grow, take it from a rule in D (step_law, three_term)."
         ),
-        evidence="Transfers over width at fixed tokens and batch; more tokens move the best rate and batch (Step Law).",
+        evidence="Transfers over width at fixed tokens and batch; more tokens move the best lr and batch (Step Law).",
         batch=_UNCHANGED,
         lr=PowerLaw(num_params=-0.5),
-        units="any: only ratios count",
+        units="any: only ratios matter",
     ),
     Rule(
         name="u_mup",
@@ -76,34 +76,34 @@ _TRANSFER = (
         source="arXiv 2407.17465",
         applies="Adam and AdamW in the u-μP parametrisation, growth by width alone",
         note=(
-            "lr is the base rate: u-μP's own table (η/√fan_in for hidden matrices at unit weights) does the division. "
-            "It says nothing about the batch: if tokens grow, take the batch from a rule in D (step_law, three_term)."
+            "lr is the base learning rate: u-μP itself divides it (η/√fan_in for hidden matrices at unit weights). "
+            "It does not give a batch: if tokens grow, take it from a rule in D (step_law, three_term)."
         ),
-        evidence="Best rate at width 256 is about the best at 4096 at fixed tokens and batch; more tokens move it.",
+        evidence="The best lr at width 256 is about the best at 4096 at fixed tokens and batch; more tokens move it.",
         batch=_UNCHANGED,
         lr=_UNCHANGED,
-        units="any: only ratios count",
+        units="any: only ratios matter",
     ),
     Rule(
         name="completep",
-        formula="width, depth × factor^(1/3); hidden Adam rate × factor^(-1/3); residual branch × L₀/L; batch stays",
+        formula="width, depth × factor^(1/3); hidden Adam lr × factor^(-1/3); residual branch × L₀/L; batch unchanged",
         source="arXiv 2505.01618",
-        applies="AdamW in the CompleteP parametrisation, width and depth growing alike",
+        applies="AdamW in the CompleteP parametrisation, equal growth of width and depth",
         note=(
-            "N ∝ depth·width², so each grows by the cube root at a fixed aspect ratio. lr is the rate of the hidden "
+            "N ∝ depth·width², so each grows by the cube root at a fixed aspect ratio. lr is that of the hidden "
             "matrices (1/width, unchanged by depth); weight decay × width factor, ε × 1/(width factor · depth factor). "
             "If tokens grow, take the batch from a rule in D (step_law, three_term)."
         ),
         batch=_UNCHANGED,
         lr=PowerLaw(num_params=-1 / 3),
-        units="any: only ratios count",
+        units="any: only ratios matter",
     ),
     Rule(
         name="gradient_noise",
         formula="B_noise = S/G²: the batch at which the noise of the gradient equals its size; σ ∝ 1/√B",
         source="arXiv 1812.06162",
         applies="any optimizer; measured on the run itself",
-        note="must be measured: squared gradient norms at two batch sizes or more give it (planning.gradient_noise)",
+        note="must be measured: planning.gradient_noise, from squared gradient norms at two or more batch sizes",
         optimizers=OPTIMIZERS,
     ),
 )
@@ -113,7 +113,7 @@ _PUBLISHED = (
         formula="B_crit = 2e8 / L^(1/0.21), η = 0.003239 − 0.0001395·ln N",
         source="arXiv 2001.08361",
         applies="Adam; critical (not best) batch at a loss in nats a token",
-        note="The batch needs the loss. The rate has no value above about 1.2e10 parameters.",
+        note="The batch needs the loss. The learning rate has no value above about 1.2e10 parameters.",
         batch=PowerLaw(2e8, loss=-1 / 0.21),
         lr=LogLinear(0.003239, -0.0001395),
         measured=MeasuredRange(num_params=(768, 1.5e9)),
@@ -123,7 +123,7 @@ _PUBLISHED = (
         formula="B = 0.2920·C^0.3271, η = 0.3118·C^-0.125",
         source="arXiv 2401.02954",
         applies="AdamW, multi-step schedule, compute-optimal runs",
-        note="C = M·D with M = 72·layers·d² + 12·layers·d·sequence: give flops where attention counts; else C = 6·N·D.",
+        note="C = M·D with M = 72·layers·d² + 12·layers·d·sequence: give flops if attention matters; else C = 6·N·D.",
         evidence="Regret 8.3 ‰ with C = 6·N·D.",
         batch=PowerLaw(0.2920, flops=0.3271),
         lr=PowerLaw(0.3118, flops=-0.125),
@@ -134,7 +134,7 @@ _PUBLISHED = (
         formula="B = 0.58·D^0.571, η = 1.79·N^-0.713·D^0.307",
         source="arXiv 2503.04715",
         applies="AdamW, standard parametrisation, cosine to a fixed small final rate",
-        note="Batch from tokens alone; the rate falls with the size and rises with the tokens.",
+        note="Batch from tokens alone; the learning rate decreases with the size and increases with the tokens.",
         evidence="Regret 1.2 ‰, on the grids to which it was fitted.",
         batch=PowerLaw(0.58, tokens=0.571),
         lr=PowerLaw(1.79, num_params=-0.713, tokens=0.307),
@@ -146,7 +146,7 @@ _PUBLISHED = (
         source="arXiv 2502.16982",
         applies="AdamW and Muon with matched update size",
         note="C = 6·N·D.",
-        evidence="Regret 10.4 ‰: worse than one fixed rate of 1e-3 and batch of 0.5 M (7.0 ‰).",
+        evidence="Regret 10.4 ‰: worse than a fixed learning rate of 1e-3 and batch of 0.5 M (7.0 ‰).",
         batch=PowerLaw(0.0065, flops=0.4138),
         lr=PowerLaw(0.0127, flops=-0.057),
     ),
@@ -155,7 +155,7 @@ _PUBLISHED = (
         formula="B = 2048·160·(N/108M)^(2/3), η = 0.0047·(N/108M)^(-1/3)",
         source="arXiv 2406.19146",
         applies="AdamW, compute-optimal runs",
-        note="β2 0.99 for small batches. Tokens are bound to the size there: at other ratios it says nothing.",
+        note="β2 0.99 for small batches. Measured at a fixed ratio of tokens to size; not valid at others.",
         evidence="Regret 6.5 ‰.",
         batch=PowerLaw(2048 * 160, num_params=2 / 3, reference=108e6),
         lr=PowerLaw(0.0047, num_params=-1 / 3, reference=108e6),
@@ -165,8 +165,8 @@ _PUBLISHED = (
         formula="B = 1.21e9 / L^6.24, η ≈ 0.01 under μP",
         source="arXiv 2404.06395",
         applies="AdamW in μP, warmup–stable–decay",
-        note="The batch needs the loss, in nats a token on C4; the base rate does not change with the size.",
-        evidence="The loss belongs to one tokenizer and one corpus: on others the constant does not carry over.",
+        note="The batch needs the loss, in nats a token on C4; the base learning rate does not change with the size.",
+        evidence="The loss depends on tokenizer and corpus: on others the constant does not hold.",
         batch=PowerLaw(1.21e9, loss=-6.24),
         lr=PowerLaw(0.01),
     ),
@@ -176,10 +176,10 @@ _PUBLISHED = (
         source="arXiv 2505.13738",
         applies="AdamW with weight decay λ",
         note=(
-            "No rate of its own: the paper keeps μP's and sets λ by τ. Carried from a baseline at unchanged weight "
-            "decay, τ gives η ∝ B·D^-1·(D/N)^0.527."
+            "No learning rate of its own: the paper keeps μP's and sets λ by τ. Carried from a baseline at unchanged "
+            "weight decay, τ gives η ∝ B·D^-1·(D/N)^0.527."
         ),
-        evidence="Its batch with Step Law's rate: regret 1.93 ‰.",
+        evidence="Its batch with the Step Law's learning rate: regret 1.93 ‰.",
         batch=PowerLaw(2048 * 0.0306, tokens=0.383),
         lr=PowerLaw(num_params=-0.527, tokens=0.383 - 1 + 0.527),
         measured=MeasuredRange(num_params=(111e6, 3.3e9)),
@@ -189,7 +189,7 @@ _PUBLISHED = (
         formula="B = 0.667·D^0.566",
         source="arXiv 2607.01487",
         applies="batch alone",
-        note="Within about 4× in B the loss costs at most 5 % more compute. Says nothing about the learning rate.",
+        note="Within a factor of about 4 in B, the same loss costs at most 5 % more compute. No learning rate.",
         batch=PowerLaw(0.667, tokens=0.566),
     ),
 )
@@ -200,7 +200,7 @@ def rule(name: str) -> Rule:
     """The rule of that name.
 
     Raises:
-        UserError: there is none; the message names the known ones.
+        UserError: there is none; the message lists the known ones.
     """
     if name not in RULES:
         raise UserError(f"unknown rule {name!r}; known: {', '.join(RULES)}")

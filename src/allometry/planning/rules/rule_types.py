@@ -1,4 +1,4 @@
-"""What a published rule is, and what it answers: a baseline, a carried baseline, a recommendation."""
+"""A published rule, and its two results: a baseline carried to another size, and a recommendation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPTIMIZERS = (*ADAM, "sgd")
 
 @dataclass(frozen=True)
 class Baseline:
-    """A setting that works: model size, batch and learning rate in any unit, tokens and β2 where known."""
+    """A setting that works: model size, batch and learning rate in any unit; tokens and β2 if known."""
 
     params: float
     batch: float
@@ -34,13 +34,13 @@ class Baseline:
 
 @dataclass(frozen=True)
 class CarriedBaseline:
-    """A baseline carried to another size by one rule; batch and rate in the units of the baseline.
+    """A baseline carried to another size by one rule; batch and learning rate in the units of the baseline.
 
-    ``batch`` or ``lr`` is None where the rule says nothing about it; ``in_range`` is None where the measured range, or
-    a number that it speaks of, is not known.
+    ``batch`` or ``lr`` is None if the rule has no formula for it; ``in_range`` is None if the measured range, or a
+    number that it limits, is not known. A number too large for a float is None.
     """
 
-    params: float
+    params: float | None
     batch: float | None
     lr: float | None
     tokens: float | None
@@ -81,9 +81,9 @@ class Recommendation:
 class Rule:
     """One rule for batch size and learning rate, with its source and its range.
 
-    ``batch`` and ``lr`` are its formulas (None: it says nothing about that quantity). Batches are tokens, parameters
-    are non-embedding unless the note says otherwise, FLOPs are 6·N·D unless the caller counts better.
-    ``evidence`` is what measurements say for or against it.
+    ``batch`` and ``lr`` are its formulas (None: it has none for that quantity). Batches are tokens, parameters are
+    non-embedding unless the note says otherwise, FLOPs are 6·N·D unless the caller gives exact ones. ``evidence`` is
+    what measurements show for or against it.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Rule:
 
     @property
     def is_measurement(self) -> bool:
-        """True for a rule that has no formula in the size: it must be measured."""
+        """Whether the rule has no formula: batch and learning rate must be measured."""
         return self.batch is None and self.lr is None
 
     def carry(
@@ -115,7 +115,7 @@ class Rule:
         """Carry a baseline to ``factor`` times its parameters and ``token_factor`` times its tokens.
 
         ``token_factor`` defaults to ``factor``: a fixed number of tokens per parameter. ``losses`` (baseline, target)
-        is read by the rules in the loss.
+        is for the rules that depend on the loss.
 
         Raises:
             UserError: a number is not above zero, or the rule does not hold for the baseline's optimizer.
@@ -124,7 +124,7 @@ class Rule:
         require_positive(factor=factor, token_factor=growth)
         self._check_optimizer(baseline.optimizer)
         first, last = losses or (None, None)
-        # Ratios do not depend on the absolute number of tokens, so an unknown one may stand as 1.
+        # Ratios do not depend on the absolute number of tokens, so 1 may replace an unknown one.
         tokens = baseline.tokens or 1.0
         start = Point(baseline.params, tokens, loss=first)
         end = Point(baseline.params * factor, tokens * growth, loss=last)
@@ -156,10 +156,10 @@ class Rule:
     ) -> Recommendation:
         """Batch in tokens and learning rate by the published constants; ``flops`` defaults to 6·N·D.
 
-        Outside the measured range it answers all the same, with ``in_range`` False and a ``warning``.
+        Outside the measured range there is a recommendation too, with ``in_range`` False and a ``warning``.
 
         Raises:
-            UserError: the rule is relative only or a measurement, or nothing that it needs was given.
+            UserError: the rule is relative only, or must be measured, or an input that it needs is missing.
         """
         answer = self.answer(Point(num_params, tokens, flops, loss))
         if answer is None:
@@ -167,7 +167,7 @@ class Rule:
         return answer
 
     def answer(self, point: Point) -> Recommendation | None:
-        """As ``recommend``, at a point; None where the rule has no absolute value there."""
+        """As ``recommend``, at a point; None if the rule has no absolute value there."""
         batch = self.batch.at(point) if self.batch else None
         lr = self.lr.at(point) if self.lr else None
         if batch is None and lr is None:

@@ -26,8 +26,9 @@ def carry_baseline(
 ) -> dict[str, CarriedBaseline]:
     """Carry a baseline (model size M, batch B, learning rate L) to ``factor`` times its size, by each rule.
 
-    Units of batch and rate are the caller's own. Tokens grow by ``token_factor``, by default as the size does (fixed
-    tokens per parameter). Without ``names``: every rule that holds for the optimizer. ``losses`` is (baseline, target).
+    Units of batch and learning rate are the caller's own. Tokens grow by ``token_factor``, by default as the size
+    does (fixed tokens per parameter). Without ``names``: every rule that holds for the optimizer. ``losses`` is
+    (baseline, target).
 
     Raises:
         UserError: a number is not above zero, a rule or optimizer is unknown, or a named rule is not for the optimizer.
@@ -53,7 +54,7 @@ def recommend(
         num_params: non-embedding parameters.
         tokens: training tokens.
         flops: training FLOPs, 6·N·D if not given.
-        loss: expected final loss in nats a token, read by ``kaplan`` and ``minicpm``.
+        loss: expected final loss in nats a token, for ``kaplan`` and ``minicpm``.
         names: these rules only; a rule without an absolute value is then an error.
 
     Raises:
@@ -68,7 +69,7 @@ def recommend(
 
 @dataclass(frozen=True)
 class Compared:
-    """One rule at one point: what it says there, or ``why`` it says nothing."""
+    """One rule at one point: its batch and learning rate there, or ``why`` it has none."""
 
     rule: str
     batch_tokens: float | None
@@ -95,15 +96,15 @@ class Comparison:
         return {"point": asdict(self.point), "rules": {row.rule: asdict(row) for row in self.rows}}
 
     def __str__(self) -> str:
-        say = lambda value, form: "–" if value is None else form(value)
+        show = lambda value, form: "–" if value is None else form(value)
         inside = {True: "inside", False: "outside", None: "–"}
         lines = [
-            f"at {format_count(self.point.num_params)} parameters, {format_count(self.point.tokens)} tokens, "
-            f"{format_flops(self.point.flops)} FLOPs",
-            f"{'rule':15}{'batch':>8}{'rate':>10}  {'range':9}formula [source]",
+            f"at {show(self.point.num_params, format_count)} parameters, "
+            f"{show(self.point.tokens, format_count)} tokens, {show(self.point.flops, format_flops)} FLOPs",
+            f"{'rule':15}{'batch':>8}{'lr':>10}  {'range':9}formula [source]",
         ]
         for row in self.rows:
-            batch, lr = say(row.batch_tokens, format_count), say(row.lr, lambda x: f"{x:.3g}")
+            batch, lr = show(row.batch_tokens, format_count), show(row.lr, lambda x: f"{x:.3g}")
             lines.append(f"{row.rule:15}{batch:>8}{lr:>10}  {inside[row.in_range]:9}{row.formula} [{row.source}]")
         return "\n".join([*lines, *(f"{row.rule}: {row.why}" for row in self.rows if row.why)])
 
@@ -117,7 +118,7 @@ def compare(
 ) -> Comparison:
     """Every rule at one size and number of tokens, with formula, units, source and range: a table.
 
-    As ``recommend``, but no rule is left out: one without an answer, or asked outside its range, says why.
+    As ``recommend``, but no rule is left out: ``why`` explains a missing value, and warns outside the measured range.
 
     Raises:
         UserError: a number is not above zero, or a named rule is unknown.
@@ -134,7 +135,7 @@ def _compared(each: Rule, point: Point) -> Compared:
         batch_tokens=answer.batch_tokens if answer else None,
         lr=answer.lr if answer else None,
         in_range=answer.in_range if answer else None,
-        why=answer.warning if answer else _silence(each, point),
+        why=answer.warning if answer else _reason(each, point),
         formula=each.formula,
         units=each.units,
         source=each.source,
@@ -144,8 +145,8 @@ def _compared(each: Rule, point: Point) -> Compared:
     )
 
 
-def _silence(each: Rule, point: Point) -> str:
-    """Why a rule has no value at a point."""
+def _reason(each: Rule, point: Point) -> str:
+    """The reason why a rule has no value at a point."""
     if each.is_measurement:
         return each.note
     if point.loss is None and any(isinstance(law, PowerLaw) and law.loss for law in (each.batch, each.lr)):
