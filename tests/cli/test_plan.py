@@ -1,4 +1,4 @@
-"""``allometry plan``: budgets of every kind, goals, studies, checkpoints to go on with, and mistakes."""
+"""``allometry plan``: budgets of every kind, goals, studies, checkpoints to continue, and mistakes."""
 
 import json
 
@@ -173,8 +173,8 @@ def test_a_training_under_way_goes_on_with_its_own_trunk(cli, planned, study):
     assert (longer.trunk, longer.train.tokens) == (config.trunk, round(made.tokens))
     assert longer.id != config.id
     names = [each["name"] for each in found["alternatives"]]
-    assert names[0].startswith("go on with the training under way")
-    assert "another model anew" in names
+    assert names[0].startswith("continue the training under way")
+    assert "a new model" in names
 
 
 def test_finished_runs_can_be_gone_on_with(cli, built, tmp_path):
@@ -184,8 +184,8 @@ def test_finished_runs_can_be_gone_on_with(cli, built, tmp_path):
     status, out, err = cli("plan", "--resume", study.path, "--flops", 0.05 * chosen.config.flops)
     assert status == 0, err
     first = out.splitlines()[1]
-    assert first.startswith(f"go on with run {chosen.id}")
-    assert "another model anew" in out
+    assert first.startswith(f"continue run {chosen.id}")
+    assert "a new model" in out
     assert "warm up again" in out
     assert "cannot go on with bare weights" in out
     assert not (study.path / "plan.json").exists()

@@ -22,15 +22,15 @@ def test_a_checkpoint_gets_what_is_left():
     done = Checkpoint(model.num_params, 5e9, model, "mine")
     left = Budget(device="h100", num_devices=8, hours=10, price_per_hour=2.0)
     found = resume(LAW, left, [done])
-    goes_on = next(each for each in found.alternatives if each.goes_on)
-    assert goes_on.flops == pytest.approx(left.flops)
-    assert goes_on.new_tokens == pytest.approx(left.flops / model.flops_per_token)
-    assert goes_on.plan.tokens == pytest.approx(5e9 + goes_on.new_tokens)
-    assert goes_on.plan.loss == pytest.approx(LAW.predict(model.num_params, goes_on.plan.tokens).value)
-    assert goes_on.plan.seconds == goes_on.seconds == pytest.approx(36_000)
-    assert goes_on.plan.cost == pytest.approx(8 * 10 * 2)
-    assert DecoderConfig.parse(goes_on.plan.model) == model
-    anew = next(each for each in found.alternatives if not each.goes_on)
+    continues = next(each for each in found.alternatives if each.continues)
+    assert continues.flops == pytest.approx(left.flops)
+    assert continues.new_tokens == pytest.approx(left.flops / model.flops_per_token)
+    assert continues.plan.tokens == pytest.approx(5e9 + continues.new_tokens)
+    assert continues.plan.loss == pytest.approx(LAW.predict(model.num_params, continues.plan.tokens).value)
+    assert continues.plan.seconds == continues.seconds == pytest.approx(36_000)
+    assert continues.plan.cost == pytest.approx(8 * 10 * 2)
+    assert DecoderConfig.parse(continues.plan.model) == model
+    anew = next(each for each in found.alternatives if not each.continues)
     assert anew.flops == pytest.approx(left.flops)
     assert anew.tokens_done == 0
 
@@ -38,10 +38,10 @@ def test_a_checkpoint_gets_what_is_left():
 def test_the_law_decides():
     """A model near the best size goes on; one far too large for what is left gives way to a smaller one."""
     near = resume(LAW, 1e20, [Checkpoint(1e9, 20e9)])
-    assert near.best.goes_on
+    assert near.best.continues
     # 1e20 FLOPs give 30B parameters 0.56B tokens more: a model of the right size begins anew and wins.
     large = resume(LAW, 1e20, [Checkpoint(30e9, 0.1e9)])
-    assert not large.best.goes_on
+    assert not large.best.continues
     assert large.best.plan.num_params < 2e9
     losses = [each.plan.loss for each in large.alternatives]
     assert losses == sorted(losses)
@@ -51,7 +51,7 @@ def test_of_several_checkpoints_the_best_is_found():
     points = [Checkpoint(size, 20 * size, name=f"run {size:g}") for size in np.geomspace(1e7, 1e10, 7)]
     found = resume(LAW, 3e19, points)
     expected = [LAW.predict(point.num_params, point.tokens + 3e19 / 6 / point.num_params).value for point in points]
-    names = [each.checkpoint for each in found.alternatives if each.goes_on]
+    names = [each.checkpoint for each in found.alternatives if each.continues]
     assert names == [points[index].name for index in np.argsort(expected)]
 
 
@@ -74,18 +74,18 @@ def test_refits_say_how_surely():
 def test_what_is_left_pays_for_serving_and_the_data_are_the_same():
     left = Budget(flops=1e20, inference_tokens=1e9, tokens_available=1e9)
     found = resume(LAW, left, [Checkpoint(1e9, 3e9)])
-    goes_on = next(each for each in found.alternatives if each.goes_on)
-    assert goes_on.new_tokens == pytest.approx(1e20 / 6e9 - 1e9 / 3)
-    assert any("reads the data" in note for note in goes_on.plan.notes)
-    assert goes_on.plan.loss > LAW.predict(1e9, goes_on.plan.tokens).value
+    continues = next(each for each in found.alternatives if each.continues)
+    assert continues.new_tokens == pytest.approx(1e20 / 6e9 - 1e9 / 3)
+    assert any("reads the data" in note for note in continues.plan.notes)
+    assert continues.plan.loss > LAW.predict(1e9, continues.plan.tokens).value
 
 
 def test_too_little_for_a_new_model_still_goes_on():
     found = resume(LAW, 1e9, [Checkpoint(1e5, 1e7)], shape=None)
-    assert [each.goes_on for each in found.alternatives] == [True, False]
+    assert [each.continues for each in found.alternatives] == [True, False]
     found = resume(LAW, 1e9, [Checkpoint(1e5, 1e7)])
-    assert [each.goes_on for each in found.alternatives] == [True]
-    assert "another model anew is out of reach: " in found.notes[0]
+    assert [each.continues for each in found.alternatives] == [True]
+    assert "a new model is out of reach: " in found.notes[0]
 
 
 def test_a_decayed_checkpoint_is_told():
@@ -98,9 +98,9 @@ def test_summary_and_json():
     text = found.summary()
     for word in (
         "left: 1.00e+20 FLOPs",
-        "go on with run a",
-        "another model anew",
-        "best: go on with",
+        "continue run a",
+        "a new model",
+        "best: continue ",
         "as good within",
     ):
         assert word in text

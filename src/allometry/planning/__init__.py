@@ -2,8 +2,8 @@
 
 - ``Budget``: FLOPs, hours, money or a goal; the machine, the data, the use afterwards;
 - ``optimal``: the size and tokens with the lowest predicted loss, and how flat that optimum is;
-- ``plan``: a real model, its batch, rate and schedule, in one record to be written down before the training starts;
-  ``resume``: what to go on with when the budget changes half way; ``Outcome``: a plan against what came of it;
+- ``plan``: a real model, its batch, learning rate and schedule, in one record written before the training starts;
+  ``resume``: what to continue when the budget changes half way; ``Outcome``: a plan against the trained run;
 - ``rules``: every published batch-size and learning-rate rule with source and range; ``carry_baseline`` carries a
   setting that works to another size;
 - ``surface``: batch and learning rate from your own runs; ``gradient_noise``: a batch from measured gradients;

@@ -68,14 +68,14 @@ class Alternative:
     preferred: float | None = None
 
     @property
-    def goes_on(self) -> bool:
+    def continues(self) -> bool:
         """Whether it continues a checkpoint."""
         return self.checkpoint is not None
 
     @property
     def name(self) -> str:
         """What is done, in words."""
-        return f"go on with {self.checkpoint}" if self.goes_on else "another model anew"
+        return f"continue {self.checkpoint}" if self.continues else "a new model"
 
     @property
     def new_tokens(self) -> float:
@@ -120,7 +120,7 @@ class Continuation:
 
     def summary(self) -> str:
         """The alternatives side by side, then the best one's plan."""
-        best, shown = self.best, [x for i, x in enumerate(self.alternatives) if i < _SHOWN or not x.goes_on]
+        best, shown = self.best, [x for i, x in enumerate(self.alternatives) if i < _SHOWN or not x.continues]
         left = len(self.alternatives) - len(shown)
         spent = f"{format_flops(best.flops)} FLOPs"
         if best.seconds is not None:
@@ -134,7 +134,7 @@ class Continuation:
 def _row(each: Alternative) -> tuple[str, str, str]:
     whole = each.plan
     what = f"{format_count(whole.num_params)} parameters, {format_count(each.new_tokens)} tokens to come"
-    if each.goes_on:
+    if each.continues:
         what += f" after {format_count(each.tokens_done)}"
     loss = f"loss {whole.loss:.4g}"
     if whole.low is not None and whole.high is not None:
@@ -170,16 +170,16 @@ def resume(
     if budget.flops is None or budget.num_params is not None or budget.tokens is not None:
         raise UserError("what is left is an amount: give flops, hours or cost, without a fixed size or fixed tokens")
     if not checkpoints:
-        raise UserError("there is no checkpoint to go on with")
+        raise UserError("there is no checkpoint to continue")
     options |= {"fitted_range": fitted_range or FittedRange.by(law), "level": level}
     continued = (_go_on(law, budget, budget.flops, checkpoint, options) for checkpoint in checkpoints)
     alternatives, notes = [each for each in continued if each is not None], []
     try:
-        alternatives.append(_anew(law, budget, _as_far(options, alternatives)))
+        alternatives.append(_new_model(law, budget, _as_far(options, alternatives)))
     except UserError as error:  # too little is left for a new model
         if not alternatives:
             raise
-        notes.append(f"another model anew is out of reach: {error}")
+        notes.append(f"a new model is out of reach: {error}")
     alternatives.sort(key=lambda each: each.plan.loss)
     losses = [each.plan.loss for each in alternatives]
     if len(alternatives) > 1 and losses[1] <= losses[0] * (1 + _SAME):
@@ -228,7 +228,7 @@ def _as_far(options: dict[str, Any], continued: list[Alternative]) -> dict[str, 
     return options | {"tokens_per_param_range": (min(ratios), max(ratios))}
 
 
-def _anew(law: Predictor, budget: Budget, options: dict[str, Any]) -> Alternative:
+def _new_model(law: Predictor, budget: Budget, options: dict[str, Any]) -> Alternative:
     """The plan for the budget as if there were no checkpoint."""
     planned = plan(law, budget, **options)
     return Alternative(planned, planned.flops_exact or planned.flops, planned.seconds)

@@ -129,7 +129,7 @@ class RealModelSearch:
     def _notes_that_hold(self, optimum: Optimum, at_edge: bool) -> list[str]:
         """The optimum's notes that hold for the shape too.
 
-        Those on extrapolation are written anew for the real size. The one on the edge of the search holds only if the
+        Those on extrapolation are computed again for the real size. The one on the edge of the search holds only if the
         best shape is at the edge too: by exact FLOPs the best size is another than by 6ND.
         """
         fitted_range = self.problem.fitted_range

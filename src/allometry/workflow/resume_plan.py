@@ -104,7 +104,7 @@ def _finished(study: Study) -> list[Checkpoint]:
 def _with_run(each: Alternative, practice: StudyPractice, under_way: dict[str, RunConfig]) -> Alternative:
     """With the run that carries it out, where the trainer can: it goes on with a training, not with bare weights."""
     plan = each.plan
-    if not each.goes_on:
+    if not each.continues:
         return replace(each, plan=plan.with_run(practice.run_of(plan).to_dict()))
     config = under_way.get(each.checkpoint or "")
     if config is None:
