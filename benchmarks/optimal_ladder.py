@@ -1,9 +1,9 @@
-"""Does a designed ladder predict better than the usual ones that cost the same? Prints tables, writes a JSON file.
+"""Does an optimal ladder predict better than the usual ones that cost the same? Prints tables, writes a JSON file.
 
 The target is fixed: 1e21 FLOPs at 20 tokens a parameter, 100 times the whole reference budget of 1e19 FLOPs (and 130 to
 530 times the largest run of the ladders here). A truth is a law drawn at random, with 0.3 % of noise on every run:
 
-- chinchilla, skaling: that law exactly, from ranges wider than those that the design assumes;
+- chinchilla, skaling: that law exactly, from ranges wider than those that the optimal ladder assumes;
 - drifting: a skaling law that a random walk of 0.5 % an e-fold in N and in D leads away from the target.
 
 The ladders, all of them scaled to cost the same in 6·N·D:
@@ -64,9 +64,9 @@ def crossed(sizes: Array, others: Array) -> tuple[Array, Array]:
 
 
 def ours(budget: float, most_runs: int = 16) -> tuple[Array, Array]:
-    """The design of the library."""
-    design = optimal_ladder(budget, TARGET, most_runs=most_runs, least_params=LEAST_PARAMS)
-    return np.array([run.num_params for run in design.runs]), np.array([run.tokens for run in design.runs])
+    """The optimal ladder of the library."""
+    chosen = optimal_ladder(budget, TARGET, most_runs=most_runs, least_params=LEAST_PARAMS)
+    return np.array([run.num_params for run in chosen.runs]), np.array([run.tokens for run in chosen.runs])
 
 
 def fixed_ratio(budget: float, count: int = 6, step: float = 2.0) -> tuple[Array, Array]:
@@ -179,13 +179,13 @@ def rms(errors) -> float:
     return float(np.sqrt(np.mean(np.square(errors))))
 
 
-def crossing(budgets: tuple[float, ...], errors: list[float], wanted: float) -> float | None:
-    """The budget at which the error is as wanted, between those tried, by straight lines in logarithms; else None."""
+def crossing(budgets: tuple[float, ...], errors: list[float], goal: float) -> float | None:
+    """The budget at which the error is the goal, between those tried, by straight lines in logarithms; else None."""
     order = np.argsort(budgets)
     x, y = np.log(np.array(budgets)[order]), np.log(np.minimum.accumulate(np.array(errors)[order]))
-    if not y[-1] <= np.log(wanted) <= y[0]:
+    if not y[-1] <= np.log(goal) <= y[0]:
         return None
-    return float(np.exp(np.interp(-np.log(wanted), -y, x)))
+    return float(np.exp(np.interp(-np.log(goal), -y, x)))
 
 
 def times(value: float | None, limit: str) -> str:
@@ -196,22 +196,22 @@ def times(value: float | None, limit: str) -> str:
 def with_fits(kind: str, count: int) -> dict[str, dict]:
     """For each ladder: errors at the reference budget and by budget, and what ours saves; printed."""
     truths = [Truth(kind, seed) for seed in range(count)]
-    found = {}
+    rows = {}
     for name, make in ladders().items():
         budgets = LESS if name == "ours" else (1.0,) if name.startswith("ours") else MORE
         shapes = [make(budget * REFERENCE) for budget in budgets]
         errors = [[fit_error(name, truth, *shape) for truth in truths] for shape in shapes]
-        found[name] = {
+        rows[name] = {
             "runs": len(shapes[0][0]),
             "largest_run": float((6 * shapes[0][0] * shapes[0][1]).max()),
             "median": float(np.median(np.abs(errors[0]))),
             "budgets": list(budgets),
             "rms": [rms(each) for each in errors],
         }
-    us = found["ours"]
+    us = rows["ours"]
     print(f"\n{kind}: {count} laws, {REFERENCE:.0e} FLOPs, fit of the form")
     print(f"{'ladder':24}{'runs':>5}{'rms':>8}{'median':>8}{'its FLOPs for our error':>26}{'ours for its error':>20}")
-    for name, row in found.items():
+    for name, row in rows.items():
         if not name.startswith("ours"):
             row["flops_for_our_error"] = crossing(MORE, row["rms"], us["rms"][0])
             row["our_flops_for_its_error"] = crossing(LESS, us["rms"], row["rms"][0])
@@ -223,7 +223,7 @@ def with_fits(kind: str, count: int) -> dict[str, dict]:
         print(
             f"{name:24}{row['runs']:5}{row['rms'][0]:8.2%}{row['median']:8.2%}{saved[0]:>26}{saved[1]:>20}", flush=True
         )
-    return found
+    return rows
 
 
 def with_forecasts(kind: str, count: int) -> dict[str, dict]:
@@ -231,26 +231,26 @@ def with_forecasts(kind: str, count: int) -> dict[str, dict]:
     truths = [Truth(kind, seed) for seed in range(count)]
     every = {name: make(REFERENCE) for name, make in ladders().items() if not name.startswith("fixed")}
     every["ours at a third"] = ours(REFERENCE / 3)
-    found = {}
+    rows = {}
     print(f"\n{kind}: {count} laws, {REFERENCE:.0e} FLOPs, forecast (fixed ratios: power law in compute)")
     print(f"{'ladder':24}{'rms':>8}{'median':>8}{'half width':>12}{'inside 90 %':>12}")
     for name, shape in every.items():
         errors, halves = map(np.array, zip(*(forecast_error(truth, *shape) for truth in truths), strict=True))
-        found[name] = {
+        rows[name] = {
             "rms": rms(errors),
             "median": float(np.median(np.abs(errors))),
             "half_width": float(np.median(halves)),
             "inside": float(np.mean(np.abs(errors) <= halves)),
         }
-        row = found[name]
+        row = rows[name]
         print(
             f"{name:24}{row['rms']:8.2%}{row['median']:8.2%}{row['half_width']:12.2%}{row['inside']:12.0%}", flush=True
         )
     for name in ("fixed ratio, 6 sizes", "fixed ratio, 15 sizes"):
         errors = [fit_error(name, truth, *ladders()[name](REFERENCE)) for truth in truths]
-        found[name] = {"rms": rms(errors), "median": float(np.median(np.abs(errors)))}
-        print(f"{name:24}{found[name]['rms']:8.2%}{found[name]['median']:8.2%}", flush=True)
-    return found
+        rows[name] = {"rms": rms(errors), "median": float(np.median(np.abs(errors)))}
+        print(f"{name:24}{rows[name]['rms']:8.2%}{rows[name]['median']:8.2%}", flush=True)
+    return rows
 
 
 def main() -> None:
@@ -261,14 +261,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     start = time.perf_counter()
-    design = optimal_ladder(REFERENCE, TARGET, least_params=LEAST_PARAMS)
-    print(design.summary())
+    chosen = optimal_ladder(REFERENCE, TARGET, least_params=LEAST_PARAMS)
+    print(chosen.summary())
     results = {
         "reference_flops": REFERENCE,
         "target": list(TARGET),
         "noise": NOISE,
         "drift": DRIFT,
-        "design": design.to_json(),
+        "ladder": chosen.to_json(),
         "fit": {kind: with_fits(kind, arguments.laws) for kind in KINDS},
         "forecast": {kind: with_forecasts(kind, arguments.forecasts) for kind in KINDS if arguments.forecasts},
     }

@@ -31,14 +31,15 @@ from scipy.interpolate import LinearNDInterpolator
 from allometry.files import write_json
 from allometry.laws import Observations
 from allometry.planning import rules
-from allometry.planning.batch_and_rate.surface import Surface, surface
+from allometry.planning.batch_and_rate.fit_surface import surface
+from allometry.planning.batch_and_rate.surface import Surface
 
 SHARED = Path(os.environ.get("ALLOMETRY_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 TABLE = SHARED / "scalebench" / "lr_bsz_scaling_law__train.parquet"
 RESULTS = Path(__file__).parent / "results" / "step_law.json"
 FITTED = 6
 
-Recipe = Callable[[float, float], tuple[float, float]]
+BatchAndRate = Callable[[float, float], tuple[float, float]]
 
 
 class Grid:
@@ -51,13 +52,13 @@ class Grid:
         self.batches = len(np.unique(runs.column("batch_tokens")))
         self._between = LinearNDInterpolator(self.places, runs.loss)
 
-    def linear(self, recipe: Recipe) -> float:
+    def linear(self, recipe: BatchAndRate) -> float:
         """Regret by interpolation; by the nearest run where a corner of the grid is missing."""
         place = np.clip(np.log(recipe(*self.point)), self.places.min(0), self.places.max(0))
         loss = float(self._between(place)[0])
         return self.nearest(recipe) if np.isnan(loss) else loss / self.runs.loss.min() - 1
 
-    def nearest(self, recipe: Recipe) -> float:
+    def nearest(self, recipe: BatchAndRate) -> float:
         """Regret of the nearest run."""
         distance = ((self.places - np.log(recipe(*self.point))) ** 2).sum(axis=1)
         return float(self.runs.loss[np.argmin(distance)] / self.runs.loss.min() - 1)
@@ -77,15 +78,18 @@ def joined(table: Observations, grids: list[Grid]) -> Observations:
     return table.where(np.array([point in points for point in zip(table.num_params, table.tokens, strict=True)]))
 
 
-def published() -> dict[str, Recipe]:
+def published() -> dict[str, BatchAndRate]:
     """The rules that give both settings, Power Lines' batch with Step Law's rate, and one setting for all."""
     by = lambda name: lambda n, d: tuple(rules.rule(name).recommend(n, d))
-    found = {name: by(name) for name in ("step_law", "deepseek", "porian", "moonlight")}
-    found["power_lines batch, step_law rate"] = lambda n, d: (by("power_lines")(n, d)[0], by("step_law")(n, d)[1])
-    return found | {"fixed 2^19 tokens, 1e-3": lambda n, d: (2.0**19, 1e-3)}
+    rules_by_name = {name: by(name) for name in ("step_law", "deepseek", "porian", "moonlight")}
+    rules_by_name["power_lines batch, step_law rate"] = lambda n, d: (
+        by("power_lines")(n, d)[0],
+        by("step_law")(n, d)[1],
+    )
+    return rules_by_name | {"fixed 2^19 tokens, 1e-3": lambda n, d: (2.0**19, 1e-3)}
 
 
-def quadratic(grids: list[Grid], keep: float) -> Recipe:
+def quadratic(grids: list[Grid], keep: float) -> BatchAndRate:
     """Least squares of ln L in all monomials up to the second degree, runs within ``keep`` of their grid's best."""
     near = [(grid, grid.runs.loss < grid.runs.loss.min() * (1 + keep)) for grid in grids]
     rows = np.concatenate([np.insert(g.places, [2, 2], np.log(g.point), axis=1)[m] for g, m in near])
@@ -93,8 +97,8 @@ def quadratic(grids: list[Grid], keep: float) -> Recipe:
     centre = rows.mean(axis=0)
     first, second = np.triu_indices(4)
     moved = rows - centre
-    design = np.column_stack([np.ones(len(moved)), moved, moved[:, first] * moved[:, second]])
-    constants = np.linalg.lstsq(design, losses, rcond=None)[0]
+    regressors = np.column_stack([np.ones(len(moved)), moved, moved[:, first] * moved[:, second]])
+    constants = np.linalg.lstsq(regressors, losses, rcond=None)[0]
     bend = np.zeros((4, 4))
     bend[first, second] = constants[5:]
     bend += bend.T
@@ -108,16 +112,16 @@ def quadratic(grids: list[Grid], keep: float) -> Recipe:
 
 
 def own_optimum(grid: Grid) -> tuple[float, float]:
-    """Batch and rate of the surface of one grid."""
+    """Batch and learning rate of the surface of one grid."""
     cell = surface(grid.runs).cells[0]
     return cell.batch_tokens, cell.lr
 
 
-def inside(found: Surface, grids: list[Grid], optima: dict[tuple, tuple]) -> float:
-    """Share of the grids' own optima, in batch and in rate, in the 90 % intervals."""
+def inside(fitted_surface: Surface, grids: list[Grid], optima: dict[tuple, tuple]) -> float:
+    """Share of the grids' own optima, in batch and in learning rate, in the 90 % intervals."""
     hits = []
     for grid in grids:
-        best = found.optimum(*grid.point)
+        best = fitted_surface.optimum(*grid.point)
         for interval, value in zip((best.batch_tokens, best.lr), optima[grid.point], strict=True):
             hits.append(interval.low <= value <= interval.high)
     return float(np.mean(hits))
@@ -129,7 +133,7 @@ def main() -> None:
     fitted, held_out = grids[:FITTED], grids[FITTED:]
     results: dict[str, dict[str, float]] = {}
 
-    def judge(name: str, recipe: Recipe, **more: float) -> None:
+    def judge(name: str, recipe: BatchAndRate, **more: float) -> None:
         mean = lambda part, how: 1000 * float(np.mean([getattr(grid, how)(recipe) for grid in part]))
         columns = {"all 17": (grids, "linear"), "held-out 11": (held_out, "linear")}
         columns |= {"held-out 11, nearest": (held_out, "nearest"), "small 24": (small, "linear")}
@@ -145,14 +149,14 @@ def main() -> None:
         )
     optima = {grid.point: own_optimum(grid) for grid in (*grids, *small)}
     for prior in (None, "power_lines", "deepseek", "step_law"):
-        found = surface(joined(table, fitted), prior=prior)
+        fitted_surface = surface(joined(table, fitted), prior=prior)
         left_out = [
             grid.linear(surface(joined(table, [g for g in fitted if g is not grid]), prior=prior).recipe)
             for grid in fitted
         ]
         more = {"left out": round(1000 * float(np.mean(left_out)), 3)}
-        more |= {"inside": round(inside(found, held_out, optima), 3)}
-        judge(f"surface, {'no prior' if prior is None else 'prior ' + prior}", found.recipe, **more)
+        more |= {"inside": round(inside(fitted_surface, held_out, optima), 3)}
+        judge(f"surface, {'no prior' if prior is None else 'prior ' + prior}", fitted_surface.recipe, **more)
     judge("surface of the cheapest grid, prior step_law", surface(fitted[0].runs).recipe)
     judge("surface of all 17 grids, no prior", surface(joined(table, grids), prior=None).recipe)
     judge("own optimum", lambda n, d: optima[n, d])

@@ -14,8 +14,9 @@ from allometry import planning
 from allometry.errors import UserError
 from allometry.laws import Observations
 from allometry.planning import rules
+from allometry.planning.batch_and_rate.fit_surface import surface
 from allometry.planning.batch_and_rate.response import expected_rise, rise
-from allometry.planning.batch_and_rate.surface import Surface, surface
+from allometry.planning.batch_and_rate.surface import Surface
 from allometry.planning.rules.formulas import PowerLaw
 from allometry.planning.rules.rule_types import Rule
 from helpers.ladders import shared

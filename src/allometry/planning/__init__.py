@@ -14,9 +14,10 @@ NumPy only. Parameters are counted as the law counts them, batches are tokens, F
 otherwise.
 """
 
+from .batch_and_rate.fit_surface import surface
 from .batch_and_rate.gradient_noise import BatchCost, GradientNoise, batch_cost, gradient_noise
 from .batch_and_rate.settings import Interval
-from .batch_and_rate.surface import Setting, Surface, surface
+from .batch_and_rate.surface import Setting, Surface
 from .carried_metric import carry
 from .continuation import Alternative, Checkpoint, Continuation, resume
 from .experiments.next_runs import NextRun, NextRuns, next_runs
