@@ -2,13 +2,15 @@
 
     python benchmarks/data.py [--megabytes 100] [--bpe-megabytes 12] [--rounds 5]
 
-The text is the Python sources of the running interpreter and its packages, a document a file, as JSON lines.
-`bytes` is the whole command in a process of its own, with its peak of memory, on the text once and on three tenths of
-it: the peak must not follow the text. `bpe` holds our packing against the `tokenizers` library alone on the same
-documents and the same tokenizer, interleaved A B C A B C; a figure is the median over rounds of the ratio of
-neighbours, in seconds and in CPU seconds of all threads (which hold on a busy machine). `library, encoded` leaves the
-tokens in the library's objects, `library, array` brings them into one NumPy array as a plain script does. `batches`
-draws random windows of 1024 from mapped shards.
+The text is the Python sources of the running interpreter and its packages, as JSON lines with one file per document.
+
+- `bytes` runs the whole command in its own process, on the text and on three tenths of it. It reports the peak memory,
+  which must not grow with the text.
+- `bpe` compares our packing with the `tokenizers` library alone, on the same documents and tokenizer, interleaved
+  A B C A B C. A figure is the median over rounds of the ratio of neighbours, in seconds and in CPU seconds of all
+  threads (CPU seconds are reliable on a busy machine too). `library, encoded` leaves the tokens in the library's
+  objects; `library, array` copies them into one NumPy array, as a plain script does.
+- `batches` draws random windows of 1024 tokens from mapped shards.
 """
 
 from __future__ import annotations
@@ -96,8 +98,8 @@ def encoders(tokenizer: Subwords) -> dict[str, Callable[[list[bytes]], object]]:
         return plain.encode_batch_fast([text.decode() for text in documents], add_special_tokens=False)
 
     def array(documents: list[bytes]) -> object:
-        found = plain.encode_batch_fast([text.decode() for text in documents], add_special_tokens=False)
-        return np.concatenate([np.array(one.ids, np.uint16) for one in found])
+        encodings = plain.encode_batch_fast([text.decode() for text in documents], add_special_tokens=False)
+        return np.concatenate([np.array(one.ids, np.uint16) for one in encodings])
 
     return {
         "library, encoded": encoded,
@@ -166,8 +168,8 @@ def main() -> None:
         for share in (0.3, 1.0):
             rows, out = Path(folder, f"{share}.jsonl"), Path(folder, str(share))
             size = write_rows(rows, int(share * given.megabytes * 1e6))
-            found = {"MB": round(size, 1), **command(rows, out)}
-            result["bytes"].append(found | {"MB/s": round(size / found["seconds"], 1)})
+            row = {"MB": round(size, 1), **command(rows, out)}
+            result["bytes"].append(row | {"MB/s": round(size / row["seconds"], 1)})
             print(result["bytes"][-1], flush=True)
         result["batches"] = measure_batches(Path(folder, "1.0"))
         print(result["batches"], flush=True)

@@ -4,11 +4,11 @@
     python benchmarks/depth.py train [TRIAL …]      # loss after some hundred steps, and how far the scales moved
     python benchmarks/depth.py report               # the tables
 
-Averages over the positions before are alike from one position to the next: the mean of a text's first 500 values
-shares 499 terms with the mean of 499. Bring such averages back to unit scale, by a factor or by a norm, and two thirds
-of their variance is common to all positions; it adds up in the stream, the values of the next layer have it too, and
-the gradients of queries, keys and values, which live on differences between positions, shrink. The trials vary
-what attention does with its averages. Results go to results/depth.json as they come; a second call goes on there.
+Averages over previous positions are similar from one position to the next: the mean of a text's first 500 values shares
+499 terms with the mean of 499. If a factor or a norm brings such averages back to unit scale, two thirds of their
+variance is common to all positions. It adds up in the stream, and the values of the next layer contain it too. The
+gradients of queries, keys and values depend on differences between positions, and shrink. The trials vary what
+attention does with its averages. Results are written to results/depth.json one by one; a second call continues there.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Trial:
     sub: str = "row"  # the norm before the output projection: "row", "head", "inner" (of the average alone) or "none"
     gain: str = "none"  # "row": the static gain of each row; "count": √(number of keys)
     centre: str = "none"  # "values": less the mean of the values before; "output": less the mean of those averaged
-    own: float = 0.0  # weight of the token's own value beside the average, squares summing to 1
+    own: float = 0.0  # weight of the token's own value next to the average, squares summing to 1
     gate: str = "none"  # what multiplies the normed average: "own" value, "silu" or "linear" of one more projection
     qk_norm: bool = False
     multiplier: float = 1.0
@@ -162,8 +162,8 @@ class Watch:
     def result(self) -> dict:
         """By name, a number for each layer, first to last."""
 
-        def ordered(found: dict) -> dict:
-            return {k: [float(f"{v:.3g}") for v in (v[::-1] if k.startswith("d ") else v)] for k, v in found.items()}
+        def ordered(result: dict) -> dict:
+            return {k: [float(f"{v:.3g}") for v in (v[::-1] if k.startswith("d ") else v)] for k, v in result.items()}
 
         return {"rms": ordered(self.rms), "common": ordered(self.common)}
 
@@ -331,9 +331,9 @@ def run_init(options: argparse.Namespace) -> None:
                 if key in load()["init"]:
                     continue
                 model = make(TRIALS[name], options.layers, options.width, options.heads, seed)
-                found = measure(model, *batch_of(kind, options.length, 1, seed))
-                save("init", key, found)
-                print(line(key, found), flush=True)
+                result = measure(model, *batch_of(kind, options.length, 1, seed))
+                save("init", key, result)
+                print(line(key, result), flush=True)
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -343,22 +343,22 @@ def run_train(options: argparse.Namespace) -> None:
             key = f"{name} | {shape} | {options.steps} steps, lr {options.lr:g} | seed {seed}"
             if key in load()["train"]:
                 continue
-            found = train(TRIALS[name], options, seed)
-            save("train", key, found)
-            print(f"{key}: held out {found['held_out']:.4f}, {found['seconds']} s", flush=True)
+            result = train(TRIALS[name], options, seed)
+            save("train", key, result)
+            print(f"{key}: held out {result['held_out']:.4f}, {result['seconds']} s", flush=True)
 
 
 NAMES = ("stream", "q", "k", "v", "average", "out in", "mlp in", "up", "down in")
 
 
-def line(key: str, found: dict) -> str:
+def line(key: str, result: dict) -> str:
     """Layers 1, 6, …: one row a tensor."""
-    rms = found["rms"]
-    lines = [f"{key}: loss {found['loss']:.3f}, logits {rms['logits'][0]:.3f}"]
+    rms = result["rms"]
+    lines = [f"{key}: loss {result['loss']:.3f}, logits {rms['logits'][0]:.3f}"]
     for name in (*NAMES, *(f"d {name}" for name in NAMES)):
         values = rms[name]
         picked = [values[i - 1] for i in SHOWN if i <= len(values)]
-        common = found["common"].get(name, [0.0])
+        common = result["common"].get(name, [0.0])
         shares = [common[i - 1] for i in SHOWN if i <= len(common)]
         lines.append(
             f"  {name:10} " + " ".join(f"{v:6.3f}" for v in picked) + f"   [{min(values):.3f}, {max(values):.3f}]"
@@ -398,17 +398,17 @@ def report(options: argparse.Namespace) -> None:
 
 def grouped(runs: dict, kind: str | None = None) -> dict[str, list[dict]]:
     """Runs by all that they are but the seed."""
-    found = defaultdict(list)
+    groups = defaultdict(list)
     for key, run in runs.items():
         parts = key.split(" | ")[:-1]
         if kind is None or kind in parts:
-            found[", ".join(p for p in parts if p != kind)].append(run)
-    return found
+            groups[", ".join(p for p in parts if p != kind)].append(run)
+    return groups
 
 
-def pooled(found: list[dict]) -> dict[str, tuple[float, float]]:
+def pooled(runs: list[dict]) -> dict[str, tuple[float, float]]:
     """The least and the greatest number of each tensor."""
-    return {name: (min(min(f[name]) for f in found), max(max(f[name]) for f in found)) for name in found[0]}
+    return {name: (min(min(run[name]) for run in runs), max(max(run[name]) for run in runs)) for name in runs[0]}
 
 
 def show(span: tuple[float, float]) -> str:

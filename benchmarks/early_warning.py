@@ -1,7 +1,7 @@
-"""How often does the early warning cry wolf, and what does it catch? On the recorded curves of real studies.
+"""How often does the early warning report a healthy run, and which failures does it catch? On curves of real studies.
 
-Every rung is judged by the rungs of the other sizes, every target by all rungs; then again with its losses scaled, as
-those of a run that went wrong would be.
+Every run of a ladder is judged by the runs of other sizes, every target by all runs of the ladder. Then each is judged
+again with its losses multiplied by a factor, as those of a run that went wrong.
 
     python benchmarks/early_warning.py STUDY … [--out benchmarks/results/early_warning.json]
 """

@@ -1,20 +1,21 @@
-"""The fit of 240 Chinchilla points beside others' in one run: seconds, objective, standard errors. Prints three tables.
+"""The fit of 240 Chinchilla points, by us and by others: seconds, objective, standard errors. Prints three tables.
 
     python benchmarks/fit_peers.py [--peers /path/to/python] [--output results/fit_peers.json]
 
-The points are those of Besiroglu et al. 2024 (arXiv 2404.10102), in the folder that ALLOMETRY_SHARED (or ../shared
-beside the repository) names; the objective is theirs, Huber's loss of ln L with δ = 0.001. Beside ours stand
+The points are those of Besiroglu et al. 2024 (arXiv 2404.10102), in `data/` of the folder that ALLOMETRY_SHARED names
+(default: `shared` in the folder that holds the repository). The objective is theirs, Huber's loss of ln L with
+δ = 0.001. Ours is compared with
 
 - their procedure, written anew: BFGS from each of 4500 starts, in a sum-of-exponentials form;
-- chinchilla 0.2.0 from the same starts, and simple-scaling-laws 0.2.0 (which minimises squares of L), where they are
+- chinchilla 0.2.0 from the same starts, and simple-scaling-laws 0.2.0 (which minimises squares of L), if they are
   installed for the interpreter that ``--peers`` names (the latter needs Python 3.12).
 
-Every one runs in one process. Ours is timed before and after each of the others, and a ratio is to those times.
-Seconds of the processor stand beside seconds of the clock, as a busy machine stretches only these.
+Each runs in one process. Ours is timed before and after each of the others, and a ratio is to those times. The tables
+give processor seconds as well as seconds of the clock, because a busy machine affects only the latter.
 
 The second table is about 4000 bootstrap refits: the published standard errors, ours over many seeds, and refits of the
-very resamples behind the published ones, by us and by BFGS as published. The third asks how many of those refits are
-at their optimum, by further starts.
+same resamples as the published ones, by us and by BFGS as published. The third shows how many of those refits are at
+their optimum, tested by further starts.
 """
 
 from __future__ import annotations

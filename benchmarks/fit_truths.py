@@ -1,16 +1,16 @@
-"""Known truths: is the optimum always found, and do the intervals hold what they promise? Prints two tables.
+"""Known truths: is the optimum always found, and do the intervals have the stated coverage? Prints two tables.
 
     python benchmarks/fit_truths.py [--laws chinchilla,skaling] [--tables 1000] [--output results/fit_truths.json]
 
-Every table of runs follows one law with constants drawn at random: 4 to 8 sizes × 3 to 6 token counts at random places,
-a third of the tables with cells missing, noise of 0.1 to 2 %. For each of them:
+Every table of runs follows one law with random constants: 4 to 8 sizes × 3 to 6 token counts at random places, cells
+missing in a third of the tables, noise of 0.1 to 2 %. For each table:
 
-- the objective of ``laws.fit`` against the best of a SciPy multi-start (bounded least squares with the analytic
-  Jacobian), from the truth and from ``--starts`` random points, and from ``--long`` points on every tenth table;
-- whether the 80 and 95 % intervals hold each constant, and, up to ten times beyond the data, the true mean and the
-  loss of a new run.
+- the objective of ``laws.fit`` is compared with the best of a SciPy multi-start (bounded least squares with the
+  analytic Jacobian), from the truth and from ``--starts`` random points, and on every tenth table from ``--long``;
+- the 80 and 95 % intervals are tested: whether they contain each constant, and, up to ten times beyond the data, the
+  true mean and the loss of a new run.
 
-A law that the output holds already, with the same settings, is not run again.
+A law that the output file already holds, with the same settings, is not run again.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""How near a training step is to what the machine's matrix products alone would take, and where the rest goes.
+"""How close a training step is to the time of its bare matrix products, and where the rest of the time goes.
 
     python benchmarks/floor.py [--widths 24 32 64 128 256 352] [--threads 1] [--precisions fp32 bf16]
 
-For each width, by the recipe's shape and a batch of the range that the recipe gives it, compiled: the seconds of a
-step, the seconds of its bare GEMMs (each product of the forward and backward pass alone, at its shape and in its type,
-the smallest of several), their ratio (1 would be the floor), and FLOP/s by `flops_per_token`, which counts attention
-too. The parts are measured in the step itself, by a clock around each kernel, GEMM and the optimiser; `rest` is
-Python, autograd and memory. `layers` is the same step by PyTorch's layers (nn.Decoder in eager mode); with
---torch-compile, `torch.compile` is those layers compiled by it, and the seconds of its first three steps.
+For each width, with the recipe's shape and batch and compiled kernels, it measures the seconds of a step, the seconds
+of its bare GEMMs (each product of the forward and backward pass alone, at its shape and in its type, the smallest of
+several), and their ratio (1 would be the floor). FLOP/s follow from `flops_per_token`, which counts attention too. The
+parts are measured in the step itself, with a clock around each kernel, GEMM and the optimiser; `rest` is Python,
+autograd and memory. `layers` is the same step by PyTorch's layers (nn.Decoder in eager mode). With --torch-compile,
+`torch.compile` is those layers compiled by PyTorch, with the seconds of its first three steps.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ class Parts:
         self.before += [(nn.AdamW, "step", nn.AdamW.step)]
         kinds = ["GEMM", "GEMM", "casts", "optimiser"]
         for dtype in PRECISIONS.values():
-            found = kernels.kernels(dtype)
+            compiled = kernels.kernels(dtype)
             for name in kernels.SIGNATURES:
-                self.before.append((found, name, getattr(found, name)))
+                self.before.append((compiled, name, getattr(compiled, name)))
                 kinds.append(KINDS[name.split("_")[0]])
         for (owner, name, function), kind in zip(self.before, kinds, strict=True):
             setattr(owner, name, self.clocked(kind, function))
@@ -181,12 +181,12 @@ def main() -> None:
     others = ["layers", "torch.compile"] if given.torch_compile else ["layers"]
     for width in given.widths:
         for precision in given.precisions:
-            found = measure(width, precision, given.threads, given.seconds, others)
-            print(width, precision, json.dumps(found), flush=True)
+            row = measure(width, precision, given.threads, given.seconds, others)
+            print(width, precision, json.dumps(row), flush=True)
             result = json.loads(given.output.read_text()) if given.output.exists() else {}
             result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, PyTorch {torch.__version__}"
             key = f"width {width}, {precision}, {given.threads} threads"
-            result[key] = result.get(key, {}) | found
+            result[key] = result.get(key, {}) | row
             write_json(given.output, result)
 
 

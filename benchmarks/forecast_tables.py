@@ -1,12 +1,13 @@
 """How far off is ``laws.forecast`` beyond the data, and how often does its 90 % interval hold? Prints two tables.
 
-Public tables, in the folder that ALLOMETRY_SHARED (or ../shared beside the repository) names: fit on the lower 80 % of
-the runs by compute and predict the rest; fit on C ≤ C_max/10 and predict the rest. Beside the forecast stands one law
-alone, skaling by least squares on log loss with weights C^¼. Variants of a table (other losses of the same runs, an
-IsoFLOP table without its extremes) are reported apart and do not count in "all".
+Public tables are in `data/` of the folder that ALLOMETRY_SHARED names (default: `shared` in the folder that holds the
+repository). Two tests: fit on the lower 80 % of the runs by compute and predict the rest; fit on C ≤ C_max/10 and
+predict the rest. The forecast is compared with one law alone, skaling by least squares on log loss with weights C^¼.
+Variants of a table (other losses of the same runs, an IsoFLOP table without its extremes) are listed separately and
+do not count in "all".
 
-Simulated small ladders, 5 sizes × 3 token counts of a tiny byte-level model: a true law of each family with noise,
-target at 8 to 10 times the largest run's compute; "bent" is a power law whose short runs lie above it.
+Simulated small ladders have 5 sizes × 3 token counts of a tiny byte-level model: a true law of each family with noise,
+and a target at 8 to 10 times the largest run's compute; "bent" is a power law whose short runs lie above it.
 
     python benchmarks/forecast_tables.py [--ladders 60] [--only NAME]
 """

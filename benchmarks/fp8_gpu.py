@@ -1,16 +1,16 @@
-"""How fast is FP8 with static unit scale? Against BF16, against torchao's dynamic scaling, and against the GEMM alone.
+"""How fast is FP8 with static unit scale? Compared with BF16, with torchao's dynamic scaling, and with the GEMM alone.
 
 Two measurements, each interleaved (one round of every contender after the other, medians over rounds):
 
-- layers: forward and backward of one linear layer of Llama-8B's shapes, and beside it the three products alone
-  (``_scaled_mm`` on operands cast beforehand), the floor that no FP8 layer goes below;
+- layers: forward and backward of one linear layer of Llama-8B's shapes, and the three products alone (``_scaled_mm``
+  on operands cast beforehand), which are the floor of any FP8 layer;
 - step: one training step (forward, loss, backward, AdamW) of a decoder of ours.
 
-    python benchmarks/fp8_gpu.py --out fp8_gpu.json          # on an FP8-capable GPU (capability 8.9 on)
-    python benchmarks/fp8_gpu.py --device cpu --small        # a minute: checks the script, says nothing on speed
+    python benchmarks/fp8_gpu.py --out fp8_gpu.json          # on an FP8-capable GPU (capability 8.9 and above)
+    python benchmarks/fp8_gpu.py --device cpu --small        # seconds: checks the script, is no measure of speed
 
-torchao is compared with when it is installed. It replaces ``torch.nn.Linear``, so in the step it works on a copy of
-our decoder whose hidden layers are plain, their forward factors multiplied into the weights; "bf16" is that copy too.
+torchao takes part if it is installed. It replaces ``torch.nn.Linear``, so in the step it works on a copy of our decoder
+whose hidden layers are plain, with their forward factors multiplied into the weights; "bf16" is that copy too.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def bench_step(bench: Bench, size: dict, batch: int, length: int) -> dict:
 
 def machine(device: str) -> dict:
     """What was measured on: kind of device and versions, nothing that identifies a machine."""
-    found = {
+    environment = {
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
         "torch": torch.__version__,
         "torchao": torchao_version(),
@@ -239,8 +239,11 @@ def machine(device: str) -> dict:
         "real_fp8": fp8.supported(device),
     }
     if device == "cuda":
-        found |= {"cuda": torch.version.cuda, "capability": ".".join(map(str, torch.cuda.get_device_capability()))}
-    return found
+        environment |= {
+            "cuda": torch.version.cuda,
+            "capability": ".".join(map(str, torch.cuda.get_device_capability())),
+        }
+    return environment
 
 
 def show(title: str, rows: dict) -> None:

@@ -1,11 +1,11 @@
 """Does FP8 cost loss? A decoder trained in BF16, in simulated and in real FP8, with and without unit scaling.
 
-    python benchmarks/fp8_training.py [--output results/fp8_training.json]     # goes on where it stopped
+    python benchmarks/fp8_training.py [--output results/fp8_training.json]     # continues where it stopped
 
 Four layers, width 128, bytes of the Python standard library, the same data and seed for every arm; warmup over a tenth,
-then a linear fall to zero. All hidden linear layers are converted. FP8 is E4M3 forward and E5M2 for gradients with no
-scaling of the loss and no maxima taken. `plain` is the same architecture of torch.nn layers with PyTorch's
-cross-entropy, its FP8 casts the tensors as they are: the same without unit scaling.
+then a linear decay to zero. All hidden linear layers are converted. FP8 is E4M3 forward and E5M2 for gradients, without
+loss scaling and without maxima. `plain` is the same architecture of torch.nn layers with PyTorch's cross-entropy; its
+FP8 casts the tensors in the same way, without unit scaling.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""How cost grows: tokens a second and peak memory of training against context, batch and width.
+"""How cost grows: tokens a second and peak memory of training, by context, batch and width.
 
     python benchmarks/growth.py [--eager] [--output results/growth.json]
 
-Each case in a fresh process, on one thread: a training step of the recipe's shapes, then the evaluation of 512 windows
-(of 4096 tokens at most 16). Memory is the peak of the resident set beyond what it was before the model was made, beside
-what `runs.cost.memory_bytes` estimates. Exponents by least squares in logarithms. For context the tokens of a step
-stay the same, and the share of attention is given: its FLOPs grow as the context, all else not at all.
+Each case runs in a fresh process, on one thread: a training step of the recipe's shapes, then the evaluation of 512
+windows (of 4096 tokens at most 16). Memory is the growth of the peak resident set after the model is built; the
+estimate of `runs.cost.memory_bytes` is given for comparison. Exponents are least-squares slopes in logarithms. By
+context, the tokens of a step stay the same, and the share of attention is given: its FLOPs grow as the context, the
+others do not grow.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def main() -> None:
     if arguments.case:
         print(json.dumps(case(*arguments.case, not arguments.eager)))
         return
-    found: dict[str, dict] = {}
+    result: dict[str, dict] = {}
     for axis, cases in CASES.items():
         rows = []
         for numbers in cases:
@@ -122,10 +123,10 @@ def main() -> None:
             print(json.dumps(rows[-1]), flush=True)
         name = {"batch": "sequences"}.get(axis, axis)
         exponents = {key: slope(rows, name, key) for key in ("tokens_per_second", "step_bytes", "estimated_bytes")}
-        found[axis] = {"rows": rows, "exponents": exponents}
+        result[axis] = {"rows": rows, "exponents": exponents}
         print(axis, exponents, flush=True)
     if arguments.output:
-        write_json(arguments.output, {"compiled": not arguments.eager, "torch": torch.__version__} | found)
+        write_json(arguments.output, {"compiled": not arguments.eager, "torch": torch.__version__} | result)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Is the exponent of N*(C) right? ``laws.isoflop`` by its three methods on known truths and on public tables.
+"""Is the exponent of N*(C) right? ``laws.isoflop`` by its three methods, on known truths and on public tables.
 
-Without noise: what each method makes of sweeps that are centred, wide, off centre by one factor, or off centre by a
-factor that drifts with compute, as it does when sizes are chosen by somebody else's law. With noise: bias, spread and
-how often the intervals hold the truth. Then every experiment of Porian et al. and the points of Chinchilla, from the
-folder that ALLOMETRY_SHARED (or ../shared beside the repository) names.
+Without noise: the result of each method on sweeps that are centred, wide, off centre by one factor, or off centre by a
+factor that drifts with compute, as when another law chooses the sizes. With noise: bias, spread, and how often the
+intervals contain the truth. Then every experiment of Porian et al. and the points of Chinchilla, from `data/` of the
+folder that ALLOMETRY_SHARED names (default: `shared` in the folder that holds the repository).
 
     python benchmarks/isoflop_bias.py [--repeats 200] [--out benchmarks/results/isoflop_bias.json]
 """

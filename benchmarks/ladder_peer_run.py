@@ -1,20 +1,19 @@
-"""One run as most people train it: Hugging Face `Trainer`, `GPT2LMHeadModel`, all defaults that do not shape the run.
+"""One run as most people train it, for `ladder_peers.py`: Hugging Face's `Trainer`, `GPT2LMHeadModel`, defaults.
 
-    python ladder_peer_run.py TOKENS.npy WIDTH LAYERS HEADS CONTEXT BATCH STEPS LEARNING_RATE [HELD_OUT.npy]
+    python benchmarks/ladder_peer_run.py TOKENS.npy WIDTH LAYERS HEADS CONTEXT BATCH STEPS LEARNING_RATE [HELD_OUT.npy]
 
-Prints one JSON line: seconds a step (the lower quartile: what else the machine does only adds), seconds from the first
-step to the last, and the held-out loss if asked.
-Needs `pip install transformers accelerate`.
+Prints one JSON line: seconds a step (the lower quartile, since other work on the machine only adds time), seconds from
+the first step to the last, and the held-out loss if HELD_OUT.npy is given. Needs `pip install transformers accelerate`.
 """
 
+import argparse
 import json
 import statistics
-import sys
 import time
+from itertools import pairwise
 
 import numpy as np
 import torch
-import transformers
 
 VOCAB = 256
 
@@ -31,48 +30,53 @@ class Windows(torch.utils.data.Dataset):
         return {"input_ids": self.rows[place], "labels": self.rows[place]}
 
 
-class Clock(transformers.TrainerCallback):
-    def __init__(self):
-        self.ends: list[float] = []
-
-    def on_step_end(self, *_, **__) -> None:
-        self.ends.append(time.perf_counter())
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tokens", metavar="TOKENS.npy")
+    for name in ("width", "layers", "heads", "context", "batch", "steps"):
+        parser.add_argument(name, type=int)
+    parser.add_argument("learning_rate", type=float)
+    parser.add_argument("held_out", metavar="HELD_OUT.npy", nargs="?")
+    return parser.parse_args()
 
 
 def main() -> None:
-    train, width, layers, heads, context, batch, steps = sys.argv[1], *map(int, sys.argv[2:8])
+    given = parse()
+    import transformers  # after --help, which needs no peer
+
+    ends: list[float] = []
+
+    class Clock(transformers.TrainerCallback):
+        def on_step_end(self, *_, **__) -> None:
+            ends.append(time.perf_counter())
+
     transformers.set_seed(0)
-    shape = {"n_embd": width, "n_layer": layers, "n_head": heads, "n_positions": context, "vocab_size": VOCAB}
-    config = transformers.GPT2Config(**shape, bos_token_id=0, eos_token_id=0)
+    shape = {"n_embd": given.width, "n_layer": given.layers, "n_head": given.heads, "n_positions": given.context}
+    config = transformers.GPT2Config(**shape, vocab_size=VOCAB, bos_token_id=0, eos_token_id=0)
     arguments = transformers.TrainingArguments(
         output_dir="unused",
-        max_steps=steps,
-        per_device_train_batch_size=batch,
+        max_steps=given.steps,
+        per_device_train_batch_size=given.batch,
         per_device_eval_batch_size=32,
-        learning_rate=float(sys.argv[8]),
-        warmup_steps=min(20, steps // 5),
+        learning_rate=given.learning_rate,
+        warmup_steps=min(20, given.steps // 5),
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,
         use_cpu=True,
     )
-    clock = Clock()
     model = transformers.GPT2LMHeadModel(config)
-    trainer = transformers.Trainer(
-        model=model, args=arguments, train_dataset=Windows(train, context), callbacks=[clock]
-    )
+    windows = Windows(given.tokens, given.context)
+    trainer = transformers.Trainer(model=model, args=arguments, train_dataset=windows, callbacks=[Clock()])
     trainer.train()
     trained = time.perf_counter()
-    between = [later - earlier for earlier, later in zip(clock.ends[5:], clock.ends[6:], strict=False)]
-    found = {"step": statistics.quantiles(between, n=4)[0], "first_to_last": clock.ends[-1] - clock.ends[0]}
-    if len(sys.argv) > 9:
-        found["loss"] = trainer.evaluate(Windows(sys.argv[9], context))["eval_loss"]
-    found["evaluation"] = time.perf_counter() - trained
-    print(
-        json.dumps(
-            found | {"params": model.num_parameters(), "versions": [torch.__version__, transformers.__version__]}
-        )
-    )
+    between = [later - earlier for earlier, later in pairwise(ends[5:])]
+    result = {"step": statistics.quantiles(between, n=4)[0], "first_to_last": ends[-1] - ends[0]}
+    if given.held_out:
+        result["loss"] = trainer.evaluate(Windows(given.held_out, given.context))["eval_loss"]
+    result["evaluation"] = time.perf_counter() - trained
+    result |= {"params": model.num_parameters(), "versions": [torch.__version__, transformers.__version__]}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

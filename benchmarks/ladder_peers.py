@@ -1,13 +1,13 @@
-"""Wall time of a whole ladder against one run after another of Hugging Face's Trainer, and where the gain comes from.
+"""Wall time of a whole ladder, ours and one run after another of Hugging Face's Trainer, and where the gain comes from.
 
     python benchmarks/ladder_peers.py [total] [parts] [batched] [--peer-python PYTHON] [--output FILE.json]
 
-The ladder: five widths × three token counts, batch 4 × 128 tokens throughout, on the standard library's text; ours as
-`allometry ladder` trains it, from starting its processes to the last record; the peer, `GPT2LMHeadModel` of the same
-width, depth, heads, batch and context on two threads, a process and a full run for each point. The peer's total is
-steps × its measured seconds a step + its measured start and evaluation; one point is run in full as a check. Its
-steps are timed before and after our ladder and the faster is taken, for on a busy machine two threads that wait for
-each other lose most.
+The ladder has five widths × three token counts, batch 4 × 128 tokens throughout, on the standard library's text. Ours
+is trained as `allometry ladder` does it, timed from the start of its processes to the last record. The peer is
+`GPT2LMHeadModel` of the same width, depth, heads, batch and context on two threads, with one process and a full run for
+each point. The peer's total is steps × its measured seconds a step + its measured start and evaluation; one point is
+run in full as a check. Its steps are timed before and after our ladder, and the faster is taken, because a busy machine
+slows down two threads that wait for each other most.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from allometry.runs.engines.local import LocalEngine
 from allometry.runs.study import Study
 
 WIDTHS, TOKENS, CONTEXT, SEQUENCES = (24, 32, 48, 64, 96), (100_000, 200_000, 400_000), 128, 4
-RECIPE = Recipe(lr=0.4, batch_tokens=SEQUENCES * CONTEXT, batch_exponent=0.0, compile=True)  # as is found to be faster
-TIMED_STEPS, HELD_OUT, PEER_RATE = 50, 512, 2e-3
+RECIPE = Recipe(lr=0.4, batch_tokens=SEQUENCES * CONTEXT, batch_exponent=0.0, compile=True)  # the faster, as measured
+TIMED_STEPS, HELD_OUT, PEER_LEARNING_RATE = 50, 512, 2e-3
 HERE = Path(__file__).parent
 
 
@@ -49,9 +49,9 @@ def run(width: int, tokens: int, recipe: Recipe = RECIPE, fingerprint: str = "")
 
 
 def study(folder: Path, corpus: corpora.Corpus) -> Study:
-    made = Study.create(folder, {"made": True})
-    corpora.save_corpus(corpus, made.corpus_path)
-    return made
+    new_study = Study.create(folder, {"benchmark": "ladder_peers"})
+    corpora.save_corpus(corpus, new_study.corpus_path)
+    return new_study
 
 
 def train(where: Study, configs: list[RunConfig], workers: int, threads: int, batched: bool = False) -> float:
@@ -71,7 +71,7 @@ class Peer:
 
     def run(self, width: int, steps: int, evaluate: bool = True) -> dict:
         model = shape(width, CONTEXT)
-        numbers = map(str, (model.width, model.layers, model.heads, CONTEXT, SEQUENCES, steps, PEER_RATE))
+        numbers = map(str, (model.width, model.layers, model.heads, CONTEXT, SEQUENCES, steps, PEER_LEARNING_RATE))
         command = [self.python, str(HERE / "ladder_peer_run.py"), "train.npy", *numbers]
         command += ["held_out.npy"] if evaluate else []
         environment = os.environ | {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
@@ -79,10 +79,10 @@ class Peer:
         done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
-        found = json.loads(done.stdout.splitlines()[-1])
-        found["whole"] = time.perf_counter() - begin
-        found["around"] = found["whole"] - found["first_to_last"] - found["evaluation"]  # start, first step, end
-        return found
+        result = json.loads(done.stdout.splitlines()[-1])
+        result["whole"] = time.perf_counter() - begin
+        result["around"] = result["whole"] - result["first_to_last"] - result["evaluation"]  # start, first step, end
+        return result
 
 
 def total(folder: Path, corpus: corpora.Corpus, python: str) -> dict:
@@ -136,7 +136,7 @@ def parts(folder: Path, corpus: corpora.Corpus, python: str) -> dict:
     make = lambda width, tokens: run(width, tokens, fingerprint=corpus.fingerprint)
     schedules = [make(24, tokens).schedule for tokens in TOKENS]
     alone = sum(schedule.tokens for schedule in schedules)
-    falls = sum(s.tokens - s.tokens_before(s.decay_start) for s in schedules[:-1])
+    decays = sum(s.tokens - s.tokens_before(s.decay_start) for s in schedules[:-1])
     packed, one = study(folder / "packed", corpus), study(folder / "one", corpus)
     few = [make(width, tokens) for width in WIDTHS for tokens in (50_000, 100_000)]
     seconds = [train(packed, few, 2, 1), train(one, few, 1, 2)]
@@ -147,7 +147,7 @@ def parts(folder: Path, corpus: corpora.Corpus, python: str) -> dict:
     }
     return {
         "kernels_peer_step_over_ours_two_threads": kernels,
-        "branches_flops_of_full_runs_over_trunks": alone / (schedules[-1].tokens + falls),
+        "branches_flops_of_full_runs_over_trunks": alone / (schedules[-1].tokens + decays),
         "branches_loss_in_a_trunk_and_alone": branches,
         "packing_two_processes_then_one_of_two_threads_seconds": seconds,
         "packing_gain": seconds[1] / seconds[0],
@@ -166,9 +166,10 @@ def batched(folder: Path, corpus: corpora.Corpus, python: str) -> dict:
             for _ in range(3):
                 alone = step_seconds(one, budget=0.25)
                 rounds.append([count * alone / step_seconds(one, count, 0.25) for count in counts])
-            found = dict(zip(map(str, counts), np.median(rounds, 0).round(2).tolist(), strict=True))
+            result = dict(zip(map(str, counts), np.median(rounds, 0).round(2).tolist(), strict=True))
             way = "compiled kernels" if compiled else "eager"
-            gains.setdefault(f"{way}, of as many one after another", {})[f"{width} wide, {sequences} sequences"] = found
+            of_way = gains.setdefault(f"{way}, of as many one after another", {})
+            of_way[f"{width} wide, {sequences} sequences"] = result
     data = TextConfig(source="stdlib", fingerprint=corpus.fingerprint)
     chosen = sweep_runs(Recipe(compile=True), shape(32, CONTEXT), data, (50_000, 100_000), 0)
     together, apart = study(folder / "together", corpus), study(folder / "apart", corpus)
@@ -194,11 +195,11 @@ def main() -> None:
     corpus = corpora.read_corpus("stdlib")
     for stage in arguments.stages:
         with tempfile.TemporaryDirectory() as folder:
-            found = STAGES[stage](Path(folder), corpus, arguments.peer_python)
-        print(stage, json.dumps(found, indent=1), flush=True)
+            result = STAGES[stage](Path(folder), corpus, arguments.peer_python)
+        print(stage, json.dumps(result, indent=1), flush=True)
         if arguments.output:
             before = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
-            write_json(arguments.output, before | {stage: found, "torch": torch.__version__})
+            write_json(arguments.output, before | {stage: result, "torch": torch.__version__})
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What unit scaling costs: forward + backward against plain torch.nn, and against unit-scaling 0.3.5.
+"""What unit scaling costs: forward + backward, compared with plain torch.nn and with unit-scaling 0.3.5.
 
-    python benchmarks/nn_overhead.py [--compiled] [--quick] [--output results/nn_overhead.json]
+    python benchmarks/nn_overhead.py [--compiled] [--seconds 12] [--output results/nn_overhead.json]
 
-Each library is held against a plain torch.nn model of its own architecture, in one process, interleaved A B A B; a
-figure is the median over rounds of the ratio of neighbours. Theirs (`pip install unit-scaling==0.3.5`, left out with a
-word when absent) has no rotary positions, so ours run without too. Ours has a norm before attention's output
-projection, and so has its plain counterpart; `ours/stock` is against the plain block without it. Memory is the peak
-of what PyTorch's allocator holds in a step beyond what it held before.
+Each library is compared with a plain torch.nn model of its own architecture, in one process, interleaved A B A B; a
+figure is the median over rounds of the ratio of neighbours. The other library (`pip install unit-scaling==0.3.5`,
+skipped if absent) has no rotary positions, so ours runs without them too. Ours has a norm before attention's output
+projection, and so has its plain counterpart; `ours/stock` compares with the plain block without it. Memory is the peak
+of what PyTorch's allocator holds in a step, minus what it held before.
 """
 
 from __future__ import annotations
@@ -95,15 +95,15 @@ def models(part: str, width: int) -> dict[str, torch.nn.Module]:
     """The contestants by name: "plain" and "stock" for ours, "their plain" for theirs."""
     hidden = nn.MLP(width).down.in_features
     if part == "linear":
-        found = {"plain": torch.nn.Linear(width, width, bias=False), "ours": nn.Linear(width, width)}
+        models = {"plain": torch.nn.Linear(width, width, bias=False), "ours": nn.Linear(width, width)}
     elif part == "block":
-        found = {
+        models = {
             "plain": PlainBlock(width, hidden),
             "ours": nn.TransformerBlock(width, HEADS, hidden, rope=False),
             "stock": PlainBlock(width, hidden, subnorm=False),
         }
     else:
-        found = {
+        models = {
             "plain": PlainDecoder(width, lambda: PlainBlock(width, hidden)),
             "ours": nn.Decoder(VOCAB, LAYERS, width, HEADS, hidden, rope=False),
             "stock": PlainDecoder(width, lambda: PlainBlock(width, hidden, subnorm=False)),
@@ -111,16 +111,16 @@ def models(part: str, width: int) -> dict[str, torch.nn.Module]:
     try:
         import unit_scaling as uu
     except ImportError:
-        return found
+        return models
     if part == "linear":
-        return found | {"theirs": uu.Linear(width, width), "their plain": found["plain"]}
+        return models | {"theirs": uu.Linear(width, width), "their plain": models["plain"]}
     if part == "block":
         theirs = uu.TransformerLayer(width, HEADS, mhsa_tau=0.5, mlp_tau=0.5, is_causal=True)
         hidden = theirs.mlp.linear_1.weight.shape[0]
-        return found | {"theirs": theirs, "their plain": TheirBlock(width, hidden)}
+        return models | {"theirs": theirs, "their plain": TheirBlock(width, hidden)}
     theirs = uu.TransformerDecoder(width, VOCAB, LAYERS, HEADS)
     hidden = next(m for m in theirs.modules() if isinstance(m, uu.TransformerLayer)).mlp.linear_1.weight.shape[0]
-    return found | {"theirs": theirs, "their plain": PlainDecoder(width, lambda: TheirBlock(width, hidden))}
+    return models | {"theirs": theirs, "their plain": PlainDecoder(width, lambda: TheirBlock(width, hidden))}
 
 
 PAIRS = {"ours/plain": ("ours", "plain"), "ours/stock": ("ours", "stock"), "theirs/plain": ("theirs", "their plain")}

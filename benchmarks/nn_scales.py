@@ -1,9 +1,9 @@
-"""The scale of every operation: ours beside unit-scaling 0.3.5, for unit-normal inputs and upstream gradients.
+"""The scale of every operation, ours and unit-scaling 0.3.5's, for unit-normal inputs and upstream gradients.
 
     python benchmarks/nn_scales.py [--output results/nn_scales.json]
 
-Root mean squares of the output and of each gradient; 1 is right. Theirs is left out where it is not installed
-(`pip install unit-scaling==0.3.5`) or has no such operation. Averages over 8 draws.
+Root mean squares of the output and of each gradient, averaged over 8 draws; 1 is right. The other library has no entry
+if it is not installed (`pip install unit-scaling==0.3.5`) or has no such operation.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def scales(function: Callable, *shapes: tuple[int, ...]) -> dict[str, float]:
         arguments = [normal(*shape) for shape in shapes]
         y = function(*arguments)
         y.backward(torch.randn_like(y))
-        found = {"output": y} | {f"gradient {i + 1}": argument.grad for i, argument in enumerate(arguments)}
-        for name, part in found.items():
+        tensors = {"output": y} | {f"gradient {i + 1}": argument.grad for i, argument in enumerate(arguments)}
+        for name, part in tensors.items():
             squares.setdefault(name, []).append(part.detach().square().mean().item())
     return {name: math.sqrt(sum(values) / len(values)) for name, values in squares.items()}
 
@@ -66,7 +66,7 @@ def loss_scale(function: Callable) -> dict[str, float]:
     return {"gradient 1": logits.grad.square().mean().sqrt().item()}
 
 
-def beside(
+def compare(
     ours: Callable, name: str, *shapes: tuple[int, ...], call: Callable | None = None
 ) -> tuple[dict, dict | None]:
     """Scales of ours, and of their function of that name if there is one; ``call(theirs, *arguments)`` adapts it."""
@@ -81,16 +81,16 @@ def table() -> list[tuple[str, dict, dict | None]]:
     shape = (512, 512)
     rows = []
     for name in ("relu", "relu2", "gelu", "silu", "tanh", "sigmoid", "softplus"):
-        rows.append((name, *beside(getattr(F, name), name, shape)))
+        rows.append((name, *compare(getattr(F, name), name, shape)))
     no_bias = lambda linear, x, weight: linear(x, weight, None)
     for fan_out in (512, 2048):
         sizes = ((1024, 512), (fan_out, 512))
-        rows.append((f"linear 512 → {fan_out}", *beside(F.linear, "linear", *sizes, call=no_bias)))
+        rows.append((f"linear 512 → {fan_out}", *compare(F.linear, "linear", *sizes, call=no_bias)))
     swapped = lambda glu, gate, up: glu(up, gate)
-    rows.append(("swiglu", *beside(F.swiglu, "silu_glu", shape, shape, call=swapped)))
+    rows.append(("swiglu", *compare(F.swiglu, "silu_glu", shape, shape, call=swapped)))
     for n in (16, 256, 4096):
         over_last = lambda softmax, x: softmax(x, -1)
-        rows.append((f"softmax over {n}", *beside(F.softmax, "softmax", (64 * 4096 // n, n), call=over_last)))
+        rows.append((f"softmax over {n}", *compare(F.softmax, "softmax", (64 * 4096 // n, n), call=over_last)))
     rows.append(("cross-entropy, 256 classes", loss_scale(F.cross_entropy), loss_scale(U.cross_entropy) if U else None))
     for length in (16, 256, 2048):
         theirs = positions(partial(U.scaled_dot_product_attention, is_causal=True), length) if U else None
@@ -109,8 +109,8 @@ def main() -> None:
         for tensor, value in ours.items():
             print(f"| {name} | {tensor} | {value:.3f} | {f'{peer[tensor]:.3f}' if peer else '–'} |")
     if arguments.output:
-        found = [{"operation": name, "ours": ours, "theirs": peer} for name, ours, peer in rows]
-        write_json(arguments.output, {"torch": torch.__version__, "draws": DRAWS, "rows": found})
+        entries = [{"operation": name, "ours": ours, "theirs": peer} for name, ours, peer in rows]
+        write_json(arguments.output, {"torch": torch.__version__, "draws": DRAWS, "rows": entries})
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     python benchmarks/scale_model.py --out results.json
 
-Each network is trained in fp32, with every operand of its products rounded to a format (simulated) and with the same
-after scaling the operands by ``nn.scale_model``; data, initial weights, batches, rate and steps are the same in all.
-The optimiser's rates are those of ``finetune_groups``: in exact arithmetic all of them would take the same steps.
-Written down: accuracy on data not trained on, by seed, and the exponent bits that each operand needs before and after.
+Each network is trained in FP32, with every operand of its products rounded to a format (simulated), and with the same
+rounding after ``nn.scale_model`` has scaled the operands. Data, initial weights, batches, learning rate and steps are
+the same in all. The learning rates are those of ``finetune_groups``: in exact arithmetic all would take the same steps.
+Reported: accuracy on data not trained on, by seed, and the exponent bits that each operand needs before and after.
 """
 
 from __future__ import annotations

@@ -1,24 +1,26 @@
-"""What do batch-size and learning-rate rules cost on the Step Law's grids, and what does ``planning.surface``?
+"""What do rules for batch size and learning rate cost on the Step Law's grids, and what does ``planning.surface`` cost?
 
 The table (arXiv 2503.04715; PlanarG/active-sl) holds 41 grids of (learning rate, batch), each at one size and number of
 tokens: 17 with ten batches, on which the rule was fitted, and 24 smaller ones. The regret of a setting on a grid is the
-loss there over the lowest loss of the grid − 1, in thousandths. "Linear" interpolates ln η and ln B over a Delaunay
-triangulation, clipped to the grid; "nearest" takes the run nearest in (ln η, ln B). The lowest of a hundred noisy runs
-flatters the grid, so no setting has a regret of 0: "own optimum" is a surface fitted to the very grid.
+excess loss (the loss there over the lowest loss of the grid − 1) in thousandths. "Linear" interpolates ln η and ln B
+over a Delaunay triangulation, clipped to the grid; "nearest" takes the run nearest in (ln η, ln B). The lowest of a
+hundred noisy runs is too low, so no setting has a regret of 0: "own optimum" is a surface fitted to the grid itself.
 
 Fitted on the 6 cheapest of the 17 by compute, judged on the other 11 and on the 24:
 
-- joint quadratic: ln L over 15 monomials in (ln η, ln B, ln N, ln D), runs within so much of their grid's best;
-- surface: without a prior (Step Law's exponents know the held-out grids), and with the exponents of each rule.
+- joint quadratic: ln L over 15 monomials in (ln η, ln B, ln N, ln D), on runs near the best of their grid;
+- surface: without a prior (Step Law's exponents were fitted on the held-out grids too), and with each rule's exponents.
 
-``left out``: each of the 6 in turn left out and judged, by which the constants of the surface's noise were chosen.
-``inside``: share of the grids' own optima in the surface's 90 % intervals, which hold the true ones: a little more.
+``left out``: each of the 6 is left out in turn and judged; this chose the constants of the surface's noise.
+``inside``: the share of the grids' own optima in the surface's 90 % intervals; the intervals are for the true optima,
+so the share is a little lower than theirs.
 
-    python benchmarks/step_law.py
+    python benchmarks/step_law.py [--output benchmarks/results/step_law.json]
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +131,9 @@ def inside(fitted_surface: Surface, grids: list[Grid], optima: dict[tuple, tuple
 
 def main() -> None:
     """Print the table and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    output = parser.parse_args().output
     grids, small, table = read()
     fitted, held_out = grids[:FITTED], grids[FITTED:]
     results: dict[str, dict[str, float]] = {}
@@ -162,7 +167,7 @@ def main() -> None:
     judge("own optimum", lambda n, d: optima[n, d])
     print("the last two columns of surfaces: left out (‰), share inside 90 % intervals")
     print(surface(joined(table, fitted), prior=None).summary())
-    write_json(RESULTS, {"regret in thousandths of the best loss": results})
+    write_json(output, {"regret in thousandths of the best loss": results})
 
 
 if __name__ == "__main__":

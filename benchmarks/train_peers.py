@@ -1,16 +1,20 @@
-"""How fast we train a small language model on a CPU, against what people run.
+"""How fast we train a small language model on a CPU, compared with what people use.
 
     python benchmarks/train_peers.py speed [--sizes 0.2M 1M 5M 10M] [--threads 2] [--rounds 5]
     python benchmarks/train_peers.py loss [--sizes 0.2M 1M] [--tokens 300000]
 
-Contestants of the same width, layers, heads, batch, context and threads on the same text (the standard library's
-sources as bytes): `ours`, the engine as a ladder runs it (compiled kernels, BF16 where that is a tenth faster);
-`trainer`, Hugging Face's Trainer with GPT2LMHeadModel, both with their defaults; `compiled`, a plain PyTorch loop with
-torch.compile, fused AdamW, FP32 and no dropout over GPT-2 written plainly. `speed` interleaves them A B C A B C, some
-steps each; a ratio is the median over rounds of neighbours' tokens a second. Building, compiling and warming up are
-left out and reported. `loss` is that of held-out text after as many tokens: ours at the recipe's default rate,
-`compiled` at four rates under warmup and linear fall, `trainer` at its default rate. Results are merged into one
-file. Needs `pip install transformers accelerate` (the extra `benchmark`).
+All have the same width, layers, heads, batch, context and threads, on the same text (the standard library's sources as
+bytes):
+
+- `ours`: the engine as a ladder uses it (compiled kernels, BF16 if that is a tenth faster);
+- `trainer`: Hugging Face's Trainer with GPT2LMHeadModel, both with their defaults;
+- `compiled`: a plain PyTorch loop with torch.compile, fused AdamW, FP32 and no dropout, over a plain GPT-2.
+
+`speed` interleaves them A B C A B C, some steps each; a ratio is the median over rounds of neighbours' tokens a second.
+Building, compiling and warming up are excluded and reported. `loss` is the loss of held-out text after the same number
+of tokens: ours at the recipe's default learning rate, `compiled` at four learning rates with warmup and linear decay,
+`trainer` at its default learning rate. Results are merged into one file. Needs `pip install transformers accelerate`
+(the extra `benchmark`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Does the best learning rate carry over from a small model to a large one?
 
-    python benchmarks/transfer.py run [ARM …]       # trains; goes on where it stopped; results/transfer.jsonl
+    python benchmarks/transfer.py run [ARM …]       # trains; continues where it stopped; results/transfer.jsonl
     python benchmarks/transfer.py show              # the table of optima, and results/transfer.svg
 
-Decoders (two layers unless depth is what changes, heads of 16) are trained on bytes of the Python standard library,
-500 steps of 512 tokens, warmup over a tenth and then a linear fall to zero. An arm is a parametrisation and an
+Decoders (two layers unless the depth varies, heads of 16) are trained on bytes of the Python standard library, 500
+steps of 512 tokens, with warmup over a tenth and then a linear decay to zero. An arm is a parametrisation and an
 optimiser; its optimum at each size is the vertex of the parabola through the best learning rate and its neighbours.
 """
 
@@ -59,7 +59,7 @@ def sp_fixed_embedding(model: nn.Decoder, lr: float) -> list[torch.optim.Optimiz
 
 
 def umup_plain_embedding(model: nn.Decoder, lr: float) -> list[torch.optim.Optimizer]:
-    """u-μP, but the embedding's rate does not fall with the width; equal at width 32."""
+    """u-μP with an embedding's learning rate that does not depend on the width; equal at width 32."""
     nn.parametrize(model, "umup", BASE)
     width = model.embedding.embedding_dim
     return split(model, lr, lr * math.sqrt(width / 32), lambda name, role: role.kind == "input")
@@ -87,7 +87,7 @@ def common_muon(model: nn.Decoder, lr: float) -> list[torch.optim.Optimizer]:
 
 @dataclass(frozen=True)
 class Arm:
-    """What is trained: how the optimisers are made, at which rates, sizes (width, layers) and seeds."""
+    """What is trained: how to create the optimisers, and the learning rates, sizes (width, layers) and seeds."""
 
     prepare: Callable
     rates: tuple[float, ...]
@@ -172,15 +172,15 @@ def optima(rows: list[dict]) -> dict[tuple[str, int, int], dict]:
     for row in rows:
         value = math.inf if row["loss"] is None else row["loss"]
         losses[row["arm"], row["width"], row["layers"]][row["lr"]][row["seed"]] = value
-    found = {}
+    by_size = {}
     for key, by_rate in losses.items():
         rates = sorted(by_rate)
         seeds = sorted(set.intersection(*(set(by_rate[rate]) for rate in rates)))
         if seeds and len(rates) >= 3:
             vertices = [vertex(rates, [by_rate[rate][seed] for rate in rates]) for seed in seeds]
             curve = {rate: float(np.mean([by_rate[rate][seed] for seed in seeds])) for rate in rates}
-            found[key] = {"seeds": seeds, "vertices": vertices, "curve": curve}
-    return found
+            by_size[key] = {"seeds": seeds, "vertices": vertices, "curve": curve}
+    return by_size
 
 
 def vertex(rates: list[float], losses: list[float]) -> tuple[float, float]:
@@ -193,41 +193,41 @@ def vertex(rates: list[float], losses: list[float]) -> tuple[float, float]:
 
 
 def show() -> None:
-    found = optima(read())
+    by_size = optima(read())
     print(f"{'arm':22s} {'width':>5s} {'layers':>6s} {'best lr':>9s} {'log2, each seed':>20s} {'loss':>8s}")
-    for (arm, width, layers), entry in sorted(found.items()):
+    for (arm, width, layers), entry in sorted(by_size.items()):
         where = [v[0] for v in entry["vertices"]]
         loss = np.mean([v[1] for v in entry["vertices"]])
         print(
             f"{arm:22s} {width:5d} {layers:6d} {2 ** np.mean(where):9.4g} "
             f"{' '.join(f'{w:+.2f}' for w in where):>20s} {loss:8.4f}"
         )
-    draw(found)
+    draw(by_size)
 
 
-def draw(found: dict) -> None:
+def draw(by_size: dict) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    arms = [arm for arm in ARMS if any(key[0] == arm for key in found)]
+    arms = [arm for arm in ARMS if any(key[0] == arm for key in by_size)]
     columns = 4
     figure, axes = plt.subplots(
         math.ceil(len(arms) / columns), columns, figsize=(13, 2.9 * math.ceil(len(arms) / columns)), squeeze=False
     )
     for axis, arm in zip(axes.flat, arms, strict=False):
-        sizes = sorted(key[1:] for key in found if key[0] == arm)
+        sizes = sorted(key[1:] for key in by_size if key[0] == arm)
         by_depth = len({layers for _, layers in sizes}) > 1
         for i, size in enumerate(sizes):
-            entry = found[(arm, *size)]
+            entry = by_size[(arm, *size)]
             color = plt.cm.viridis(i / max(1, len(sizes) - 1) * 0.85)
             axis.plot(entry["curve"].keys(), entry["curve"].values(), ".-", color=color, label=size[int(by_depth)])
             where, loss = np.mean(entry["vertices"], axis=0)
             axis.plot(2**where, loss, "v", color=color)
         axis.set_xscale("log", base=2)
         axis.set_title(arm, fontsize=9)
-        lowest = min(min(found[(arm, *size)]["curve"].values()) for size in sizes)
+        lowest = min(min(by_size[(arm, *size)]["curve"].values()) for size in sizes)
         axis.set_ylim(lowest - 0.05, lowest + 0.8)
         axis.legend(fontsize=7, title="layers" if by_depth else "width", title_fontsize=7)
     for axis in axes.flat[len(arms) :]:
