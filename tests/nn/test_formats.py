@@ -247,7 +247,7 @@ def test_blocks_run_along_any_dimension_and_may_be_filled_up():
         assert same(along, form.cast(filled, dim=1)[:, :45].contiguous())
         assert same(form.cast(x, dim=-2), along)
         assert not same(form.cast(x, dim=0), along)
-        with pytest.raises(ValueError, match=r"dim: 3 is no dimension of x.*\(3, 45, 7\)"):
+        with pytest.raises(ValueError, match=r"dim: 3 is not a dimension of x.*\(3, 45, 7\)"):
             form.cast(x, dim=3)
 
 

@@ -1,6 +1,7 @@
 """FP8 layers, judged by products in float64 of operands that PyTorch's own 8-bit types have rounded."""
 
 import copy
+import functools
 import importlib.util
 import json
 import math
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 from allometry import nn
 from allometry.nn.precision import formats, fp8
+from helpers.unit_scaled import decoder as small_decoder
+from helpers.unit_scaled import next_token_loss
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 FACTORS = (0.37, 0.23, 0.71)
@@ -151,9 +154,7 @@ def test_what_is_kept_for_the_backward_pass_is_8_bits_wide():
     assert kept == [E4M3, E4M3]
 
 
-def decoder(**options):
-    torch.manual_seed(0)
-    return nn.Decoder(vocab_size=40, layers=2, width=32, heads=2, **options)
+decoder = functools.partial(small_decoder, width=32, vocab=40)
 
 
 def test_convert_keeps_every_object_and_name():
@@ -309,7 +310,7 @@ def test_a_small_decoder_learns_as_in_full_precision(mode):
         optimizer = nn.AdamW(model, lr=0.1)
         tokens = (torch.arange(17)[None] * torch.arange(1, 9)[:, None]) % 40
         for _ in range(30):
-            loss = nn.CrossEntropyLoss()(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+            loss = next_token_loss(model, tokens)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

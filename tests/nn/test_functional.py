@@ -12,6 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from allometry.nn import Factors, exact_scale
 from allometry.nn import functional as F
 from allometry.nn.ops.activations import ACTIVATIONS, GATES, gated_halves
+from helpers.unit_scaled import assert_same, rms
 
 T = torch.nn.functional
 f64 = torch.float64
@@ -24,21 +25,12 @@ large = st.integers(256, 640)
 UNIT = pytest.approx(1, abs=0.02)
 
 
-def rms(x: torch.Tensor) -> float:
-    return x.detach().square().mean().sqrt().item()
-
-
 def leaf(*shape, dtype=torch.float32) -> torch.Tensor:
     return torch.randn(*shape, dtype=dtype, requires_grad=True)
 
 
 def leaves(*shapes) -> list[torch.Tensor]:
     return [leaf(*shape, dtype=f64) for shape in shapes]
-
-
-def assert_same(actual, expected):
-    """Equal up to the rounding of float64 in sums of at most a few hundred terms."""
-    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 def compare(ours, plain, inputs, value: float, *factors: float):

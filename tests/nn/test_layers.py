@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from allometry import nn
 from allometry.nn import functional as F
 from allometry.nn.ops.activations import ACTIVATIONS
+from helpers.unit_scaled import assert_same, rms
 
 T = torch.nn.functional
 f64 = torch.float64
@@ -35,10 +36,6 @@ NAMES = {
 }  # fmt: skip
 
 
-def rms(x: torch.Tensor) -> float:
-    return x.detach().square().mean().sqrt().item()
-
-
 def example(shape):
     return torch.randint(9, (3, 4)) if shape is None else torch.randn(shape, dtype=f64)
 
@@ -52,10 +49,6 @@ def outcome(function, x, parameters):
     y = function(x)
     upstream = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(3))
     return y, *torch.autograd.grad(y, wanted, upstream)
-
-
-def assert_same(actual, expected):
-    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 # ---- interface

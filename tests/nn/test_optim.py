@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from allometry import nn
 from allometry.nn.optim import orthogonalize
+from helpers.unit_scaled import decoder, next_token_loss
 
 OPTIMIZERS = {
     "AdamW": nn.AdamW,
@@ -22,11 +23,6 @@ EACH = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 SHAPES = (0.5, 1.0, 1.0, 0.25)
 
 
-def decoder(layers=2, width=16, **options):
-    torch.manual_seed(0)
-    return nn.Decoder(32, layers, width, 2, **options)
-
-
 def mixed():
     """Every kind of parameter: matrices, a convolution, bias, gain."""
     torch.manual_seed(0)
@@ -37,8 +33,7 @@ def mixed():
 
 
 def loss_of(model):
-    tokens = torch.arange(18).view(2, 9)
-    return nn.CrossEntropyLoss()(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+    return next_token_loss(model, torch.arange(18).view(2, 9))
 
 
 def give_gradients(model, seed, zero=False):

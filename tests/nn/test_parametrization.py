@@ -9,17 +9,9 @@ from hypothesis import strategies as st
 
 from allometry import nn
 from allometry.nn.schemes import KINDS, SCHEMES, SP
+from helpers.unit_scaled import decoder, rms
 
 NAMES = list(SCHEMES)
-
-
-def decoder(layers=2, width=16, vocab=32, **options):
-    torch.manual_seed(0)
-    return nn.Decoder(vocab, layers, width, 2, **options)
-
-
-def rms(x):
-    return x.double().square().mean().sqrt().item()
 
 
 # Roles

@@ -1,5 +1,6 @@
 """Faults measured in other unit-scaling libraries, each with a test that it is not one of ours."""
 
+import functools
 import math
 
 import pytest
@@ -9,19 +10,10 @@ from torch._dynamo.testing import CompileCounter
 
 from allometry import nn
 from allometry.nn import functional as F
+from helpers.unit_scaled import decoder as small_decoder
+from helpers.unit_scaled import next_token_loss, rms
 
-
-def rms(x):
-    return x.double().square().mean().sqrt().item()
-
-
-def decoder(layers=2, width=32, heads=4, **options):
-    torch.manual_seed(0)
-    return nn.Decoder(64, layers, width, heads, **options)
-
-
-def loss_of(model, tokens):
-    return nn.CrossEntropyLoss()(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+decoder = functools.partial(small_decoder, width=32, heads=4, vocab=64)
 
 
 # Roles lost under wrappers: all of tests/nn/test_wrappers.py; here the three that lost them.
@@ -46,10 +38,10 @@ def test_parameters_keep_their_rates_when_their_tensors_are_replaced():
 def test_accumulation_gives_the_gradient_of_the_whole_batch(parts):
     tokens = torch.randint(64, (8, 17))
     whole, pieces = decoder().double(), decoder().double()
-    loss_of(whole, tokens).backward()
+    next_token_loss(whole, tokens).backward()
     for piece in tokens.chunk(parts):
         with nn.accumulation(parts):
-            loss_of(pieces, piece).backward()
+            next_token_loss(pieces, piece).backward()
     for (name, p), q in zip(whole.named_parameters(), pieces.parameters(), strict=True):
         torch.testing.assert_close(q.grad, p.grad, msg=name)
 
@@ -201,7 +193,7 @@ def test_grouped_queries_are_queries_that_share_keys(kv_heads):
 def test_grouped_queries_train():
     model = decoder(kv_heads=2)
     assert model.stack.blocks[0].attention.qkv.weight.shape == (32 + 2 * 2 * 8, 32)
-    loss_of(model, torch.randint(64, (2, 9))).backward()
+    next_token_loss(model, torch.randint(64, (2, 9))).backward()
     assert all(rms(p.grad) > 0 for p in model.parameters())
     with pytest.raises(ValueError, match="kv_heads: 3"):
         decoder(kv_heads=3)

@@ -242,7 +242,7 @@ def test_the_readout_is_the_one_that_is_named():
     assert roles(scaled)["3.weight"].kind == "output"
     assert roles(scale_model(mlp(), torch.randn(8, 32)))["3.weight"].kind == "hidden"
     assert roles(scale_model(GPT(), torch.randint(31, (2, 4)), readout="head"))["head.weight"].kind == "output"
-    with pytest.raises(ValueError, match="readout: '9' is no linear map"):
+    with pytest.raises(ValueError, match="readout: '9' is not a linear map"):
         scale_model(mlp(), torch.randn(8, 32), readout="9")
 
 

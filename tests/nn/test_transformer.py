@@ -15,6 +15,7 @@ from allometry import nn
 from allometry.nn import functional as F
 from allometry.nn.layers.transformer import default_hidden
 from allometry.nn.ops.activations import ACTIVATIONS, GATES
+from helpers.unit_scaled import next_token_loss, rms
 
 T = torch.nn.functional
 f64 = torch.float64
@@ -30,10 +31,6 @@ ATTENTION = {
     "sharp": {"multiplier": 2.5},
     "all": {"kv_heads": 2, "window": 4, "qk_norm": True, "multiplier": 0.5},
 }
-
-
-def rms(x: torch.Tensor) -> float:
-    return x.detach().double().square().mean().sqrt().item()
 
 
 # ---- the judge
@@ -420,7 +417,7 @@ def test_autocast_is_near_float32(norm, dtype):
 def test_the_first_loss_is_that_of_guessing_and_the_loss_falls():
     model = nn.Decoder(32, 2, 64, HEADS)
     tokens = torch.arange(17).repeat(8, 1)
-    loss = lambda: nn.CrossEntropyLoss()(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+    loss = lambda: next_token_loss(model, tokens)
     optimizer = nn.AdamW(model, 0.5)
     # Logits of variance 1/64 cost half of it on average.
     assert loss().item() == pytest.approx(math.log(32), abs=0.15)

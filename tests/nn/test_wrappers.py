@@ -16,14 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from allometry import nn
+from helpers.unit_scaled import decoder, next_token_loss
 
 OPTIMIZERS = {"AdamW": nn.AdamW, "SGD": nn.SGD, "Lion": nn.Lion, "Muon": nn.Muon}
 TOKENS = torch.arange(18).view(2, 9)
-
-
-def decoder(**options):
-    torch.manual_seed(0)
-    return nn.Decoder(32, 2, 16, 2, **options)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +130,7 @@ def groups_of(optimizer):
 def train(model, optimizer, steps=1):
     for _ in range(steps):
         optimizer.zero_grad()
-        loss = nn.CrossEntropyLoss()(model(TOKENS[:, :-1]).flatten(0, 1), TOKENS[:, 1:].flatten())
+        loss = next_token_loss(model, TOKENS)
         loss.backward()
         optimizer.step()
     return loss.item()
