@@ -6,7 +6,12 @@
     optimizer = nn.AdamW(model, lr=0.7)      # one base rate; each weight's own by its role (u-μP)
     loss = nn.CrossEntropyLoss()(model(tokens).flatten(0, 1), targets.flatten())
 
-The layers have the names and argument order of ``torch.nn``. Needs torch and nothing else of this package.
+The layers have the names and the argument order of ``torch.nn``. The package needs torch and nothing else of allometry.
+
+- ``functional``: the operations, whose code is in ``ops/``; ``layers/``: the modules;
+- ``schemes``, ``parametrization``, ``optim``: multiplier, initial deviation and learning rate of each weight, by role;
+- ``precision/``: number formats and FP8; ``checks/``: audit and coordinate check; ``conversion/``: existing models;
+- ``own_modules``: which modules belong to this package.
 """
 
 try:
@@ -138,7 +143,7 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    """Say what to do where torch.nn has a name that unit scaling has no counterpart for."""
+    """Raise an error that says what to do, for names of torch.nn without a unit-scaled counterpart."""
     import torch
 
     if hasattr(torch.nn, name):

@@ -2,8 +2,8 @@
 
 For unit-normal inputs and upstream gradients every output and every gradient has root mean square 1. By default each
 direction has its own factor, so the gradient that an operation passes on is the true one times a constant: harmless
-on a chain, where everything below sees the same constant. Where a tensor has several uses, ask for the true gradient
-with ``constraint="output"``, or use :func:`residual_split` and :func:`residual_add`, which account for it.
+on a chain, where everything below sees the same constant. If a tensor has several uses, ask for the true gradient
+with ``constraint="output"``, or use :func:`residual_split` and :func:`residual_add`, which take it into account.
 
 No factor depends on the length of the running sequence, so the logits of a prefix do not change when text follows it.
 """
@@ -76,7 +76,7 @@ def tanh(x: Tensor, *, constraint: str | None = None) -> Tensor:
 
 
 def sigmoid(x: Tensor, *, constraint: str | None = None) -> Tensor:
-    """``torch.sigmoid`` at unit scale: root mean square 1, hence values near 0.9 and not about 0."""
+    """``torch.sigmoid`` at unit scale: root mean square 1, so values are near 0.9, not about 0."""
     return activation("sigmoid", x, constraint)
 
 

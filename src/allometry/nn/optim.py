@@ -46,9 +46,9 @@ def param_groups(
     """
     _check_model(model)
     if not (math.isfinite(lr) and lr > 0):
-        raise ValueError(f"lr: {lr} is no base learning rate; it must be positive")
+        raise ValueError(f"lr: {lr} is not a base learning rate; it must be positive")
     if not 0 <= weight_decay < 1:
-        raise ValueError(f"weight_decay: {weight_decay} is no share of a weight to lose in a step; give 0 ≤ λ < 1")
+        raise ValueError(f"weight_decay: {weight_decay} is not a share of a weight to lose in a step; give 0 ≤ λ < 1")
     factors = learning_rate_factors(model) if factors is None else factors
     spared = {name for name, role in roles(model).items() if role.kind in UNDRAWN} if weight_decay else set()
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)

@@ -1,13 +1,13 @@
-"""The parametrisations, as tables: what to multiply, how to initialise, how fast to train, by role and depth.
+"""The parametrisations as tables: multiplier, initial deviation and learning rate, by role and depth.
 
 An "abc" parametrisation (Yang et al., 2022, arXiv 2203.03466) gives every weight W = A·w three numbers: the
 multiplier A of the forward pass, the standard deviation B of w at the start and the factor C on Adam's learning rate.
 A :class:`Scheme` holds them as three columns by kind of parameter, and the weights of the two sides of a residual
-addition. The code that applies a scheme knows none by name.
+addition. The code that applies a scheme refers to none by name.
 
-Two rules of the papers have no column here, since what they cure does not arise: ε that shrinks with width and depth
+Two rules of the papers have no column, since their cause does not exist here: ε that shrinks with width and depth
 (CompleteP), because unit-scaled gradients do not shrink; weight decay times the width (CompleteP, μP), because our
-decay is independent of the learning rate already.
+decay is already independent of the learning rate.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ KINDS = ("input", "hidden", "output", "bias", "gain")
 
 @dataclass(frozen=True)
 class Role:
-    """What a parameter is for.
+    """The function of a parameter in the model.
 
     ``kind`` is one of :data:`KINDS`; ``branches`` counts the residual branches of the stream that it works on (twice
-    the layers of a transformer), 1 outside of any.
+    the layers of a transformer), 1 outside all of them.
     """
 
     kind: str
@@ -53,7 +53,7 @@ class Base:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: {getattr(self, name)}; it must be positive")
         if not 0 <= self.tau <= 1:
-            raise ValueError(f"tau: {self.tau} is no share; give 0 ≤ τ ≤ 1")
+            raise ValueError(f"tau: {self.tau} is not a share; give 0 ≤ τ ≤ 1")
 
 
 Column = Mapping[str, Callable[[Role, Base], float]]

@@ -75,7 +75,21 @@ class AuditRow:
 
 @dataclass(frozen=True)
 class Audit:
-    """The result of :func:`audit`: ``ok``, ``rows`` (every tensor), ``failures``; it prints as a table."""
+    """The result of :func:`audit`: ``ok``, ``rows`` (every tensor), ``failures``; it prints as a table.
+
+    A tensor fails in one of these cases:
+
+    - an entry is not finite;
+    - an entry is beyond the largest number, or more than the share ``underflow`` of its nonzero entries is flushed to
+      zero, in E4M3 (activations, weights) or E5M2 (gradients);
+    - its root mean square is outside ``healthy`` (activations, their gradients, weight matrices);
+    - it is a gradient or an activation of only zeros.
+
+    E4M3 holds 2^-9 to 448: at 1/8 a tenth of a normal tensor is already subnormal (below 2^-6), and above 8 fewer than
+    56 standard deviations are left for outliers. E5M2's maximum is 128 times E4M3's, so a gradient may be 128 times as
+    large. A readout's weight and output are not computed in 8 bits: its weight may have any scale, and its output may
+    be small.
+    """
 
     model: str
     loss: str
@@ -154,22 +168,10 @@ def audit(
     With ``steps`` the model is measured, trained that many steps on the batch, and measured again. The optimiser is
     ``optimizer(model)``, or AdamW at ``lr`` (ours, 0.1, for a model of ours; else torch's, 0.001).
 
-    A tensor fails in one of these cases:
-
-    - an entry is not finite;
-    - an entry is beyond the largest number, or more than the share ``underflow`` of its nonzero entries is flushed to
-      zero, in E4M3 (activations, weights) or E5M2 (gradients);
-    - its root mean square is outside ``healthy`` (activations, their gradients, weight matrices);
-    - it is a gradient or an activation of only zeros.
-
-    E4M3 holds 2^-9 to 448: at 1/8 a tenth of a normal tensor is already subnormal (below 2^-6), and above 8 fewer than
-    56 standard deviations are left for outliers. E5M2's maximum is 128 times E4M3's, so a gradient may be 128 times as
-    large. A readout's weight and output are not computed in 8 bits: its weight may have any scale, and its output may
-    be small.
-
-    The audit sees the outputs of modules, and what functional code between modules hands to a module with parameters,
-    as ``name(input)``. The model runs in its current mode (train or eval). Values, buffers, gradients, modes, hooks and
-    generators are restored, also after an error. ``seed`` sets dropout and the upstream gradient.
+    :class:`Audit` lists the cases in which a tensor fails. The audit sees the outputs of modules, and what
+    functional code between modules hands to a module with parameters, as ``name(input)``. The model runs in its
+    current mode (train or eval). Values, buffers, gradients, modes, hooks and generators are restored, also after
+    an error. ``seed`` sets dropout and the upstream gradient.
 
     Raises:
         TypeError, ValueError: a batch, loss or limit that cannot be used, or a model without values.
@@ -177,7 +179,7 @@ def audit(
     model = unwrap(model)
     limits = _limits(healthy, underflow)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"steps: {steps!r} is no number of steps; give 0 or more")
+        raise ValueError(f"steps: {steps!r} is not a number of steps; give 0 or more")
     objective = Objective(model, batch, loss)
     with untouched(model, seed):
         value, tensors = _measure(model, objective, seed)
@@ -196,7 +198,7 @@ def _limits(healthy: tuple[float, float], underflow: float) -> Limits:
     if not 0 <= low < high:
         raise ValueError(f"healthy: {healthy!r}; the first must be below the second, neither negative")
     if not 0 <= underflow <= 1:
-        raise ValueError(f"underflow: {underflow!r} is no share; give 0 to 1")
+        raise ValueError(f"underflow: {underflow!r} is not a share; give 0 to 1")
     return Limits(low, high, float(underflow))
 
 

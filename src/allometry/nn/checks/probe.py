@@ -207,7 +207,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         ValueError: parameters that hold no values (meta device, lazy modules).
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model: {type(model).__name__} is no torch.nn.Module")
+        raise TypeError(f"model: {type(model).__name__} is not a torch.nn.Module")
     model = getattr(model, "_orig_mod", model)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if nn.parameter.is_lazy(tensor) or tensor.is_meta:

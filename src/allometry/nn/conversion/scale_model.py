@@ -47,32 +47,36 @@ def scale_model(
     measured, and γ is 1 unless ``running``.
 
     - ``parts``: which of weight, activation and gradient to scale.
-    - ``format``: a number format (or a pair: one for weights and activations, one for gradients) to which the operands
-      are rounded, in simulation.
+    - ``format``: the operands are rounded to it, in simulation; or a pair, the second for gradients.
     - ``running``: β and γ follow the training batches, each with ``momentum``.
     - ``power_of_two``: factors are rounded to powers of two; the outputs are then equal bit for bit.
 
     Biases, and gains of norms, stay as they are. Before fine-tuning see :func:`~allometry.nn.finetune_groups`.
 
     Raises:
-        ValueError: an unknown rule; an example that is not finite; a module or function that the rule does not know,
-            named by its path. With ``strict=False`` the module stays as it is, with a warning.
-        TypeError: an example that is no batch; integers or complex numbers where real ones are needed.
+        ValueError: an unknown rule; an example that is not finite; a module or function that the rule does not know
+            (with ``strict=False`` it stays as it is, with a warning).
+        TypeError: an example that is not a batch; integers or complex numbers instead of real ones.
     """
     if rule not in ("unit", *MEASURED_RULES):
         raise ValueError(f"rule: {rule!r} is unknown; give 'unit', {' or '.join(map(repr, MEASURED_RULES))}")
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model: {type(model).__name__} is no torch.nn.Module")
+        raise TypeError(f"model: {type(model).__name__} is not a torch.nn.Module")
     batches = batches_of(example)
     if rule == "unit":
         return scale_unit(model, inputs_of(model, batches[0], loss), inplace, strict, readout)
     scaled = lower(model if inplace else copy.deepcopy(model))
-    formats = format if isinstance(format, tuple | list) else (format, format)
-    if len(formats) != 2 or not all(item is None or hasattr(item, "cast") for item in formats):
-        raise ValueError(f"format: {format!r}; give a number format with a cast method, or a pair of them")
     options = {"parts": parts, "running": running, "momentum": momentum, "power_of_two": power_of_two}
-    left = scale_measured(scaled, batches, rule, loss, strict, formats=tuple(formats), **options)
+    left = scale_measured(scaled, batches, rule, loss, strict, formats=_pair(format), **options)
     if left:
         listed = ", ".join(f"{name} ({why})" for name, why in left.items())
         warnings.warn(f"scale_model left as they are: {listed}", stacklevel=2)
     return scaled
+
+
+def _pair(format: Any) -> tuple[Any, Any]:
+    """The format of weights and activations, and that of gradients."""
+    formats = tuple(format) if isinstance(format, tuple | list) else (format, format)
+    if len(formats) != 2 or not all(item is None or hasattr(item, "cast") for item in formats):
+        raise ValueError(f"format: {format!r}; give a number format with a cast method, or a pair of them")
+    return formats

@@ -92,7 +92,7 @@ class Dropout(nn.Module):
     def __init__(self, p: float = 0.5):
         super().__init__()
         if not 0 <= p < 1:
-            raise ValueError(f"p: {p} is no share of entries to drop; give 0 ≤ p < 1")
+            raise ValueError(f"p: {p} is not a share of entries to drop; give 0 ≤ p < 1")
         self.p = Constants(p)
 
     def forward(self, x: Tensor) -> Tensor:

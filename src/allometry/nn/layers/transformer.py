@@ -1,9 +1,9 @@
 """The transformer at unit scale: attention, MLP, the residual stack and a decoder.
 
-Two things keep every tensor near unit scale at any depth and length. A norm before the output projection of attention,
-for averages of values shrink by an amount that depends on the text, the position and the depth, which no factor can
-know; and a residual stream whose two sides add up to variance 1. Backward, each branch works at unit scale and puts
-its weight back where it left the stream, so that the gradient of the stream is the true one.
+Two things keep every tensor near unit scale at any depth and length. One is a norm before the output projection of
+attention: averages of values shrink by an amount that depends on the text, the position and the depth, which no factor
+can know. The other is a residual stream whose two sides add up to variance 1. In the backward pass each branch works at
+unit scale, and its weight is applied where it left the stream, so the gradient of the stream is the true one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ Rotation = tuple[Tensor, Tensor]
 class Attention(nn.Module):
     """Self-attention: (batch, length, width) → (batch, length, width).
 
-    ``kv_heads`` fewer than ``heads`` share keys and values (grouped queries); ``window`` is how many positions a query
-    sees, itself included; ``qk_norm`` divides each query and key by its root mean square; logits are ``multiplier ·
-    q·k/√head_dim``. A norm stands before the output projection, which therefore reads unit scale whatever was averaged.
+    ``kv_heads`` fewer than ``heads`` share keys and values (grouped queries); ``window`` is the number of positions
+    that a query sees, itself included; ``qk_norm`` divides each query and key by its root mean square; logits are
+    ``multiplier · q·k/√head_dim``. A norm stands before the output projection, which therefore reads unit scale for any
+    values.
 
     Raises:
         ValueError: ``heads`` does not divide ``width``, ``kv_heads`` does not divide ``heads``, an odd head under rope.
@@ -101,7 +102,7 @@ class Attention(nn.Module):
             causal=self.causal,
             window=self.window,
             multiplier=self.multiplier()[0],
-            scaled=False,  # the norm that follows forgets any factor
+            scaled=False,  # the norm that follows removes any factor
         )
         return self.out(self.norm(y.transpose(1, 2).reshape(batch, length, width)), onto, keep, share)
 
@@ -152,7 +153,7 @@ class TransformerBlock(Parametrized):
     """One attention branch and one MLP branch on the residual stream: (batch, length, width) → the same.
 
     ``norm`` "pre" puts an RMSNorm at the head of each branch; "post" at its end, on what is added. ``options`` go to
-    :class:`Attention`. A block alone counts as a stack of one layer; :class:`ResidualStack` tells it its place.
+    :class:`Attention`. A block alone counts as a stack of one layer; :class:`ResidualStack` sets its position.
     """
 
     def __init__(
@@ -175,7 +176,7 @@ class TransformerBlock(Parametrized):
         self.place(0, 2)
 
     def place(self, first: int, branches: int) -> None:
-        """Be branches ``first`` and ``first + 1`` of a stream with ``branches`` of them."""
+        """Set the position: branches ``first`` and ``first + 1`` of a stream with ``branches`` of them."""
         self.first, self.branches = first, branches
         self.refactor()
 
@@ -206,7 +207,7 @@ class TransformerBlock(Parametrized):
 class ResidualStack(nn.Module):
     """Transformer blocks over one residual stream of unit scale from end to end: (batch, length, width) → the same.
 
-    Each block is told its place among the branches, on which its residual weights and its learning rate depend.
+    Each block gets its position among the branches; its residual weights and its learning rate depend on it.
     """
 
     def __init__(self, blocks: Iterable[TransformerBlock]):
@@ -220,7 +221,7 @@ class ResidualStack(nn.Module):
 
     @property
     def branches(self) -> int:
-        """How many residual branches share the stream."""
+        """The number of residual branches of the stream."""
         return 2 * len(self.blocks)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -233,7 +234,7 @@ class ResidualStack(nn.Module):
 
 
 def _tie_again(decoder: Decoder, _) -> None:
-    """After a load that assigned tensors. (A function of the module, so that a decoder can be pickled.)"""
+    """Tie again after a load that assigned tensors. A module-level function, so that a decoder can be pickled."""
     decoder._tie()
 
 
@@ -241,7 +242,7 @@ class Decoder(nn.Module):
     """A causal language model: (batch, length) integer tokens → (batch, length, vocab_size) logits.
 
     ``options`` go to :class:`TransformerBlock` and :class:`Attention`. ``tied`` uses one table for embedding and
-    readout. ``compute`` is the type in which all between the two is done, by default that of the weights.
+    readout. ``compute`` is the type of all computation between the two, by default that of the weights.
     """
 
     def __init__(
@@ -271,7 +272,7 @@ class Decoder(nn.Module):
             self.readout.weight = self.embedding.weight
 
     def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)  # to_empty and its like make a tensor for each name
+        super()._apply(fn, recurse)  # to_empty and similar calls create a tensor for each name
         self._tie()
         return self
 

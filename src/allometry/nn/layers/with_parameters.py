@@ -1,8 +1,9 @@
 """Unit-scaled layers, under the names and in the argument order of ``torch.nn``.
 
-A layer that owns parameters names their **role** (input, hidden, output, bias, gain) in ``roles``. With its place in
-the module tree that is all :mod:`allometry.nn.parametrization` needs to tell multiplier, init and learning rate. Roles
-belong to names and never to tensors, so that they outlive whatever replaces the tensors (sharding, loading, copying).
+A layer that owns parameters names their **role** (input, hidden, output, bias, gain) in ``roles``. The
+role and the place in the module tree determine multiplier, init and learning rate
+(:mod:`allometry.nn.parametrization`). Roles belong to names, never to tensors: they survive all that replaces the
+tensors (sharding, loading, copying).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ UNIT = Scale(1.0, 1.0)
 
 
 class Parametrized(nn.Module):
-    """A layer with parameters, each of which has a role; u-μP until :func:`~allometry.nn.parametrize` says otherwise.
+    """A layer whose parameters have roles; its scheme is u-μP until :func:`~allometry.nn.parametrize` changes it.
 
     A layer of your own derives from this, names its ``roles`` and, if its weights are not of shape (fan_out, fan_in,
     taps…), overrides :meth:`fans`.
@@ -58,12 +59,12 @@ class Parametrized(nn.Module):
         return scheme(self.scheme).init[role.kind](role, self.base)
 
     def adopt(self, name: str, base: Base, branches: int) -> None:
-        """Take up a scheme: the constants of the forward and backward pass follow from it."""
+        """Set the scheme, from which the constants of the forward and backward pass follow."""
         self.scheme, self.base, self.depth = name, base, branches
         self.refactor()
 
     def refactor(self) -> None:
-        """Work out the factors anew, after a change of scheme."""
+        """Compute the factors again, after a change of scheme."""
 
     def reset_parameters(self) -> None:
         """Weights normal with the scheme's deviation, from torch's global generator; biases 0, gains 1."""
@@ -79,9 +80,9 @@ class Parametrized(nn.Module):
 class Linear(Parametrized):
     """``x @ weight.T + bias`` at unit scale: (…, in_features) → (…, out_features).
 
-    ``constraint`` as in :func:`~allometry.nn.functional.linear`. ``gain`` is the scale of the operation before, if it
-    was left out there to be done here for nothing: its forward factor joins the output's, its backward factor the
-    input gradient's.
+    ``constraint`` as in :func:`~allometry.nn.functional.linear`. ``gain`` is the scale of the operation
+    before, if that operation omits it: here it costs nothing. Its forward factor joins the output's, its backward
+    factor the input gradient's.
     """
 
     roles: ClassVar[dict[str, str]] = {"weight": "hidden", "bias": "bias"}
@@ -107,7 +108,7 @@ class Linear(Parametrized):
         self.reset_parameters()
 
     def fans(self, name: str) -> tuple[int, int]:
-        # Not of the tensor: a sharded or flattened parameter still belongs to the whole matrix.
+        # Not from the tensor: a sharded or flattened parameter still belongs to the whole matrix.
         return self.in_features, self.out_features
 
     def refactor(self) -> None:
@@ -138,7 +139,7 @@ class Readout(Linear):
 
     The gradient carries fan_out^-½ as in any linear map, and reaches the body at unit scale. The two directions differ
     on a cut edge: all below sees its gradient times the same constant. (Sources disagree on the backward factor,
-    1/√fan_in or 1/√fan_out; this one is what unit scale asks for.) Source: u-μP (arXiv 2407.17465), table 2.
+    1/√fan_in or 1/√fan_out; this one gives unit scale.) Source: u-μP (arXiv 2407.17465), table 2.
     """
 
     roles: ClassVar[dict[str, str]] = {"weight": "output", "bias": "bias"}
@@ -258,7 +259,7 @@ class Embedding(Parametrized):
 class RMSNorm(Parametrized):
     """Each row over its root mean square: (…, width) → (…, width).
 
-    No trained gain unless ``elementwise_affine``: u-μP does without, and a gain would move the scale.
+    Without a trained gain unless ``elementwise_affine``: u-μP has none, and a gain would change the scale.
     """
 
     roles: ClassVar[dict[str, str]] = {"weight": "gain"}
@@ -313,7 +314,7 @@ class LayerNorm(Parametrized):
 
 
 def _one_axis(shape: int | tuple[int]) -> int:
-    """The size of the last dimension, which is all that our norms run over."""
+    """The size of the last dimension, the only one that our norms run over."""
     sizes = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
     if len(sizes) != 1:
         raise ValueError(f"normalized_shape: {shape}; our norms run over the last dimension only, give its size")
@@ -336,4 +337,4 @@ def _per_axis(name: str, value: int | tuple, axes: int, least: int) -> tuple[int
 def _check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name}: {size} is no size; it must be a whole number, at least 1")
+            raise ValueError(f"{name}: {size} is not a size; it must be a whole number, at least 1")

@@ -1,7 +1,7 @@
 """Activations, gates and dropout at unit scale.
 
-Each is PyTorch's function times its exact constants (:func:`~allometry.nn.exact_scale`). The constants are of the
-root mean square and not of the deviation about the mean, for that is what the next matrix product sums.
+Each is PyTorch's function times its exact constants (:func:`~allometry.nn.exact_scale`). The constants normalise the
+root mean square, not the deviation about the mean, because the next matrix product sums squares.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def relu2(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
-# What an activation is called, and what it computes.
+# The plain function of each activation, by name.
 ACTIVATIONS = {
     "relu": F.relu,
     "relu2": relu2,
@@ -46,7 +46,7 @@ def activation_scale(name: str, constraint: str | None = None) -> Scale:
 def activation(name: str, x: Tensor, constraint: str | None = None) -> Tensor:
     """The activation called ``name``, output and gradient at unit scale for unit-normal ``x``.
 
-    ``constraint="output"`` makes the gradient the true one, as it must be where ``x`` has other uses.
+    ``constraint="output"`` makes the gradient the true one, as it must be if ``x`` has other uses.
     """
     check_float(x=x)
     return scale(ACTIVATIONS[name](x), *activation_scale(name, constraint))
@@ -67,8 +67,8 @@ _GATE_BACKWARD = {"swiglu": torch.ops.aten.silu_backward, "geglu": torch.ops.ate
 class _GatedHalves(Function):
     """factor · act(first half) · second half, in as many passes as without the factor.
 
-    The activation is computed again in the backward pass, which costs what writing both halves of the gradient in
-    place saves, and keeps a third less from the forward pass.
+    The backward pass computes the activation again. This costs as much as writing both halves of the gradient in place
+    saves, and the forward pass keeps a third less memory.
     """
 
     @staticmethod
@@ -109,7 +109,7 @@ class _GatedHalves(Function):
 def gated_halves(name: str, x: Tensor, factor: float) -> Tensor:
     """``factor · act(gate) · up`` of ``x`` = (gate, up) side by side: (…, 2n) → (…, n), the true gradient.
 
-    The two halves come of one GEMM and meet in it again, so that both must carry the one factor.
+    The two halves come from one GEMM and return to it in the backward pass, so both must carry the same factor.
     """
     if torch.compiler.is_compiling():
         gate, up = x.chunk(2, -1)
@@ -121,7 +121,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """``F.dropout`` times √(1 − p): zeros entries with probability ``p`` and keeps the root mean square."""
     check_float(x=x)
     if not 0 <= p < 1:
-        raise ValueError(f"p: {p} is no share of entries to drop; give 0 ≤ p < 1")
+        raise ValueError(f"p: {p} is not a share of entries to drop; give 0 ≤ p < 1")
     if not training or p == 0:
         return x
     keep = (1 - p) ** 0.5

@@ -1,4 +1,4 @@
-"""Checks of what an operation is given: shapes, dtypes, constraints."""
+"""Checks of the arguments of an operation: shapes, types, constraints."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ CONSTRAINTS = (None, "output")
 
 
 def check_float(**tensors: Tensor | None) -> None:
-    """Refuse what no scale can be given to: integers, complex numbers, tensors without elements."""
+    """Raise for tensors that cannot have unit scale: integers, complex numbers, tensors without elements."""
     for name, tensor in tensors.items():
         if tensor is None:
             continue
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: {type(tensor).__name__} is no tensor; give a real floating-point tensor")
+            raise TypeError(f"{name}: {type(tensor).__name__} is not a tensor; give a real floating-point tensor")
         if not tensor.is_floating_point():
             raise TypeError(f"{name}: {tensor.dtype} has no unit scale; give a real floating-point tensor")
         if 0 in tensor.shape:
@@ -21,10 +21,10 @@ def check_float(**tensors: Tensor | None) -> None:
 
 
 def check_shape(name: str, tensor: Tensor, shape: tuple, of: str) -> None:
-    """Refuse to broadcast: ``tensor`` must have the shape that ``of`` asks for."""
+    """Raise unless ``tensor`` has the shape that ``of`` needs: nothing is broadcast."""
     check_float(**{name: tensor})
     if tuple(tensor.shape) != tuple(shape):
-        raise ValueError(f"{name}: shape {tuple(tensor.shape)}, but {of} wants {tuple(shape)}")
+        raise ValueError(f"{name}: shape {tuple(tensor.shape)}, but {of} needs {tuple(shape)}")
 
 
 def check_constraint(constraint: str | None) -> None:

@@ -1,12 +1,12 @@
 """Softmax and attention at unit scale, at every length and position.
 
-A softmax row and an attention output shrink as more entries share their unit of probability. How much, for independent
-unit-normal inputs, is known exactly (:mod:`allometry.nn.ops.moments`), and depends on a row only through the number of
-keys that the row may see, never on the length of the sequence that happens to run: a prefix keeps its outputs when
-text follows it, and a cache may be used.
+A softmax row and an attention output shrink as more entries share the total probability of 1. For independent
+unit-normal inputs the exact amount is known (:mod:`allometry.nn.ops.moments`). It depends only on the number of keys
+that the row may see, never on the length of the running sequence: a prefix keeps its outputs when text follows it, and
+a cache may be used.
 
-In a trained or deep model values are alike, averages of them shrink less, and no constant can know it: there, put a
-norm behind attention and pass ``scaled=False``.
+In a trained or deep model values are similar, and their averages shrink less, by an amount that no constant can know.
+There, put a norm after attention and pass ``scaled=False``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def softmax(x: Tensor, dim: int = -1, *, multiplier: float = 1.0, constraint: st
     check_constraint(constraint)
     multiplier = _multiplier(multiplier)
     forward, backward = _softmax_factors(x, dim, multiplier)
-    # The factor of the output multiplies the gradient too, where it would not overflow but is not wanted.
+    # The factor of the output multiplies the gradient too; this factor before it compensates.
     before = multiplier if constraint else multiplier * backward / forward
     return F.softmax(scale(x, multiplier, before), dim) * forward
 
@@ -72,15 +72,15 @@ def attention(
     """Softmax attention with logits ``multiplier · q·k / √head_dim``, each row times its gain.
 
     Shapes: q (batch, heads, length, head_dim); k and v (batch, kv_heads, keys, head_dim), where kv_heads divides heads
-    (each is shared by heads / kv_heads neighbours) and v may have a head_dim of its own. When ``causal``, the last row
+    (each is shared by heads / kv_heads neighbours) and v may have another head_dim. When ``causal``, the last row
     of q stands at the last key, so that with a cache q holds the new rows only; ``window`` limits each row to that many
     keys, itself included.
 
     A row that sees n keys is multiplied by 1/√E[Σp²] over n independent logits, which makes its root mean square 1
     at every position (:func:`~allometry.nn.ops.moments.attention_gain`; evaluated by a polynomial, relative error below
-    1e-4). The gain is part of the function: gradients are the true ones. ``qk_norm`` says that q and k have been
-    normalised to root mean square 1, which it does not do itself; it only changes the gain, by some percent.
-    ``scaled=False`` leaves the gain out, for a norm that follows and would forget it.
+    1e-4). The gain is part of the function: gradients are the true ones. ``qk_norm`` states that q and k have been
+    normalised to root mean square 1; it does not normalise them, it only changes the gain, by some percent.
+    ``scaled=False`` omits the gain, for use before a norm, which would remove it.
 
     Raises:
         TypeError: q, k or v is not a floating-point tensor.

@@ -23,8 +23,8 @@ def cross_entropy(
     """``F.cross_entropy`` in nats of (rows, classes) logits, each counted row's gradient at unit scale.
 
     The value carries no factor. At equal logits a row's gradient has root mean square √(V−1)/V; it carries the
-    inverse, and the number of counted rows besides where the loss is their mean: rows whose target is
-    ``ignore_index`` count neither in the mean nor in the factor. Source: arXiv 2303.11257, table A.2.
+    inverse, and for a mean also the number of counted rows. Rows whose target is ``ignore_index`` count neither in the
+    mean nor in the factor. Source: arXiv 2303.11257, table A.2.
 
     Raises:
         ValueError: an unknown reduction, or fewer than two classes.
@@ -42,7 +42,7 @@ def cross_entropy(
         return loss
     if targets.is_floating_point():  # a distribution for each row
         return scale(loss, 1.0, float(logits.numel() // classes))
-    # Before the mean divides by it, so that nothing underflows on the way.
+    # The factor applies before the mean divides by it, so nothing underflows.
     return scale(loss, 1.0, (targets != ignore_index).sum().to(torch.float64).clamp(min=1))
 
 
@@ -59,8 +59,8 @@ def mse_loss(predictions: Tensor, targets: Tensor, *, reduction: str = "mean") -
 
 
 def check_loss(reduction: str, label_smoothing: float = 0.0) -> None:
-    """Refuse a reduction that does not exist and a smoothing that leaves no target."""
+    """Raise for an unknown reduction, and for a smoothing that leaves no target."""
     if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing: {label_smoothing} is no share; give 0 ≤ ε < 1")
+        raise ValueError(f"label_smoothing: {label_smoothing} is not a share; give 0 ≤ ε < 1")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction: {reduction!r} is unknown; there are {', '.join(map(repr, REDUCTIONS))}")

@@ -1,7 +1,7 @@
 """Exact scales of softmax and attention at initialisation: moments of a softmax over random logits.
 
 For logits z_j, independent and of one distribution, let p = softmax(z) over n of them. The output of attention on
-independent unit values has mean square E[Σp²], and the gradient of softmax needs E[Σp³] and E[(Σp²)²] besides. All
+independent unit values has mean square E[Σp²], and the gradient of softmax also needs E[Σp³] and E[(Σp²)²]. All
 follow exactly from 1/Sᵏ = ∫ tᵏ⁻¹ e^(−tS) dt / Γ(k) with S = Σ e^z: the terms of S are independent, so the expectation
 becomes a product of one-dimensional ones, φ_a(t) = E[e^(az) exp(−t e^z)]:
 

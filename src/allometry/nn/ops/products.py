@@ -1,7 +1,7 @@
-"""Matrix products and convolutions at unit scale, their factors inside the product.
+"""Matrix products and convolutions at unit scale, with their factors inside the product.
 
-A linear map has three products, forward, gradient of the input, gradient of the weight, and unit scaling wants a
-factor on each. ``addmm(c, a, b, beta=β, alpha=α)`` computes β·c + α·a·b at the price of a·b, so all three are free;
+A linear map has three products: forward, gradient of the input, gradient of the weight. Unit scaling puts a factor on
+each. ``addmm(c, a, b, beta=β, alpha=α)`` computes β·c + α·a·b at the price of a·b, so all three are free;
 so is a bias, and so is the residual addition at the end of a branch (``onto``).
 """
 
@@ -19,11 +19,11 @@ from .arguments import check_constraint, check_float, check_shape
 from .autograd import Constants, Function, call
 from .scale import scale
 
-_parts = Constants(1.0)  # into how many backward passes a batch is cut; see accumulation()
+_parts = Constants(1.0)  # the number of backward passes of one batch; see accumulation()
 
 
 class Factors(NamedTuple):
-    """The factors of the three products; the gradient of the weight carries rows^-½ besides."""
+    """The factors of the three products; the gradient of the weight carries rows^-½ in addition."""
 
     output: float
     grad_input: float
@@ -32,10 +32,10 @@ class Factors(NamedTuple):
 
 @contextmanager
 def accumulation(parts: int):
-    """Inside, each backward pass is one of ``parts`` equal pieces of a batch, whose gradients are summed.
+    """Context in which each backward pass is one of ``parts`` equal pieces of a batch; their gradients are summed.
 
-    The gradient of a weight carries rows^-½, and the sum of k pieces would be √k times the gradient of the whole. In
-    this context the sum is the gradient of the whole. Wrap forward and backward both, and do not divide the loss.
+    The gradient of a weight carries rows^-½, so the plain sum of k pieces would be √k times the gradient of the whole.
+    In this context the sum is the gradient of the whole. Put forward and backward inside, and do not divide the loss.
     """
     if parts < 1:
         raise ValueError(f"parts: {parts} pieces of a batch; there must be at least 1")
@@ -53,7 +53,7 @@ def over_rows(rows: int) -> float:
 
 
 def over_rows_of(grad: Tensor) -> float:
-    """The same for a gradient whose second dimension is the features or channels, all others rows."""
+    """The same for a gradient whose second dimension holds features or channels; all other dimensions are rows."""
     return over_rows(grad.numel() // grad.shape[1])
 
 
@@ -83,12 +83,12 @@ class _LinearFunction(Function):
         x, weight = ctx.saved_tensors
         rows = over_rows_of(grad)
         grad_x = grad_weight = grad_addend = None
-        if ctx.needs_input_grad[1]:  # first, for it needs working memory
+        if ctx.needs_input_grad[1]:  # first, since it needs working memory
             grad_weight = _product(grad.t(), x, ctx.grad_weight * rows)
         if ctx.needs_input_grad[0]:
             grad_x = _product(grad, weight, ctx.grad_input)
         if ctx.needs_input_grad[2]:
-            # What is added onto takes the gradient as it is: its weight β is put back where the branch split off.
+            # ``onto`` takes the gradient unchanged: its weight β is applied where the branch split off.
             grad_addend = grad.sum(0) * rows if ctx.bias else grad
         return grad_x, grad_weight, grad_addend, None, None, None, None
 
@@ -114,7 +114,7 @@ def _product(a: Tensor, b: Tensor, alpha: float, addend: Tensor | None = None, b
 
 
 def _nothing(like: Tensor) -> Tensor:
-    """An addend for β = 0: it is not read, except under vmap, which multiplies it by β, so it must be finite."""
+    """An addend for β = 0. It is not read, except under vmap, which multiplies it by β; so it must be finite."""
     if like.device.type == "cpu" and type(like) in (Tensor, torch.nn.Parameter):
         return _ZEROS[like.dtype]
     return like.new_zeros(1)
@@ -137,11 +137,11 @@ def linear(
     """``x @ weight.T + bias`` at unit scale: (…, fan_in), (fan_out, fan_in) → (…, fan_out).
 
     The output carries fan_in^-½, the gradient of ``x`` fan_out^-½, those of weight and bias rows^-½; a bias itself
-    carries nothing. With ``constraint="output"`` the gradient of ``x`` carries fan_in^-½ and is the true one: needed
-    where ``x`` has other uses too. ``factors`` replaces these by any others.
+    carries no factor. With ``constraint="output"`` the gradient of ``x`` carries fan_in^-½ and is the true one, as it
+    must be if ``x`` has other uses too. ``factors`` replaces these by any others.
 
     With ``onto`` the result is ``keep·onto + share·(…)``, in the same GEMM: the end of a residual branch. Backward,
-    both sides receive the gradient as it comes, at unit scale; ``keep`` and ``share`` are put back where the branch
+    both sides receive the gradient unchanged, at unit scale; ``keep`` and ``share`` are applied where the branch
     split off, see :func:`~allometry.nn.functional.residual_split`.
 
     The GEMMs run in the type of ``x`` (or autocast's); a weight of another type is cast, and its gradient cast back.
@@ -152,7 +152,7 @@ def linear(
     """
     _check_linear(x, weight, bias, onto)
     if factors is not None and constraint is not None:
-        raise ValueError(f"constraint: {constraint!r} has no say beside factors; give one of the two")
+        raise ValueError(f"constraint: {constraint!r} cannot be combined with factors; give one of the two")
     fan_out, fan_in = weight.shape
     output, grad_input, grad_weight = factors or linear_factors(fan_in, fan_out, constraint)
     dtype = _compute_dtype(x)
@@ -185,7 +185,7 @@ def _check_linear(x: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor |
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
-    """The type to multiply in: autocast's where it is on, else that of ``x``."""
+    """The type of the product: autocast's if it is on, else that of ``x``."""
     device = x.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
@@ -193,7 +193,7 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 
 
 class _ConvolutionFunction(Function):
-    """A convolution whose factors are on the weight, by far the smaller operand."""
+    """A convolution whose factors multiply the weight, which is by far the smaller operand."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, geometry: tuple, output: float, *grads: float) -> Tensor:

@@ -1,10 +1,10 @@
 """Norms and the residual stream at unit scale.
 
-A residual addition ``keep·skip + share·branch`` with small ``share`` would send the branch a gradient that small.
-:func:`residual_add` sends both sides the gradient as it comes, at unit scale, and :func:`residual_split`, where the
-branch left the stream, puts ``keep`` and ``share`` back before the two are summed: the sum is the true gradient.
-(Blake et al., 2023, arXiv 2303.11257, section 5.) With a norm at the head of the branch, as nearly always, the split
-costs nothing: it is two constants in the norm's backward pass.
+In a residual addition ``keep·skip + share·branch`` with a small ``share`` the gradient of the branch would be as small.
+:func:`residual_add` passes the gradient on unchanged to both sides, at unit scale. :func:`residual_split`, where the
+branch leaves the stream, multiplies the two gradients by ``keep`` and ``share`` before they are summed: the sum is the
+true gradient (Blake et al., 2023, arXiv 2303.11257, section 5). With a norm at the start of the branch, as is usual,
+the split costs nothing: it is two constants in the norm's backward pass.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .scale import scale
 
 
 class _RMSNorm(Function):
-    """Its own backward pass: five elementwise operations, where autograd's needs about ten."""
+    """RMSNorm with its own backward pass: five elementwise operations, while autograd needs about ten."""
 
     @staticmethod
     def forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -36,7 +36,7 @@ class _RMSNorm(Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @once_differentiable  # ``inverse`` carries no graph, so a second derivative would be wrong without a word
+    @once_differentiable  # ``inverse`` carries no graph, so a second derivative would be silently wrong
     def backward(ctx, grad: Tensor | None, _):
         if grad is None:
             return None, None
@@ -55,7 +55,7 @@ def _norm_backward(grad: Tensor, y: Tensor) -> Tensor:
 
 
 class _NormSplit(Function):
-    """A norm at the head of a branch, and the stream itself; backward, keep·(stream's) + share·(branch's)."""
+    """A norm at the start of a branch, and the stream; backward: keep·(stream's gradient) + share·(branch's)."""
 
     @staticmethod
     def forward(x: Tensor, eps: float, keep: float, share: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,7 +82,7 @@ class _NormSplit(Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
-    """Each row over its root mean square: (…, width) → (…, width), at unit scale whatever came in.
+    """Each row over its root mean square: (…, width) → (…, width), at unit scale for any input.
 
     A ``weight`` (width) multiplies the columns; its gradient carries rows^-½. Differentiable once.
     """
@@ -116,9 +116,9 @@ def residual_split(
 ) -> tuple[Tensor, Tensor]:
     """The stream ``x`` as (branch, skip), the branch after an RMSNorm if ``norm``: the start of a residual branch.
 
-    Backward: ``keep`` times the gradient of the skip plus ``share`` times that of the branch. A branch whose own
-    operations change the gradient by a constant (it has forward and backward factors that differ) wants ``share``
-    divided by that constant; the modules know it as ``backward_ratio``.
+    Backward: ``keep`` times the gradient of the skip plus ``share`` times that of the branch. If the
+    branch's operations change the gradient by a constant (their forward and backward factors differ), divide ``share``
+    by that constant; modules have it as ``backward_ratio``.
     """
     check_float(x=x)
     if norm:
@@ -129,7 +129,7 @@ def residual_split(
 def residual_add(branch: Tensor, skip: Tensor, keep: float, share: float) -> Tensor:
     """``keep·skip + share·branch``: the end of a residual branch begun by :func:`residual_split`.
 
-    Unit scale in, unit scale out if keep² + share² = 1. Backward, both sides receive the gradient as it comes.
+    Unit scale in, unit scale out if keep² + share² = 1. In the backward pass both sides receive the gradient unchanged.
     Where a linear map ends the branch, :func:`linear` does this in its GEMM (``onto=``).
     """
     check_float(branch=branch)

@@ -51,7 +51,7 @@ def rope_tables(
     if head_dim % 2:
         raise ValueError(f"head_dim: {head_dim} is odd; a rotation needs pairs")
     device = torch.device(device)
-    # Angles in float64 where there is one: at position 8192 a float32 angle is off by 5e-4.
+    # Angles in float64 if the device has it: at position 8192 a float32 angle is off by 5e-4.
     wide = {"device": device, "dtype": torch.float32 if device.type == "mps" else torch.float64}
     half = head_dim // 2
     frequency = base ** (-torch.arange(half, **wide) / half)

@@ -1,9 +1,9 @@
-"""The one primitive of unit scaling: a factor forward, another factor backward.
+"""The primitive of unit scaling: one factor forward, another factor backward.
 
-A tensor whose entries have standard deviation 1 sits in the middle of every floating-point format. Unit scaling
-(Blake et al., 2023, arXiv 2303.11257) keeps all of them there at initialisation, by constants known before training:
-each operation multiplies its output by one constant and the gradient it passes on by another. Everything else in
-this package is that primitive, folded into the operation wherever the operation can take a factor for free.
+A tensor whose entries have standard deviation 1 is in the middle of every floating-point format. Unit scaling (Blake et
+al., 2023, arXiv 2303.11257) keeps all tensors there at initialisation, by constants known before training: each
+operation multiplies its output by one constant and the gradient that it passes on by another. All operations of this
+package use this primitive, inside the operation if it can take a factor at no cost.
 
 The constants of elementwise functions are integrals over a unit normal; :func:`exact_scale` computes them.
 """
@@ -48,7 +48,7 @@ class _Scale(Function):
 
 
 class _TensorScale(Function):
-    """As ``scale(x, 1, factor)``, with a factor that is known only as the graph runs."""
+    """``scale(x, 1, factor)`` for a factor that is known only when the graph runs."""
 
     @staticmethod
     def forward(x: Tensor, factor: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def scale(x: Tensor, forward: float = 1.0, backward: float | Tensor = 1.0) -> Te
     if isinstance(backward, Tensor):
         y = call(_TensorScale, x, backward / forward)
         return y if forward == 1.0 else y * forward
-    # (A compiled graph must not ask whether a factor that depends on a size is 1.)
+    # A compiled graph must not compare a factor that depends on a size with 1.
     if not torch.compiler.is_compiling() and forward == backward == 1.0:
         return x
     return call(_Scale, x, forward, backward)

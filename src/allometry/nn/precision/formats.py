@@ -1,4 +1,4 @@
-"""Number formats, simulated bit for bit: what a tensor becomes in FP8, FP6, FP4, and in blocks that share a scale.
+"""Number formats, simulated bit for bit: FP8, FP6, FP4, and blocks that share a scale.
 
 ``E4M3FN.cast(x)`` rounds each value to the nearest of the format, ties to even, and returns it in the type of ``x``.
 The work is done on the bits as integers, so it is exact for every input type, subnormals included, on any device and
@@ -17,21 +17,21 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-# How a type is taken apart: integer of the same width, mantissa bits, exponent bias. Halves go by way of float32.
+# The layout of a type: integer of the same width, mantissa bits, exponent bias. Halves are computed in float32.
 _LAYOUT = {torch.float32: (torch.int32, 23, 127), torch.float64: (torch.int64, 52, 1023)}
 _VIA = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
 def _check(x: Tensor) -> None:
     if not isinstance(x, Tensor):
-        raise TypeError(f"x: {type(x).__name__} is no tensor; give a torch.Tensor of real floating-point numbers")
+        raise TypeError(f"x: {type(x).__name__} is not a tensor; give a torch.Tensor of real floating-point numbers")
     if x.dtype not in _LAYOUT and x.dtype not in _VIA:
         raise TypeError(f"x: {x.dtype} cannot be cast; give float64, float32, bfloat16 or float16")
 
 
 @dataclass(frozen=True)
 class Format:
-    """A floating-point format: sign, exponent and mantissa bits, and what its topmost codes mean.
+    """A floating-point format: sign, exponent and mantissa bits, and the meaning of its highest codes.
 
     ``max`` is the largest finite value, ``has_inf`` and ``has_nan`` whether there are codes for infinity and NaN.
     """
@@ -54,7 +54,7 @@ class Format:
     def constants(self) -> tuple[int, int, float]:
         """``mantissa_bits``, ``min_exponent`` and ``max``, as constants under ``torch.compile``.
 
-        With ``dynamic=True`` the compiler makes symbols of numbers that an object holds; read from text they are none.
+        With ``dynamic=True`` the compiler treats numbers of an object as symbols; numbers read from text are constants.
         """
         if torch.compiler.is_compiling():
             mantissa_bits, min_exponent, largest = self._text
@@ -63,7 +63,7 @@ class Format:
 
     @property
     def bits(self) -> int:
-        """How many bits a value takes."""
+        """The number of bits of a value."""
         return 1 + self.exponent_bits + self.mantissa_bits
 
     @property
@@ -90,8 +90,8 @@ class Format:
         """The nearest value of the format, ties to even; shape and dtype of ``x`` are kept, and so are NaN and −0.
 
         What rounds beyond ``max``, infinity included, becomes ±max; with ``saturate=False`` it becomes ±inf, or NaN
-        where the format has no infinity (E4M3FN). FP6 and FP4 have neither and saturate always, as OCP has it; a NaN
-        stays a NaN even there, though no code holds it, so that a fault does not turn into a number. Where the dtype
+        where the format has no infinity (E4M3FN). FP6 and FP4 have neither and always saturate, as OCP specifies. A
+        NaN stays a NaN even there, although no code holds it, so that a fault does not become a number. Where the dtype
         of ``x`` cannot hold ``max`` (BF16's in float16), ±max is the largest value of the format that it can.
 
         Raises:
@@ -123,7 +123,7 @@ class Format:
         return _share((self._round(wide).abs() > self.max) & ~wide.isnan(), wide != 0)
 
     def _round(self, x: Tensor) -> Tensor:
-        """Nearest even as if the exponent had no upper end; float32 or float64. Of a NaN it makes anything."""
+        """Nearest even as if the exponent had no upper end; float32 or float64. The result for a NaN is arbitrary."""
         integer, mantissa, bias = _LAYOUT[x.dtype]
         mantissa_bits, min_exponent, _ = self.constants()
         bits = x.view(integer)
@@ -131,14 +131,14 @@ class Format:
         exponent = (magnitude >> mantissa).clamp(min=1)  # 0 marks a subnormal, whose unit is that of exponent 1
         base = (exponent - 1) << mantissa
         significand = magnitude - base
-        # How many low bits of the significand lie below the format's last place: more where it is subnormal. Beyond
-        # mantissa + 2 bits all is less than half a unit, and rounds to 0 in any case.
+        # The number of low bits of the significand below the format's last place: more if it is subnormal. Beyond
+        # mantissa + 2 bits everything is less than half a unit, and rounds to 0.
         shift = (min_exponent + bias - exponent).clamp(min=0) + (mantissa - mantissa_bits)
         shift = shift.clamp(max=mantissa + 2)
         odd = (significand >> shift) & 1
         half = torch.ones_like(shift) << (shift - 1)
         rounded = ((significand + (half - 1 + odd)) >> shift) << shift
-        # A carry out of the significand runs on into the exponent, as it should.
+        # A carry out of the significand correctly increments the exponent.
         magnitude = torch.where(rounded == 0, rounded, base + rounded)
         return (magnitude | (bits & torch.iinfo(integer).min)).view(x.dtype)
 
@@ -175,8 +175,8 @@ class MX:
     """Blocks of 32 values that share a power of two, 2^-127 to 2^127 (E8M0): an OCP Microscaling format.
 
     The scale is 2^(⌊log₂ max|block|⌋ − e), with e the exponent of the element format's largest value; elements are
-    rounded to nearest even and saturate. A block with a NaN or an infinity in it becomes NaN throughout: the scale has
-    a code for that, and a fault shows. Source: OCP MX 1.0, section 6.3.
+    rounded to nearest even and saturate. A block that contains a NaN or an infinity becomes NaN: the scale has a code
+    for that, and the fault stays visible. Source: OCP MX 1.0, section 6.3.
     """
 
     name: str
@@ -228,7 +228,7 @@ class NVFP4Format:
             ValueError: no such ``dim``, or a ``tensor_scale`` that is not positive.
         """
         if tensor_scale is not None and not (math.isfinite(tensor_scale) and tensor_scale > 0):
-            raise ValueError(f"tensor_scale: {tensor_scale} is no scale; it must be positive")
+            raise ValueError(f"tensor_scale: {tensor_scale} is not a scale; it must be positive")
         blocks, restore = _blocks(x, dim, self.block)
         amax = blocks.abs().amax(-1, keepdim=True)
         largest = self.element.constants()[2]
@@ -253,7 +253,7 @@ def _blocks(x: Tensor, dim: int, block: int):
     """``x`` as (…, blocks, block) in a type to compute in, and the way back."""
     _check(x)
     if not -x.dim() <= dim < x.dim():
-        raise ValueError(f"dim: {dim} is no dimension of x, which has shape {tuple(x.shape)}")
+        raise ValueError(f"dim: {dim} is not a dimension of x, which has shape {tuple(x.shape)}")
     moved = x.detach().to(_VIA.get(x.dtype, x.dtype)).movedim(dim, -1)
     length = moved.shape[-1]
     blocks = torch.nn.functional.pad(moved, (0, -length % block)).unflatten(-1, (-1, block)).contiguous()

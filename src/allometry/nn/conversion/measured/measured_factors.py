@@ -70,7 +70,7 @@ class MeasuredFactor(nn.Module):
             known = ", ".join(map(repr, MEASURED_RULES))
             raise ValueError(f"rule: {rule!r} is unknown; a measured rule is one of {known}")
         if not 0 < momentum <= 1:
-            raise ValueError(f"momentum: {momentum} is no share; give 0 < momentum ≤ 1")
+            raise ValueError(f"momentum: {momentum} is not a share; give 0 < momentum ≤ 1")
         self.rule, self.dim, self.running, self.momentum, self.power_of_two = rule, dim, running, momentum, power_of_two
         self.register_buffer("measured", torch.ones((), dtype=torch.float32))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))

@@ -29,7 +29,7 @@ def exponent_bits(tensor: Tensor, share: float = 1e-3) -> int:
     """
     check_real("tensor", tensor)
     if not 0 <= share < 1:
-        raise ValueError(f"share: {share} is no share of the energy; give 0 ≤ share < 1")
+        raise ValueError(f"share: {share} is not a share of the energy; give 0 ≤ share < 1")
     magnitude = tensor.detach().double().abs().flatten()
     largest = float(magnitude.max())
     if largest == 0:

@@ -33,7 +33,9 @@ def batches_of(example: Any) -> list[Any]:
     elif isinstance(example, Iterable):
         batches = list(example)
     else:
-        raise TypeError(f"example: {type(example).__name__} is no batch; give a tensor, tuple, dict or batches of them")
+        raise TypeError(
+            f"example: {type(example).__name__} is not a batch; give a tensor, tuple, dict or batches of them"
+        )
     if not batches:
         raise ValueError("example: no batches; there must be at least one to measure on")
     single = len(batches) == 1

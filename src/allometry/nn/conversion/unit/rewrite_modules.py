@@ -50,7 +50,7 @@ def rewrite_modules(rewriting: Rewriting, readout: str | None) -> None:
                     module.__dict__["branches"] = len(structure.branches)  # read by nn.parametrization
                 branch.ratio *= ratio_of(module) ** len(branch.cut.intersection(nodes))
     if readout is not None and not isinstance(counterparts.get(readout), layers.Readout):
-        raise ValueError(f"readout: {readout!r} is no linear map of the model")
+        raise ValueError(f"readout: {readout!r} is not a linear map of the model")
     for path, module in model.named_modules(remove_duplicate=False):
         if (first := paths.get(id(module))) in counterparts:
             rewriting.left.pop(path, None)
