@@ -27,11 +27,11 @@ def source(tmp_path):
 def test_a_text_becomes_a_corpus_and_the_answer_says_what_it_holds(cli, source, tmp_path):
     status, out, err = cli("data", source, "--out", tmp_path / "c")
     assert status == 0, err
-    assert "1 documents" in out
+    assert "1 document," in out
     assert "near copy" in err
     status, out, err = cli("data", source, "--out", tmp_path / "c", "--json")
     assert status == 0
-    assert "prepared already" in err
+    assert "already prepared" in err
     value = json.loads(out)
     assert value["tokenizer"]["name"] == "bytes"
     assert value["train_tokens"] + value["held_out_tokens"] > source.stat().st_size
@@ -59,12 +59,12 @@ def test_line_ends_and_what_was_left_out_are_said(cli, tmp_path):
     (folder / "d.bin").write_bytes(b"\0")
     status, out, err = cli("data", folder, "--out", tmp_path / "c")
     assert status == 0, err
-    assert "line ends of 1 documents were CRLF; they are LF now" in err
+    assert "line ends of 1 document were CRLF; they are LF now" in err
     assert "c.txt: not UTF-8: byte 0xff at 0" in err
     assert "d.bin: binary" in err
-    assert "1 documents" in out
+    assert "1 document," in out
     assert "1 duplicates dropped" in out
-    assert "2 files that are no text left out" in out
+    assert "2 files left out (not text)" in out
 
 
 def test_held_out_text_that_stands_in_the_training_text_is_reported(cli, tmp_path):
@@ -81,16 +81,16 @@ def test_held_out_text_that_stands_in_the_training_text_is_reported(cli, tmp_pat
     ("name", "content", "message"),
     [
         ("a.txt", b"", "no text in it"),
-        ("a.txt", b"x", "1 bytes of text are too few to split"),
+        ("a.txt", b"x", "1 byte of text is too little to split"),
         ("a.txt", b"good \xff", "not UTF-8: byte 0xff at 5; `iconv -t UTF-8` converts"),
         ("a.txt", b"\0" * 100, "binary"),
         ("a.pkl", b"\x80\x04K\x01.", "not UTF-8"),
         ("a.jsonl", b'{"body": "x", "id": 1}\n', "line 1: no field 'text' (there are body, id)"),
         ("a.jsonl", b'{"text": "x"}\n{"id": 1}\n', "line 2: no field 'text' (there are id)"),
-        ("a.jsonl", b'{"text": "x"}\n{"text": \n', "line 2 is no JSON value"),
-        ("a.txt.gz", gzip.compress(b"text\n" * 1000, mtime=0)[:-20], "damaged or cut short"),
-        ("a.txt.zst", b"(\xb5/\xfd" + b"x" * 50, "damaged or cut short"),
-        ("a.parquet", b"PAR1 and nothing", "not a whole Parquet file"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": \n', "line 2 is not a JSON value"),
+        ("a.txt.gz", gzip.compress(b"text\n" * 1000, mtime=0)[:-20], "damaged or incomplete"),
+        ("a.txt.zst", b"(\xb5/\xfd" + b"x" * 50, "damaged or incomplete"),
+        ("a.parquet", b"PAR1 and nothing", "not a complete Parquet file"),
     ],
 )
 def test_a_source_that_will_not_do(refused, tmp_path, name, content, message):
@@ -124,16 +124,16 @@ def test_a_tokenizer_file_that_is_none_or_a_pickle(refused, source, tmp_path):
     for content in (b"{}", b"\x80\x04K\x01."):
         path = tmp_path / "tokenizer.json"
         path.write_bytes(content)
-        assert "no tokenizer.json" in refused("data", source, "--out", tmp_path / "c", "--tokenizer", path)
+        assert "not a tokenizer.json" in refused("data", source, "--out", tmp_path / "c", "--tokenizer", path)
 
 
 def test_an_out_that_belongs_to_something_else(cli, refused, source, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    assert "no corpus" in refused("data", source, "--out", tmp_path / "mine")
+    assert "is not a corpus" in refused("data", source, "--out", tmp_path / "mine")
     assert cli("data", source, "--out", tmp_path / "c")[0] == 0
     assert "already" in refused("data", source, "--out", tmp_path / "c", "--tokenizer", "bpe:300")
-    assert "prepared corpus already" in refused("data", tmp_path / "c", "--out", tmp_path / "d")
+    assert "already a prepared corpus" in refused("data", tmp_path / "c", "--out", tmp_path / "d")
 
 
 def test_a_corpus_changed_by_hand_is_refused_by_the_study(cli, refused, source, tmp_path):
@@ -142,7 +142,7 @@ def test_a_corpus_changed_by_hand_is_refused_by_the_study(cli, refused, source, 
     whole = manifest.read_text()
     arguments = ("quickstart", "--data", tmp_path / "c", "--out", tmp_path / "q", "--dry-run")
     manifest.write_text(whole.replace('"documents": 1', '"documents": 2', 1))
-    assert "edited by hand" in refused(*arguments)
+    assert "was edited after" in refused(*arguments)
     manifest.write_text(whole)
     shard = tmp_path / "c" / "train-00000.bin"
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")

@@ -111,14 +111,14 @@ def test_an_out_whose_name_is_too_long(refused, corpora, tmp_path):
 def test_an_endless_line_and_line_ends_train_like_any_text(cli, tmp_path):
     (tmp_path / "line.txt").write_text(" ".join(random.Random(0).choices(WORDS, k=30_000)))
     (tmp_path / "crlf.txt").write_bytes(lines(4000).replace("\n", "\r\n").encode())
-    for name, said in (("line", "1 documents"), ("crlf", "CRLF")):
+    for name, said in (("line", "1 document,"), ("crlf", "CRLF")):
         status, out, err = cli("data", tmp_path / f"{name}.txt", "--out", tmp_path / name)
         assert status == 0, err
         assert said in out + err
 
 
 SPOILT = {
-    "edited by hand": lambda corpus: (corpus / "manifest.json").write_text(
+    "was edited after": lambda corpus: (corpus / "manifest.json").write_text(
         (corpus / "manifest.json").read_text().replace('"documents": 1', '"documents": 2', 1)
     ),
     "the text changed": lambda corpus: reseal(corpus, lambda value: value["train"][0].update(tokens=5)),
@@ -130,9 +130,9 @@ SPOILT = {
     ),
     "not the tokenizer": lambda corpus: (corpus / "tokenizer.json").write_text("{}"),
     "not the tokenizer that": lambda corpus: reseal(corpus, lambda value: value["tokenizer"].update(sha256="1" * 64)),
-    "has not 100 entries": lambda corpus: reseal(corpus, lambda value: value["tokenizer"].update(vocab_size=100)),
-    "has not 400 entries": lambda corpus: reseal(corpus, lambda value: value["tokenizer"].update(vocab_size=400)),
-    "made by another version": lambda corpus: reseal(corpus, lambda value: value.update(format=9)),
+    "does not have 100 entries": lambda corpus: reseal(corpus, lambda value: value["tokenizer"].update(vocab_size=100)),
+    "does not have 400 entries": lambda corpus: reseal(corpus, lambda value: value["tokenizer"].update(vocab_size=400)),
+    "written by another version": lambda corpus: reseal(corpus, lambda value: value.update(format=9)),
     "no corpus that can be read": lambda corpus: reseal(corpus, lambda value: value.pop("tokenizer")),
     "no corpus that can be read here": lambda corpus: (corpus / "manifest.json").write_bytes(b"\x80\x04K\x01."),
 }

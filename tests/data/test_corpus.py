@@ -137,7 +137,7 @@ def test_what_is_no_text_is_left_out_and_counted(folder):
     (folder / "gone.txt").symlink_to(folder / "nowhere.txt")
     corpus = read_corpus(str(folder))
     assert (corpus.documents, corpus.skipped) == (80, 5)
-    assert "5 files that are no text" in corpus.describe()
+    assert "5 files left out (not text)" in corpus.describe()
 
 
 def test_text_is_known_by_its_content_and_studies_are_not_read(folder):
@@ -174,7 +174,7 @@ def test_valid_utf8_beyond_ascii_is_kept_byte_for_byte(tmp_path):
         (b"\xef\xbb\xbf", "no text in it"),
         (b"\xff\xfe\xff", "no text in it"),
         (b"a\0" * 100_000, "no text in it"),
-        (b"x", "1 bytes of text are too few"),
+        (b"x", "1 byte of text is too little"),
     ],
 )
 def test_a_file_that_cannot_be_split_is_one_line_with_its_name(tmp_path, content, message):

@@ -179,7 +179,7 @@ def test_a_large_text_is_cut_as_if_it_were_in_memory(tmp_path_factory, parts, st
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_files, "_open", lambda path: Portions(path.open("rb")))
-        assert text_files._no_text(path) == ""
+        assert text_files._why_not_text(path) == ""
         found = list(text_files._large_text(path))
     text, _ = clean(raw)
     assert [piece for piece, _, _ in found] == list(pieces(text, PIECE))
@@ -213,7 +213,7 @@ def test_a_row_without_the_field_is_named_with_the_fields_it_has(tmp_path):
     path.write_bytes(jsonl(TEXTS) + b'\n{"other": 1}\n')
     assert "line 5: no field 'text' (there are other)" in refused(path)
     path.write_bytes(b"[1, 2]\n")
-    assert "line 1: no field 'text' (it is no object)" in refused(path)
+    assert "line 1: no field 'text' (it is not an object)" in refused(path)
     path.write_bytes(jsonl(TEXTS) + b'{"text": 7}\n')
     assert "line 4: 'text' holds int, not text" in refused(path)
 
@@ -229,7 +229,7 @@ def test_rows_that_are_no_json(tmp_path):
     path = tmp_path / "rows.jsonl"
     for content in (b"plain text\n", b'{"text": "cut', b"\x80\x04K\x01."):  # the last is a pickle
         path.write_bytes(jsonl(TEXTS) + content)
-        assert "line 4 is no JSON value" in refused(path)
+        assert "line 4 is not a JSON value" in refused(path)
 
 
 def test_one_endless_row_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
@@ -252,7 +252,7 @@ def test_a_broken_archive_is_named(tmp_path, suffix, pack, name):
         path.write_bytes(broken)
         message = refused(path)
         assert str(path) in message
-        assert "damaged or cut short" in message
+        assert "damaged or incomplete" in message
     assert refused(tmp_path).startswith(str(path))  # in a folder as well
 
 
@@ -262,7 +262,7 @@ def test_a_broken_parquet_is_named(tmp_path):
     whole = path.read_bytes()
     for broken in (b"", b"PAR1", whole[: len(whole) // 2], whole[:-4], whole[len(whole) // 2 :]):
         path.write_bytes(broken)
-        assert re.search("not a whole Parquet file|damaged or cut short", refused(path))
+        assert re.search("not a complete Parquet file|damaged or incomplete", refused(path))
 
 
 @pytest.mark.parametrize("name", ["../x", "/nowhere/x", "a/b/c", "a\0b", "x/../../y", "", "-x", "a b"])
@@ -280,6 +280,6 @@ def test_a_prepared_corpus_is_no_text(tmp_path):
     (tmp_path / "c").mkdir()
     for name in ("manifest.json", "train-00000.bin"):
         (tmp_path / "c" / name).write_text("{}")
-    assert "prepared corpus already" in refused(tmp_path / "c")
+    assert "already a prepared corpus" in refused(tmp_path / "c")
     (tmp_path / "a.txt").write_text("text")
     assert texts_of(tmp_path) == [b"text"]

@@ -80,7 +80,7 @@ def test_a_stream_that_breaks_goes_on_where_it_was(library, tmp_path, monkeypatc
     monkeypatch.setattr(spool, "CHUNK", 1000)
     rows = [{"text": f"row {n} " * 20} for n in range(200)]
     library.sets["a/b"] = Stream(rows, broken=[120])
-    with pytest.raises(UserError, match=r"stopped at row 120 \(lost at 120\); the same command goes on"):
+    with pytest.raises(UserError, match=r"stopped at row 120 \(lost at 120\); the same command continues"):
         prepare(open_source("a/b"), tmp_path / "c")
     library.sets["a/b"] = Stream(rows)
     broken = prepare(open_source("a/b"), tmp_path / "c")

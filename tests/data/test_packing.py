@@ -130,7 +130,7 @@ def test_bytes_a_token_are_those_of_the_held_out_text(tmp_path, rows):
     corpus = prepare(open_source(str(rows)), tmp_path / "c", "bpe:300")
     held_out = documents(corpus.held_out, load_tokenizer(tmp_path / "c"))
     assert corpus.bytes_per_token == sum(len(t.encode()) for t in held_out) / len(corpus.held_out)
-    assert f"{corpus.bytes_per_token:.2f} bytes a token" in corpus.describe()
+    assert f"{corpus.bytes_per_token:.2f} bytes per token" in corpus.describe()
     assert corpus.train.dtype == np.uint16
 
 
@@ -138,13 +138,13 @@ def test_bytes_a_token_are_those_of_the_held_out_text(tmp_path, rows):
 def trained_on(monkeypatch) -> list[str]:
     """The texts that a BPE is trained on."""
     seen: list[str] = []
-    train = packing.train
+    train = packing.train_bpe
 
-    def listen(name, size, texts):
+    def record(name, size, texts):
         seen.extend(texts)
         return train(name, size, seen)
 
-    monkeypatch.setattr(packing, "train", listen)
+    monkeypatch.setattr(packing, "train_bpe", record)
     return seen
 
 
@@ -172,7 +172,7 @@ def test_a_text_too_small_for_the_vocabulary_is_said(tmp_path):
     (tmp_path / "a.txt").write_text("aa bb " * 200)
     corpus = prepare(open_source(str(tmp_path / "a.txt")), tmp_path / "c", "bpe:5000")
     assert corpus.vocab_size < 5000
-    assert any("no more than" in note for note in corpus.notes)
+    assert any("this text yields only" in note for note in corpus.notes)
 
 
 def test_near_copies_across_the_split_are_reported(tmp_path):
@@ -303,19 +303,19 @@ def test_the_same_command_again_only_reads_what_is_there(tmp_path, rows):
     said = []
     again = prepare(open_source(str(rows)), tmp_path / "c", "bpe:300", said.append)
     assert again.fingerprint == first.fingerprint
-    assert "prepared already" in said[0]
+    assert "already prepared" in said[0]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "c").iterdir()} == before
 
 
 def test_another_text_under_way_is_begun_anew(tmp_path, rows, small_chunks, monkeypatch):
-    monkeypatch.setattr(packing, "_make", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(packing, "_write_corpus", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         prepare(open_source(str(rows)), tmp_path / "c")
     monkeypatch.undo()
     rows.write_text(rows.read_text() + json.dumps({"text": "one more"}) + "\n")
     said = []
     prepare(open_source(str(rows)), tmp_path / "c", "bytes", said.append)
-    assert "beginning anew" in said[0]
+    assert "starting again" in said[0]
     prepare(open_source(str(rows)), tmp_path / "fresh")
     assert contents(tmp_path / "c")["train-00000.bin"] == contents(tmp_path / "fresh")["train-00000.bin"]
 
@@ -379,9 +379,9 @@ def refused(*arguments) -> str:
     [
         (b"", "no text in it"),
         (b"\n\r\n", "no text in it"),
-        (b"x", "1 bytes of text are too few to split"),
+        (b"x", "1 byte of text is too little to split"),
         (b"good \xff bad", "not UTF-8: byte 0xff at 5"),
-        (b"a\0" * 9000, "binary: there are NUL bytes"),
+        (b"a\0" * 9000, "binary: it contains NUL bytes"),
         (b"\x80\x04K\x01.", "not UTF-8"),
     ],
 )
@@ -396,7 +396,7 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path, rows):
     out = tmp_path / "mine"
     out.mkdir()
     (out / "letter.txt").write_text("dear")
-    assert "exists and is no corpus" in refused(open_source(str(rows)), out)
+    assert "exists and is not a corpus" in refused(open_source(str(rows)), out)
     assert contents(out).keys() == {"letter.txt"}
     assert "is a file" in refused(open_source(str(rows)), out / "letter.txt")
 
@@ -404,17 +404,17 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path, rows):
 def test_another_corpus_is_not_overwritten(tmp_path, rows):
     prepare(open_source(str(rows)), tmp_path / "c", "bpe:300")
     before = contents(tmp_path / "c")
-    assert "by bpe:300 already" in refused(open_source(str(rows)), tmp_path / "c", "bytes")
+    assert "packed by bpe:300" in refused(open_source(str(rows)), tmp_path / "c", "bytes")
     rows.write_text(rows.read_text() + json.dumps({"text": "one more"}) + "\n")
-    assert "already, as that text was then" in refused(open_source(str(rows)), tmp_path / "c", "bpe:300")
+    assert "as that text was then" in refused(open_source(str(rows)), tmp_path / "c", "bpe:300")
     assert contents(tmp_path / "c") == before
 
 
 def test_a_corpus_half_prepared_is_no_corpus_yet(tmp_path, rows, monkeypatch):
-    monkeypatch.setattr(packing, "_make", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(packing, "_write_corpus", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         prepare(open_source(str(rows)), tmp_path / "c")
-    with pytest.raises(UserError, match="not wholly prepared yet"):
+    with pytest.raises(UserError, match="not completely prepared yet"):
         read_corpus(str(tmp_path / "c"))
 
 

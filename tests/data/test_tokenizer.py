@@ -155,7 +155,7 @@ def test_a_file_that_is_no_tokenizer(tmp_path, content):
     """The one before the last is a pickle; it is never opened as one."""
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
-    assert "no tokenizer.json" in refused(path)
+    assert "not a tokenizer.json" in refused(path)
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def hub(monkeypatch):
 
 def test_gpt2_without_its_file_says_how_to_get_it(hub):
     message = refused("gpt2")
-    assert "cannot be fetched (no network)" in message
+    assert "cannot be downloaded (no network)" in message
     assert "hf download openai-community/gpt2 tokenizer.json" in message
 
 

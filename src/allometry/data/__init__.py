@@ -1,1 +1,1 @@
-"""From text to packed tokens: sources, documents, tokenizer, split, packing, shards, corpus (no torch)."""
+"""From text to packed tokens: sources, documents, tokenizer, split, packing, shards, corpus. Imports no torch."""

@@ -1,8 +1,8 @@
-"""A corpus: tokens to train on and tokens held out, made from text once and the same ever after.
+"""A corpus: training tokens and held-out tokens, prepared from text once and never changed.
 
-Small text is read whole, as bytes (:func:`read_corpus`); any text can be prepared on disk, in bounded memory and by
-any tokenizer (:mod:`allometry.data.packing`). Both split by :mod:`allometry.data.split`, so the same text as bytes
-has the same fingerprint, whichever way it came.
+A small text is read at once, as bytes (:func:`read_corpus`); any text can be prepared on disk, in bounded memory and
+by any tokenizer (:mod:`allometry.data.packing`). Both ways split by :mod:`allometry.data.split`, so both give the same
+text the same fingerprint if its tokens are bytes.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import numpy as np
 from ..config.task import TextConfig
 from ..errors import UserError
 from ..files import replace_file
+from ..quantities import plural
 from .documents import MANIFEST, PIECE, STDLIB, is_corpus
 from .near_duplicates import near_duplicates
-from .shards import BYTES, Shards, fingerprint, open_shards, read_manifest, seal, shard_of
+from .shards import BYTES, Shards, fingerprint, open_shards, read_manifest, shard_of, write_manifest
 from .sources import open_source
 from .split import FEW, HELD_OUT, SEPARATOR, cut, keys_of, piece_size, split
-from .tally import Reading, no_text, repeated, too_little
+from .tally import Tally, no_text, repeated, too_little
 from .tokenizer import FILE, Bytes, Subwords, Tokenizer
 
 __all__ = [
@@ -40,15 +41,15 @@ __all__ = [
     "save_corpus",
 ]
 
-MEMORY = 1 << 29  # bytes of text beyond which it is to be prepared on disk
+MEMORY = 1 << 29  # a text of more bytes must be prepared on disk
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token arrays of training and held-out text, and what they were made of.
+    """Training tokens and held-out tokens, and where they come from.
 
-    ``bytes_per_token`` is that of the held-out text: it turns a loss in nats a token into bits a byte. ``notes`` say
-    what was done to the text; ``folder`` is where the shards lie, None for a corpus in memory.
+    ``bytes_per_token`` is measured on the held-out text: it converts a loss in nats per token to bits per byte.
+    ``notes`` report what was done to the text; ``folder`` holds the shards (None: the corpus is in memory).
     """
 
     train: np.ndarray | Shards
@@ -65,7 +66,7 @@ class Corpus:
     folder: Path | None = None
 
     def task(self, source: str) -> TextConfig:
-        """What runs on this text record of it; ``source`` is where the user said it is."""
+        """The task of runs on this corpus, for their records; ``source`` is the user's name for the corpus."""
         return TextConfig(
             source=source,
             fingerprint=self.fingerprint,
@@ -76,10 +77,10 @@ class Corpus:
         )
 
     def check(self, context: int, vocab_size: int) -> None:
-        """Whether a model can be trained on this text.
+        """Check that a model can be trained on this corpus.
 
         Raises:
-            UserError: its context is too long for the text, or its vocabulary smaller than the tokenizer's.
+            UserError: the context is too long for the corpus, or the vocabulary is smaller than the tokenizer's.
         """
         for part, tokens, least in (
             ("training text", self.train, 2 * context + 1),
@@ -93,31 +94,31 @@ class Corpus:
         if vocab_size < self.vocab_size:
             raise UserError(
                 f"vocab_size {vocab_size}: the text was packed by {self.tokenizer}, whose vocabulary has "
-                f"{self.vocab_size} entries; leave vocab_size out, or give that"
+                f"{self.vocab_size} entries; leave vocab_size out, or set it to {self.vocab_size}"
             )
 
     def describe(self) -> str:
         """One line for the user."""
         unit, of = "MB", ""
         if self.tokenizer != "bytes":
-            unit, of = "M tokens", f" ({self.tokenizer}: {self.bytes_per_token:.2f} bytes a token)"
-        extra = [f"{self.duplicates} duplicates dropped"] if self.duplicates else []
-        extra += [f"{self.skipped} files that are no text left out"] if self.skipped else []
+            unit, of = "M tokens", f" ({self.tokenizer}: {self.bytes_per_token:.2f} bytes per token)"
+        extra = [f"{plural(self.duplicates, 'duplicate')} dropped"] if self.duplicates else []
+        extra += [f"{plural(self.skipped, 'file')} left out (not text)"] if self.skipped else []
         return (
-            f"{self.documents} documents, {len(self.train) / 1e6:.2f} {unit} to train on, "
+            f"{plural(self.documents, 'document')}, {len(self.train) / 1e6:.2f} {unit} to train on, "
             f"{len(self.held_out) / 1e6:.2f} {unit} held out{of}" + "".join(f"; {part}" for part in extra)
         )
 
 
 def read_corpus(source: str) -> Corpus:
-    """The corpus in a folder that ``allometry data`` wrote; of any other source, its text as bytes, in memory.
+    """Read the corpus in a folder that ``allometry data`` wrote, or the text of any other source as bytes, in memory.
 
     Raises:
-        UserError: nothing there, nothing readable as text, too little of it to split, or too much for the memory.
+        UserError: there is nothing, nothing is text, or the text is too little to split or too much for the memory.
     """
     if Path(source).is_dir() and is_corpus(os.listdir(source)):
         return load_corpus(Path(source))
-    texts, reading = _read(source)
+    texts, tally = _read(source)
     whole = split(keys_of(texts))
     texts = [text for text, kept in zip(texts, whole.kept, strict=True) if kept]
     size = sum(map(len, texts))
@@ -130,18 +131,19 @@ def read_corpus(source: str) -> Corpus:
     leaks = near_duplicates(lambda: held_out, train)
     arrays = [Bytes().pack(part, begun=False)[0] for part in (train, held_out)]
     return Corpus(
-        *arrays,
+        train=arrays[0],
+        held_out=arrays[1],
         source=source,
         fingerprint=fingerprint(arrays[:1], arrays[1:], ""),
         documents=int(whole.kept.sum()),
         duplicates=whole.copies,
-        skipped=reading.skipped,
-        notes=(*reading.notes(), *repeated(chosen.copies), leaks.describe()),
+        skipped=tally.skipped,
+        notes=(*tally.notes(), *repeated(chosen.copies), leaks.describe()),
     )
 
 
 def save_corpus(corpus: Corpus, folder: Path) -> None:
-    """Put a corpus into a folder, the manifest last. Shards that lie on the same disk are linked, not copied."""
+    """Write a corpus to a folder, the manifest last. Shards on the same disk are linked instead of copied."""
     folder.mkdir(parents=True, exist_ok=True)
     if corpus.folder is not None:
         value = read_manifest(corpus.folder)
@@ -151,31 +153,34 @@ def save_corpus(corpus: Corpus, folder: Path) -> None:
         replace_file(folder / MANIFEST, (corpus.folder / MANIFEST).read_bytes())
         return
     shards = {}
-    for part, name, tokens in (("train", "train.bin", corpus.train), ("held_out", "heldout.bin", corpus.held_out)):
+    for part, name in (("train", "train.bin"), ("held_out", "heldout.bin")):
+        tokens = getattr(corpus, part)[:]
         replace_file(folder / name, tokens.tobytes())
         shards[part] = [shard_of(name, tokens, 0, len(tokens)).to_json()]
     names = ("source", "fingerprint", "documents", "duplicates", "skipped", "notes")
-    seal(folder, {name: getattr(corpus, name) for name in names} | {"tokenizer": BYTES, "dtype": "uint8"} | shards)
+    value = {name: getattr(corpus, name) for name in names}
+    write_manifest(folder, value | {"tokenizer": BYTES, "dtype": "uint8"} | shards)
 
 
 def load_corpus(folder: Path, *, verify: bool = True) -> Corpus:
-    """The corpus in a folder, its tokens mapped; with ``verify``, every byte is checked first.
+    """Open the corpus in a folder, with its tokens memory-mapped; with ``verify``, every byte is checked first.
 
     Raises:
-        UserError: there is none, its bytes are not those that were written, or its tokenizer is another.
+        UserError: there is no corpus, its bytes have changed since it was written, or its tokenizer is another one.
     """
     value = read_manifest(folder)
     tokenizer = value["tokenizer"]
     content = _tokenizer_file(folder, tokenizer)
     if verify and content and Subwords(tokenizer["name"], content).vocab_size != tokenizer["vocab_size"]:
         raise UserError(
-            f"{folder / MANIFEST}: {tokenizer['name']} has not {tokenizer['vocab_size']} entries; prepare the text anew"
+            f"{folder / MANIFEST}: {tokenizer['name']} does not have {tokenizer['vocab_size']} entries; prepare the "
+            "text again"
         )
     train, held_out = (
         open_shards(folder, value[part], value["dtype"], verify=verify) for part in ("train", "held_out")
     )
     if max(shard["largest"] for part in ("train", "held_out") for shard in value[part]) >= tokenizer["vocab_size"]:
-        raise UserError(f"{folder}: the shards hold tokens that {tokenizer['name']} does not know; prepare it anew")
+        raise UserError(f"{folder}: the shards hold tokens that {tokenizer['name']} does not know; prepare it again")
     names = ("source", "fingerprint", "documents", "duplicates", "skipped")
     return Corpus(
         train,
@@ -193,7 +198,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of the corpus in a folder.
 
     Raises:
-        UserError: there is no corpus, or its tokenizer is not the one that it was packed with.
+        UserError: there is no corpus, or its tokenizer is not the one by which it was packed.
     """
     tokenizer = read_manifest(folder)["tokenizer"]
     content = _tokenizer_file(folder, tokenizer)
@@ -201,7 +206,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _tokenizer_file(folder: Path, tokenizer: dict[str, Any]) -> bytes:
-    """The content of ``tokenizer.json``; empty where the tokens are bytes."""
+    """The content of ``tokenizer.json``; empty if the tokens are bytes."""
     if not tokenizer["sha256"]:
         return b""
     content = b""
@@ -210,30 +215,30 @@ def _tokenizer_file(folder: Path, tokenizer: dict[str, Any]) -> bytes:
     if hashlib.sha256(content).hexdigest() != tokenizer["sha256"]:
         raise UserError(
             f"{folder / FILE}: not the tokenizer that the shards were packed with ({tokenizer['name']}); put the "
-            "original back, or prepare the text anew"
+            "original back, or prepare the text again"
         )
     return content
 
 
-def _read(source: str) -> tuple[list[bytes], Reading]:
+def _read(source: str) -> tuple[list[bytes], Tally]:
     """All documents of a source."""
-    reading, texts, size = Reading(), [], 0
+    tally, texts, size = Tally(), [], 0
     for item in open_source(source).items(0, 0):
-        if reading.take(item):
-            texts.append(item.text)
-            size += len(item.text)
+        if text := tally.add(item):
+            texts.append(text)
+            size += len(text)
         if size > MEMORY:
             raise UserError(
                 f"{source}: more than {MEMORY >> 20} MB of text; prepare it with `allometry data {source} --out DIR`, "
                 "and give DIR"
             )
     if not texts:
-        raise no_text(source, reading)
-    return texts, reading
+        raise no_text(source, tally)
+    return texts, tally
 
 
 def _link(origin: Path, target: Path) -> None:
-    """The same file at another place: by a second name where the disk allows it, else by a copy."""
+    """Put a file at a second place: as a hard link if the disk allows it, else as a copy."""
     target.unlink(missing_ok=True)
     try:
         os.link(origin, target)

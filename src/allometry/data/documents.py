@@ -1,9 +1,9 @@
-"""Where text comes from: files, folders, rows of tables and Hugging Face data sets, as one stream of documents.
+"""Sources of text (files, folders, rows of tables, Hugging Face data sets) as one stream of documents.
 
-Every source is read in one fixed order and never held at once, and can be taken up again at any place in it. What a
-file is follows from its name: ``.jsonl``, ``.ndjson`` and ``.parquet`` hold a document a row, ``.gz``, ``.bz2`` and
-``.zst`` are opened first, and anything else is one document if its content is UTF-8 text. Nothing is ever unpickled
-or executed.
+Every source is read in one fixed order, never as a whole, and reading can continue at any place in it. The name of a
+file determines how it is read: ``.jsonl``, ``.ndjson`` and ``.parquet`` hold one document in each row; ``.gz``,
+``.bz2`` and ``.zst`` are decompressed first; any other file is one document if its content is UTF-8 text. Nothing is
+ever unpickled or executed.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ from typing import Any, NamedTuple
 from ..errors import UserError
 
 STDLIB = "stdlib"
-PIECE = 16 * 1024  # a text that is too long for one document is cut, at line ends, into pieces of about so many bytes
-MANIFEST, PREPARING = "manifest.json", "preparing.json"  # of a prepared corpus, and of one in the making
-_BOM = b"\xef\xbb\xbf"
+PIECE = 16 * 1024  # bytes, about; a text that is too long for one document is cut at line ends into such pieces
+MANIFEST, PREPARING = "manifest.json", "preparing.json"  # of a finished corpus, and of one that is being prepared
+BOM = b"\xef\xbb\xbf"
 
 
 class Item(NamedTuple):
-    """One document, or what stands in the place of one.
+    """One document, or the place of something that is not text.
 
-    ``text`` is clean UTF-8 without surrounding line ends, None for what is no text; ``why`` then says why.
-    ``part``, ``row`` are where the item after this one begins.
+    Attributes:
+        part, row: where the next item begins.
+        text: clean UTF-8 without surrounding line ends; None for something that is not text.
+        why: the reason, if ``text`` is None.
+        unified: whether line ends were changed from CRLF to LF.
     """
 
     part: int
@@ -37,8 +40,10 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """Text to be read. ``identity`` (a JSON value) changes when what would be read does; ``items(part, row)`` reads
-    from a place on."""
+    """A text to be read: ``items(part, row)`` reads it from that place on.
+
+    ``identity`` is a JSON value that differs if the text that would be read differs.
+    """
 
     name: str
     identity: dict[str, Any]
@@ -46,33 +51,34 @@ class Source:
 
 
 def is_corpus(names: Collection[str]) -> bool:
-    """Whether a folder of these files is a corpus that was prepared, or is being prepared."""
+    """Whether a folder that holds these files is a corpus, finished or being prepared."""
     shards = any(re.fullmatch(r"train[-\d]*\.bin", name) for name in names)
     return PREPARING in names or (MANIFEST in names and shards)
 
 
 def clean(raw: bytes) -> tuple[bytes | None, str]:
-    """UTF-8 text with line ends unified, or None and why it is no text."""
+    """UTF-8 text with unified line ends; or None, and the reason why ``raw`` is not text."""
     if b"\0" in raw:
-        return None, "binary: there are NUL bytes in it"
+        return None, "binary: it contains NUL bytes"
     if not raw.isascii():
         try:
             raw.decode("utf-8")
         except UnicodeDecodeError as error:
             return None, f"not UTF-8: byte {raw[error.start]:#04x} at {error.start}; `iconv -t UTF-8` converts"
-    return raw.removeprefix(_BOM).replace(b"\r\n", b"\n").strip(b"\n"), ""
+    return raw.removeprefix(BOM).replace(b"\r\n", b"\n").strip(b"\n"), ""
 
 
 def pieces(text: bytes, size: int) -> Iterator[bytes]:
-    """Cut a document at line ends (a line that is endless, between characters) into pieces of about ``size`` bytes."""
+    """Cut a document at line ends (a very long line: between characters) into pieces of about ``size`` bytes."""
     start = 0
     while start < len(text):
-        end = _cut(text, start, size)
+        end = piece_end(text, start, size)
         yield text[start:end]
         start = end
 
 
-def _cut(text: bytes | bytearray, start: int, size: int) -> int:
+def piece_end(text: bytes | bytearray, start: int, size: int) -> int:
+    """Where the piece of about ``size`` bytes that begins at ``start`` ends."""
     line_end = text.find(b"\n", start + size, start + 2 * size)
     if line_end >= 0:
         return line_end + 1
@@ -82,25 +88,25 @@ def _cut(text: bytes | bytearray, start: int, size: int) -> int:
     return end
 
 
-class _NoField(UserError):
-    """The first row of a table has no such field: perhaps the table is none of texts."""
+class NoField(UserError):
+    """The first row of a table lacks the field: perhaps the table does not hold texts."""
 
 
 def text_of_row(row: Any, field: str, where: str, first: bool = False) -> str:
-    """The text of a row; null is none.
+    """The text of a row; empty if it is null.
 
     Raises:
-        UserError: the row has no such field, or something else in it.
+        UserError: the row lacks the field, or the field does not hold text.
     """
     if not isinstance(row, dict) or field not in row:
         names = list(row) if isinstance(row, dict) else None
-        raise (_NoField if first else UserError)(_no_field(where, field, names))
+        raise (NoField if first else UserError)(no_field_message(where, field, names))
     text = row[field]
     if not isinstance(text, str | None):
         raise UserError(f"{where}: {field!r} holds {type(text).__name__}, not text; --text-field names another")
     return text or ""
 
 
-def _no_field(where: str, field: str, names: list[str] | None) -> str:
-    there = "it is no object" if names is None else f"there are {', '.join(map(str, names[:12])) or 'none'}"
+def no_field_message(where: str, field: str, names: list[str] | None) -> str:
+    there = "it is not an object" if names is None else f"there are {', '.join(map(str, names[:12])) or 'none'}"
     return f"{where}: no field {field!r} ({there}); --text-field names the one with the text"

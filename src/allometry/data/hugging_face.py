@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import UserError
 from .documents import Item, Source, clean, text_of_row
 
-# Short names of data sets that papers on small language models use: path and configuration.
+# Data sets that papers on small language models use: short name → path and configuration.
 KNOWN = {
     "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
     "wikitext-103": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
@@ -19,14 +19,15 @@ KNOWN = {
     "fineweb-edu": ("HuggingFaceFW/fineweb-edu", "sample-10BT"),
 }
 _PATH = r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?"
-_TITLE = re.compile(r"\s*= [^=].* =\s*")  # WikiText has a row a line; an article begins with its title
+_TITLE = re.compile(r"\s*= [^=].* =\s*")  # each row of WikiText is a line; an article begins with its title
 
 
 def open_data_set(name: str, *, text_field: str, config: str | None, split: str | None) -> Source:
     """The rows of a split (``train`` by default) as documents.
 
     Raises:
-        UserError: no file and no possible name of a data set, ``datasets`` is not installed, or it cannot open this.
+        UserError: the name is neither a file nor possible for a data set, ``datasets`` is not installed, or it cannot
+            open the data set.
     """
     nothing = f"{name}: no such file or folder"
     if not re.fullmatch(_PATH, name) or ".." in name:
@@ -65,8 +66,9 @@ class _Rows:
             yield Item(0, end, *clean(raw), b"\r\n" in raw)
 
     def _documents(self, stream: Any, row: int) -> Iterator[tuple[int, str]]:
-        """Texts, and the number of rows up to the end of each: rows as they are, or lines joined to articles."""
+        """Texts (rows as they are, or lines joined to articles), each with the number of rows up to its end."""
         article: list[str] = []
+        number = row
         for number, text in enumerate(self._texts(stream, row), row):
             if not self.articles:
                 yield number + 1, text
@@ -82,16 +84,16 @@ class _Rows:
         rows = iter(stream)
         while True:
             try:
-                found = next(rows)
+                value = next(rows)
             except StopIteration:
                 return
             except Exception as error:
                 why = _first_line(error)
                 raise UserError(
-                    f"{self.name}: reading stopped at row {row} ({why}); the same command goes on from here"
+                    f"{self.name}: reading stopped at row {row} ({why}); the same command continues from there"
                 ) from None
             row += 1
-            yield text_of_row(found, self.text_field, f"{self.name}: row {row}")
+            yield text_of_row(value, self.text_field, f"{self.name}: row {row}")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,10 +1,11 @@
-"""Near copies: how much of the held-out text stands in the training text as well, word for word.
+"""Near copies: how much of the held-out text also occurs in the training text, word for word.
 
-Texts are compared by *shingles*, all stretches of 48 letters after everything but letters and digits is a single
-space and capitals are small. Of these a fixed share is taken, chosen by their own hash and so the same ones wherever
-they stand. A held-out document is a near copy if at least half of its shingles stand somewhere in the training text:
-a document with a changed date, a quotation of it, a licence that a thousand files share. (Exact copies are dropped
-before this.) One pass over the training text; memory follows the held-out text and is bounded by thinner sampling.
+Texts are compared by *shingles*: all stretches of 48 characters, after capitals became small letters and everything
+else but letters and digits became single spaces. A fixed share of them is sampled; a shingle's own hash decides, so
+that the same ones are sampled wherever they occur. A held-out document is a near copy if at least half of its shingles
+occur somewhere in the training text: for example a document with a changed date, a quotation of it, or a licence that
+a thousand files share. (Exact copies are dropped earlier.) The training text is read once; memory is proportional to
+the held-out text and bounded by sampling fewer shingles.
 """
 
 from __future__ import annotations
@@ -15,21 +16,24 @@ from typing import Any
 
 import numpy as np
 
-LENGTH = 48  # letters of a shingle: eight words
-NEAR = 0.5  # share of a document's shingles
-LEAST = 8  # sampled shingles below which a document is too short to judge
-MOST = 1 << 22  # sampled shingles of all held-out text
+from ..quantities import plural
+
+LENGTH = 48  # characters of a shingle: about eight words
+NEAR = 0.5  # share of its shingles from which a document is a near copy
+LEAST = 8  # a document with fewer sampled shingles is too short to be judged
+MOST = 1 << 22  # sampled shingles of all held-out text, about
 _BLOCK = 1 << 16
 _BASE, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
-# NUL, which stands in no text, remains: it keeps documents apart.
+# NUL, which occurs in no text, stays: it separates documents.
 _LETTERS = bytes(b if b >= 128 or not b else ord(chr(b).lower()) if chr(b).isalnum() else 32 for b in range(256))
 
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """``near`` of the ``judged`` held-out documents are near copies; ``share`` of all sampled shingles are found.
+    """``near`` of the ``judged`` held-out documents are near copies.
 
-    ``examples``: beginnings of the documents of the largest shares.
+    ``share`` is the part of all sampled shingles that occurs in the training text; ``examples`` are the beginnings of
+    the documents with the largest shares.
     """
 
     held_out: int
@@ -42,9 +46,12 @@ class NearDuplicates:
         """One line for the user."""
         if not self.judged:
             return "held-out documents are too short to look for near copies of them"
+        documents = plural(self.judged, "held-out document")
+        if not self.share:
+            return f"no text of {documents} occurs in the training text"
         return (
-            f"{self.near} of {self.judged} held-out documents have a near copy in the training text "
-            f"({self.share:.1%} of the held-out text stands there too)"
+            f"{self.near} of {documents} {'has' if self.near == 1 else 'have'} a near copy in the training text "
+            f"({self.share:.1%} of the held-out text also occurs there)"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -52,7 +59,7 @@ class NearDuplicates:
 
 
 def near_duplicates(held_out: Callable[[], Iterable[bytes]], train: Iterable[bytes]) -> NearDuplicates:
-    """Compare held-out documents (iterated twice) with the training text."""
+    """Compare held-out documents (which are iterated twice) with the training text."""
     rate = 1
     total = sum(map(len, held_out()))
     while total > MOST * rate or rate < 16:
@@ -61,7 +68,7 @@ def near_duplicates(held_out: Callable[[], Iterable[bytes]], train: Iterable[byt
     for text in held_out():
         beginnings.append(text[:80])
         hashes.append(np.unique(_shingles(text, rate)))
-    owner = np.repeat(np.arange(len(hashes)), [len(found) for found in hashes])
+    owner = np.repeat(np.arange(len(hashes)), [len(sampled) for sampled in hashes])
     table, place = np.unique(np.concatenate(hashes) if hashes else np.empty(0, np.uint64), return_inverse=True)
     seen = np.zeros(len(table), bool)
     _mark(seen, table, train, rate)
@@ -83,20 +90,20 @@ def _mark(seen: np.ndarray, table: np.ndarray, train: Iterable[bytes], rate: int
     """Set ``seen`` where a hash of the sorted ``table`` occurs in the training text."""
     if not len(table):
         return
-    # Most shingles are in no held-out document: a table of bits turns nine of ten away before the search.
+    # Most shingles occur in no held-out document: a table of bits rejects nine of ten before the search.
     bits = max(16, int(np.ceil(np.log2(len(table)))) + 4)
     maybe = np.zeros(1 << bits, bool)
     shift = np.uint64(64 - bits)
     maybe[(table * _BASE) >> shift] = True
     for texts in _joined(train):
-        found = _shingles(texts, rate)
-        found = found[maybe[(found * _BASE) >> shift]]
-        places = np.minimum(np.searchsorted(table, found), len(table) - 1)
-        seen[places[table[places] == found]] = True
+        hashes = _shingles(texts, rate)
+        hashes = hashes[maybe[(hashes * _BASE) >> shift]]
+        places = np.minimum(np.searchsorted(table, hashes), len(table) - 1)
+        seen[places[table[places] == hashes]] = True
 
 
 def _joined(texts: Iterable[bytes], size: int = 1 << 22) -> Iterable[bytes]:
-    """Documents in larger portions, with a byte between them that stands in no text."""
+    """Documents joined to larger portions, with a byte between them that occurs in no text."""
     portion: list[bytes] = []
     length = 0
     for text in texts:
@@ -111,7 +118,7 @@ def _joined(texts: Iterable[bytes], size: int = 1 << 22) -> Iterable[bytes]:
 def _normalised(text: bytes) -> np.ndarray:
     letters = np.frombuffer(text.translate(_LETTERS), np.uint8)
     kept = letters != 32
-    kept[1:] |= letters[:-1] != 32  # of a run of spaces the first
+    kept[1:] |= letters[:-1] != 32  # the first of several spaces
     return letters[kept]
 
 
@@ -119,7 +126,7 @@ def _shingles(text: bytes, rate: int) -> np.ndarray:
     """Hashes of the sampled shingles, one in ``rate`` (a power of two).
 
     A shingle's hash is a polynomial in an odd base modulo 2^64: the difference of two prefix sums, divided by the
-    power of its place. All of them cost a handful of operations a letter.
+    power of the base at its place. All hashes together cost a few operations per character.
     """
     letters = _normalised(text)
     kept = []
@@ -128,7 +135,7 @@ def _shingles(text: bytes, rate: int) -> np.ndarray:
         sums = np.zeros(len(block) + 1, np.uint64)
         np.cumsum(block * _POWERS[: len(block)], out=sums[1:])
         hashes = (sums[LENGTH:] - sums[:-LENGTH]) * _INVERSES[: len(block) - LENGTH + 1]
-        # The lowest bits of such a polynomial know little of the text; the upper ones choose.
+        # The lowest bits of such a polynomial depend on little of the text, so the upper ones decide the sampling.
         hashes ^= hashes >> np.uint64(32)
         hashes *= _MIX
         kept.append(hashes[hashes >> np.uint64(65 - rate.bit_length()) == 0])

@@ -1,4 +1,4 @@
-"""Open what a user names as text: a file, a folder, standard library, a Hugging Face data set."""
+"""Open the text that a user names: a file, a folder, Python's standard library, or a Hugging Face data set."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 from ..errors import UserError
 from .documents import STDLIB, Source, is_corpus
-from .text_files import _facts, _FileReader, _walk
+from .text_files import FileReader, file_facts, walk_files
 
 
 def open_source(name: str, *, text_field: str = "text", config: str | None = None, split: str | None = None) -> Source:
-    """The source that a name stands for: ``stdlib``, a file, a folder, or a Hugging Face data set.
+    """The source that a name means: ``stdlib``, a file, a folder, or a Hugging Face data set.
 
     ``stdlib`` is the source code of the running Python's standard library, without site-packages.
 
     Raises:
-        UserError: there is nothing of that name, or it holds nothing to read.
+        UserError: nothing has that name, or there is no text in it.
     """
     root = Path(sysconfig.get_path("stdlib") if name == STDLIB else name)
     if not name or "\0" in name or not root.exists():
@@ -27,8 +27,8 @@ def open_source(name: str, *, text_field: str = "text", config: str | None = Non
     if config or split:
         raise UserError(f"{name}: --config and --split are for Hugging Face data sets; this is a file or folder")
     if root.is_dir() and is_corpus(os.listdir(root)):
-        raise UserError(f"{name}: is a prepared corpus already; give the text that it was made from")
+        raise UserError(f"{name}: is already a prepared corpus; give the text from which it was prepared")
     suffix = ".py" if name == STDLIB else ""
-    paths = [root] if root.is_file() else [path for path in _walk(root) if path.name.endswith(suffix)]
-    facts = [(str(path.relative_to(root)), *_facts(path)) for path in paths]
-    return Source(name, {"files": facts, "text_field": text_field}, _FileReader(paths, text_field, len(paths) == 1))
+    paths = [root] if root.is_file() else [path for path in walk_files(root) if path.name.endswith(suffix)]
+    facts = [(str(path.relative_to(root)), *file_facts(path)) for path in paths]
+    return Source(name, {"files": facts, "text_field": text_field}, FileReader(paths, text_field, len(paths) == 1))

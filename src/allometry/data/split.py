@@ -1,7 +1,7 @@
-"""Which documents are held out, and which are copies: by content alone, whatever the machine and the order.
+"""Split documents into training and held-out ones and find copies: by content alone, on every machine, in any order.
 
-Documents are ranked by the hash of their bytes and the first sixteenth is held out; exact duplicates are dropped, so
-no held-out document stands in the training text too. A corpus of few documents is cut into pieces first.
+Documents are ranked by the hash of their bytes, and the first sixteenth is held out. Exact duplicates are dropped, so
+no held-out document is also in the training text. If there are few documents, they are cut into pieces first.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 
 from .documents import PIECE, pieces
 
-HELD_OUT = 16  # one document in so many is held out
-FEW = 4 * HELD_OUT  # a corpus of fewer documents is cut into pieces
-SEPARATOR = b"\n\n\n"  # between documents, where the tokenizer has no token for it
+HELD_OUT = 16  # one document of 16 is held out
+FEW = 4 * HELD_OUT  # fewer documents are cut into pieces
+SEPARATOR = b"\n\n\n"  # between documents, if the tokenizer has no token for their end
 
 
 @dataclass(frozen=True)
 class Split:
-    """For each of n documents, in order: is it kept (no copy of an earlier one), is it held out?"""
+    """For each of n documents, in order: whether it is kept (not a copy of an earlier one), and whether held out."""
 
     kept: np.ndarray
     held_out: np.ndarray
@@ -42,11 +42,11 @@ def keys_of(documents: Sequence[bytes]) -> np.ndarray:
 
 
 def split(keys: np.ndarray) -> Split:
-    """The split of documents with these keys.
+    """The split of documents that have these keys.
 
-    By rank and not by a threshold, so that a small corpus also gets its share of held-out text.
+    By rank and not by a threshold, so that a small corpus gets its share of held-out text as well.
     """
-    order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable: of equal keys the first document comes first
+    order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable: among equal keys the earliest document comes first
     ranked = keys[order]
     new = np.ones(len(keys), bool)
     new[1:] = (ranked[1:] != ranked[:-1]).any(axis=1)
@@ -58,10 +58,10 @@ def split(keys: np.ndarray) -> Split:
 
 
 def piece_size(total: int) -> int:
-    """Bytes of the pieces that few documents, of so many bytes together, are cut into."""
+    """The size in bytes of the pieces into which few documents, of ``total`` bytes together, are cut."""
     return min(PIECE, max(1, total // FEW))
 
 
 def cut(documents: Sequence[bytes], size: int) -> list[bytes]:
-    """The pieces of documents, in order."""
+    """The pieces of all documents, in order."""
     return [piece for text in documents for piece in pieces(text, size)]

@@ -1,10 +1,10 @@
-"""A source's documents, clean and on disk: read once, in chunks, and gone through as often as needed.
+"""The clean documents of a source on disk: written once, in chunks, and then read as often as necessary.
 
     text-00000.bin    documents one after another
     index-00000.npy   for each of them two halves of its hash (see split.py) and its length
-    chunk-00000.json  where in the source the chunk ends, and what was met so far
+    chunk-00000.json  where in the source the chunk ends, and the tally of items so far
 
-A chunk exists when its marker, the last of the three, does.
+The last of the three is written last and marks the chunk as complete.
 """
 
 from __future__ import annotations
@@ -18,44 +18,45 @@ from pathlib import Path
 import numpy as np
 
 from ..files import replace_file, write_json
+from ..quantities import plural
 from .documents import Source
 from .split import keys_of
-from .tally import Reading
+from .tally import Tally
 
-CHUNK = 64 * 1024**2  # bytes of text, and one document more
+CHUNK = 64 * 1024**2  # bytes of text in a chunk, which ends after the document that reaches them
 
 
 class Spool:
-    """The chunks in a folder; filling it goes on where it was broken off."""
+    """The chunks in a folder; :meth:`fill` continues where it was interrupted."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.reading, self.complete = Reading(), False
+        self.tally, self.complete = Tally(), False
         self._place = (0, 0)
         self.ends: list[int] = []  # documents up to the end of each chunk
         while (marker := folder / f"chunk-{self.chunks:05d}.json").exists():
             value = json.loads(marker.read_text())
             self._place, self.complete = (value["part"], value["row"]), value["complete"]
-            self.reading = Reading(**value["reading"])
-            self.ends.append(self.reading.documents)
+            self.tally = Tally(**value["tally"])
+            self.ends.append(self.tally.documents)
 
     @property
     def chunks(self) -> int:
         return len(self.ends)
 
-    def fill(self, source: Source, said: Callable[[str], None] = lambda text: None) -> None:
-        """Read what is left of the source."""
+    def fill(self, source: Source, say: Callable[[str], None] = lambda text: None) -> None:
+        """Read the rest of the source; ``say`` receives a line after each chunk."""
         texts: list[bytes] = []
         size = 0
         for item in () if self.complete else source.items(*self._place):
             self._place = (item.part, item.row)
-            if not self.reading.take(item):
+            if not (text := self.tally.add(item)):
                 continue
-            texts.append(item.text)
-            size += len(item.text)
+            texts.append(text)
+            size += len(text)
             if size >= CHUNK:
                 self._commit(texts, complete=False)
-                said(f"{self.reading.documents} documents read")
+                say(f"{plural(self.tally.documents, 'document')} read")
                 texts, size = [], 0
         if not self.complete:
             self._commit(texts, complete=True)
@@ -80,7 +81,7 @@ class Spool:
         replace_file(self.folder / f"text-{self.chunks:05d}.bin", b"".join(texts))
         replace_file(self.folder / f"index-{self.chunks:05d}.npy", index.getvalue())
         part, row = self._place
-        value = {"part": part, "row": row, "complete": complete, "reading": asdict(self.reading)}
+        value = {"part": part, "row": row, "complete": complete, "tally": asdict(self.tally)}
         write_json(self.folder / f"chunk-{self.chunks:05d}.json", value)
-        self.ends.append(self.reading.documents)
+        self.ends.append(self.tally.documents)
         self.complete = complete

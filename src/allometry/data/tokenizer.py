@@ -1,7 +1,8 @@
 """Text to tokens and back: raw bytes, or a byte-level BPE by the ``tokenizers`` library.
 
-A tokenizer is named as on the command line: ``bytes``; ``bpe:8192``, trained on the corpus itself; ``gpt2``; or the
-path of a ``tokenizer.json``. What a corpus was packed with is kept beside its shards, and known by its SHA-256.
+A tokenizer has the name that it has on the command line: ``bytes``; ``bpe:8192``, which is trained on the corpus
+itself; ``gpt2``; or the path of a ``tokenizer.json``. A copy of the tokenizer is stored with the shards that it packed,
+and is identified by its SHA-256.
 """
 
 from __future__ import annotations
@@ -11,25 +12,25 @@ import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from ..errors import UserError
 from .split import SEPARATOR
 
-if TYPE_CHECKING:
-    import tokenizers
-
 FILE = "tokenizer.json"
 END = "<|endoftext|>"
-_ENDS = (END, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")  # as published tokenizers call it
-_BATCH_BYTES = 1 << 20  # the library keeps a hundred bytes a token of what it is at
+_ENDS = (END, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")  # its names in published tokenizers
+_BATCH_BYTES = 1 << 20  # the library needs about a hundred bytes of memory for each token of a batch
 _GPT2 = ("openai-community/gpt2", 50257)
 
 
 class Tokenizer(Protocol):
-    """What a corpus needs of one. ``content``, its file, and ``sha256`` of that are empty where the name says all."""
+    """What a corpus needs of a tokenizer.
+
+    ``content`` is its file and ``sha256`` the hash of that; both are empty if the name determines the tokenizer.
+    """
 
     name: str
     vocab_size: int
@@ -38,21 +39,24 @@ class Tokenizer(Protocol):
     dtype: np.dtype
 
     def pack(self, texts: Sequence[bytes], begun: bool) -> tuple[np.ndarray, int]:
-        """Tokens of documents one after another, and the bytes of text that they stand for.
+        """The tokens of documents, one after another, and the bytes of text that they stand for.
 
-        A separator that is text counts; a token that means the end of a document stands for none.
+        A separator that is text counts as bytes; a token that means the end of a document stands for none.
         ``begun``: other documents come before these.
         """
+        ...
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a prompt."""
+        """The tokens of a prompt."""
+        ...
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of tokens; what is no UTF-8 becomes the replacement character."""
+        """The text of tokens; bytes that are not UTF-8 become the replacement character."""
+        ...
 
 
 class Bytes:
-    """Every byte a token; documents are separated by empty lines."""
+    """Every byte is a token; documents are separated by empty lines."""
 
     name, vocab_size, sha256, content, dtype = "bytes", 256, "", b"", np.dtype(np.uint8)
 
@@ -68,46 +72,49 @@ class Bytes:
 
 
 class Subwords:
-    """A ``tokenizer.json``. Its end-of-document token, or three line ends where it has none, follows each document."""
+    """A tokenizer from a ``tokenizer.json``.
+
+    Its end-of-document token follows each document, or three line ends if it has no such token.
+
+    Raises:
+        UserError: the content is not a tokenizer.
+    """
 
     def __init__(self, name: str, content: bytes):
-        """Raises:
-        UserError: the content is no tokenizer.
-        """
         import tokenizers
 
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
-        except Exception as error:  # the library knows no other
-            raise UserError(f"{name}: no tokenizer.json of the tokenizers library ({error})") from None
+        except Exception as error:  # the library raises no other class
+            raise UserError(f"{name}: not a tokenizer.json of the tokenizers library ({error})") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        # The text's own "<|endoftext|>" is text; only we end documents.
+        # "<|endoftext|>" inside a document is text; only this class marks the end of a document.
         self._tokenizer.encode_special_tokens = True
         self.name, self.content, self.sha256 = name, content, hashlib.sha256(content).hexdigest()
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if self.vocab_size < 2:
-            raise UserError(f"{name}: a tokenizer without a vocabulary")
+            raise UserError(f"{name}: this tokenizer has no vocabulary; give another one")
         self.dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
         self.end = next((i for name in _ENDS if (i := self._tokenizer.token_to_id(name)) is not None), None)
         self._separator = self.encode(SEPARATOR.decode()) if self.end is None else [self.end]
 
     def pack(self, texts: Sequence[bytes], begun: bool) -> tuple[np.ndarray, int]:
-        # Two at once: while one hands its tokens over to Python, the library works on the other with all cores.
+        # Two batches at once: while one is converted to Python, the library works on the other with all cores.
         with ThreadPoolExecutor(2) as pool:
             parts = list(pool.map(self._pack, _batches(texts)))
         between = 0 if self.end is not None else len(SEPARATOR)
         return np.concatenate([np.empty(0, self.dtype), *parts]), sum(map(len, texts)) + between * len(texts)
 
     def _pack(self, texts: list[str]) -> np.ndarray:
-        found: list[int] = []
+        tokens: list[int] = []
         for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-            found += encoding.ids
-            found += self._separator
-        return np.fromiter(found, self.dtype, len(found))
+            tokens += encoding.ids
+            tokens += self._separator
+        return np.fromiter(tokens, self.dtype, len(tokens))
 
     def encode(self, text: str) -> list[int]:
-        # What the command line could not decode comes as lone surrogates, which the library refuses.
+        # Bytes that the command line could not decode are lone surrogates here, which the library refuses.
         text = text.encode(errors="surrogateescape").decode(errors="replace")
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
@@ -116,10 +123,10 @@ class Subwords:
 
 
 def open_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a name, other than one that is to be trained.
+    """The tokenizer that has this name, unless it is one that must be trained.
 
     Raises:
-        UserError: there is none of that name, or its file cannot be had.
+        UserError: no tokenizer has that name, or its file cannot be read or fetched.
     """
     if name == "bytes":
         return Bytes()
@@ -134,32 +141,33 @@ def open_tokenizer(name: str) -> Tokenizer:
 
 
 def trained_vocab_size(name: str) -> int:
-    """The size that ``bpe:8192`` asks for; 0 for another name.
+    """The vocabulary size in a name like ``bpe:8192``; 0 for any other name.
 
     Raises:
-        UserError: it is too small to hold all bytes, or beyond reason.
+        UserError: the size is too small to hold all bytes, or unreasonably large.
     """
-    found = re.fullmatch(r"bpe:(\d{1,9})", name)
-    if found is None:
+    match = re.fullmatch(r"bpe:(\d{1,9})", name)
+    if match is None:
         return 0
-    size = int(found[1])
+    size = int(match[1])
     if not 257 <= size <= 1 << 20:
-        raise UserError(f"--tokenizer {name}: from 257 (all bytes, and the end of a document) to {1 << 20}")
+        raise UserError(f"--tokenizer {name}: give a size from 257 (all bytes, and the end of a document) to {1 << 20}")
     return size
 
 
 def train_bpe(name: str, size: int, texts: Iterable[str]) -> Subwords:
-    """A byte-level BPE of at most ``size`` entries with GPT-2's pre-tokenizer; equal text, equal tokenizer."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    """Train a byte-level BPE of at most ``size`` entries with GPT-2's pre-tokenizer; the result is deterministic."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-    made: tokenizers.Tokenizer = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.post_processor = processors.ByteLevel(trim_offsets=False)
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
-    made.train_from_iterator(texts, trainer)
-    return Subwords(name, made.to_str(pretty=True).encode())
+    tokenizer.train_from_iterator(texts, trainer)
+    return Subwords(name, tokenizer.to_str(pretty=True).encode())
 
 
 def _batches(texts: Sequence[bytes]) -> Iterable[list[str]]:
@@ -176,7 +184,7 @@ def _batches(texts: Sequence[bytes]) -> Iterable[list[str]]:
 
 
 def _gpt2() -> Subwords:
-    """GPT-2's tokenizer from the local cache of Hugging Face, or fetched into it."""
+    """GPT-2's tokenizer from the local cache of Hugging Face; it is downloaded into that cache if necessary."""
     import huggingface_hub
 
     repository, size = _GPT2
@@ -185,14 +193,14 @@ def _gpt2() -> Subwords:
         try:
             path = huggingface_hub.hf_hub_download(repository, FILE, local_files_only=local, etag_timeout=5)
             break
-        except Exception as error:  # it raises whatever the layers below it raise
+        except Exception as error:  # it raises any class that the layers below it raise
             reason = str(error).strip().splitlines()[0].rstrip(".")
     else:
         raise UserError(
-            f"gpt2: its {FILE} is not in the local cache and cannot be fetched ({reason}); where there is a "
-            f"network, `hf download {repository} {FILE} --local-dir gpt2`, bring the file here, and give its path"
+            f"gpt2: its {FILE} is not in the local cache and cannot be downloaded ({reason}); on a machine with a "
+            f"network run `hf download {repository} {FILE} --local-dir gpt2`, copy the file here, and give its path"
         )
-    found = Subwords("gpt2", Path(path).read_bytes())
-    if found.vocab_size != size:
-        raise UserError(f"{path}: {found.vocab_size} entries, but GPT-2 has {size}; delete it")
-    return found
+    tokenizer = Subwords("gpt2", Path(path).read_bytes())
+    if tokenizer.vocab_size != size:
+        raise UserError(f"{path}: it has {tokenizer.vocab_size} entries, but GPT-2 has {size}; delete it")
+    return tokenizer
