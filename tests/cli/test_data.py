@@ -63,7 +63,7 @@ def test_line_ends_and_what_was_left_out_are_said(cli, tmp_path):
     assert "c.txt: not UTF-8: byte 0xff at 0" in err
     assert "d.bin: binary" in err
     assert "1 document," in out
-    assert "1 duplicates dropped" in out
+    assert "1 duplicate dropped" in out
     assert "2 files left out (not text)" in out
 
 

@@ -48,7 +48,7 @@ class NearDuplicates:
             return "held-out documents are too short to look for near copies of them"
         documents = plural(self.judged, "held-out document")
         if not self.share:
-            return f"no text of {documents} occurs in the training text"
+            return f"none of {documents} has a near copy in the training text"
         return (
             f"{self.near} of {documents} {'has' if self.near == 1 else 'have'} a near copy in the training text "
             f"({self.share:.1%} of the held-out text also occurs there)"
