@@ -8,17 +8,15 @@ import sys
 import numpy as np
 import pytest
 
-from helpers.builders import drawn_words
+from helpers.builders import drawn_words, study_toml
 
-LADDER = """
-data = "{text}"
-context = 32
-widths = [16, 24, 32, 48]
-tokens = [20_000, 40_000, 80_000]
-sweep = false
-lr = 0.4
-batch_tokens = 256
-"""
+LADDER = {
+    "widths": [16, 24, 32, 48],
+    "tokens": [20_000, 40_000, 80_000],
+    "sweep": False,
+    "lr": 0.4,
+    "batch_tokens": 256,
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +42,7 @@ def runs_csv(tmp_path_factory):
 def study(tmp_path_factory, text):
     """A small ladder, trained for real."""
     folder = tmp_path_factory.mktemp("study")
-    (folder / "ladder.toml").write_text(LADDER.format(text=text))
+    (folder / "ladder.toml").write_text(study_toml(text, **LADDER))
     command = [
         sys.executable,
         "-m",
@@ -116,7 +114,7 @@ def test_generate_writes_the_same_text_for_the_same_seed(cli, study):
 def test_the_same_ladder_again_trains_nothing(cli, study, text, tmp_path):
     stamps = {path: path.stat().st_mtime_ns for path in study.glob("runs/*/record.json")}
     toml = tmp_path / "ladder.toml"
-    toml.write_text(LADDER.format(text=text))
+    toml.write_text(study_toml(text, **LADDER))
     assert cli("ladder", toml, "--out", study, "--yes")[0] == 0
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
 

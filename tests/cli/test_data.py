@@ -2,25 +2,19 @@
 
 import gzip
 import json
-import random
 import sys
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-WORDS = ["".join(random.Random(n).choices("abcdefgh", k=2 + n % 7)) for n in range(300)]
-
-
-def text(count: int, seed=0) -> str:
-    rng = random.Random(str(seed))
-    return "\n".join(" ".join(rng.choices(WORDS, k=9)) for _ in range(count)) + "\n"
+from helpers.builders import word_lines
 
 
 @pytest.fixture
 def source(tmp_path):
     path = tmp_path / "text.txt"
-    path.write_text(text(3000))
+    path.write_text(word_lines(3000))
     return path
 
 
@@ -40,7 +34,7 @@ def test_a_text_becomes_a_corpus_and_the_answer_says_what_it_holds(cli, source, 
 
 def test_rows_by_a_bpe_in_one_command(cli, tmp_path):
     path = tmp_path / "rows.jsonl.gz"
-    path.write_bytes(gzip.compress("".join(json.dumps({"body": text(3, n)}) + "\n" for n in range(200)).encode()))
+    path.write_bytes(gzip.compress("".join(json.dumps({"body": word_lines(3, n)}) + "\n" for n in range(200)).encode()))
     arguments = ["data", path, "--out", tmp_path / "c", "--tokenizer", "bpe:400", "--text-field", "body", "--json"]
     status, out, err = cli(*arguments)
     assert status == 0, err
@@ -53,8 +47,8 @@ def test_rows_by_a_bpe_in_one_command(cli, tmp_path):
 def test_line_ends_and_what_was_left_out_are_said(cli, tmp_path):
     folder = tmp_path / "t"
     folder.mkdir()
-    (folder / "a.txt").write_bytes(text(500, 1).replace("\n", "\r\n").encode())
-    (folder / "b.txt").write_bytes(text(500, 1).encode())  # the same but for its line ends
+    (folder / "a.txt").write_bytes(word_lines(500, 1).replace("\n", "\r\n").encode())
+    (folder / "b.txt").write_bytes(word_lines(500, 1).encode())  # the same but for its line ends
     (folder / "c.txt").write_bytes(b"\xff\xfe")
     (folder / "d.bin").write_bytes(b"\0")
     status, out, err = cli("data", folder, "--out", tmp_path / "c")
@@ -69,7 +63,7 @@ def test_line_ends_and_what_was_left_out_are_said(cli, tmp_path):
 
 def test_held_out_text_that_stands_in_the_training_text_is_reported(cli, tmp_path):
     path = tmp_path / "rows.jsonl"
-    texts = [f"{word} {text(9, n)}" for n in range(60) for word in ("one", "two")]
+    texts = [f"{word} {word_lines(9, n)}" for n in range(60) for word in ("one", "two")]
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
     status, _, err = cli("data", path, "--out", tmp_path / "c")
     assert status == 0
@@ -167,7 +161,7 @@ def test_a_study_of_a_corpus_is_the_study_of_its_text(cli, source, tmp_path):
 
 def test_a_context_longer_than_the_text(refused, tmp_path):
     path = tmp_path / "short.txt"
-    path.write_text(text(40))
+    path.write_text(word_lines(40))
     toml = tmp_path / "run.toml"
     toml.write_text(
         f'data = "{path}"\n[model]\nwidth = 16\nlayers = 1\nhidden = 16\ncontext = 4096\n'

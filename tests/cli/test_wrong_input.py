@@ -9,15 +9,9 @@ import numpy as np
 import pytest
 
 from allometry.runs.study import Study
-from helpers.builders import record, run_config
+from helpers.builders import WORDS, record, run_config, word_lines
 
-WORDS = ["".join(random.Random(n).choices("abcdefgh", k=2 + n % 7)) for n in range(300)]
 LADDER = "data = {data}\ncontext = {context}\nwidths = [16, 24]\ntokens = [10_000]\n"
-
-
-def lines(count, seed=0):
-    rng = random.Random(seed)
-    return "\n".join(" ".join(rng.choices(WORDS, k=9)) for _ in range(count)) + "\n"
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +21,7 @@ def corpora(tmp_path_factory):
     from allometry.data.sources import open_source
 
     folder = tmp_path_factory.mktemp("corpora")
-    (folder / "text.txt").write_text(lines(3000))
+    (folder / "text.txt").write_text(word_lines(3000))
     for name in ("bytes", "bpe:300"):
         prepare(open_source(str(folder / "text.txt")), folder / name.replace(":", ""), name)
     return folder
@@ -110,7 +104,7 @@ def test_an_out_whose_name_is_too_long(refused, corpora, tmp_path):
 
 def test_an_endless_line_and_line_ends_train_like_any_text(cli, tmp_path):
     (tmp_path / "line.txt").write_text(" ".join(random.Random(0).choices(WORDS, k=30_000)))
-    (tmp_path / "crlf.txt").write_bytes(lines(4000).replace("\n", "\r\n").encode())
+    (tmp_path / "crlf.txt").write_bytes(word_lines(4000).replace("\n", "\r\n").encode())
     for name, said in (("line", "1 document,"), ("crlf", "CRLF")):
         status, out, err = cli("data", tmp_path / f"{name}.txt", "--out", tmp_path / name)
         assert status == 0, err

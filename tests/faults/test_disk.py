@@ -12,7 +12,7 @@ import pytest
 from allometry.files import append_line, read_lines
 from allometry.runs import saved_states
 from helpers import trials
-from helpers.builders import record, run_config
+from helpers.builders import record, run_config, run_toml
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 TINY = 'mount -t tmpfs -o size=$0 tmpfs $1 && shift && exec "$@"'  # a disk that is soon full
@@ -114,26 +114,12 @@ def text(path):
     return path
 
 
-RUN = """
-data = "{text}"
-[model]
-width = 32
-layers = 2
-hidden = 80
-context = 32
-[train]
-tokens = {tokens}
-batch_tokens = 256
-lr = 0.4
-"""
-
-
 @pytest.mark.skipif(not trials.LONG, reason="make faults")
 @pytest.mark.parametrize("size", [60, 150, 300, 600, 900, 1200])  # kB: from the text itself to the third state
 def test_a_command_on_a_disk_that_is_really_full(tmp_path, mounted, size):
     if not mounted:
         pytest.skip("no right to mount a small disk")
-    (tmp_path / "run.toml").write_text(RUN.format(text=text(tmp_path / "text.txt"), tokens=3_000_000))
+    (tmp_path / "run.toml").write_text(run_toml(text(tmp_path / "text.txt"), 3_000_000))
     disk = tmp_path / "disk"
     disk.mkdir()
     # The study is looked at within the same mount, before it is gone.

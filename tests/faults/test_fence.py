@@ -13,6 +13,7 @@ from allometry.data.corpus import save_corpus
 from allometry.runs import claims
 from allometry.runs.claims import Fenced, Observer, Taken, take
 from helpers import trials
+from helpers.builders import study_toml
 
 STALE = 0.6
 
@@ -168,23 +169,13 @@ def test_two_processes_on_one_study_share_the_work_and_do_nothing_twice(tmp_path
         assert [event["event"] for event in where.attempts(record.id)] == ["started", "finished"]
 
 
-LADDER = """
-data = "{text}"
-context = 32
-widths = [16, 24, 32]
-tokens = [20_000, 40_000]
-sweep = true
-batch_tokens = 256
-"""
-
-
 @pytest.mark.skipif(not trials.LONG, reason="make faults")
 @pytest.mark.parametrize("killed", [False, True])
 def test_two_ladders_at_once_end_with_one_complete_study(tmp_path, killed):
     """Both prepare, sweep and climb; one may be killed in the middle, with all its processes."""
     text, toml = tmp_path / "text.txt", tmp_path / "study.toml"
     text.write_text("\n".join(f"{a} and {b}" for a in range(2000) for b in "abcdefghij"))
-    toml.write_text(LADDER.format(text=text))
+    toml.write_text(study_toml(text, widths=[16, 24, 32], tokens=[20_000, 40_000], sweep=True, batch_tokens=256))
     command = [sys.executable, "-m", "allometry.cli.app", "ladder", toml, "--out", tmp_path / "s", "--yes", "--json"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     pair = [subprocess.Popen([*map(str, command)], **pipes) for _ in range(2)]

@@ -15,21 +15,7 @@ from allometry.runs.engines.local import LocalEngine
 from allometry.runs.job import Job
 from allometry.runs.study import Study
 from helpers import trials
-from helpers.builders import drawn_words
-
-RUN = """
-data = "{text}"
-[model]
-width = 32
-layers = 2
-hidden = 80
-context = 32
-[train]
-tokens = 30_000_000
-batch_tokens = 256
-lr = 0.4
-"""
-STUDY = 'data = "{text}"\ncontext = 32\nwidths = [16, 24]\ntokens = [3_000_000]\nsweep = false\n'
+from helpers.builders import drawn_words, run_toml, study_toml
 
 
 @pytest.fixture
@@ -39,7 +25,8 @@ def text(tmp_path):
 
 def command(name, text, folder):
     toml = folder / "what.toml"
-    toml.write_text((RUN if name == "train" else STUDY).format(text=text))
+    study = study_toml(text, widths=[16, 24], tokens=[3_000_000], sweep=False)
+    toml.write_text(run_toml(text, 30_000_000) if name == "train" else study)
     what = ["--data", "stdlib", "--minutes", "6"] if name == "quickstart" else [str(toml)]
     yes = [] if name == "train" else ["--yes"]
     return [sys.executable, "-m", "allometry.cli.app", name, *what, "--out", str(folder / "s"), *yes]

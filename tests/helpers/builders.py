@@ -1,5 +1,6 @@
 """Small configurations, records and texts for tests."""
 
+import json
 import random
 from pathlib import Path
 
@@ -46,3 +47,25 @@ def drawn_words(path: Path, lines: int) -> Path:
     words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 6))) for _ in range(200)]
     path.write_text("\n".join(" ".join(rng.choices(words, k=10)) for _ in range(lines)))
     return path
+
+
+WORDS = ["".join(random.Random(n).choices("abcdefgh", k=2 + n % 7)) for n in range(300)]
+
+
+def word_lines(count: int, seed: int = 0) -> str:
+    """``count`` lines of nine words each, drawn evenly from ``WORDS``."""
+    rng = random.Random(str(seed))
+    return "\n".join(" ".join(rng.choices(WORDS, k=9)) for _ in range(count)) + "\n"
+
+
+def study_toml(text: Path, **settings: object) -> str:
+    """The TOML of a study on ``text`` with a context of 32."""
+    values = {"data": str(text), "context": 32} | settings
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+
+
+def run_toml(text: Path, tokens: int) -> str:
+    """The TOML of a run of a small model on ``text``."""
+    model = "width = 32\nlayers = 2\nhidden = 80\ncontext = 32\n"
+    train = f"tokens = {tokens}\nbatch_tokens = 256\nlr = 0.4\n"
+    return f"data = {json.dumps(str(text))}\n[model]\n{model}[train]\n{train}"
