@@ -9,7 +9,7 @@ from allometry import files
 from allometry.files import replace_file, write_json
 
 
-def test_content_is_put_in_place_whole_with_its_folder(tmp_path):
+def test_content_is_written_completely_and_its_folder_created(tmp_path):
     path = tmp_path / "a" / "b" / "file.bin"
     for content in (b"", b"\0\xff" * 1000, b"short"):
         replace_file(path, content)
@@ -33,7 +33,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_an_interrupt_leaves_nothing_beside_the_old_file_either(tmp_path, monkeypatch):
+def test_an_interrupt_leaves_only_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     replace_file(path, b"old")
 

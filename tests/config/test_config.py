@@ -80,7 +80,7 @@ def test_an_unknown_key_is_refused_and_the_known_ones_are_named():
         StudyConfig.parse({"minuets": 5, "minutes": 1}, "study.toml")
 
 
-def test_an_unknown_key_within_is_told_the_keys_known_there():
+def test_an_unknown_nested_key_lists_the_keys_known_there():
     plain = run_config().to_dict()
     with pytest.raises(
         UserError, match=r"unknown key 'model\.widht' \(did you mean 'width'\?\); known: family, width, layers"
@@ -145,7 +145,7 @@ def test_values_that_cannot_train_are_refused(values):
         {"minutes": 0},
     ],
 )
-def test_a_study_is_asked_for_in_one_way(values):
+def test_a_study_is_specified_in_one_way(values):
     with pytest.raises(UserError):
         StudyConfig.parse(values)
 
@@ -187,7 +187,7 @@ def test_files_that_do_not_parse_are_one_line_with_the_path(tmp_path, name, cont
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path):
+def test_a_missing_file_is_reported_as_missing(tmp_path):
     with pytest.raises(UserError, match=r"none\.toml: No such file"):
         StudyConfig.read(tmp_path / "none.toml")
 
@@ -207,9 +207,9 @@ def test_the_identity_changes_with_every_field_that_decides_the_outcome(part):
 
 
 def test_the_identity_does_not_know_what_follows_from_the_text():
-    told = {"vocab_size": 300, "train_tokens": 10**6, "bytes_per_token": 3.5}
-    assert set(told) | {"source"} == INFORMS
-    assert changed(run_config(), "task", **told).id == run_config().id
+    derived = {"vocab_size": 300, "train_tokens": 10**6, "bytes_per_token": 3.5}
+    assert set(derived) | {"source"} == INFORMS
+    assert changed(run_config(), "task", **derived).id == run_config().id
 
 
 def test_epochs_and_bits_a_byte_follow_from_the_text():
@@ -288,7 +288,7 @@ def test_a_model_and_a_task_are_of_the_kind_that_they_name():
     assert RunConfig.parse(plain) == run_config()
 
 
-def test_an_unknown_family_task_or_trainer_is_refused_with_those_there_are():
+def test_an_unknown_family_task_or_trainer_is_refused_with_the_known_ones():
     plain = run_config().to_dict()
     for part, key, name, known in (
         ("model", "family", "decodr", "decoder"),
@@ -301,7 +301,7 @@ def test_an_unknown_family_task_or_trainer_is_refused_with_those_there_are():
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 3])
-def test_a_part_that_is_no_table_is_refused_in_one_line(value):
+def test_a_part_that_is_not_a_table_is_refused_in_one_line(value):
     for part in ("model", "task", "train", "trainer"):
         with pytest.raises(UserError, match=part) as caught:
             RunConfig.parse(run_config().to_dict() | {part: value})

@@ -1,4 +1,4 @@
-"""The path of batch and rate: what runs of different length share, and that each covers its tokens exactly."""
+"""The path of batch and learning rate: what runs of different length share, and that each covers its tokens exactly."""
 
 import math
 
@@ -31,8 +31,8 @@ def schedule_of(settings: dict, tokens: int, context: int = 16) -> Schedule:
 def test_steps_cover_the_tokens_within_one_batch(settings, tokens, context):
     schedule = schedule_of(settings, tokens, context)
     last = schedule.batch_at(schedule.steps - 1)[1]
-    wanted = max(1, round(tokens / context)) * context
-    assert wanted <= schedule.tokens < wanted + last * context
+    rounded = max(1, round(tokens / context)) * context
+    assert rounded <= schedule.tokens < rounded + last * context
     assert schedule.tokens == schedule.tokens_before(schedule.steps)
 
 
@@ -76,7 +76,7 @@ def test_batches_change_where_the_power_law_reaches_the_next_power_of_two(settin
 
 
 @given(settings, lengths, lengths, contexts)
-def test_nothing_before_the_fall_depends_on_the_length(settings, one, other, context):
+def test_nothing_before_the_decay_depends_on_the_length(settings, one, other, context):
     shorter, longer = sorted((one, other))
     short, long = schedule_of(settings, shorter, context), schedule_of(settings, longer, context)
     assert short.decay_start <= long.decay_start
@@ -86,7 +86,7 @@ def test_nothing_before_the_fall_depends_on_the_length(settings, one, other, con
 
 
 @given(settings, lengths, st.floats(0.01, 1))
-def test_nothing_before_the_fall_depends_on_when_it_begins(settings, tokens, decay):
+def test_nothing_before_the_decay_depends_on_when_it_begins(settings, tokens, decay):
     one, other = schedule_of(settings, tokens), schedule_of(settings | {"decay": decay}, tokens)
     assert one.steps == other.steps
     for step in range(min(one.decay_start, other.decay_start, 3000)):
@@ -94,17 +94,17 @@ def test_nothing_before_the_fall_depends_on_when_it_begins(settings, tokens, dec
 
 
 @given(settings, lengths)
-def test_the_fall_takes_its_share_of_the_tokens_within_a_batch(settings, tokens):
+def test_the_decay_takes_its_share_of_the_tokens_within_a_batch(settings, tokens):
     schedule = schedule_of(settings, tokens)
-    fall = schedule.tokens - schedule.tokens_before(schedule.decay_start)
+    decay = schedule.tokens - schedule.tokens_before(schedule.decay_start)
     batch = 16 * schedule.batch_at(schedule.steps - 1)[1]
-    # The fall begins at a step's begin and the run ends at a step's end; a sequence is rounded, twice.
-    assert fall > 0
-    assert abs(fall - settings["decay"] * tokens) <= batch + 2 * 16
+    # The decay begins at a step's begin and the run ends at a step's end; a sequence is rounded, twice.
+    assert decay > 0
+    assert abs(decay - settings["decay"] * tokens) <= batch + 2 * 16
 
 
 @given(settings, lengths)
-def test_the_rate_falls_linearly_to_one_steps_share(settings, tokens):
+def test_the_learning_rate_decays_linearly_to_one_steps_share(settings, tokens):
     """Without warm-up and power law: 1 at the branch, then down in proportion to the tokens that are left."""
     plain = settings | {"lr_exponent": 0.0, "warmup_tokens": 0}
     schedule = schedule_of(plain, tokens)
@@ -118,7 +118,7 @@ def test_the_rate_falls_linearly_to_one_steps_share(settings, tokens):
 
 
 @given(settings, lengths)
-def test_the_rate_warms_up_linearly_and_then_follows_its_power_law(settings, tokens):
+def test_the_learning_rate_warms_up_linearly_and_then_follows_its_power_law(settings, tokens):
     schedule = schedule_of(settings, tokens)
     warmup, floor = settings["warmup_tokens"], max(settings["warmup_tokens"], 16)
     for step in range(min(schedule.decay_start, 500)):
@@ -129,7 +129,7 @@ def test_the_rate_warms_up_linearly_and_then_follows_its_power_law(settings, tok
 
 
 @given(lengths, st.integers(0, 6))
-def test_exponents_of_zero_mean_one_batch_and_one_rate(tokens, power):
+def test_exponents_of_zero_mean_one_batch_and_one_learning_rate(tokens, power):
     schedule = schedule_of({"batch_tokens": 16 * 2**power, "batch_exponent": 0.0, "warmup_tokens": 0}, tokens)
     assert [stage.batch for stage in schedule.stages] == [2**power]
     assert {schedule.lr_factor_at(step) for step in range(min(schedule.decay_start, 500))} <= {1.0}

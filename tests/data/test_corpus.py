@@ -54,7 +54,7 @@ def test_the_split_is_the_same_again_and_elsewhere(folder, tmp_path):
     assert corpus.fingerprint == again.fingerprint == elsewhere.fingerprint
 
 
-def test_a_document_more_does_not_move_the_others_but_at_the_edge(folder):
+def test_one_more_document_moves_others_only_at_the_edge(folder):
     """Held out are the first by hash, so at most one document changes sides."""
     before = set(parts(read_corpus(str(folder)))[1])
     (folder / "new.txt").write_bytes(words(3, seed=1000))
@@ -106,7 +106,7 @@ def test_a_repeated_piece_is_not_on_both_sides(tmp_path):
     assert not set(train) & set(held_out)
 
 
-def test_small_documents_beside_a_large_one_stay_whole(tmp_path):
+def test_small_documents_next_to_a_large_one_stay_whole(tmp_path):
     """Pieces follow the size of the whole corpus; a document must not be ground to a few bytes for being short."""
     (tmp_path / "large.txt").write_bytes(words(20_000))
     small = [words(2, seed=n).strip(b"\n") for n in range(1, 6)]
@@ -127,7 +127,7 @@ def test_one_endless_line_is_cut_anywhere(tmp_path):
 # ---- what is read
 
 
-def test_what_is_no_text_is_left_out_and_counted(folder):
+def test_files_that_are_not_text_are_left_out_and_counted(folder):
     (folder / "binary.txt").write_bytes(b"a\0b")
     (folder / "latin.txt").write_bytes("é".encode("latin-1") * 50)
     (folder / "cut.txt").write_bytes("é".encode()[:1])
@@ -140,7 +140,7 @@ def test_what_is_no_text_is_left_out_and_counted(folder):
     assert "5 files left out (not text)" in corpus.describe()
 
 
-def test_text_is_known_by_its_content_and_studies_are_not_read(folder):
+def test_text_is_identified_by_its_content_and_studies_are_not_read(folder):
     before = read_corpus(str(folder))
     (folder / "NOTES").write_text("a text without a suffix\n")
     assert read_corpus(str(folder)).documents == before.documents + 1

@@ -1,4 +1,4 @@
-"""Every kind of source, the same documents whichever way they are stored, and every broken one a line."""
+"""Every kind of source: the same documents however they are stored, and one line for every damaged source."""
 
 import bz2
 import gzip
@@ -85,7 +85,7 @@ def test_another_field_and_rows_without_text(tmp_path):
     assert [item.text for item in items] == [b"", b"", b"", *EXPECTED]
 
 
-def test_a_table_of_something_else_in_a_folder_is_left_out_and_said(tmp_path):
+def test_a_table_without_texts_in_a_folder_is_left_out_and_reported(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(jsonl(TEXTS, "body"))
     (tmp_path / "b.txt").write_text("plain")
     left_out, kept = open_source(str(tmp_path)).items(0, 0)
@@ -93,14 +93,14 @@ def test_a_table_of_something_else_in_a_folder_is_left_out_and_said(tmp_path):
     assert "line 1: no field 'text' (there are id, body)" in left_out.why
 
 
-def test_line_ends_are_unified_and_it_is_known_which(tmp_path):
+def test_line_ends_are_unified_and_counted(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
     (tmp_path / "b.txt").write_bytes(b"three\nfour\n")
-    found = list(open_source(str(tmp_path)).items(0, 0))
-    assert [(item.text, item.unified) for item in found] == [(b"one\ntwo", True), (b"three\nfour", False)]
+    items = list(open_source(str(tmp_path)).items(0, 0))
+    assert [(item.text, item.unified) for item in items] == [(b"one\ntwo", True), (b"three\nfour", False)]
 
 
-def test_lone_surrogates_in_json_are_no_text(tmp_path):
+def test_lone_surrogates_in_json_are_not_text(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a \\ud800 b"}\n{"text": "good"}\n')
     items = list(open_source(str(path)).items(0, 0))
@@ -123,7 +123,7 @@ def mixed(tmp_path):
     return tmp_path
 
 
-def test_reading_goes_on_from_any_place(mixed, monkeypatch):
+def test_reading_continues_from_any_place(mixed, monkeypatch):
     monkeypatch.setattr(text_files, "LARGE", 50_000)
     whole = list(open_source(str(mixed)).items(0, 0))
     assert len(whole) > 1110
@@ -133,7 +133,7 @@ def test_reading_goes_on_from_any_place(mixed, monkeypatch):
         assert rest == whole[place + 1 :]
 
 
-def test_places_grow(mixed):
+def test_places_increase(mixed):
     places = [(item.part, item.row) for item in open_source(str(mixed)).items(0, 0)]
     assert all(before < after for before, after in pairwise(places))
 
@@ -180,20 +180,20 @@ def test_a_large_text_is_cut_as_if_it_were_in_memory(tmp_path_factory, parts, st
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_files, "_open", lambda path: Portions(path.open("rb")))
         assert text_files._why_not_text(path) == ""
-        found = list(text_files._large_text(path))
+        cut = list(text_files._large_text(path))
     text, _ = clean(raw)
-    assert [piece for piece, _, _ in found] == list(pieces(text, PIECE))
+    assert [piece for piece, _, _ in cut] == list(pieces(text, PIECE))
 
 
 def test_pieces_never_split_a_character():
     text = "漢".encode() * 50_000
     for size in (1, 2, 1000, PIECE):
-        found = list(pieces(text[:30_000], size))
-        assert b"".join(found) == text[:30_000]
-        assert all(piece.decode() for piece in found)
+        cut = list(pieces(text[:30_000], size))
+        assert b"".join(cut) == text[:30_000]
+        assert all(piece.decode() for piece in cut)
 
 
-def test_a_large_file_that_is_no_text_is_found_out_before_it_is_read(tmp_path, monkeypatch):
+def test_a_large_file_that_is_not_text_is_detected_before_it_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(text_files, "LARGE", 10_000)
     path = tmp_path / "a.txt"
     for bad, why in ((b"\xff", "not UTF-8: byte 0xff"), (b"\0", "NUL"), ("ä".encode()[:1], "not UTF-8: byte 0xc3")):
@@ -218,14 +218,14 @@ def test_a_row_without_the_field_is_named_with_the_fields_it_has(tmp_path):
     assert "line 4: 'text' holds int, not text" in refused(path)
 
 
-def test_a_column_that_is_missing_or_no_text(tmp_path):
+def test_a_column_that_is_missing_or_not_text(tmp_path):
     path = tmp_path / "rows.parquet"
     parquet.write_table(pa.table({"n": [1], "body": ["x"]}), path)
     assert "no field 'text' (there are n, body)" in refused(path)
     assert "column 'n' holds int64, not text" in refused(path, text_field="n")
 
 
-def test_rows_that_are_no_json(tmp_path):
+def test_rows_that_are_not_json(tmp_path):
     path = tmp_path / "rows.jsonl"
     for content in (b"plain text\n", b'{"text": "cut', b"\x80\x04K\x01."):  # the last is a pickle
         path.write_bytes(jsonl(TEXTS) + content)
@@ -276,7 +276,7 @@ def test_options_of_data_sets_are_not_for_files(tmp_path):
     assert "Hugging Face" in refused(tmp_path, split="train")
 
 
-def test_a_prepared_corpus_is_no_text(tmp_path):
+def test_a_prepared_corpus_is_not_text(tmp_path):
     (tmp_path / "c").mkdir()
     for name in ("manifest.json", "train-00000.bin"):
         (tmp_path / "c" / name).write_text("{}")

@@ -1,4 +1,4 @@
-"""Data sets by name: streamed by the ``datasets`` library, or by what stands in for it here."""
+"""Data sets by name: streamed by the ``datasets`` library, or by a stand-in for it."""
 
 import sys
 from types import SimpleNamespace
@@ -30,18 +30,18 @@ class Stream:
 
 @pytest.fixture
 def library(monkeypatch):
-    """``datasets``, with what is put into ``sets`` and a list of what was asked of it."""
-    asked, sets = [], {}
+    """``datasets``, with what is put into ``sets`` and a list of its calls."""
+    calls, sets = [], {}
 
     def load_dataset(path, config=None, *, split, streaming):
-        asked.append((path, config, split, streaming))
+        calls.append((path, config, split, streaming))
         if path not in sets:
             raise FileNotFoundError(f"Dataset '{path}' doesn't exist on the Hub or cannot be accessed.\nMore")
         return sets[path]
 
-    made = SimpleNamespace(load_dataset=load_dataset, sets=sets, asked=asked)
-    monkeypatch.setitem(sys.modules, "datasets", made)
-    return made
+    stand_in = SimpleNamespace(load_dataset=load_dataset, sets=sets, calls=calls)
+    monkeypatch.setitem(sys.modules, "datasets", stand_in)
+    return stand_in
 
 
 def texts(source, part=0, row=0):
@@ -52,7 +52,7 @@ def test_rows_are_documents(library):
     library.sets["someone/some-set"] = Stream([{"body": f"row {n}", "id": n} for n in range(5)])
     source = open_source("someone/some-set", text_field="body", config="en", split="validation")
     assert texts(source) == [f"row {n}" for n in range(5)]
-    assert library.asked == [("someone/some-set", "en", "validation", True)]
+    assert library.calls == [("someone/some-set", "en", "validation", True)]
     assert texts(source, 0, 3) == ["row 3", "row 4"]
 
 
@@ -60,7 +60,7 @@ def test_short_names_and_defaults(library):
     for name, (path, config) in KNOWN.items():
         library.sets[path] = Stream([])
         open_source(name)
-        assert library.asked[-1] == (path, config, "train", True)
+        assert library.calls[-1] == (path, config, "train", True)
     assert open_source("c4").identity != open_source("c4", config="de").identity
 
 
@@ -76,7 +76,7 @@ def test_the_lines_of_wikitext_are_joined_to_articles(library):
     assert list(source.items(two.part, two.row)) == []
 
 
-def test_a_stream_that_breaks_goes_on_where_it_was(library, tmp_path, monkeypatch):
+def test_a_stream_that_breaks_continues_where_it_stopped(library, tmp_path, monkeypatch):
     monkeypatch.setattr(spool, "CHUNK", 1000)
     rows = [{"text": f"row {n} " * 20} for n in range(200)]
     library.sets["a/b"] = Stream(rows, broken=[120])
@@ -94,7 +94,7 @@ def test_a_row_without_the_field_is_named(library):
         texts(open_source("a/b"))
 
 
-def test_a_name_that_is_no_data_set(library):
+def test_a_name_that_is_not_a_data_set(library):
     with pytest.raises(UserError, match="no such file or folder, and no data set that can be read here") as caught:
         open_source("nobody/nothing")
     assert "(Dataset 'nobody/nothing' doesn't exist on the Hub or cannot be accessed); where there is a network" in str(
@@ -108,14 +108,14 @@ def test_options_that_could_lead_elsewhere_are_not_passed_on(library, value):
     for option in ("config", "split"):
         with pytest.raises(UserError, match=f"--{option}"):
             open_source("a/b", **{option: value})
-    assert library.asked == []
+    assert library.calls == []
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../b", "a..b", "/x", "a/b/c", "a\0"])
 def test_names_that_could_lead_elsewhere_are_not_passed_on(library, name):
     with pytest.raises(UserError, match=r"no such file or folder$"):
         open_source(name)
-    assert library.asked == []
+    assert library.calls == []
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):

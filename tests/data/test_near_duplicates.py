@@ -1,4 +1,4 @@
-"""Planted copies are found, strangers are not, and the fast count is the plain one."""
+"""Planted copies are found, other documents are not, and the fast count equals the plain one."""
 
 import random
 import re
@@ -34,7 +34,7 @@ LOWER = {ord(c): c.lower() for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_share_is_that_of_a_plain_count(seed, monkeypatch):
+def test_the_share_equals_a_plain_count(seed, monkeypatch):
     """With every shingle taken, in small blocks, against sets of strings."""
     shingles = module._shingles
     monkeypatch.setattr(module, "_shingles", lambda text, rate: shingles(text, 1))
@@ -46,22 +46,22 @@ def test_the_share_is_that_of_a_plain_count(seed, monkeypatch):
     grams = lambda raw: {plain(raw)[i : i + LENGTH] for i in range(len(plain(raw)) - LENGTH + 1)}
     known = set().union(*map(grams, train))
     counts = [(len(grams(raw) & known), len(grams(raw))) for raw in held_out]
-    found = near_duplicates(lambda: held_out, train)
-    assert found.share == pytest.approx(sum(n for n, _ in counts) / sum(n for _, n in counts), abs=1e-12)
-    assert found.near == sum(n / of >= 0.5 for n, of in counts)
-    assert (found.held_out, found.judged) == (6, 6)
+    result = near_duplicates(lambda: held_out, train)
+    assert result.share == pytest.approx(sum(n for n, _ in counts) / sum(n for _, n in counts), abs=1e-12)
+    assert result.near == sum(n / of >= 0.5 for n, of in counts)
+    assert (result.held_out, result.judged) == (6, 6)
 
 
-def test_planted_copies_are_found_and_strangers_are_not():
+def test_planted_copies_are_found_and_other_documents_are_not():
     """Sampling one shingle in sixteen: 20 copies with one word in fifty changed, 60 strangers."""
     train = [text(400, ("train", n)) for n in range(300)]
     copies = [changed(train[n], 0.02, n) for n in range(20)]
     strangers = [text(400, ("other", n)) for n in range(60)]
-    found = near_duplicates(lambda: strangers + copies, train)
-    assert (found.near, found.judged) == (20, 80)
-    assert 0.15 < found.share < 0.25
+    result = near_duplicates(lambda: strangers + copies, train)
+    assert (result.near, result.judged) == (20, 80)
+    assert 0.15 < result.share < 0.25
     assert near_duplicates(lambda: strangers, train).share == 0
-    assert all(any(plain(copy).startswith(example[:40]) for copy in copies) for example in found.examples)
+    assert all(any(plain(copy).startswith(example[:40]) for copy in copies) for example in result.examples)
 
 
 def test_case_punctuation_and_line_breaks_do_not_hide_a_copy():
@@ -83,7 +83,7 @@ def test_a_copy_is_found_across_the_borders_of_portions_and_blocks():
         assert near_duplicates(lambda place=place: [joined[place : place + 3000]], [joined]).near == 1
 
 
-def test_what_stands_over_two_documents_stands_in_neither():
+def test_a_shingle_across_two_documents_is_in_neither():
     first, second = text(100, 0), text(100, 1)
     ends = first[-LENGTH // 2 :] + b" " + second[: LENGTH // 2]
     shingles = set(module._shingles(ends, 1).tolist())
@@ -99,25 +99,25 @@ def test_texts_in_any_script_are_compared():
     assert near_duplicates(lambda: [chinese, other], [chinese + b"!"]).near == 1
 
 
-def test_short_documents_are_not_judged_and_nothing_is_too_little():
-    found = near_duplicates(lambda: [b"short", b"", b"x" * 60], [b"short"])
-    assert (found.held_out, found.judged, found.near, found.share) == (3, 0, 0, 0.0)
-    assert "too short" in found.describe()
+def test_short_documents_are_not_judged_and_an_empty_text_is_valid():
+    result = near_duplicates(lambda: [b"short", b"", b"x" * 60], [b"short"])
+    assert (result.held_out, result.judged, result.near, result.share) == (3, 0, 0, 0.0)
+    assert "too short" in result.describe()
     assert near_duplicates(list, []).judged == 0
     assert near_duplicates(lambda: [text(200, 0)], []).near == 0
 
 
-def test_a_short_copy_is_no_near_copy(monkeypatch):
+def test_a_short_copy_is_not_a_near_copy(monkeypatch):
     """Five shingles, all of them found, are fewer than it takes to judge."""
     shingles = module._shingles
     monkeypatch.setattr(module, "_shingles", lambda text, rate: shingles(text, 1))
     raw = text(200, 0)
     for length, near in ((LENGTH + 4, 0), (LENGTH + module.LEAST, 1)):
-        found = near_duplicates(lambda length=length: [raw[:length]], [raw])
-        assert (found.near, found.judged, found.share) == (near, near, 1.0)
+        result = near_duplicates(lambda length=length: [raw[:length]], [raw])
+        assert (result.near, result.judged, result.share) == (near, near, 1.0)
 
 
-def test_sampling_thins_out_with_the_text_and_is_fair(monkeypatch):
+def test_sampling_decreases_with_the_text_and_is_uniform(monkeypatch):
     """About one in ``rate``, whatever the rate; a hash chosen at a high rate is chosen at every lower one."""
     raw = text(20_000, 0)
     every = module._shingles(raw, 1)

@@ -1,4 +1,4 @@
-"""Text to shards: the split of the text in memory, nothing lost, and the same result whenever it is killed."""
+"""Text to shards: the same split as in memory, nothing is lost, and kills do not change the result."""
 
 import gzip
 import hashlib
@@ -148,14 +148,14 @@ def trained_on(monkeypatch) -> list[str]:
     return seen
 
 
-def test_a_bpe_sees_the_training_text_and_no_other(tmp_path, rows, small_chunks, trained_on):
+def test_a_bpe_is_trained_on_the_training_text_only(tmp_path, rows, small_chunks, trained_on):
     corpus = prepare(open_source(str(rows)), tmp_path / "c", "bpe:300")
     decoder = load_tokenizer(tmp_path / "c")
     assert trained_on == documents(corpus.train, decoder)
     assert not set(trained_on) & set(documents(corpus.held_out, decoder))
 
 
-def test_a_bpe_of_a_large_text_is_trained_on_an_even_choice(tmp_path, rows, small_chunks, trained_on, monkeypatch):
+def test_a_bpe_of_a_large_text_is_trained_on_an_even_sample(tmp_path, rows, small_chunks, trained_on, monkeypatch):
     monkeypatch.setattr(packing, "TRAINED_ON", 10_000)
     corpus = prepare(open_source(str(rows)), tmp_path / "c", "bpe:300")
     everything = documents(corpus.train, load_tokenizer(tmp_path / "c"))
@@ -168,7 +168,7 @@ def documents_held_out(path) -> list[str]:
     return read_corpus(str(path)).held_out.tobytes().decode().split(SEPARATOR.decode())
 
 
-def test_a_text_too_small_for_the_vocabulary_is_said(tmp_path):
+def test_a_text_too_small_for_the_vocabulary_is_reported(tmp_path):
     (tmp_path / "a.txt").write_text("aa bb " * 200)
     corpus = prepare(open_source(str(tmp_path / "a.txt")), tmp_path / "c", "bpe:5000")
     assert corpus.vocab_size < 5000
@@ -181,13 +181,13 @@ def test_near_copies_across_the_split_are_reported(tmp_path):
     texts = [f"{word} {text(30, n)}" for n in range(50) for word in ("one", "two")]
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
     prepare(open_source(str(path)), tmp_path / "c")
-    found = json.loads((tmp_path / "c" / "manifest.json").read_text())["near_duplicates"]
+    result = json.loads((tmp_path / "c" / "manifest.json").read_text())["near_duplicates"]
     held_out = documents_held_out(path)
     twins = sum(sum(t[4:] == other[4:] for other in held_out) == 1 for t in held_out)
-    assert (found["held_out"], found["judged"], found["near"]) == (6, 6, twins)
+    assert (result["held_out"], result["judged"], result["near"]) == (6, 6, twins)
     assert twins > 3
-    said = " ".join(load_corpus(tmp_path / "c").notes)
-    assert f"{twins} of 6 held-out documents have a near copy" in said
+    lines = " ".join(load_corpus(tmp_path / "c").notes)
+    assert f"{twins} of 6 held-out documents have a near copy" in lines
 
 
 def test_one_endless_line_is_packed_by_every_tokenizer(tmp_path):
@@ -224,7 +224,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("tokenizer", ["bytes", "bpe:300"])
-def test_broken_off_at_any_write_it_ends_as_if_it_had_not_been(tmp_path, rows, small_chunks, monkeypatch, tokenizer):
+def test_an_interruption_at_any_write_does_not_change_the_result(tmp_path, rows, small_chunks, monkeypatch, tokenizer):
     """Killed before and after each file is put into place, in turn, again and again in one folder."""
     calm = prepare(open_source(str(rows)), tmp_path / "calm", tokenizer)
     real = files.replace_file
@@ -277,7 +277,7 @@ packing.prepare(open_source(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
 """
 
 
-def test_a_process_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+def test_kills_at_random_moments_do_not_change_the_result(tmp_path, monkeypatch):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"text": text(8, n)}) + "\n" for n in range(600)))
     monkeypatch.setattr(spool, "CHUNK", 20_000)
@@ -300,34 +300,34 @@ def test_a_process_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path,
 def test_the_same_command_again_only_reads_what_is_there(tmp_path, rows):
     first = prepare(open_source(str(rows)), tmp_path / "c", "bpe:300")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "c").iterdir()}
-    said = []
-    again = prepare(open_source(str(rows)), tmp_path / "c", "bpe:300", said.append)
+    lines = []
+    again = prepare(open_source(str(rows)), tmp_path / "c", "bpe:300", lines.append)
     assert again.fingerprint == first.fingerprint
-    assert "already prepared" in said[0]
+    assert "already prepared" in lines[0]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "c").iterdir()} == before
 
 
-def test_another_text_under_way_is_begun_anew(tmp_path, rows, small_chunks, monkeypatch):
+def test_an_unfinished_corpus_of_another_text_starts_again(tmp_path, rows, small_chunks, monkeypatch):
     monkeypatch.setattr(packing, "_write_corpus", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         prepare(open_source(str(rows)), tmp_path / "c")
     monkeypatch.undo()
     rows.write_text(rows.read_text() + json.dumps({"text": "one more"}) + "\n")
-    said = []
-    prepare(open_source(str(rows)), tmp_path / "c", "bytes", said.append)
-    assert "starting again" in said[0]
+    lines = []
+    prepare(open_source(str(rows)), tmp_path / "c", "bytes", lines.append)
+    assert "starting again" in lines[0]
     prepare(open_source(str(rows)), tmp_path / "fresh")
     assert contents(tmp_path / "c")["train-00000.bin"] == contents(tmp_path / "fresh")["train-00000.bin"]
 
 
-def test_a_network_that_fails_half_way_costs_only_what_came_after(tmp_path, small_chunks):
+def test_after_a_network_failure_only_the_rest_is_read(tmp_path, small_chunks):
     """What was read stays, and reading goes on from there; a source that fails at once leaves nothing."""
-    asked = []
+    starts = []
 
     def items(part, row):
-        asked.append(row)
+        starts.append(row)
         for number in range(row, 300):
-            if number == 150 and len(asked) == 1:
+            if number == 150 and len(starts) == 1:
                 raise UserError("the network is gone")
             yield Item(0, number + 1, text(2, number).encode())
 
@@ -335,7 +335,7 @@ def test_a_network_that_fails_half_way_costs_only_what_came_after(tmp_path, smal
     with pytest.raises(UserError, match="network is gone"):
         prepare(source, tmp_path / "c")
     corpus = prepare(source, tmp_path / "c")
-    assert 100 < asked[1] <= 150
+    assert 100 < starts[1] <= 150
     assert corpus.fingerprint == prepare(Source("far", {}, items), tmp_path / "d").fingerprint
 
     def nothing(part, row):
@@ -347,7 +347,7 @@ def test_a_network_that_fails_half_way_costs_only_what_came_after(tmp_path, smal
     assert not (tmp_path / "e").exists()
 
 
-def test_a_full_disk_leaves_what_can_go_on(tmp_path, rows, small_chunks, monkeypatch):
+def test_after_a_full_disk_the_preparation_can_continue(tmp_path, rows, small_chunks, monkeypatch):
     real, count = files.replace_file, iter(range(100))
 
     def full(path, content, *allowed):
@@ -410,7 +410,7 @@ def test_another_corpus_is_not_overwritten(tmp_path, rows):
     assert contents(tmp_path / "c") == before
 
 
-def test_a_corpus_half_prepared_is_no_corpus_yet(tmp_path, rows, monkeypatch):
+def test_a_half_prepared_corpus_is_not_a_corpus(tmp_path, rows, monkeypatch):
     monkeypatch.setattr(packing, "_write_corpus", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         prepare(open_source(str(rows)), tmp_path / "c")
@@ -418,7 +418,7 @@ def test_a_corpus_half_prepared_is_no_corpus_yet(tmp_path, rows, monkeypatch):
         read_corpus(str(tmp_path / "c"))
 
 
-def test_two_at_once_are_one_too_many(tmp_path, rows):
+def test_a_second_process_at_the_same_time_is_refused(tmp_path, rows):
     with packing._claimed(tmp_path / "c"), pytest.raises(UserError, match="another process is preparing this"):
         prepare(open_source(str(rows)), tmp_path / "c")
 

@@ -32,7 +32,7 @@ def test_shards_are_read_as_one_array(sizes, dtype, seed):
         assert shards[start:stop].dtype == dtype
 
 
-def test_a_slice_of_one_shard_is_no_copy():
+def test_a_slice_of_one_shard_is_not_a_copy():
     parts = [np.arange(10), np.arange(10, 30)]
     assert np.shares_memory(Shards(parts)[12:20], parts[1])
 
@@ -68,8 +68,8 @@ def test_the_order_is_the_one_that_studies_were_trained_by(context, more, seed, 
 def folder(tmp_path):
     rng = np.random.default_rng(0)
     tokens = rng.integers(97, 107, 5000, dtype=np.uint8)
-    made = Corpus(tokens[:4500], tokens[4500:], "made", hashlib.sha256(b"").hexdigest()[:16], 3, 1, 0, notes=("one",))
-    save_corpus(made, tmp_path / "c")
+    corpus = Corpus(tokens[:4500], tokens[4500:], "made", hashlib.sha256(b"").hexdigest()[:16], 3, 1, 0, notes=("one",))
+    save_corpus(corpus, tmp_path / "c")
     return tmp_path / "c"
 
 
@@ -131,7 +131,7 @@ def reseal(folder, **changes) -> None:
     write_manifest(folder, {key: item for key, item in value.items() if key not in ("format", "checksum")})
 
 
-def test_a_manifest_resealed_with_another_hash_is_noticed(folder):
+def test_a_manifest_with_another_hash_and_a_valid_checksum_is_noticed(folder):
     (shard,) = manifest(folder)["train"]
     reseal(folder, train=[shard | {"sha256": "0" * 64}])
     assert "train.bin: the text changed" in refused(folder)
@@ -145,12 +145,12 @@ def test_names_that_lead_elsewhere_are_never_opened(folder, name):
 
 
 @pytest.mark.parametrize("dtype", ["object", "float64", "uint64", "O", ""])
-def test_types_that_are_no_tokens_are_never_mapped(folder, dtype):
+def test_types_that_are_not_tokens_are_never_mapped(folder, dtype):
     reseal(folder, dtype=dtype)
     assert "names files or types that no corpus has" in refused(folder)
 
 
-def test_a_manifest_of_another_version_is_said(folder):
+def test_a_manifest_of_another_version_is_reported(folder):
     value = manifest(folder) | {"format": 99}
     (folder / "manifest.json").write_text(json.dumps(value))
     assert "format 99" in refused(folder)
@@ -192,8 +192,8 @@ def test_shards_of_any_width_are_mapped(tmp_path):
         tokens = np.arange(largest - 1000, largest).astype(dtype)
         (tmp_path / "train-00000.bin").write_bytes(tokens.tobytes())
         entry = shard_of("train-00000.bin", tokens, 1, 10)
-        found = open_shards(tmp_path, [entry.to_json()], dtype, verify=True)
-        assert np.array_equal(found, tokens)
+        opened = open_shards(tmp_path, [entry.to_json()], dtype, verify=True)
+        assert np.array_equal(opened, tokens)
         assert entry.largest == largest - 1
-        inputs, _ = Windows(found, 16, 0).batch(0, 4)
+        inputs, _ = Windows(opened, 16, 0).batch(0, 4)
         assert inputs.min() >= largest - 1000

@@ -1,4 +1,4 @@
-"""Text to tokens and back, without loss, the same every time; and files that are no tokenizers."""
+"""Text to tokens and back, without loss, the same every time; and files that are not tokenizers."""
 
 import json
 
@@ -35,7 +35,7 @@ texts = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, m
 
 @settings(max_examples=60)
 @given(texts)
-def test_any_text_comes_back_by_bpe(bpe, documents):
+def test_any_text_round_trips_through_bpe(bpe, documents):
     tokens, size = bpe.pack([text.encode() for text in documents], begun=False)
     assert tokens.dtype == np.uint16
     assert tokens.max() < bpe.vocab_size
@@ -151,7 +151,7 @@ def test_a_vocabulary_without_all_bytes_or_beyond_reason(name):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]", b"\xff", b"\x80\x04K\x01.", b'{"model": 3}'])
-def test_a_file_that_is_no_tokenizer(tmp_path, content):
+def test_a_file_that_is_not_a_tokenizer(tmp_path, content):
     """The one before the last is a pickle; it is never opened as one."""
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
@@ -163,18 +163,18 @@ def hub(monkeypatch):
     """What the hub library finds: nothing, or the path that is put into it."""
     import huggingface_hub
 
-    found = {}
+    cached = {}
 
     def download(repository, file, *, local_files_only, **_):
-        if "path" in found and local_files_only == found.get("local", True):
-            return found["path"]
+        if "path" in cached and local_files_only == cached.get("local", True):
+            return cached["path"]
         raise OSError("no network\nat all.")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    return found
+    return cached
 
 
-def test_gpt2_without_its_file_says_how_to_get_it(hub):
+def test_gpt2_without_its_file_reports_how_to_get_it(hub):
     message = refused("gpt2")
     assert "cannot be downloaded (no network)" in message
     assert "hf download openai-community/gpt2 tokenizer.json" in message

@@ -52,14 +52,14 @@ class Watched(sharded_training.BetweenSharedSteps):
         if meter.step == self.scenario.get("die_after") and self.world.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         if meter.step == 1 and self.world.rank == 0:
-            found = rates(self.member.model, self.member.optimizer)
-            Path(self.scenario["seen"] + ".rates").write_text(json.dumps(found))
+            values = rates(self.member.model, self.member.optimizer)
+            Path(self.scenario["seen"] + ".rates").write_text(json.dumps(values))
 
 
 def rates(model, optimizer) -> dict[str, list[float]]:
     """The rate at its peak and the decay of every parameter, by name."""
-    found = {id(p): [g["peak_lr"], g["weight_decay"]] for g in optimizer.param_groups for p in g["params"]}
-    return {name: found[id(parameter)] for name, parameter in model.named_parameters()}
+    groups = {id(p): [g["peak_lr"], g["weight_decay"]] for g in optimizer.param_groups for p in g["params"]}
+    return {name: groups[id(parameter)] for name, parameter in model.named_parameters()}
 
 
 def run(world, scenario: dict) -> None:
@@ -118,7 +118,7 @@ def launch(folder: Path, target: str, *arguments, size: int = 2) -> tuple[list[i
         for rank in range(size)
     ]
     with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))):
-        for process in processes:  # the first starts the one that they are forked from, which is not told our path
+        for process in processes:  # the first starts the one that they are forked from, which does not know our path
             process.start()
     for process in processes:
         process.join(150)

@@ -45,8 +45,8 @@ TEXT = corpus()
 
 def configs(*lengths: int, **recipe):
     data = TextConfig(source="made", fingerprint="made")
-    made = Recipe(**{"lr": 0.3, "batch_tokens": 128} | RECIPE | recipe)
-    return [made.run(shape(16, context=32), data, tokens, 0) for tokens in lengths or LENGTHS]
+    base = Recipe(**{"lr": 0.3, "batch_tokens": 128} | RECIPE | recipe)
+    return [base.run(shape(16, context=32), data, tokens, 0) for tokens in lengths or LENGTHS]
 
 
 def study(path: Path) -> Study:
@@ -139,11 +139,11 @@ def within_a_save(where: Study) -> bool:
 
 
 def killed_again_and_again(
-    folder: Path, wanted: dict[str, str], rng: random.Random, inside: bool, seconds: float
+    folder: Path, expected: dict[str, str], rng: random.Random, inside: bool, seconds: float
 ) -> tuple[bool, int]:
     """One trial: killed up to three times within ``seconds``, then left in peace.
 
-    Whether it ended as wanted, and how many kills fell into a save; with ``inside`` all of them do.
+    Whether it ended as expected, and how many kills fell into a save; with ``inside`` all of them do.
     """
     where, saves = study(folder), 0
     for _ in range(rng.randint(1, 3)):
@@ -158,4 +158,4 @@ def killed_again_and_again(
             break
         saves += inside or within_a_save(where)
     status = wait(fork(lambda: go_on(where)))
-    return status == 0 and weights(where) == wanted, saves
+    return status == 0 and weights(where) == expected, saves

@@ -144,7 +144,7 @@ def test_a_file_of_somebody_else_is_refused(tmp_path):
     damaged(tmp_path, save({"a": torch.zeros(3)}, {"meta": "{}"}))
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path):
+def test_a_missing_file_is_reported_as_missing(tmp_path):
     with pytest.raises(UserError, match="none: no such file"):
         checkpoint.read(tmp_path / "none")
 

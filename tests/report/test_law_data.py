@@ -83,7 +83,7 @@ def test_isoflop_is_drawn_with_its_refusals(sweeps):
     drawn(law_drawn.isoflop(laws.isoflop(sweeps, bootstrap=200)))
 
 
-def test_surface_prices_runs_against_the_best_of_their_sweep(rates):
+def test_surface_compares_runs_with_the_best_of_their_sweep(rates):
     data = law_data.surface_slice(planning.surface(rates), rates, 1e8, 2e9)
     assert min(data.runs[2]) == 0
     assert len(data.runs[0]) == 25

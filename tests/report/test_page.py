@@ -1,4 +1,4 @@
-"""The page: whole at every stage, its numbers the records', nothing run, nothing fetched, nothing unescaped."""
+"""The page: complete at every stage, with the numbers of the records; no scripts, no network, all text escaped."""
 
 import base64
 import re
@@ -124,7 +124,7 @@ def test_rows_are_the_records(study, page):
     assert [attrs for tag, attrs in page.tags if tag == "tr" and attrs.get("class") == "diverged"]
 
 
-def test_verdict_plan_and_law_say_what_the_files_say(study, contents, page):
+def test_verdict_plan_and_law_agree_with_the_files(study, contents, page):
     outcome, plan = study.read("outcome.json"), contents.plan
     for text in (page.words["p"], page.words["dl"]):
         assert f"{outcome['predicted']:.4f}" in text

@@ -1,4 +1,4 @@
-"""Drawing: SVG that parses, holds nothing of the study's text, and is the same on every run."""
+"""Drawing: SVG that parses, holds no text of the study, and is the same on every run."""
 
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Cost before spending: a planted machine is found again, seconds add up, memory follows the largest batch."""
+"""Cost before training: known coefficients are recovered, seconds add up, memory follows the largest batch."""
 
 import numpy as np
 import pytest
@@ -28,22 +28,22 @@ def step(throughput: Throughput, config) -> float:
     return throughput.step_seconds(config.model, config.train.batch_tokens)
 
 
-def test_a_planted_machine_is_found_again():
-    found = Throughput.fit(configs(), [step(PLANTED, config) for config in configs()])
-    assert found.to_json() == pytest.approx(PLANTED.to_json(), rel=1e-6)
-    assert Throughput(**found.to_json()) == found
+def test_known_coefficients_are_recovered():
+    fitted = Throughput.fit(configs(), [step(PLANTED, config) for config in configs()])
+    assert fitted.to_json() == pytest.approx(PLANTED.to_json(), rel=1e-6)
+    assert Throughput(**fitted.to_json()) == fitted
 
 
 def test_noisy_times_give_coefficients_that_are_not_negative_and_predict():
     rng = np.random.default_rng(0)
     times = [step(PLANTED, config) * rng.uniform(0.9, 1.1) for config in configs()]
-    found = Throughput.fit(configs(), times)
-    assert min(found.overhead, found.per_activation, found.per_flop) >= 0
+    fitted = Throughput.fit(configs(), times)
+    assert min(fitted.overhead, fitted.per_activation, fitted.per_flop) >= 0
     for config in configs():
-        assert step(found, config) == pytest.approx(step(PLANTED, config), rel=0.1)
+        assert step(fitted, config) == pytest.approx(step(PLANTED, config), rel=0.1)
 
 
-def test_one_measurement_is_met():
+def test_a_single_measurement_is_reproduced():
     (config, *_) = configs()
     assert step(Throughput.fit([config], [0.25]), config) == pytest.approx(0.25)
 
@@ -61,13 +61,13 @@ def test_seconds_add_up_step_by_step(tokens, one, other):
     assert PLANTED.seconds_between(config, first, last) == pytest.approx(sum(each), rel=1e-9)
 
 
-def test_a_trunk_costs_its_longest_run_and_the_falls_of_the_others():
+def test_a_trunk_costs_its_longest_run_and_the_decays_of_the_others():
     runs = [run_config(tokens=tokens) for tokens in (200_000, 50_000, 100_000)]
     added = PLANTED.trunk_seconds(runs, held_out_tokens=0)
     ordered = sorted(runs, key=lambda config: config.tokens)
-    falls = [PLANTED.seconds_between(c, c.schedule.decay_start, c.schedule.steps) for c in ordered[:-1]]
+    decays = [PLANTED.seconds_between(c, c.schedule.decay_start, c.schedule.steps) for c in ordered[:-1]]
     longest = PLANTED.seconds_between(ordered[-1], 0, ordered[-1].schedule.steps)
-    assert sum(added) == pytest.approx(longest + sum(falls), rel=1e-12)
+    assert sum(added) == pytest.approx(longest + sum(decays), rel=1e-12)
     evaluated = PLANTED.trunk_seconds(runs, held_out_tokens=16_384)
     batch = 32 * 16
     once = HELD_OUT_SHARE * 16_384 / batch * PLANTED.step_seconds(runs[0].model, batch)
@@ -120,16 +120,16 @@ def test_memory_is_what_compiled_kernels_hold(precision, width, context, batch):
 
 def tensors_of(model):
     """All that the passes of a compiled step hold."""
-    found, look = [], list(model.step._passes.values())
+    tensors, look = [], list(model.step._passes.values())
     while look:
         value = look.pop()
         if isinstance(value, torch.Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, list | tuple):
             look += value
         elif hasattr(value, "__dict__") and not callable(value):
             look += vars(value).values()
-    return found
+    return tensors
 
 
 def test_memory_follows_the_largest_batch_of_the_run():

@@ -1,4 +1,4 @@
-"""Records: what they keep, and that one does not speak for another configuration."""
+"""Records: what they keep, and that a record is valid for its own configuration only."""
 
 import json
 import math
@@ -10,12 +10,12 @@ from allometry.runs.record import RunRecord, environment, now
 from helpers.builders import record, run_config
 
 
-@pytest.mark.parametrize("made", [record(run_config()), record(run_config(), loss=None, status="diverged")])
-def test_a_record_round_trips_through_json(made):
-    assert RunRecord.from_json(json.loads(json.dumps(made.to_json(), allow_nan=False))) == made
+@pytest.mark.parametrize("original", [record(run_config()), record(run_config(), loss=None, status="diverged")])
+def test_a_record_round_trips_through_json(original):
+    assert RunRecord.from_json(json.loads(json.dumps(original.to_json(), allow_nan=False))) == original
 
 
-def test_a_record_says_its_counts_under_every_convention():
+def test_a_record_has_its_counts_under_every_convention():
     config = run_config()
     counts = record(config).counts()
     assert counts["num_params"] == config.model.num_params
@@ -54,7 +54,7 @@ def test_a_record_of_an_older_trainer_is_refused(monkeypatch):
         RunRecord.from_json(plain)
 
 
-def test_a_record_that_lacks_a_field_says_which():
+def test_a_record_that_lacks_a_field_is_refused_with_its_name():
     for name in ("id", "config", "loss", "status", "seconds"):
         plain = record(run_config()).to_json()
         del plain[name]
@@ -63,13 +63,13 @@ def test_a_record_that_lacks_a_field_says_which():
 
 
 @pytest.mark.parametrize("value", [[], "text", 3, {"id": "x", "config": []}])
-def test_what_is_no_record_is_refused_in_one_line(value):
+def test_a_value_that_is_not_a_record_is_refused_in_one_line(value):
     with pytest.raises(UserError) as caught:
         RunRecord.from_json(value)
     assert "\n" not in str(caught.value)
 
 
-def test_where_the_text_lay_does_not_make_a_record_foreign():
+def test_the_path_of_the_text_does_not_change_a_record():
     plain = record(run_config(source="here")).to_json()
     plain["config"]["task"]["source"] = "/somewhere/else"
     assert RunRecord.from_json(plain).id == plain["id"]
@@ -78,9 +78,9 @@ def test_where_the_text_lay_does_not_make_a_record_foreign():
 def test_the_environment_names_versions_and_no_host():
     import platform
 
-    found = environment(threads=3)
-    assert found["threads"] == 3
-    assert found["torch"] is not None
-    assert found["python"] == platform.python_version()
-    assert platform.node() not in json.dumps(found)
+    values = environment(threads=3)
+    assert values["threads"] == 3
+    assert values["torch"] is not None
+    assert values["python"] == platform.python_version()
+    assert platform.node() not in json.dumps(values)
     assert now().endswith("+00:00")

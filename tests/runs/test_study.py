@@ -23,7 +23,7 @@ def study(tmp_path):
 # ---- one study, one set of settings
 
 
-def test_a_study_is_made_once_and_found_again(study):
+def test_a_study_is_created_once_and_opened_again(study):
     assert Study.create(study.path, SETTINGS).settings() == SETTINGS
     assert Study.open(study.path).settings() == SETTINGS
 
@@ -43,7 +43,7 @@ def test_a_folder_of_something_else_is_refused_and_untouched(tmp_path):
     assert os.listdir(tmp_path) == ["thesis.txt"]
 
 
-def test_a_file_in_the_place_of_the_study_or_of_its_parent_is_refused(tmp_path):
+def test_a_file_instead_of_the_study_or_its_parent_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="exists and is not a study"):
         Study.create(tmp_path / "file", SETTINGS)
@@ -55,7 +55,7 @@ def test_an_empty_folder_may_become_a_study(tmp_path):
     assert Study.create(tmp_path, SETTINGS).settings() == SETTINGS
 
 
-def test_what_is_no_study_is_not_opened(tmp_path):
+def test_a_path_that_is_not_a_study_is_not_opened(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(UserError, match="not a study"):
             Study.open(path)
@@ -72,17 +72,17 @@ def fill(study: Study) -> list[str]:
     return [config.id for config in sorted(configs, key=lambda config: (config.flops, config.id))]
 
 
-def test_records_come_by_flops_whatever_order_they_were_saved_in(study):
+def test_records_are_sorted_by_flops_whatever_order_they_were_saved_in(study):
     expected = fill(study)
-    assert [found.id for found in study.records()] == expected
-    assert [found.id for found in Study.open(study.path).records()] == expected
+    assert [each.id for each in study.records()] == expected
+    assert [each.id for each in Study.open(study.path).records()] == expected
 
 
 def test_a_saved_record_is_the_one_read(study):
-    made = record(run_config())
-    study.save(made, [[100, 5.0], [200, 4.5]])
-    assert study.record(made.id) == made
-    assert study.curve(made.id) == [(100, 5.0), (200, 4.5)]
+    saved = record(run_config())
+    study.save(saved, [[100, 5.0], [200, 4.5]])
+    assert study.record(saved.id) == saved
+    assert study.curve(saved.id) == [(100, 5.0), (200, 4.5)]
 
 
 def test_a_run_without_its_record_does_not_exist(study):
@@ -90,46 +90,46 @@ def test_a_run_without_its_record_does_not_exist(study):
     ids = fill(study)
     (study.run_path(ids[0]) / "record.json").unlink()
     assert study.record(ids[0]) is None
-    assert [found.id for found in study.records()] == ids[1:]
+    assert [each.id for each in study.records()] == ids[1:]
 
 
-def test_kinds_are_told_apart_and_a_law_is_given_the_ladder(study):
+def test_records_are_selected_by_kind_and_a_law_is_given_the_ladder(study):
     for kind, seed in (("sweep", 0), ("ladder", 1), ("target", 2)):
         study.save(record(run_config(seed=seed), kind=kind), [])
-    assert {found.kind for found in study.records()} == {"sweep", "ladder", "target"}
-    assert [found.kind for found in study.records("target", "sweep")].count("ladder") == 0
+    assert {each.kind for each in study.records()} == {"sweep", "ladder", "target"}
+    assert [each.kind for each in study.records("target", "sweep")].count("ladder") == 0
     assert [row["kind"] for row in study.rows()] == ["ladder"]
     assert len(study.rows("sweep", "target")) == 2
 
 
 def test_a_changed_record_is_refused(study):
-    made = record(run_config())
-    study.save(made, [])
-    path = study.run_path(made.id) / "record.json"
+    saved = record(run_config())
+    study.save(saved, [])
+    path = study.run_path(saved.id) / "record.json"
     value = json.loads(path.read_text())
     value["config"]["train"]["lr"] *= 2
     path.write_text(json.dumps(value))
     with pytest.raises(UserError, match="its configuration was changed"):
-        study.record(made.id)
+        study.record(saved.id)
 
 
 @pytest.mark.parametrize("content", ["", "{", "\0\0\0"])
 def test_a_damaged_record_is_one_line_with_its_path(study, content):
-    made = record(run_config())
-    study.save(made, [])
-    (study.run_path(made.id) / "record.json").write_text(content)
+    saved = record(run_config())
+    study.save(saved, [])
+    (study.run_path(saved.id) / "record.json").write_text(content)
     with pytest.raises(UserError, match=r"record\.json: not readable") as caught:
         study.records()
     assert "\n" not in str(caught.value)
 
 
-def test_a_stray_file_among_the_runs_does_no_harm(study):
+def test_another_file_among_the_runs_does_no_harm(study):
     ids = fill(study)
     (study.path / "runs" / ".DS_Store").write_text("left by a file browser")
-    assert [found.id for found in study.records()] == ids
+    assert [each.id for each in study.records()] == ids
 
 
-def test_nothing_recorded_yet_is_no_error(study):
+def test_a_study_without_records_is_valid(study):
     assert study.records() == []
     assert study.rows() == []
     assert study.curve("none") == []
@@ -139,7 +139,7 @@ def test_nothing_recorded_yet_is_no_error(study):
 # ---- finding by prefix
 
 
-def test_a_run_is_found_by_as_much_of_its_id_as_is_its_own(study):
+def test_a_run_is_found_by_a_unique_prefix_of_its_id(study):
     ids = fill(study)
     for run in ids:
         prefix = next(run[:n] for n in range(1, 13) if sum(other.startswith(run[:n]) for other in ids) == 1)
@@ -147,7 +147,7 @@ def test_a_run_is_found_by_as_much_of_its_id_as_is_its_own(study):
         assert study.find(run).id == run
 
 
-def test_an_ambiguous_or_unknown_prefix_names_the_runs_there_are(study):
+def test_an_ambiguous_or_unknown_prefix_lists_the_runs(study):
     ids = fill(study)
     with pytest.raises(UserError, match=r"6 runs with an id that begins ''") as caught:
         study.find("")
@@ -156,7 +156,7 @@ def test_an_ambiguous_or_unknown_prefix_names_the_runs_there_are(study):
         study.find("zz")
 
 
-def test_an_empty_study_says_that_it_has_no_runs(study):
+def test_an_empty_study_reports_that_it_has_no_runs(study):
     with pytest.raises(UserError, match="none yet"):
         study.find("a")
 
@@ -178,23 +178,23 @@ def hold(study: Study) -> subprocess.Popen:
     return process
 
 
-def test_a_study_held_by_another_process_is_waited_for_aloud_until_that_is_killed(study):
+def test_waiting_for_another_process_is_reported_and_ends_when_that_is_killed(study):
     process = hold(study)
-    said = []
+    lines = []
 
     def say(text):
-        said.append(text)
+        lines.append(text)
         process.kill()
 
     with study.lock(say):
         assert process.wait() == -signal.SIGKILL
     process.communicate()
-    assert said == [f"{study.path}: process {process.pid} is preparing this study; waiting for it"]
-    with study.lock(said.append):
-        assert len(said) == 1
+    assert lines == [f"{study.path}: process {process.pid} is preparing this study; waiting for it"]
+    with study.lock(lines.append):
+        assert len(lines) == 1
 
 
-def test_a_lock_is_given_back(study):
+def test_a_lock_is_released(study):
     for _ in range(2):
         with study.lock():
             pass
@@ -204,13 +204,13 @@ def test_a_lock_is_given_back(study):
         pass
 
 
-def test_what_a_crash_left_of_the_first_write_is_no_study(tmp_path):
+def test_the_remains_of_a_crash_in_the_first_write_are_not_a_study(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / ".study.json.abc123").write_text("{")
     assert Study.create(tmp_path / "s", {"a": 1}).settings() == {"a": 1}
 
 
-def test_a_study_in_which_nothing_was_trained_may_begin_anew(tmp_path):
+def test_a_study_in_which_nothing_was_trained_may_start_again(tmp_path):
     study = Study.create(tmp_path / "s", {"minutes": 5})
     study.write("ladder.json", {"made": "for 5 minutes"})
     again = Study.create(tmp_path / "s", {"minutes": 3})

@@ -1,4 +1,4 @@
-"""The pictures' data: points are the records, lines are the law, the plan lies where it was planned."""
+"""The data of the loss pictures: points are the records, lines are the law."""
 
 from dataclasses import replace
 
@@ -7,8 +7,7 @@ import pytest
 
 from allometry import laws
 from allometry.report.pictures import evidence, loss_curves, points_and_lines
-from allometry.report.study_contents import StudyContents
-from helpers.studies import LENGTHS, WIDTHS, cut
+from helpers.studies import LENGTHS, WIDTHS
 
 
 def test_points_are_the_records(study, contents):
@@ -43,31 +42,6 @@ def test_no_other_split_is_better_than_the_frontier(contents):
         assert np.all(other >= line.loss * (1 - 1e-5))
 
 
-def test_target_is_plan_and_outcome(study, contents):
-    data = loss_curves.loss_by_compute(contents)
-    aim, outcome = data.target, study.read("outcome.json")
-    assert (aim.loss, aim.low, aim.high) == (outcome["predicted"], outcome["low"], outcome["high"])
-    assert (aim.actual.id, aim.actual.loss) == (outcome["run"], outcome["actual"])
-    assert aim.flops == pytest.approx(contents.target.config.flops, rel=1e-9)
-    on_line = np.interp(np.log(aim.flops), np.log(data.frontier.flops), data.frontier.loss)
-    assert on_line == pytest.approx(aim.loss, rel=2e-3)
-
-
-def test_flops_a_token_are_exact_at_the_studys_sizes(contents):
-    count = points_and_lines.exact_flops_per_token(contents)
-    models = [record.config.model for record in contents.records]
-    for model in models:
-        assert count(model.num_params) == pytest.approx(model.flops_per_token, rel=1e-12)
-    sizes = np.geomspace(min(m.num_params for m in models) / 10, 100 * max(m.num_params for m in models), 200)
-    assert np.all(np.diff(count(sizes)) > 0)
-    assert np.all(count(sizes) > 6 * sizes)
-
-
-def test_flops_a_token_without_shapes(contents):
-    bare = replace(contents, records=(), plan=None, outcome=None)
-    assert points_and_lines.exact_flops_per_token(bare)(1e6) == 6e6
-
-
 def test_size_curves_pass_through_the_prediction_of_every_run(contents):
     data = loss_curves.size_curves(contents)
     assert [curve.num_params for curve in data.curves] == sorted(
@@ -92,56 +66,6 @@ def test_training_curves_are_the_metrics(study, contents):
         assert curve.mean_tokens[-1] <= curve.tokens[-1] * (1 + 1e-9)
         assert np.all(np.diff(curve.mean_tokens) > 0)
         assert curve.mean_loss.min() >= curve.train_loss.min()
-
-
-def test_sweep_has_three_runs_an_arm_and_keeps_a_run_that_became_a_rung(study, contents, tmp_path):
-    expected = evidence.sweep(contents)
-    for line in (*expected.lr, *expected.batch):
-        assert len(line.setting) == 3
-        assert np.all(np.diff(line.setting) > 0)
-        assert line.excess.min() >= 0
-    assert (expected.chosen_lr, expected.chosen_batch) == (0.4, 400)
-
-    copy = cut(study, tmp_path / "copy", "runs")
-    centre = next(r for r in copy.records("sweep") if r.config.train.lr == 0.5 and r.config.train.batch_tokens == 512)
-    copy.save(replace(centre, kind="ladder"), copy.curve(centre.id))
-    again = evidence.sweep(StudyContents.of(copy))
-    assert all(len(line.setting) == 3 for line in (*again.lr, *again.batch))
-
-
-def test_backtest_keeps_every_error(contents):
-    data = evidence.backtest(contents)
-    tested = contents.predictor.backtest
-    assert sum(len(law.factor) for law in data) == sum(row.law != "forecast" for row in tested.rows)
-    assert [law.weight for law in data] == sorted((law.weight for law in data), reverse=True)
-    best = data[0]
-    errors = [row.error for row in tested.rows if row.law == best.law]
-    np.testing.assert_allclose(np.log1p(best.error), errors)
-    assert best.score == tested.score(best.law)
-
-
-def test_isoflop_is_the_plans_budget_and_holds_the_plan(contents):
-    data, plan = evidence.isoflop(contents), contents.plan
-    assert data.flops == pytest.approx(plan.flops_exact)
-    np.testing.assert_allclose(data.line.flops, data.flops)
-    drawn = data.line.loss[np.flatnonzero(data.line.num_params == plan.num_params)]
-    assert drawn == pytest.approx([plan.loss])
-    sizes, loss = data.line.num_params, data.line.loss
-    searched = (sizes >= data.searched[0]) & (sizes <= data.searched[1])
-    assert data.optimum[1] == loss[searched].min() <= plan.loss
-    for rise, (low, high) in data.within:
-        inside = (sizes >= low) & (sizes <= high)
-        np.testing.assert_array_equal(inside, searched & (loss <= (1 + rise) * data.optimum[1]))
-
-
-def test_isoflop_of_a_law_without_an_optimum_goes_on_beyond_the_edge(study, contents):
-    power = laws.fit("power", laws.Observations.from_records(study.rows()), bootstrap=20)
-    data = evidence.isoflop(replace(contents, predictor=power))
-    edges = data.searched
-    assert data.optimum[0] in [pytest.approx(edge) for edge in edges]
-    assert data.line.num_params[0] < edges[0] or data.line.num_params[-1] > edges[1]
-    for _, (low, high) in data.within:
-        assert edges[0] <= low <= data.optimum[0] <= high <= edges[1]
 
 
 @pytest.mark.parametrize("bootstrap", [0, 50])
