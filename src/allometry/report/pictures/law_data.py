@@ -100,7 +100,7 @@ def frontier(predictor: Predictor, observations: laws.Observations, level: float
     # The table's own FLOPs may include more than 6·N·D; one factor converts them.
     factor = float(np.median(observations.flops / (6 * n * d)))
     budgets = np.geomspace(observations.flops.min(), BEYOND * reach, BUDGETS)
-    grid = budget_grid(budgets / factor, *FittedRange.of(n, d).tokens_per_param, SIZES)
+    grid = budget_grid(budgets / factor, *FittedRange.of(n.tolist(), d.tolist()).tokens_per_param, SIZES)
     sizes = np.exp(grid)
     loss = predicted_loss(predictor, sizes, budgets[:, None] / factor / 6 / sizes, level)
     best = np.exp(lowest(grid, loss))
