@@ -1,12 +1,18 @@
-"""What every engine keeps: the contract of LocalEngine, on this machine, on a Ray cluster of two nodes, by submitit."""
+"""What every engine keeps: on this machine, on a Ray cluster of two nodes, by submitit, under torchrun."""
+
+import signal
+from contextlib import contextmanager
 
 import pytest
+import torch.distributed as dist
 
 from allometry.config.task import TextConfig
 from allometry.data import corpus as corpora
 from allometry.errors import UserError
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
+from allometry.lm.distributed.crew import Crew
+from allometry.lm.distributed.world import World
 from allometry.runs.engines.local import LocalEngine
 from allometry.runs.job import Job
 from allometry.runs.study import Study
@@ -50,11 +56,38 @@ def cluster():
     made.shutdown()
 
 
-@pytest.fixture(scope="module", params=[local, slurm, on_ray], ids=["local", "slurm", "ray"])
-def engine(request):
-    if request.param is on_ray:
+@contextmanager
+def crew():
+    """All processes that torchrun started: this one alone."""
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with Crew(World(dist.HashStore(), 0, 1, 0, 1, 60.0), "auto") as made:
+            yield made
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+
+
+LADDER_ENGINES = {"local": local, "slurm": slurm, "ray": on_ray}
+ENGINES = LADDER_ENGINES | {"torchrun": crew}
+
+
+def entered(request):
+    if request.param == "ray":
         request.getfixturevalue("cluster")
-    with request.param() as made:
+    return ENGINES[request.param]()
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request):
+    with entered(request) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=LADDER_ENGINES)
+def ladder_engine(request):
+    with entered(request) as made:
         yield made
 
 
@@ -132,11 +165,11 @@ def test_a_mistake_of_a_job_reaches_the_user(engine, text, tmp_path):
     assert study.records() == []
 
 
-def test_measured_steps_take_time(engine, text, tmp_path, monkeypatch):
+def test_measured_steps_take_time(ladder_engine, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = TextConfig(source="", fingerprint="")
     narrow, wide = (Recipe(batch_exponent=0.0).run(shape(width, 32), data, 1_000, 0) for width in (16, 256))
-    fast, slow = engine.measure([narrow, wide])
+    fast, slow = ladder_engine.measure([narrow, wide])
     assert 0 < fast < slow
     assert not list(tmp_path.iterdir())
 

@@ -100,14 +100,14 @@ def _assemble(folder: Path) -> dict[str, Tensor]:
             places = json.loads((file.metadata() or {}).get(PLACES, "{}"))
             for name in file.keys():  # noqa: SIM118 (no mapping)
                 parts[name].append((places.get(name, {}).get("saved_offsets", []), file.get_tensor(name)))
-    ordered = {name: [part for _, part in sorted(found, key=lambda f: f[0])] for name, found in parts.items()}
-    return {name: torch.cat(found) if len(found) > 1 else found[0] for name, found in ordered.items()}
+    ordered = {name: [part for _, part in sorted(pieces, key=lambda piece: piece[0])] for name, pieces in parts.items()}
+    return {name: torch.cat(rows) if len(rows) > 1 else rows[0] for name, rows in ordered.items()}
 
 
 def steps(parent: Path) -> list[int]:
     """The steps whose states are under ``parent``, damaged ones among them."""
-    found = (folder.name.partition("step-")[2] for folder in saved_states.committed(parent))
-    return [int(digits) for digits in found if digits.isdecimal()]
+    numbers = (folder.name.partition("step-")[2] for folder in saved_states.committed(parent))
+    return [int(digits) for digits in numbers if digits.isdecimal()]
 
 
 def name_of(step: int) -> str:

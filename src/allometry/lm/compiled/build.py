@@ -78,20 +78,20 @@ def available() -> str:
 
 @lru_cache
 def _library() -> ctypes.CDLL:
-    found = compiler()
-    if found is None:
+    compiler_path = compiler()
+    if compiler_path is None:
         raise Unavailable("they need Linux and a C++ compiler")
     try:
         folder = cache_folder()
-        path = folder / f"kernels-{_identity(found)}.so"
+        path = folder / f"kernels-{_identity(compiler_path)}.so"
         if not path.exists():
             with tempfile.TemporaryDirectory() as scratch:
-                made = Path(scratch, "kernels.so")
-                command = [found, *FLAGS, str(SOURCE), "-o", str(made)]
+                built = Path(scratch, "kernels.so")
+                command = [compiler_path, *FLAGS, str(SOURCE), "-o", str(built)]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
-                    raise Unavailable(f"{found} fails: {(done.stderr.splitlines() or ['no message'])[0]}")
-                replace_file(path, made.read_bytes())
+                    raise Unavailable(f"{compiler_path} fails: {(done.stderr.splitlines() or ['no message'])[0]}")
+                replace_file(path, built.read_bytes())
         return ctypes.CDLL(str(path))
     except (OSError, RuntimeError) as error:  # no such folder; no home
         raise Unavailable(f"they cannot be kept or loaded: {error}") from None
@@ -104,9 +104,9 @@ def cache_folder() -> Path:
     return folder
 
 
-def _identity(found: str) -> str:
+def _identity(compiler_path: str) -> str:
     """What the library depends on: source, flags, compiler, processor."""
-    version = subprocess.run([found, "--version"], capture_output=True, text=True).stdout
+    version = subprocess.run([compiler_path, "--version"], capture_output=True, text=True).stdout
     processor = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -4,8 +4,8 @@ The same function as ``nn.Decoder`` and its loss, equal to rounding, forward and
 kernels are those of :mod:`allometry.lm.compiled.build`; working memory is kept from step to step, and the backward pass
 overwrites what the forward pass kept. In BF16 weights are cast once a step; arithmetic between GEMMs is FP32.
 
-For a small model the interpreter is slower than the arithmetic. So a pass is made up once, for a shape of batch, as a
-list of calls whose arguments are all known, and then only run.
+For a small model the interpreter is slower than the arithmetic. So a pass is put together once, for a shape of batch,
+as a list of calls whose arguments are all known, and then only run.
 """
 
 from __future__ import annotations
@@ -225,32 +225,32 @@ class Step:
 
     def loss(self, model: nn.Decoder, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean loss in nats a token, with a backward pass."""
-        made = self._pass(model, tokens, targets, training=True)
-        return _Loss.apply(made, tokens, targets, *weights_in_order(model))
+        step_pass = self._pass(model, tokens, targets, training=True)
+        return _Loss.apply(step_pass, tokens, targets, *weights_in_order(model))
 
     def token_losses(self, model: nn.Decoder, tokens: Tensor, targets: Tensor) -> Tensor:
         """Loss of every token, without one: (batch, length)."""
-        made = self._pass(model, tokens, targets, training=False)
-        made.forward(tokens, targets)
-        return made.losses.clone().view(targets.shape)
+        step_pass = self._pass(model, tokens, targets, training=False)
+        step_pass.forward(tokens, targets)
+        return step_pass.losses.clone().view(targets.shape)
 
     def _pass(self, model: nn.Decoder, tokens: Tensor, targets: Tensor, training: bool) -> Pass:
         """The pass for these tokens, the last one if it still fits."""
         check(model, tokens, targets)
-        made = self._passes.get(training)
-        if made is None or made.signature != _signature(model, tokens.shape):
-            self._passes.pop(training, None)  # before the new one is made
-            made = self._passes[training] = Pass(model, tuple(tokens.shape), self.dtype, training)
-        return made
+        step_pass = self._passes.get(training)
+        if step_pass is None or step_pass.signature != _signature(model, tokens.shape):
+            self._passes.pop(training, None)  # before the new one exists
+            step_pass = self._passes[training] = Pass(model, tuple(tokens.shape), self.dtype, training)
+        return step_pass
 
 
 def step(dtype: torch.dtype) -> Step | None:
     """A step by kernels; None, with one line on standard error, on a machine that has none."""
-    return None if _told() else Step(dtype)
+    return None if _unavailable() else Step(dtype)
 
 
 @lru_cache
-def _told() -> str:
+def _unavailable() -> str:
     why = available()
     if why:
         print(f"no compiled kernels ({why}): training goes on without, several times slower", file=sys.stderr)
@@ -259,24 +259,24 @@ def _told() -> str:
 
 class _Loss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, made: Pass, tokens: Tensor, targets: Tensor, *weights: Tensor) -> Tensor:
-        made.forward(tokens, targets)
-        ctx.made, ctx.stamp = made, made.stamp
-        return made.losses.mean(dtype=torch.float64).float()
+    def forward(ctx, step_pass: Pass, tokens: Tensor, targets: Tensor, *weights: Tensor) -> Tensor:
+        step_pass.forward(tokens, targets)
+        ctx.step_pass, ctx.stamp = step_pass, step_pass.stamp
+        return step_pass.losses.mean(dtype=torch.float64).float()
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        if ctx.stamp != ctx.made.stamp:
+        if ctx.stamp != ctx.step_pass.stamp:
             raise RuntimeError("backward: another loss was computed since, or this one's backward pass was taken")
-        return None, None, None, *ctx.made.backward(grad.item())
+        return None, None, None, *ctx.step_pass.backward(grad.item())
 
 
 def weights_in_order(model: nn.Decoder) -> list[Tensor]:
     """All weights in the order in which the forward pass meets them."""
-    found = [model.embedding.weight]
+    weights = [model.embedding.weight]
     for block in model.stack.blocks:
-        found += [layer.weight for layer in (block.attention.qkv, block.attention.out, block.mlp.up, block.mlp.down)]
-    return [*found, model.readout.weight]
+        weights += [layer.weight for layer in (block.attention.qkv, block.attention.out, block.mlp.up, block.mlp.down)]
+    return [*weights, model.readout.weight]
 
 
 def _signature(model: nn.Decoder, shape: tuple[int, int]) -> tuple:

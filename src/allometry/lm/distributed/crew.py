@@ -79,6 +79,8 @@ class Crew:
         """
         for each in jobs:
             for config in each.configs:
+                if study.record(config.id) is not None:
+                    continue
                 if config.trainer.name != "built_in":
                     raise UserError(f"trainer {config.trainer.name}: only the built-in one trains under torchrun")
                 job = replace(each, configs=(config,))

@@ -77,8 +77,8 @@ def load(
 
     ``places`` are folders of states, each with the last step that counts there. ``say`` hears of damaged ones.
     """
-    found = world.share(lambda: _find(places, say, claim))
-    if found is None:
+    newest = world.share(lambda: _find(places, say, claim))
+    if newest is None:
         return None
     state = {}
     for name, parameter in model.named_parameters():
@@ -86,8 +86,8 @@ def load(
         moments["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
         optimizer.state[parameter] = moments
         state |= {f"{key}.{name}": value for key, value in [("model", parameter.detach()), *moments.items()]}
-    _read(Path(found["folder"]), state)
-    return found["meta"]
+    _read(Path(newest["folder"]), state)
+    return newest["meta"]
 
 
 def _read(folder: Path, state: dict[str, Tensor]) -> None:
@@ -101,14 +101,14 @@ def _read(folder: Path, state: dict[str, Tensor]) -> None:
 
 
 def _find(places: Sequence[tuple[Path, int]], say: Callable[[str], None], claim: Claim) -> dict[str, Any] | None:
-    found = []
+    states = []
     for parent, last in places:
         folder = saved_states.newest(parent, say, name_of(last))
         with claim:  # what is damaged must not count among the two that are kept
             saved_states.delete(parent, folder.name if folder else "", name_of(last))
         if folder is not None:
-            found.append({"folder": str(folder.resolve()), "meta": json.loads((folder / META).read_text())})
-    return max(found, key=lambda state: state["meta"]["step"], default=None)
+            states.append({"folder": str(folder.resolve()), "meta": json.loads((folder / META).read_text())})
+    return max(states, key=lambda state: state["meta"]["step"], default=None)
 
 
 def _cause(error: CheckpointException) -> str:

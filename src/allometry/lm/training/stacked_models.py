@@ -43,7 +43,7 @@ class Stack:
             for parameter, value, grad in zip(own, stacked.detach().unbind(), stacked.grad.unbind(), strict=True):
                 parameter.data, parameter.grad = value, grad
 
-        self._made: _Pass | None = None
+        self._kernels: _Pass | None = None
 
     def backward(self, tokens: Tensor, targets: Tensor) -> list[float]:
         """Each model's mean loss of its own batch, from (models, batch, length); adds to the gradients, from zero."""
@@ -52,10 +52,10 @@ class Stack:
             losses.sum().backward()
             return losses.detach().mean(1).tolist()
         signature = (*tokens.shape, over_rows(1))
-        if self._made is None or self._made.key != signature:
-            self._made = None  # before the new one is made
-            self._made = _Pass(self, tokens.shape, signature)
-        return self._made.step(tokens, targets)
+        if self._kernels is None or self._kernels.key != signature:
+            self._kernels = None  # before the new one exists
+            self._kernels = _Pass(self, tokens.shape, signature)
+        return self._kernels.step(tokens, targets)
 
     def zero_grad(self) -> None:
         """Gradients to zero, in place: the models hold views of them."""

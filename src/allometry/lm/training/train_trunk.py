@@ -168,7 +168,7 @@ class _TrunkTraining:
         if shared is not None and shared[1]["step"] > self.trunk_saved:
             checkpoint.save_state(self.trunk_path, *shared, self.claim)
             self.trunk_saved = shared[1]["step"]
-        elif on_trunk:
+        elif shared is not None and on_trunk:
             checkpoint.save_state(own_path, *shared, self.claim)
         if not on_trunk:
             checkpoint.save_state(own_path, *self.member.capture(), self.claim)

@@ -45,6 +45,7 @@ class Relay:
 
     def send(self, message: str) -> None:
         """Hand a job to the training process."""
+        assert self._process.stdin is not None
         self._process.stdin.write(message + "\n")
         self._process.stdin.flush()
 
@@ -60,6 +61,7 @@ class Relay:
 
     def leave(self) -> None:
         """Let it save its training and end."""
+        assert self._process.stdin is not None
         self._process.terminate()
         self._process.stdin.close()
         try:
@@ -68,6 +70,7 @@ class Relay:
             self._process.kill()
 
     def _listen(self) -> None:
+        assert self._process.stdout is not None
         for line in self._process.stdout:
             self._lines.put(line)
         self._lines.put(None)

@@ -32,6 +32,8 @@ LOGS = "slurm"  # in the study: what submitit writes
 def serve(message: dict[str, Any], events: str, threads: int, device: str) -> None:
     """What a job of the cluster runs: a training process with one message; its events go to a file, the last wins."""
     process = start_worker(threads, device)
+    assert process.stdin is not None
+    assert process.stdout is not None
     process.stdin.write(json.dumps(message) + "\n")
     process.stdin.close()
     for line in process.stdout:
