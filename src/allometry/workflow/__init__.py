@@ -30,8 +30,8 @@ Nothing is printed. A ``Listener`` receives what happens, as the events of :mod:
 from ..config.study import StudyConfig
 from ..planning import Outcome, Plan
 from ..runs.hooks import Progress
+from .budget_left import resume_plan
 from .early_warning import EarlyWarning
-from .fit_runs import evidence, fit_isoflop, fit_runs, load_fit
 from .ladder_cost import LadderCost, RunCost
 from .listener import (
     Event,
@@ -48,11 +48,11 @@ from .listener import (
 from .main_job import conclude, quickstart, train_ladder
 from .monitor import Monitor
 from .outcome import planned_run, record_outcome
-from .resume_plan import resume_plan
 from .runs_under_way import RunState, RunsUnderWay
 from .session import StudySession, open_study
+from .single_run import train_plan, train_run
+from .study_fit import evidence, fit_isoflop, fit_runs, load_fit
 from .study_plan import plan, refuse_model_options
-from .train_plan import train_plan, train_run
 
 __all__ = [
     "EarlyWarning",
