@@ -10,8 +10,10 @@ from typing import Protocol
 import torch
 
 from ... import nn
+from ...errors import UserError
 from ...tasks.contract import Task
 from .. import device as devices
+from ..decoder import LanguageModel
 from .member import Member
 from .memory import Fit, fit
 from .stacked_models import Stack
@@ -50,7 +52,10 @@ class Stacked:
 
     def __init__(self, members: Sequence[Member]):
         self.members = members
-        self.stack = Stack([member.model for member in members])
+        models = [member.model for member in members if isinstance(member.model, LanguageModel)]
+        if len(models) < len(members):
+            raise UserError("only models of the built-in decoder are trained as one")
+        self.stack = Stack(models)
 
     def backward(self, places: Sequence[tuple[int, int]]) -> list[float]:
         batches = [member.task.batch(*place) for member, place in zip(self.members, places, strict=True)]

@@ -31,7 +31,7 @@ class Factors(NamedTuple):
 
 
 @contextmanager
-def accumulation(parts: int):
+def accumulation(parts: float):
     """Context in which each backward pass is one of ``parts`` equal pieces of a batch; their gradients are summed.
 
     The gradient of a weight carries rows^-½, so the plain sum of k pieces would be √k times the gradient of the whole.
