@@ -115,14 +115,14 @@ class Ours:
 
     def __init__(self, model: DecoderConfig, batch: int, corpus: Corpus):
         begin = time.perf_counter()
-        found = {}
+        candidates = {}
         for precision in ("fp32", "bf16"):
             self.config = our_config(model, batch, 10**9, precision)
             self.pieces = begin_training(self.config, corpus)
             self.run(WARM)
-            found[precision] = self.run(6), self.pieces, self.config
-        self.precision = "bf16" if found["bf16"][0] > 1.1 * found["fp32"][0] else "fp32"
-        _, self.pieces, self.config = found[self.precision]
+            candidates[precision] = self.run(6), self.pieces, self.config
+        self.precision = "bf16" if candidates["bf16"][0] > 1.1 * candidates["fp32"][0] else "fp32"
+        _, self.pieces, self.config = candidates[self.precision]
         self.ready = time.perf_counter() - begin
 
     def run(self, steps: int) -> float:
@@ -258,13 +258,13 @@ def measure_loss(size: str, tokens: int, corpus: Corpus) -> dict[str, object]:
     model = shape(width, CONTEXT)
     windows = held_out_windows(corpus.held_out, CONTEXT, 512)
     steps = tokens // (batch * CONTEXT)
-    found: dict[str, object] = {"tokens": steps * batch * CONTEXT}
+    result: dict[str, object] = {"tokens": steps * batch * CONTEXT}
     for precision in ("fp32", "bf16"):
         config = our_config(model, batch, steps * batch * CONTEXT, precision)
         pieces = begin_training(config, corpus)
         member = pieces.member
         advance([member], [config], pieces, config.schedule.steps, lambda: None)
-        found[f"ours, {precision}"] = round(member.task.evaluate(member.model)["loss"].value, 4)
+        result[f"ours, {precision}"] = round(member.task.evaluate(member.model)["loss"].value, 4)
     warm = max(1, steps // 20)
     for lr in RATES:
         torch.compiler.reset()
@@ -273,11 +273,11 @@ def measure_loss(size: str, tokens: int, corpus: Corpus) -> dict[str, object]:
             steps - peer.step,
             lambda step, lr=lr: lr * min(1, (step + 1) / warm) * (1 - max(0, step - warm) / (steps - warm)),
         )
-        found[f"compiled, rate {lr:g}"] = round(peer.held_out(windows), 4)
+        result[f"compiled, rate {lr:g}"] = round(peer.held_out(windows), 4)
     peer = Trainer(model, batch, corpus)
     peer.run(steps, warm=0)
-    found["trainer"] = round(peer.held_out(windows), 4)
-    return found
+    result["trainer"] = round(peer.held_out(windows), 4)
+    return result
 
 
 def main() -> None:
@@ -293,13 +293,13 @@ def main() -> None:
     corpus = read_corpus("stdlib")
     for size in given.sizes:
         if given.what == "speed":
-            key, found = f"{size}, {given.threads} threads", measure_speed(size, given.threads, given.rounds, corpus)
+            key, row = f"{size}, {given.threads} threads", measure_speed(size, given.threads, given.rounds, corpus)
         else:
-            key, found = size, measure_loss(size, given.tokens, corpus)
-        print(given.what, key, json.dumps(found, indent=1), flush=True)
+            key, row = size, measure_loss(size, given.tokens, corpus)
+        print(given.what, key, json.dumps(row, indent=1), flush=True)
         result = json.loads(given.output.read_text()) if given.output.exists() else {}
         result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, PyTorch {torch.__version__}"
-        result.setdefault(given.what, {})[key] = found
+        result.setdefault(given.what, {})[key] = row
         write_json(given.output, result)
 
 
