@@ -98,7 +98,7 @@ def test_a_run_that_ends_in_a_spike_has_diverged(tmp_path, monkeypatch):
 class InProcess:
     """An engine that trains in this process."""
 
-    def train(self, study, jobs, listener):
+    def train(self, study, jobs, on_event):
         for job in jobs:
             train(job.configs, trials.TEXT, study, job.kind, retry_of=job.retry_of)
 

@@ -115,14 +115,14 @@ def test_a_worker_that_is_killed_is_replaced_aloud(tmp_path):
     notes, killed = [], []
     with LocalEngine(workers=1) as engine:
 
-        def listener(event):
+        def on_event(event):
             if event["event"] == "recorded" and not killed:  # the longer one is under way
                 killed.append(event["id"])
                 os.kill(engine._processes[0].pid, signal.SIGKILL)
             if event["event"] == "note":
                 notes.append(event["text"])
 
-        engine.train(where, [Job(tuple(trials.configs(*lengths)), "ladder")], listener)
+        engine.train(where, [Job(tuple(trials.configs(*lengths)), "ladder")], on_event)
     assert killed
     assert len(notes) == 1
     assert "killed, out of memory perhaps" in notes[0]

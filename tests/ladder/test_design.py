@@ -23,20 +23,20 @@ DATA = TextConfig(source="text", fingerprint="f")
 SPEED = Speed(Throughput(0.001, 1e-8, 1.5e-11), Throughput(0.0015, 5e-9, 1e-11), workers=2)
 
 
-def made(minutes, speed=SPEED, tokens=30_000_000, **more):
+def design_of(minutes, speed=SPEED, tokens=30_000_000, **more):
     return make_design(StudyConfig(minutes=minutes, **more), DATA, tokens, speed)
 
 
 @pytest.mark.parametrize("minutes", [3, 5, 20, 120, 2000])
 def test_the_whole_fits_the_minutes_and_uses_them(minutes):
-    one = made(minutes, tokens=10**10)
+    one = design_of(minutes, tokens=10**10)
     total = one.ladder_seconds + one.target_seconds + FIXED_SECONDS
     assert 0.85 * 60 * minutes < total <= 60 * minutes
 
 
 @pytest.mark.parametrize("minutes", [3, 5, 60])
 def test_five_sizes_three_lengths_and_two_ratios_each(minutes):
-    rungs_ = made(minutes).rungs
+    rungs_ = design_of(minutes).rungs
     sizes = {rung.num_params for rung in rungs_}
     assert len(sizes) >= 5
     for size in sizes:
@@ -56,43 +56,43 @@ def _ladder_seconds(flops):
 
 
 def test_more_minutes_are_never_a_smaller_ladder():
-    flops = [made(minutes, tokens=10**10).largest.flops for minutes in (3, 5, 10, 30, 100, 1000)]
+    flops = [design_of(minutes, tokens=10**10).largest.flops for minutes in (3, 5, 10, 30, 100, 1000)]
     assert flops == sorted(flops)
 
 
 def test_the_target_is_eight_times_the_largest_rung():
-    one = made(5)
+    one = design_of(5)
     assert one.target_flops == pytest.approx(TARGET_RATIO * max(rung.flops for rung in one.rungs))
 
 
 def test_too_few_minutes_name_the_least_and_the_least_is_enough():
-    with pytest.raises(UserError, match="the least is") as told:
-        made(0.5)
-    least = float(str(told.value).rsplit(" ", 1)[1])
-    assert made(least).rungs
+    with pytest.raises(UserError, match="the least is") as refusal:
+        design_of(0.5)
+    least = float(str(refusal.value).rsplit(" ", 1)[1])
+    assert design_of(least).rungs
 
 
 def test_too_little_text_is_refused():
     with pytest.raises(UserError, match="tokens of training text are too few"):
-        made(5, tokens=20_000)
+        design_of(5, tokens=20_000)
 
 
 def test_the_sweep_varies_rate_and_batch_around_the_recipe():
-    sweep = made(5).sweep
+    sweep = design_of(5).sweep
     assert {run.train.lr for run in sweep} == {0.25, 0.5, 1.0}
     assert {run.train.batch_tokens for run in sweep} == {256, 512, 1024}
     assert len({run.num_params for run in sweep}) == 1
-    assert made(5, sweep=False).sweep == ()
+    assert design_of(5, sweep=False).sweep == ()
 
 
 def test_a_design_survives_its_file():
-    one = made(5)
+    one = design_of(5)
     assert Design.from_json(one.to_json()) == one
 
 
 def test_runs_of_one_trunk_go_together_and_recorded_ones_are_left_out(tmp_path):
     study = Study.create(tmp_path / "s", {})
-    one = made(5)
+    one = design_of(5)
     groups = missing_jobs(study, one.rungs_by(Recipe(lr=0.3)), "ladder")
     assert len(groups) == 5
     assert sorted(len(job.configs) for job in groups) == [3] * 5
@@ -114,7 +114,7 @@ def test_widths_and_tokens_may_be_given_instead():
 
 def test_rates_and_seeds_of_one_shape_are_one_job_when_batched(tmp_path):
     study = Study.create(tmp_path / "s", {})
-    sweep = made(5).sweep
+    sweep = design_of(5).sweep
     assert sorted(len(job.configs) for job in missing_jobs(study, sweep, "sweep")) == [2] * 5
     together = missing_jobs(study, sweep, "sweep", batched=True)
     assert sorted(len(job.configs) for job in together) == [2, 2, 6]
@@ -127,7 +127,7 @@ def test_rates_and_seeds_of_one_shape_are_one_job_when_batched(tmp_path):
 
 def test_a_batched_job_that_was_cut_short_is_the_same_again(tmp_path):
     study = Study.create(tmp_path / "s", {})
-    sweep = made(5).sweep
+    sweep = design_of(5).sweep
     (whole,) = (job for job in missing_jobs(study, sweep, "sweep", batched=True) if len(job.configs) == 6)
     for run in whole.configs[:5]:
         study.save(record(run, kind="sweep"), [])
@@ -143,6 +143,6 @@ def test_a_batched_job_that_was_cut_short_is_the_same_again(tmp_path):
 )
 def test_the_sweep_is_batched_where_that_is_faster(gain, workers, batched):
     """With a core for every trunk it is not."""
-    one = made(5, replace(SPEED, batched=gain, workers=workers))
+    one = design_of(5, replace(SPEED, batched=gain, workers=workers))
     assert one.batched is batched
     assert Design.from_json(one.to_json()) == one

@@ -93,10 +93,10 @@ def test_a_sweep_is_a_star_of_five_at_each_length():
 def test_measuring_a_planted_sweep_finds_the_plant(x, z, bend_lr, bend_batch):
     """The best rate, and the largest batch that costs no more than the tolerance."""
     recipe, records = swept(0.5 * 2**x, 512 * 2**z, bend_lr, bend_batch)
-    found, evidence = measure_recipe(recipe, records)
-    assert found.lr == pytest.approx(0.5 * 2**x, rel=0.006)  # rounded to three digits
+    measured, evidence = measure_recipe(recipe, records)
+    assert measured.lr == pytest.approx(0.5 * 2**x, rel=0.006)  # rounded to three digits
     reach = min(1.5, z + math.sqrt(BATCH_TOLERANCE / bend_batch))
-    assert found.batch_tokens == pytest.approx(512 * 2**reach, rel=0.003)  # rounded to a whole token
+    assert measured.batch_tokens == pytest.approx(512 * 2**reach, rel=0.003)  # rounded to a whole token
     assert evidence["lr_curvature"] == pytest.approx(bend_lr, rel=1e-6)
     assert evidence["batch_curvature"] == pytest.approx(bend_batch, rel=1e-6)
     assert evidence["cost_of_half_lr"] == pytest.approx(math.expm1(bend_lr), rel=1e-6)
@@ -107,18 +107,18 @@ def test_measuring_a_planted_sweep_finds_the_plant(x, z, bend_lr, bend_batch):
 
 @pytest.mark.parametrize(("best", "edge"), [(50, 0.5 * 2**1.5), (0.001, 0.5 * 2**-1.5)])
 def test_a_best_beyond_the_sweep_is_met_at_its_edge_and_said(best, edge):
-    found, evidence = measure_recipe(*swept(best, 512))
-    assert found.lr == pytest.approx(edge, rel=0.005)
+    measured, evidence = measure_recipe(*swept(best, 512))
+    assert measured.lr == pytest.approx(edge, rel=0.005)
     assert evidence["at_edge"]
 
 
 def test_losses_that_bend_the_wrong_way_lead_to_the_better_end():
     """The doubled rate is better than the halved one."""
     recipe, records = swept(0.45, 512, bend_lr=-0.02)
-    found, _ = measure_recipe(recipe, records)
+    measured, _ = measure_recipe(recipe, records)
     losses = {r.config.train.lr: r.loss for r in records if r.config.train.batch_tokens == 512}
     better = min((0.25, 1.0), key=losses.__getitem__)
-    assert (found.lr > recipe.lr) == (better > recipe.lr)
+    assert (measured.lr > recipe.lr) == (better > recipe.lr)
 
 
 def test_a_diverged_run_is_left_out_and_the_rest_still_measures():
@@ -126,9 +126,9 @@ def test_a_diverged_run_is_left_out_and_the_rest_still_measures():
     recipe, records = swept(0.4, 512)
     lost = next(i for i, r in enumerate(records) if r.config.train.lr == 1.0 and r.config.train.tokens == 200_000)
     records[lost] = record(records[lost].config, loss=None, kind="sweep", status="diverged")
-    found, _ = measure_recipe(recipe, records)
-    assert found.lr == pytest.approx(0.4, rel=0.006)
-    assert found.measured == "9 runs of 2 (size, tokens)"
+    measured, _ = measure_recipe(recipe, records)
+    assert measured.lr == pytest.approx(0.4, rel=0.006)
+    assert measured.measured == "9 runs of 2 (size, tokens)"
 
 
 def test_fewer_than_three_rates_are_a_users_matter():

@@ -48,12 +48,12 @@ def cluster():
     utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed: pip install 'allometry[ray]'")
     import ray
 
-    made = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    made.add_node(num_cpus=1)
-    ray.init(made.address, log_to_driver=False, logging_level="ERROR")
-    yield made
+    nodes = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    nodes.add_node(num_cpus=1)
+    ray.init(nodes.address, log_to_driver=False, logging_level="ERROR")
+    yield nodes
     ray.shutdown()
-    made.shutdown()
+    nodes.shutdown()
 
 
 @contextmanager
@@ -62,8 +62,8 @@ def crew():
     handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        with Crew(World(dist.HashStore(), 0, 1, 0, 1, 60.0), "auto") as made:
-            yield made
+        with Crew(World(dist.HashStore(), 0, 1, 0, 1, 60.0), "auto") as engine:
+            yield engine
     finally:
         for number, handler in handlers:
             signal.signal(number, handler)
@@ -81,14 +81,14 @@ def entered(request):
 
 @pytest.fixture(scope="module", params=ENGINES)
 def engine(request):
-    with entered(request) as made:
-        yield made
+    with entered(request) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="module", params=LADDER_ENGINES)
 def ladder_engine(request):
-    with entered(request) as made:
-        yield made
+    with entered(request) as engine:
+        yield engine
 
 
 def study_of(path, text):
@@ -119,7 +119,7 @@ def test_a_node_that_is_killed_at_work_costs_nothing_but_time(cluster, text, tmp
     jobs = jobs_of(data, tokens=250_000, widths=(16, 24, 32, 40))
     doomed, busy, heard = cluster.add_node(num_cpus=1), set(), []
 
-    def listener(event):
+    def on_event(event):
         heard.append(event)
         before = len(busy)
         if event["event"] == "progress":
@@ -127,17 +127,17 @@ def test_a_node_that_is_killed_at_work_costs_nothing_but_time(cluster, text, tmp
         if before < len(busy) == 3:  # all three are at work, one of them on the node that is to go
             cluster.remove_node(doomed)
 
-    with on_ray() as made:
-        assert made.workers == 3
-        made.train(study, jobs, listener)
-    with local() as made:
-        made.train(calm, jobs)
+    with on_ray() as engine:
+        assert engine.workers == 3
+        engine.train(study, jobs, on_event)
+    with local() as engine:
+        engine.train(calm, jobs)
     assert any("another goes on" in event.get("text", "") for event in heard)
     assert [record.loss for record in study.records()] == [record.loss for record in calm.records()]
     assert len(study.records()) == len(jobs)
     assert all(len(finishes(study, job.configs[0].id)) == 1 for job in jobs)
-    told = [event["id"] for event in heard if event["event"] == "recorded"]
-    assert len(told) == len(set(told)) == len(jobs)
+    recorded = [event["id"] for event in heard if event["event"] == "recorded"]
+    assert len(recorded) == len(set(recorded)) == len(jobs)
 
 
 def test_all_jobs_are_trained_and_told_of_once(engine, text, tmp_path):
@@ -178,7 +178,7 @@ def test_engines_that_cannot_be_had_say_so_in_a_line(monkeypatch):
     from allometry.runs.engines.ray_cluster import RayEngine
     from allometry.runs.engines.slurm import SlurmEngine
 
-    for name, made, words in (("ray", RayEngine(), "allometry\\[ray\\]"), ("submitit", SlurmEngine(), "[slurm]")):
+    for name, engine, words in (("ray", RayEngine(), "allometry\\[ray\\]"), ("submitit", SlurmEngine(), "[slurm]")):
         monkeypatch.setitem(__import__("sys").modules, name, None)
-        with pytest.raises(UserError, match=words), made:
+        with pytest.raises(UserError, match=words), engine:
             pass

@@ -88,14 +88,14 @@ def test_a_job_whose_worker_is_killed_again_and_again_ends_in_one_line(text, tmp
     with LocalEngine(workers=1) as engine:
         notes = []
 
-        def listener(event):
+        def on_event(event):
             if event["event"] == "note":
                 notes.append(event["text"])
             else:  # the first sign of life is the moment to kill it
                 os.kill(engine._processes[0].pid, signal.SIGKILL)
 
         with pytest.raises(UserError, match=r"died 3 times .*out of memory perhaps.*the same command again"):
-            engine.train(study, [job], listener)
+            engine.train(study, [job], on_event)
     assert len(notes) == 2
     assert study.records() == []
 
@@ -107,12 +107,12 @@ def test_leaving_the_engine_saves_the_training(text, tmp_path):
     class Enough(Exception):
         pass
 
-    def listener(event):
+    def on_event(event):
         if event["tokens"] > 5_000:
             raise Enough
 
     with pytest.raises(Enough), LocalEngine(workers=1) as engine:
-        engine.train(study, [Job((config,), "ladder")], listener)
+        engine.train(study, [Job((config,), "ladder")], on_event)
     assert study.trunk_path(config.trunk).exists()
 
 

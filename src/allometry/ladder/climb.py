@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..config.run import RunConfig
 from ..runs.engines.contract import Engine, silent
-from ..runs.hooks import Listener
+from ..runs.hooks import EventHandler
 from ..runs.job import Job
 from ..runs.study import Study
 from ..runs.trunks import groups
@@ -18,7 +18,7 @@ from .sweep import measure_recipe
 RETRY_RATE = 0.5  # a run that diverged is tried again at this share of its learning rate
 
 
-def run_sweep(study: Study, design: Design, engine: Engine, listener: Listener = silent) -> Recipe:
+def run_sweep(study: Study, design: Design, engine: Engine, on_event: EventHandler = silent) -> Recipe:
     """Train the runs of the sweep that are missing, and measure the recipe from all of them.
 
     A design without a sweep keeps the recipe that it was given. The recipe is written to ``recipe.json``.
@@ -28,25 +28,25 @@ def run_sweep(study: Study, design: Design, engine: Engine, listener: Listener =
     """
     recipe, evidence = design.recipe, {}
     if design.sweep:
-        engine.train(study, missing_jobs(study, design.sweep, "sweep", design.batched), listener)
+        engine.train(study, missing_jobs(study, design.sweep, "sweep", design.batched), on_event)
         recipe, evidence = measure_recipe(design.recipe, [study.ended(config.id) for config in design.sweep])
     study.write("recipe.json", recipe.to_json() | {"evidence": evidence})
     return recipe
 
 
-def train_rungs(study: Study, design: Design, recipe: Recipe, engine: Engine, listener: Listener = silent) -> None:
+def train_rungs(study: Study, design: Design, recipe: Recipe, engine: Engine, on_event: EventHandler = silent) -> None:
     """Train the rungs that are missing, by a recipe; a rung that diverges is tried again as often as the study asks.
 
     Raises:
         UserError: a process died; the runs that are recorded stay.
     """
     rungs = design.rungs_by(recipe)
-    engine.train(study, missing_jobs(study, rungs, "ladder"), listener)
+    engine.train(study, missing_jobs(study, rungs, "ladder"), on_event)
     retry_of: dict[str, str] = {}
     attempts = rungs
     for _ in range(study.settings().get("study", {}).get("retries", 0)):
         attempts = [retry for config in attempts if (retry := _retry(study, config, retry_of)) is not None]
-        engine.train(study, missing_jobs(study, attempts, "ladder", retry_of=retry_of), listener)
+        engine.train(study, missing_jobs(study, attempts, "ladder", retry_of=retry_of), on_event)
     for config in rungs:  # a run of the sweep whose settings happen to be the recipe's is a rung as well
         record = study.ended(config.id)
         if record.kind == "sweep":

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from .record import RunRecord
 
-Listener = Callable[[dict[str, Any]], None]  # called with every event of a training, a JSON value
+EventHandler = Callable[[dict[str, Any]], None]  # called with every event of a training, a JSON value
 
 
 class Interrupted(Exception):
@@ -39,12 +39,12 @@ class Hooks:
     should_stop: Callable[[], bool] = lambda: False
 
     @classmethod
-    def to(cls, listener: Listener, should_stop: Callable[[], bool] = lambda: False) -> Self:
-        """Hooks that send all they are called with to ``listener``, as the events of an engine."""
+    def to(cls, on_event: EventHandler, should_stop: Callable[[], bool] = lambda: False) -> Self:
+        """Hooks that send all they are called with to ``on_event``, as the events of an engine."""
         return cls(
-            report=lambda progress: listener({"event": "progress", **asdict(progress)}),
-            recorded=lambda record: listener({"event": "recorded", "id": record.id}),
-            note=lambda run, text: listener({"event": "note", "id": run, "text": text}),
+            report=lambda progress: on_event({"event": "progress", **asdict(progress)}),
+            recorded=lambda record: on_event({"event": "recorded", "id": record.id}),
+            note=lambda run, text: on_event({"event": "note", "id": run, "text": text}),
             should_stop=should_stop,
         )
 

@@ -19,7 +19,7 @@ from typing import Any
 from ..config.run import RunConfig
 from ..errors import UserError
 from ..runs.claims import Fenced, Taken
-from ..runs.hooks import Hooks, Interrupted, Listener
+from ..runs.hooks import EventHandler, Hooks, Interrupted
 from ..runs.job import Job
 from ..runs.study import Study
 from .catalog import trainer_named
@@ -29,7 +29,7 @@ from .contract import Trainer
 class Worker:
     """Serves messages, each by the trainer that its runs name; a trainer is made once."""
 
-    def __init__(self, send: Listener, should_stop: Callable[[], bool]):
+    def __init__(self, send: EventHandler, should_stop: Callable[[], bool]):
         self.send, self.should_stop = send, should_stop
         self._trainers: dict[str, Trainer] = {}
 

@@ -29,7 +29,7 @@ from ...errors import UserError
 from ...runs import saved_states
 from ...runs.claims import Claim, Taken
 from ...runs.engines.contract import silent
-from ...runs.hooks import Hooks, Interrupted, Listener
+from ...runs.hooks import EventHandler, Hooks, Interrupted
 from ...runs.job import Job
 from ...runs.study import Study
 from ...tasks.catalog import task_named
@@ -71,7 +71,7 @@ class Crew:
             self.world.leave()
         self.world.part()
 
-    def train(self, study: Study, jobs: Sequence[Job], listener: Listener = silent) -> None:
+    def train(self, study: Study, jobs: Sequence[Job], on_event: EventHandler = silent) -> None:
         """Train the jobs' runs, one after another.
 
         Raises:
@@ -87,7 +87,7 @@ class Crew:
                 message = {"study": str(study.path.resolve()), "parallel": self.parallel} | job.to_json()
                 self.world.share(lambda message=message: message)
                 try:
-                    train_run(self.world, study, job, self.parallel, Hooks.to(listener, self.stopped))
+                    train_run(self.world, study, job, self.parallel, Hooks.to(on_event, self.stopped))
                 except Interrupted:
                     raise KeyboardInterrupt from None
 

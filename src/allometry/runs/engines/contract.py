@@ -7,13 +7,13 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from ...config.run import RunConfig
-from ..hooks import Listener
+from ..hooks import EventHandler
 from ..job import Job
 from ..study import Study
 
 
 def silent(event: dict) -> None:
-    """A listener that does nothing."""
+    """The handler that ignores every event."""
 
 
 class Engine(Protocol):
@@ -30,10 +30,10 @@ class Engine(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
 
-    def train(self, study: Study, jobs: Sequence[Job], listener: Listener = silent) -> None:
+    def train(self, study: Study, jobs: Sequence[Job], on_event: EventHandler = silent) -> None:
         """Train all jobs, the longest first, until each of their runs has a record in the study.
 
-        ``listener`` is called with progress, notes and every record, as they come. Jobs that another process is
+        ``on_event`` is called with progress, notes and every record, as they come. Jobs that another process is
         training are waited for, and taken over when it dies.
 
         Raises:

@@ -9,7 +9,7 @@ from typing import Any
 from ...config.run import RunConfig
 from ...errors import UserError
 from ..claims import Observer
-from ..hooks import Listener
+from ..hooks import EventHandler
 from ..job import Job
 from ..study import Study
 from .contract import silent
@@ -34,12 +34,12 @@ class JobQueue:
 
     An engine calls :meth:`take` whenever it has a free worker, :meth:`pass_on` for each event of a worker, and
     :meth:`done`, :meth:`taken` or :meth:`died` when the worker has ended the job. While :attr:`open` it asks again, at
-    least twice a second if it got nothing. ``listener`` is called with all events of the workers, with the runs that
+    least twice a second if it got nothing. ``on_event`` is called with all events of the workers, with the runs that
     other processes record, and with notes.
     """
 
-    def __init__(self, study: Study, jobs: Sequence[Job], listener: Listener = silent):
-        self.study, self.listener = study, listener
+    def __init__(self, study: Study, jobs: Sequence[Job], on_event: EventHandler = silent):
+        self.study, self.on_event = study, on_event
         self._waiting = sorted(jobs, key=lambda job: -job.seconds)
         self._out: list[Turn] = []
         self._observer = Observer(study.claims_path)
@@ -71,10 +71,10 @@ class JobQueue:
         return None
 
     def pass_on(self, event: dict[str, Any]) -> None:
-        """Give an event of a worker to the listener."""
+        """Pass on an event of a worker."""
         if event["event"] == "recorded":
             self._reported.add(event["id"])
-        self.listener(event)
+        self.on_event(event)
 
     def done(self, turn: Turn) -> None:
         """The worker has trained the job."""
@@ -115,11 +115,11 @@ class JobQueue:
                 complete = False
             elif config.id not in self._reported:
                 self._reported.add(config.id)
-                self.listener({"event": "recorded", "id": config.id})
+                self.on_event({"event": "recorded", "id": config.id})
         return complete
 
     def _record_exists(self, config: RunConfig) -> bool:
         return (self.study.run_path(config.id) / "record.json").exists()
 
     def _note(self, job: Job, text: str) -> None:
-        self.listener({"event": "note", "id": job.configs[0].id, "text": text})
+        self.on_event({"event": "note", "id": job.configs[0].id, "text": text})

@@ -20,7 +20,7 @@ from typing import Any, Self
 from ...config.run import RunConfig
 from ...errors import UserError
 from ..cost import memory_share
-from ..hooks import Listener
+from ..hooks import EventHandler
 from ..job import Job
 from ..machine import cores
 from ..study import Study
@@ -76,9 +76,9 @@ class LocalEngine:
             for process in self._processes:
                 process.wait()
 
-    def train(self, study: Study, jobs: Sequence[Job], listener: Listener = silent) -> None:
+    def train(self, study: Study, jobs: Sequence[Job], on_event: EventHandler = silent) -> None:
         """See :meth:`.contract.Engine.train`."""
-        jobs_left = JobQueue(study, jobs, listener)
+        jobs_left = JobQueue(study, jobs, on_event)
         at_work: dict[Worker, Turn] = {}
         looked = 0.0
         while jobs_left.open:
@@ -144,6 +144,6 @@ class LocalEngine:
 
     def _send(self, process: Worker, message: dict[str, Any]) -> None:
         assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died, which its listener notices
+        with contextlib.suppress(BrokenPipeError):  # it died; the thread that reads its events notices
             process.stdin.write(json.dumps(message) + "\n")
             process.stdin.flush()

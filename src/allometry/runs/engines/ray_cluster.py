@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from ...config.run import RunConfig
 from ...errors import UserError
-from ..hooks import Listener
+from ..hooks import EventHandler
 from ..job import Job
 from ..study import Study
 from .contract import silent
@@ -122,10 +122,10 @@ class RayEngine:
         if self._ours:
             self._ray.shutdown()
 
-    def train(self, study: Study, jobs: Sequence[Job], listener: Listener = silent) -> None:
+    def train(self, study: Study, jobs: Sequence[Job], on_event: EventHandler = silent) -> None:
         """See :meth:`.contract.Engine.train`."""
         study = Study(study.path.resolve())
-        jobs_left = JobQueue(study, jobs, listener)
+        jobs_left = JobQueue(study, jobs, on_event)
         at_work: dict[_Slot, Turn] = {}
         looked = 0.0
         while jobs_left.open:

@@ -17,7 +17,7 @@ from typing import Any, Self
 from ...config.run import RunConfig
 from ...errors import UserError
 from ...files import write_json
-from ..hooks import Listener
+from ..hooks import EventHandler
 from ..job import Job
 from ..study import Study
 from .contract import silent
@@ -79,10 +79,10 @@ class SlurmEngine:
             job.cancel(check=False)  # Slurm sends SIGTERM first, and the training process saves
         self._running = []
 
-    def train(self, study: Study, jobs: Sequence[Job], listener: Listener = silent) -> None:
+    def train(self, study: Study, jobs: Sequence[Job], on_event: EventHandler = silent) -> None:
         """See :meth:`.contract.Engine.train`."""
         study = Study(study.path.resolve())
-        jobs_left = JobQueue(study, jobs, listener)
+        jobs_left = JobQueue(study, jobs, on_event)
         at_work: dict[Any, tuple[Turn, Path]] = {}
         reported = {config.id for job in jobs for config in job.configs if study.record(config.id) is not None}
         while jobs_left.open:
@@ -132,7 +132,7 @@ class SlurmEngine:
         return job, events
 
     def _pass_on(self, jobs_left: JobQueue, turn: Turn, event: dict[str, Any], reported: set[str]) -> None:
-        """Give the listener what a job has reported and recorded since the last look."""
+        """Pass on what a job has reported and recorded since the last look."""
         for config in turn.job.configs:
             record = jobs_left.study.run_path(config.id) / "record.json"
             if config.id not in reported and record.exists():
