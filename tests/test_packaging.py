@@ -143,12 +143,20 @@ def test_every_room_without_torch_imports_without_it(bare, tmp_path):
 def test_a_command_that_needs_torch_names_the_extra_in_one_line(bare, tmp_path):
     (tmp_path / "a.txt").write_text("text " * 2000)
     (tmp_path / "study.toml").write_text('data = "a.txt"\nwidths = [16, 24]\ntokens = [20_000, 40_000]\n')
+    (tmp_path / "run.toml").write_text(
+        'data = "a.txt"\n[model]\nwidth = 16\nlayers = 1\nhead_dim = 16\nhidden = 32\ncontext = 32\n'
+        "[train]\ntokens = 2000\nbatch_tokens = 64\nlr = 0.5\n"
+    )
     (tmp_path / "model.py").write_text("import torch\ndef make(): pass\n")
+    before = sorted(tmp_path.rglob("*"))
     expected = "allometry: torch is not installed: pip install 'allometry[train]'"
-    for arguments in ("quickstart --data a.txt --yes", "ladder study.toml --dry-run", "audit model.py:make"):
+    for arguments in ("quickstart --data a.txt --yes", "ladder study.toml --dry-run", "train run.toml"):
         done = allometry(bare, arguments, tmp_path, status=2)
-        assert done.stderr.splitlines()[-1] == expected
-        assert "Traceback" not in done.stderr
+        assert done.stderr.splitlines() == [expected]
+        assert sorted(tmp_path.rglob("*")) == before  # nothing prepared, nothing written
+    done = allometry(bare, "audit model.py:make", tmp_path, status=2)
+    assert done.stderr.splitlines()[-1] == expected
+    assert "Traceback" not in done.stderr
     done = run([str(bare), "-c", "import allometry.nn"], tmp_path, status=1)
     assert "pip install 'allometry[nn]'" in done.stderr.splitlines()[-1]
 

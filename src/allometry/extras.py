@@ -19,6 +19,8 @@ EXTRAS = {
     "ray": "ray",
     "submitit": "slurm",
 }
+# trainer: the libraries that it needs, beyond what a ladder needs anyway
+TRAINER_LIBRARIES = {"built_in": ("torch", "safetensors")}
 
 
 def how_to_install(library: str) -> str:
@@ -35,3 +37,12 @@ def require(*libraries: str) -> None:
     for library in libraries:
         if importlib.util.find_spec(library) is None:
             raise UserError(how_to_install(library))
+
+
+def require_trainer(name: str) -> None:
+    """Check that the libraries of a trainer are installed, without importing them.
+
+    Raises:
+        UserError: one is not; the message names the extra that brings it.
+    """
+    require(*TRAINER_LIBRARIES.get(name, ()))

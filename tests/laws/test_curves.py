@@ -114,8 +114,8 @@ def test_points_come_in_order_and_what_goes_is_said():
     notes = " / ".join(curves.notes)
     assert "1 of 9 points left out, an infinite loss" in notes
     assert "1 of 9 points left out, no loss or no step" in notes
-    assert "1 points left out, a later one has the same step" in notes
-    assert "lr filled between its neighbours at 1 points" in notes
+    assert "1 point left out, a later one has the same step" in notes
+    assert "lr filled between its neighbours at 1 point" in notes
 
 
 def test_tokens_stand_for_steps_where_there_are_none():

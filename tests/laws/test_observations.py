@@ -138,7 +138,7 @@ def test_a_batch_in_sequences_of_unknown_length_stays_one(tmp_path, name):
 def test_sizes_are_derived_from_compute_and_tokens(tmp_path):
     observations = Observations.read(write(tmp_path, "tokens,flops,loss\n2e7,1.2e14,3\n"))
     assert observations.num_params.tolist() == [1e6]
-    assert "num_params derived as N = C/(6·D) in 1 rows" in observations.notes
+    assert "num_params derived as N = C/(6·D) in 1 row" in observations.notes
 
 
 def test_compute_in_another_unit_is_not_taken(tmp_path):
@@ -308,7 +308,7 @@ def test_where_keeps_rows_together():
         ("N,D,loss_a,loss_b\n1e6,2e7,3,4\n", ["several columns could be the loss (loss_a, loss_b)", "columns={'loss'"]),
         (HEADER + "1e6,2e7,3\n1e6,many,3\n", ["row 2", "tokens is 'many'", "not a number"]),
         (HEADER + "1x,2e7,3\n", ["row 1: num_params", "'1x' is not a number", "1.5B"]),
-        (HEADER + "1e6,2e7,3\n2e6,2e7,three\n", ["row 2: loss is 'three', not a number; mend the cell"]),
+        (HEADER + "1e6,2e7,3\n2e6,2e7,three\n", ["row 2: loss is 'three', not a number; correct the cell"]),
         (HEADER + "-5,2e7,3\n", ["row 1", "num_params is -5", "above zero"]),
         (HEADER + "1e6,0,3\n", ["row 1", "tokens is 0", "above zero"]),
         (HEADER + "1e6,2e7,-1\n", ["row 1", "loss is -1", "above zero"]),
@@ -323,9 +323,9 @@ def test_where_keeps_rows_together():
         ("N,D,steps,loss\n1e6,2e7,-5,3\n", ["row 1: steps is -5", "above zero"]),
         ("N,D,lr,loss\n1e6,2e7,0,3\n", ["row 1: lr is 0", "above zero"]),
         ("N,D,lr,loss\n1e6,2e7,0.1,3\n1e6,2e7,auto,3\n", ["row 2: lr is 'auto', not a number"]),
-        ("name,N,D,loss\na,1e6,2e7,3\nb,1e6,many,3\nc,1e6,few,3\n", ["row 2: tokens is 'many'", "(and 1 rows more)"]),
+        ("name,N,D,loss\na,1e6,2e7,3\nb,1e6,many,3\nc,1e6,few,3\n", ["row 2: tokens is 'many'", "(and 1 more row)"]),
         ("name,N,D,loss\na,1e6,2e7,3\nb,inf,2e7,3\n", ["row 2 (b): num_params is inf", "finite number above zero"]),
-        (HEADER + "1e6,2e7\n", ["line 2: 2 cells where the header has 3", "mend the line"]),
+        (HEADER + "1e6,2e7\n", ["line 2: 2 cells where the header has 3", "correct the line"]),
         (HEADER + "0.1,2e9,3\n", ["num_params has a median of 0.1", "millions"]),
     ],
 )

@@ -13,6 +13,7 @@ from ..config.model import ModelConfig
 from ..config.run import RunConfig
 from ..config.task import TaskConfig
 from ..errors import UserError
+from ..quantities import plural
 from ..runs.record import RunRecord
 from .recipe import Recipe
 
@@ -65,7 +66,7 @@ def measure_recipe(recipe: Recipe, records: Sequence[RunRecord]) -> tuple[Recipe
         recipe,
         lr=float(f"{recipe.lr * 2**best_x:.3g}"),
         batch_tokens=round(recipe.batch_tokens * 2**best_z),
-        measured=f"{len(kept)} runs of {len(groups)} (size, tokens)",
+        measured=f"{plural(len(kept), 'run')} of {len(groups)} (size, tokens)",
     )
     evidence = {
         "lr_curvature": float(bend_x),

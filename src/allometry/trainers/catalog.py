@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ..extras import require
+from ..extras import require_trainer
 from ..plugins import load
 from .contract import Trainer
 
 TRAINERS = {"built_in": "allometry.trainers.built_in:BuiltIn"}
-LIBRARIES = {"built_in": ("torch", "safetensors")}  # that they need, beyond what a ladder needs anyway
 
 
 def trainer_named(name: str) -> Trainer:
@@ -16,5 +15,5 @@ def trainer_named(name: str) -> Trainer:
     Raises:
         UserError: there is none, or a library that it needs is not installed.
     """
-    require(*LIBRARIES.get(name, ()))
+    require_trainer(name)
     return load("trainers", name, TRAINERS)()

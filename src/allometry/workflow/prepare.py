@@ -12,9 +12,10 @@ from ..config.base import Config
 from ..config.model import DecoderConfig
 from ..config.run import RunConfig
 from ..config.study import StudyConfig
-from ..config.training import TRAINER_VERSION, TrainConfig
+from ..config.training import TRAINER_VERSION, TrainConfig, TrainerConfig
 from ..data.corpus import Corpus, read_corpus, save_corpus
 from ..errors import UserError
+from ..extras import require_trainer
 from ..ladder.design import Design, make_design
 from ..ladder.speed import Speed, measure_speed
 from ..runs.engines.contract import LadderEngine
@@ -45,8 +46,9 @@ def begin_run(file: RunFile, out: Path, listener: Listener = silent) -> tuple[St
     """Read the corpus of a single run, and open the study at ``out`` or begin it.
 
     Raises:
-        UserError: as :func:`begin_study`.
+        UserError: as :func:`begin_study`, or a library of the trainer is not installed.
     """
+    require_trainer(TrainerConfig.default_kind)  # which trains the run of every file
     corpus = read_corpus(file.data)
     model = file.model
     if "vocab_size" not in model.model_fields_set:

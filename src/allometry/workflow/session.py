@@ -10,6 +10,8 @@ from pathlib import Path
 from .. import laws, planning
 from ..config.run import RunConfig
 from ..config.study import StudyConfig
+from ..config.training import TrainerConfig
+from ..extras import require_trainer
 from ..ladder.climb import run_sweep, train_rungs
 from ..ladder.design import Design
 from ..ladder.recipe import Recipe
@@ -63,6 +65,7 @@ def open_study(
         UserError: the corpus or the options cannot be used, ``out`` holds something else, or the minutes are too few.
     """
     import_trackers(tracker_names)  # before anything is written
+    require_trainer(TrainerConfig.default_kind)  # which trains every ladder
     study, corpus = begin_study(config, Path(out), listener)
     listener(Note(f"{config.data}: {corpus.describe()}"))
     begun = study.read("calibration.json") is not None

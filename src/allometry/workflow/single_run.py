@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config.run import RunConfig
+from ..extras import require_trainer
 from ..planning import Outcome, Plan
 from ..runs.engines.contract import Engine
 from ..runs.job import Job
@@ -40,7 +41,7 @@ def train_plan(
         listener: receives progress, and remarks about the run.
 
     Raises:
-        UserError: there is no plan or it names no run, or the run diverged.
+        UserError: there is no plan or it names no run, a library of its trainer is not installed, or the run diverged.
     """
     import_trackers(tracker_names)  # before anything is written
     source = Path(source)
@@ -49,6 +50,8 @@ def train_plan(
         plan = Plan.load(path)
         study = Study.open(Path(out) if out is not None else path.parent)
         config = planned_run(plan)
+        if study.record(config.id) is None:
+            require_trainer(config.trainer.name)
         if study.record(config.id) is None and plan.to_json() != study.read("plan.json"):
             # before the training starts, so that the study shows what was predicted
             study.write("plan.json", plan.to_json())

@@ -45,7 +45,7 @@ def read_rows(name: str, rows: Sequence, warmup: int, schedule: Array | None, no
     if steps[-1] > MOST_STEPS:
         raise UserError(f"curve {name}: {steps[-1]:.3g} steps; if these are tokens, divide by the tokens of a step")
     if schedule is None and not np.all(np.isfinite(lr) & (lr >= 0)):
-        raise UserError(f"curve {name}: a learning rate is missing or negative; mend it, or give the curve's schedule")
+        raise UserError(f"curve {name}: a learning rate is missing or negative; fix it, or give the curve's schedule")
     rates = check_rates(_rates(steps, lr, warmup) if schedule is None else schedule, f"curve {name}")
     if steps[-1] > len(rates):
         raise UserError(f"curve {name}: its schedule has {len(rates)} steps, but its last row is step {steps[-1]:.0f}")

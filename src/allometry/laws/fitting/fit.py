@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import UserError
+from ...quantities import plural
 from ..base import Law
 from ..forms.named_laws import law
 from ..solver import Problem, solve
@@ -156,7 +157,9 @@ def _column(form: Law, observations: Observations, name: str) -> Array:
     wrong = ~(np.isfinite(values) & (values > 0))
     if wrong.any():
         labels = ", ".join(np.array(observations.labels, dtype=object)[wrong][:5])
-        raise UserError(f"law {form.name}: {name} is missing or not above zero in {wrong.sum()} runs ({labels})")
+        raise UserError(
+            f"law {form.name}: {name} is missing or not above zero in {plural(wrong.sum(), 'run')} ({labels})"
+        )
     return values
 
 

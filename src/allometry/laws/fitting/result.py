@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ...quantities import format_count, format_flops
+from ...quantities import format_count, format_flops, plural
 from ..base import Law
 from ..forms.named_laws import law
 from ..prediction import Prediction, around, check_level, inputs_of
@@ -178,7 +178,7 @@ class Fit:
         span = self.range
         kind = "" if self.counted == "unknown" else f" ({self.counted.replace('_', '-')} parameters)"
         lines.append(
-            f"{self.num_runs} runs, rms residual {self.rms:.2%}; "
+            f"{plural(self.num_runs, 'run')}, rms residual {self.rms:.2%}; "
             f"N {format_count(span['num_params'][0])} to {format_count(span['num_params'][1])}{kind}, "
             f"D {format_count(span['tokens'][0])} to {format_count(span['tokens'][1])}, "
             f"C {format_flops(span['flops'][0])} to {format_flops(span['flops'][1])}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...quantities import format_count
+from ...quantities import format_count, plural
 from ..tables.observations import Observations
 from .minima import Valleys
 from .shared_shape import RunsByBudget
@@ -93,7 +93,7 @@ def group(
     names = ", ".join(observations.labels[index] for index in left[:8])
     more = f" and {len(left) - 8} more" if len(left) > 8 else ""
     reason = "share their compute with no other size" if budgets is None else "are near none of the budgets"
-    return groups, [f"{len(left)} of {len(observations)} runs {reason}: {names}{more}"]
+    return groups, [f"{len(left)} of {plural(len(observations), 'run')} {reason}: {names}{more}"]
 
 
 def _windows(log_c: Array, width: float) -> list[Array]:

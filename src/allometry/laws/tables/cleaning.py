@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import UserError
+from ...quantities import plural
 from .columns import EXTRA, FIELDS, KNOWN, Match, convert
 from .raw_table import RawTable, cell_text
 
@@ -57,7 +58,7 @@ def _finished(table: RawTable, match: Match) -> tuple[RawTable, list[str], list[
     for reason in dict.fromkeys(reasons[reasons != 0]):
         rows = np.flatnonzero(reasons == reason)
         shown = ", ".join(labels[row] for row in rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
-        notes.append(f"left out {len(rows)} of {len(table)} runs, {reason}: {shown}")
+        notes.append(f"left out {len(rows)} of {plural(len(table), 'run')}, {reason}: {shown}")
     kept = ended[finite]
     if not len(kept):
         raise UserError(f"{table.name}: no run has a finite loss ({'; '.join(notes)}); nothing to fit")

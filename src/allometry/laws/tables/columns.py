@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import UserError
-from ...quantities import parse_number
+from ...quantities import parse_number, plural
 from .raw_table import RawTable
 
 # Numeric fields of an observation, in the order of its attributes.
@@ -150,8 +150,8 @@ def convert(table: RawTable, name: str, column: str | float) -> np.ndarray:
     for row, cell in zip(rows, cells, strict=True):
         text, where = str(cell).strip(), f"{table.name}, {table.place(int(row))}"
         if name not in COUNTS or not text[:1].isdigit():
-            more = f" (and {len(rows) - 1} rows more)" if len(rows) > 1 else ""
-            raise UserError(f"{where}: {name} is {text[:60]!r}, not a number{more}; mend the cell or remove the row")
+            more = f" (and {plural(len(rows) - 1, 'more row')})" if len(rows) > 1 else ""
+            raise UserError(f"{where}: {name} is {text[:60]!r}, not a number{more}; correct the cell or remove the row")
         values[row] = parse_number(text[:60], f"{where}: {name}")
     return values
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
+from ...quantities import plural
 from .columns import KNOWN, convert, normalise
 from .from_study import study_curves
 from .raw_table import RawTable
@@ -107,7 +108,7 @@ class Curves:
             UserError: fewer than two points.
         """
         if points < 2:
-            raise UserError(f"cannot thin a curve to {points} points; give at least 2")
+            raise UserError(f"cannot thin a curve to {plural(points, 'point')}; give at least 2")
         bounds = np.searchsorted(self.run, np.arange(len(self.names) + 1))
         starts = [low + _stretches(self.step[low:high], self.lr[low:high], points) for low, high in pairwise(bounds)]
         starts = np.concatenate(starts)
@@ -224,7 +225,7 @@ def _clean(table: RawTable, run: Array, names: list[str], values: dict[str, Arra
         ("no loss or no step", ~known & ~np.isinf(values["loss"])),
     ):
         if gone.any():
-            notes.append(f"{table.name}: {gone.sum()} of {len(known)} points left out, {why}")
+            notes.append(f"{table.name}: {gone.sum()} of {plural(len(known), 'point')} left out, {why}")
     if not known.any():
         raise UserError(f"{table.name}: no point has a finite loss; nothing to read")
     for key, least in (("loss", "above zero"), ("step", "zero or more"), ("lr", "zero or more")):
@@ -238,14 +239,14 @@ def _clean(table: RawTable, run: Array, names: list[str], values: dict[str, Arra
     # A run that was resumed wrote some steps twice: the later point counts.
     last = np.append((np.diff(run[order]) != 0) | (np.diff(values["step"][order]) != 0), True)
     if not last.all():
-        notes.append(f"{table.name}: {(~last).sum()} points left out, a later one has the same step")
+        notes.append(f"{table.name}: {plural((~last).sum(), 'point')} left out, a later one has the same step")
     order = order[last]
     kept, codes = np.unique(run[order], return_inverse=True)
     first = np.searchsorted(codes, np.arange(len(kept)))
     points = {key: values[key][order] for key in ("step", "loss", "lr", "tokens")}
     points["lr"], filled = _filled(codes, points["step"], points["lr"])
     if filled:
-        notes.append(f"{table.name}: lr filled between its neighbours at {filled} points")
+        notes.append(f"{table.name}: lr filled between its neighbours at {plural(filled, 'point')}")
     kept_names = tuple(names[one] or "run" for one in kept)
     return Curves(kept_names, codes, **points, num_params=values["num_params"][order][first], notes=tuple(notes))
 

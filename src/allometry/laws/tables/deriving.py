@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...quantities import plural
 from .cleaning import Cleaned
 from .columns import FIELDS, Match
 from .raw_table import RawTable
@@ -64,7 +65,7 @@ def _complete(columns: Columns, bare_batch: bool) -> list[str]:
         gaps = np.isnan(value(name)) & np.isfinite(values) & (values > 0)
         if gaps.any():
             columns[name] = np.where(gaps, values, value(name))
-            notes.append(f"{name} derived as {how} in {gaps.sum()} rows")
+            notes.append(f"{name} derived as {how} in {plural(gaps.sum(), 'row')}")
 
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         fill("tokens", value("batch_tokens") * value("steps"), "D = batch·steps")

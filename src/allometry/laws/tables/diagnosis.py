@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import UserError
-from ...quantities import format_count
+from ...quantities import format_count, plural
 from .run_arrays import RunArrays
 
 Array = np.ndarray
@@ -73,7 +73,8 @@ def check_design(runs: RunArrays, name: str, num_constants: int) -> None:
         raise UserError(rising)
     if len(runs) < num_constants + 1:
         raise UserError(
-            f"{len(runs)} runs are too few for law {name} with {num_constants} constants; "
+            f"{plural(len(runs), 'run')} {'is' if len(runs) == 1 else 'are'} too few "
+            f"for law {name} with {num_constants} constants; "
             f"add runs up to {num_constants + 1}, or fit a smaller law such as power"
         )
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ...quantities import format_count, format_flops
+from ...quantities import format_count, format_flops, plural
 from .check_runs import check_counts, check_units
 from .cleaning import clean
 from .columns import COUNTED, match_columns
@@ -180,7 +180,7 @@ class Observations(RunArrays):
                 ("loss", self.loss, "{:.4g}".format),
             )
         ]
-        lines = [f"{len(self)} runs, parameters counted: {self.counted}; {', '.join(spans)}"]
+        lines = [f"{plural(len(self), 'run')}, parameters counted: {self.counted}; {', '.join(spans)}"]
         if self.noise:
             runs = sum(map(len, self.noise.sets))
             lines.append(f"noise floor {self.noise.sigma:.3%} of the loss, from {runs} runs that repeat each other")

@@ -190,7 +190,7 @@ def _read_csv(path: Path, needed: Callable[[list[str]], list[str]] | None) -> Ra
         row = ragged[0]
         raise UserError(
             f"{path}, line {row.number}: {row.actual_columns} cells where the header has {row.expected_columns}; "
-            "mend the line"
+            "correct the line"
         ) from None
     table = pa.Table.from_batches(batches, schema=reader.schema)
     return RawTable.of(path.name, {name: table.column(position) for position, name in enumerate(chosen)})

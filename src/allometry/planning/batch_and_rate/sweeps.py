@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...laws import Observations
-from ...quantities import format_count
+from ...quantities import format_count, plural
 
 Array = np.ndarray
 SAME = 0.02  # counts that differ by less are equal: tokens are whole steps, and steps depend on the batch
@@ -114,7 +114,7 @@ def gather(observations: Observations) -> tuple[Sweeps, list[str]]:
         left = [observations.labels[i] for i in np.flatnonzero(mask)]
         if left:
             shown = ", ".join(left[:8]) + (f" and {len(left) - 8} more" if len(left) > 8 else "")
-            notes.append(f"left out {len(left)} of {len(known)} runs, {reason}: {shown}")
+            notes.append(f"left out {len(left)} of {plural(len(known), 'run')}, {reason}: {shown}")
     columns = (lr, batch, observations.loss, observations.num_params, observations.tokens)
     return _in_order(cell[used], *(np.log(column[used]) for column in columns)), notes
 

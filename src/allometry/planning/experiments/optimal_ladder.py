@@ -21,7 +21,7 @@ import numpy as np
 from ...errors import UserError
 from ...laws import LAWS
 from ...laws.prediction import check_level
-from ...quantities import format_count, format_flops, require_positive
+from ...quantities import format_count, format_flops, plural, require_positive
 from ..resources.budget import Budget
 from .gaussian_model import (
     DRIFT,
@@ -97,7 +97,7 @@ class OptimalLadder:
         """The runs as a table of sizes × tokens, cost and expected width, for people."""
         sizes = sorted({run.num_params for run in self.runs})
         share = max(run.flops for run in self.runs) / self.flops
-        lines = [f"{len(self.runs)} runs for {format_flops(self.flops)} of {format_flops(self.budget)} FLOPs"]
+        lines = [f"{plural(len(self.runs), 'run')} for {format_flops(self.flops)} of {format_flops(self.budget)} FLOPs"]
         for size in sizes:
             tokens = [format_count(run.tokens) for run in self.runs if run.num_params == size]
             lines.append(f"  {format_count(size):>6} parameters on {', '.join(tokens)} tokens")
