@@ -16,6 +16,7 @@ demo: $(VENV)/.core
 test: $(VENV)/.test
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/pyright
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What `make test` tries a few times, tried often enough to count: crashes, damage, full disks, late wakers. Ten minutes.

@@ -16,16 +16,6 @@ TREES = {path: ast.parse(path.read_text()) for path in FILES}
 WORDS = {"found", "made", "told", "said"}
 # A command and a configuration are named after the thing; each room with a Protocol has its contract and its catalog.
 MAY_REPEAT = {"contract", "catalog", "__init__", "__main__"}
-# Still to be renamed.
-WORDS_LEFT = {
-    "lm/checkpoint.py",
-    "lm/compiled/build.py",
-    "lm/compiled/step.py",
-    "lm/distributed/sharded_state.py",
-    "lm/training/stacked_models.py",
-}
-CLASSES_LEFT = {"Fit", "Decoder"}
-FILES_LEFT = {"memory"}
 
 
 def place(path: Path) -> str:
@@ -56,7 +46,7 @@ def test_a_public_class_name_stands_once():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(place(path))
-    assert {name: where for name, where in twice(places).items() if name not in CLASSES_LEFT} == {}
+    assert twice(places) == {}
 
 
 def test_a_file_name_stands_once():
@@ -64,7 +54,7 @@ def test_a_file_name_stands_once():
     for path in FILES:
         if path.relative_to(SOURCE).parts[0] not in ("cli", "config") and path.stem not in MAY_REPEAT:
             places[path.stem].append(place(path))
-    assert {name: where for name, where in twice(places).items() if name not in FILES_LEFT} == {}
+    assert twice(places) == {}
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.name == "__init__.py"], ids=place)
@@ -80,5 +70,4 @@ def test_no_module_is_hidden_by_a_function_of_its_package(path):
 
 @pytest.mark.parametrize("path", FILES, ids=place)
 def test_a_name_says_what_it_holds(path):
-    if place(path) not in WORDS_LEFT:
-        assert not identifiers(TREES[path]) & WORDS
+    assert not identifiers(TREES[path]) & WORDS

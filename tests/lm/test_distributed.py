@@ -26,8 +26,8 @@ from allometry.lm.distributed import sharded_training
 from allometry.lm.distributed.world import World
 from allometry.lm.generate import generate
 from allometry.lm.training.gradients import shares
-from allometry.lm.training.memory import Fit
 from allometry.lm.training.meter import SMOOTHING
+from allometry.lm.training.step_memory import StepLimits
 from allometry.lm.training.training_step import advance
 from allometry.runs.cost import memory_bytes
 from allometry.runs.hooks import SILENT
@@ -261,7 +261,7 @@ def test_the_parts_of_a_batch_sum_to_its_gradients(group, stored, size, rows_per
     for rank in range(size):
         world = World(dist.HashStore(), rank, size, 0, 1, 1.0)
         gradients = sharded_training.SharedGradients(world, run, task, "ddp")
-        gradients.fits = Fit(rows_per_call)
+        gradients.limits = StepLimits(rows_per_call)
         total += gradients.part(8, 5)
         mine = [parameter.grad.clone() for parameter in gradients.member.model.parameters()]
         sums = mine if sums is None else [a + b for a, b in zip(sums, mine, strict=True)]

@@ -9,7 +9,7 @@ from allometry.config.task import EVALUATED_TOKENS
 from allometry.data.corpus import Corpus
 from allometry.lm.compiled.build import available
 from allometry.lm.decoder import DECODER, build
-from allometry.lm.training.memory import most_rows
+from allometry.lm.training.step_memory import most_rows
 from allometry.runs import cost
 from allometry.runs.cost import PROCESS_BYTES, machine_memory, memory_bytes, memory_share
 from allometry.runs.study import Study
@@ -54,7 +54,7 @@ def test_a_run_short_of_memory_is_the_run_of_the_whole_and_says_how(corpus, tmp_
     records = []
     for name, fits, more in (("whole", 8, 1), ("pieces", 2, 1), ("recomputed", 1, -1)):
         monkeypatch.setenv(cost.MEMORY_VARIABLE, str(PROCESS_BYTES + memory_bytes(config, fits) + more))
-        assert fresh(config, corpus)[1].fits.rows == fits
+        assert fresh(config, corpus)[1].limits.rows == fits
         where = Study.create(tmp_path / name, {"made": True})
         train([config], corpus, where)
         records.append(where.record(config.id))

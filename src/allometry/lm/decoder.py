@@ -58,7 +58,7 @@ def build(config: DecoderConfig, seed: int, precision: str = "fp32", compile: bo
         return LanguageModel(config, precision, compile)
 
 
-class Decoder:
+class DecoderFamily:
     """The built-in family. See :class:`.families.Family`."""
 
     def build(self, model: DecoderConfig, seed: int, precision: str = "fp32", compile: bool = False) -> LanguageModel:
@@ -78,8 +78,8 @@ class Decoder:
 
     def recompute(self, model: LanguageModel) -> None:
         model.step = None  # compiled kernels keep all
-        for block in model.stack.blocks:
+        for block in model.stack.layers:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
-DECODER = Decoder()
+DECODER = DecoderFamily()

@@ -23,7 +23,7 @@ def load_model(study: Study, record: RunRecord) -> LanguageModel:
     """
     tensors, meta = checkpoint.read(study.weights_path(record.id))
     config = RunConfig.parse(meta["config"], f"run {record.id}")
-    model = build(config.model, config.train.seed, config.train.precision)
+    model = build(config.decoder, config.train.seed, config.train.precision)
     try:
         model.load_state_dict(tensors)
     except RuntimeError:
@@ -39,7 +39,7 @@ def tokenizer_of(study: Study, record: RunRecord) -> Tokenizer:
     Raises:
         UserError: it is not in the study, or what is there is another one.
     """
-    task = record.config.task
+    task = record.config.text
     if task.tokenizer == "bytes":
         return Bytes()
     tokenizer = load_tokenizer(study.corpus_path)

@@ -79,16 +79,16 @@ class Throughput:
         return asdict(self)
 
 
-def memory_bytes(config: RunConfig, most_sequences: int | None = None) -> float:
+def memory_bytes(config: RunConfig, most_rows: int | None = None) -> float:
     """Bytes of the largest step: weights, gradients, two moments, and the activations kept for the backward pass.
 
-    With ``most_sequences``, the batch is cut into pieces of at most that many sequences. Compiled kernels keep their
+    With ``most_rows``, the batch is cut into pieces of at most that many rows. Compiled kernels keep their
     working memory, including that for evaluation; without them, autograd's memory is counted. Compared with the
     growth of the resident set over contexts from 128 to 4096 and widths from 64 to 256: -5 to -1 % compiled without
     evaluation, +9 to +17 % eager (``benchmarks/growth.py``).
     """
     model, batch = config.decoder, config.schedule.stages[-1].batch
-    tokens = min(batch, most_sequences or batch) * model.context
+    tokens = min(batch, most_rows or batch) * model.context
     states = 16 * model.num_params_total
     if not config.train.compile:
         per_token = model.layers * (14 * model.width + 6 * model.hidden) + 4 * model.vocab_size
@@ -100,14 +100,6 @@ def memory_bytes(config: RunConfig, most_sequences: int | None = None) -> float:
     if config.train.precision == "bf16":  # and a copy of the weights for the GEMMs
         return states + 2 * model.num_params_total + 2.0 * entries
     return states + 4.0 * entries
-
-
-def most_sequences(config: RunConfig, memory: float) -> int:
-    """How many sequences a step can process at once in ``memory`` bytes: a power of two, like batches; at least 1."""
-    batch = config.schedule.stages[-1].batch
-    while batch > 1 and memory_bytes(config, batch) > memory:
-        batch //= 2
-    return batch
 
 
 def memory_share() -> float:

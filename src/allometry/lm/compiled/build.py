@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -48,6 +49,8 @@ class Unavailable(Exception):
 
 class Kernels:
     """The functions of ``cpp/kernels.cpp`` for tensors of one type, as attributes; pointers as integers."""
+
+    embedding_backward: Callable[..., None]
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype):
         for name, signature in SIGNATURES.items():
@@ -111,8 +114,8 @@ def _identity(compiler_path: str) -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         lines = cpuinfo.read_text(errors="replace").splitlines()
-        wanted = ("model name", "flags", "Features", "CPU part")
-        processor += "".join(next((line for line in lines if line.startswith(name)), "") for name in wanted)
+        prefixes = ("model name", "flags", "Features", "CPU part")
+        processor += "".join(next((line for line in lines if line.startswith(name)), "") for name in prefixes)
     sources = [path.read_text() for path in sorted(SOURCE.parent.glob("*.[hc]*"))]
     text = "\n".join((*sources, *FLAGS, version, processor))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -51,7 +51,8 @@ class Pass:
 
     def __init__(self, model: nn.Decoder, shape: tuple[int, int], dtype: torch.dtype, training: bool):
         batch, length = shape
-        rows, attention, mlp = (batch * length, model.stack.blocks[0].attention, model.stack.blocks[0].mlp)
+        rows, first_block = batch * length, model.stack.layers[0]
+        attention, mlp = first_block.attention, first_block.mlp
         width, hidden = attention.width, mlp.down.in_features
         new = lambda *size: torch.empty(size, dtype=dtype)
         statistic = lambda *size: torch.empty(size)
@@ -91,7 +92,9 @@ class Pass:
         self.tokens.copy_(tokens)
         self.targets.copy_(targets)
         if self.weights is not self.masters:
-            torch._foreach_copy_(self.weights, self.masters)
+            torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]  # torch exports it without saying so
+                self.weights, self.masters
+            )
         for call in self.forward_calls:
             call()
 
@@ -111,7 +114,7 @@ class Pass:
             (self.table.shape[0] // self.models) ** 0.5 * over_rows(self.rows // self.models),
         )
         grads[0] = table
-        return grads
+        return grads  # pyright: ignore[reportReturnType]  # the calls have filled every place
 
     def _kernel(self, name: str, *arguments: Tensor | float | None) -> Callable[[], None]:
         """A call of a kernel: a tensor goes as its address, which working memory and weights keep."""
@@ -142,7 +145,7 @@ class Pass:
     def _forward(self, model: nn.Decoder) -> list[Callable]:
         x, rows, width = self.stream, self.rows, self.width
         weights = iter([weight.mT for weight in self.weights])
-        calls = [self._kernel("embedding_forward", self.tokens, self.table, x, rows, width)]
+        calls: list[Callable] = [self._kernel("embedding_forward", self.tokens, self.table, x, rows, width)]
 
         def norm(source: Tensor, output: Tensor, inverse: Tensor, eps: float) -> None:
             calls.append(self._kernel("norm_forward", source, output, inverse, rows, width, eps))
@@ -152,7 +155,7 @@ class Pass:
             alpha = share * layer.factors().output
             calls.append(self._product(lower, next(weights), alpha, x, keep))
 
-        for block, kept in zip(model.stack.blocks, self.layers, strict=True):
+        for block, kept in zip(model.stack.layers, self.layers, strict=True):
             (eps,), attention, mlp = block.eps(), block.attention, block.mlp
             norm(x, kept.norms[0], kept.inverses[0], eps)
             calls.append(self._product(kept.norms[0], next(weights), attention.qkv.factors().output, kept.qkv))
@@ -175,6 +178,8 @@ class Pass:
     def _backward(self, model: nn.Decoder) -> list[tuple[Callable, int | None]]:
         """Calls, and of which weight they give the gradient, if of any."""
         grad, branch, rows, width = self.stream, self.branch, self.rows, self.width
+        grad_gated = self.grad_gated
+        assert grad_gated is not None  # a pass for training has it
         per_row, position = over_rows(rows // self.models), len(self.weights)
         calls: list[tuple[Callable, int | None]] = []
 
@@ -198,10 +203,10 @@ class Pass:
 
         linear(model.readout, self.logits, self.norm, branch)
         kernel("norm_backward", branch, self.norm, self.inverse, None, grad, rows, width, 1.0, 0.0)
-        for block, kept in zip(reversed(model.stack.blocks), reversed(self.layers), strict=True):
+        for block, kept in zip(reversed(model.stack.layers), reversed(self.layers), strict=True):
             attention, mlp, hidden = block.attention, block.mlp, kept.gated.shape[1]
-            linear(mlp.down, grad, kept.gated, self.grad_gated)
-            kernel("gate_backward", self.grad_gated, kept.up, rows, hidden, *mlp.factor())
+            linear(mlp.down, grad, kept.gated, grad_gated)
+            kernel("gate_backward", grad_gated, kept.up, rows, hidden, *mlp.factor())
             linear(mlp.up, kept.up, kept.norms[2], branch)
             join(kept, 2, block.weights[1], mlp.backward_ratio)
             linear(attention.out, grad, kept.norms[1], branch)
@@ -240,7 +245,8 @@ class Step:
         step_pass = self._passes.get(training)
         if step_pass is None or step_pass.signature != _signature(model, tokens.shape):
             self._passes.pop(training, None)  # before the new one exists
-            step_pass = self._passes[training] = Pass(model, tuple(tokens.shape), self.dtype, training)
+            batch, length = tokens.shape
+            step_pass = self._passes[training] = Pass(model, (batch, length), self.dtype, training)
         return step_pass
 
 
@@ -274,19 +280,19 @@ class _Loss(torch.autograd.Function):
 def weights_in_order(model: nn.Decoder) -> list[Tensor]:
     """All weights in the order in which the forward pass meets them."""
     weights = [model.embedding.weight]
-    for block in model.stack.blocks:
+    for block in model.stack.layers:
         weights += [layer.weight for layer in (block.attention.qkv, block.attention.out, block.mlp.up, block.mlp.down)]
     return [*weights, model.readout.weight]
 
 
-def _signature(model: nn.Decoder, shape: tuple[int, int]) -> tuple:
+def _signature(model: nn.Decoder, shape: tuple[int, ...]) -> tuple:
     """What the calls of a pass hold as it is: shape, threads, pieces of a batch, where the weights lie."""
     addresses = [parameter.data_ptr() for parameter in model.parameters()]
     return (*shape, torch.get_num_threads(), over_rows(1), *addresses)
 
 
 def check(model: nn.Decoder, tokens: Tensor, targets: Tensor) -> None:
-    """A kernel reads where it is told to."""
+    """Refuse what would make a kernel read outside its tensors: it checks nothing itself."""
     classes = model.readout.out_features
     for name, values in (("tokens", tokens), ("targets", targets)):
         if values.dtype != torch.int64 or values.shape != tokens.shape or values.dim() != 2:

@@ -36,7 +36,7 @@ from ...tasks.catalog import task_named
 from ...tasks.contract import Score, Task
 from .. import checkpoint
 from .. import device as devices
-from ..training.memory import savings
+from ..training.step_memory import savings
 from ..training.training_step import advance
 from ..training.write_record import UNSCORED, RecordWriter
 from .sharded_training import BetweenSharedSteps, SharedGradients
@@ -175,11 +175,15 @@ def train_run(world: World, study: Study, job: Job, parallel: str, hooks: Hooks)
 
 
 def _record(
-    records: RecordWriter, gradients: SharedGradients, scores: Mapping[str, Score], weights: Mapping[str, Tensor]
+    records: RecordWriter | None,
+    gradients: SharedGradients,
+    scores: Mapping[str, Score],
+    weights: Mapping[str, Tensor],
 ) -> None:
     """In process 0: what came of the run; then the states of its trunk go."""
+    assert records is not None  # process 0 holds the claim
     member, config = gradients.member, gradients.member.config
-    saved = savings(config, gradients.fits, gradients.world.size)
+    saved = savings(config, gradients.limits, gradients.world.size)
     records.record(config, member, scores, weights, member.meter.fault(), savings=saved)
     with records.claim:
         upto = checkpoint.name_of(config.schedule.decay_start)

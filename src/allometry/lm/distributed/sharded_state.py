@@ -17,7 +17,11 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint import (
+    CheckpointException,  # pyright: ignore[reportPrivateImportUsage]  # torch exports it without saying so
+    HuggingFaceStorageReader,  # pyright: ignore[reportPrivateImportUsage]  # torch exports it without saying so
+    HuggingFaceStorageWriter,  # pyright: ignore[reportPrivateImportUsage]  # torch exports it without saying so
+)
 
 from ...runs import saved_states
 from ...runs.claims import Claim
@@ -52,13 +56,15 @@ def save(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dcp.save(state, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+            writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+            dcp.save(state, storage_writer=writer)  # pyright: ignore[reportPrivateImportUsage]  # torch exports it without saying so
     except CheckpointException as error:
         raise Told(f"{parent}: the state at step {meta['step']} cannot be saved: {_cause(error)}") from None
     world.share(lambda: _seal(folder, meta, claim))
 
 
-def _seal(folder: Path, meta: dict[str, Any], claim: Claim) -> None:
+def _seal(folder: Path, meta: dict[str, Any], claim: Claim | None) -> None:
+    assert claim is not None  # only process 0 seals, and it holds the claim
     (folder / META).write_text(json.dumps(meta))
     saved_states.commit(folder, claim)
     with claim:
@@ -95,12 +101,14 @@ def _read(folder: Path, state: dict[str, Tensor]) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dcp.load(state, storage_reader=HuggingFaceStorageReader(str(folder)))
+            reader = HuggingFaceStorageReader(str(folder))
+            dcp.load(state, storage_reader=reader)  # pyright: ignore[reportPrivateImportUsage]  # torch exports it without saying so
     except CheckpointException as error:
         raise Told(f"{folder}: not a state of this run ({_cause(error)}); delete it") from None
 
 
-def _find(places: Sequence[tuple[Path, int]], say: Callable[[str], None], claim: Claim) -> dict[str, Any] | None:
+def _find(places: Sequence[tuple[Path, int]], say: Callable[[str], None], claim: Claim | None) -> dict[str, Any] | None:
+    assert claim is not None  # only process 0 searches, and it holds the claim
     states = []
     for parent, last in places:
         folder = saved_states.newest(parent, say, name_of(last))

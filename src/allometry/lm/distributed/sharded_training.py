@@ -25,7 +25,7 @@ from ..families import Family, family_of
 from ..training.between_steps import BetweenSteps
 from ..training.gradients import backward_in_pieces, shares
 from ..training.member import Member
-from ..training.memory import Fit
+from ..training.step_memory import StepLimits
 from . import sharded_state
 from .world import FENCED, Told, World
 
@@ -45,7 +45,7 @@ class SharedGradients:
         self.world = world
         family, train = family_of(config.model), config.train
         self.parallel, rows = _fit_memory(world, family, config, parallel)
-        self.fits = Fit(rows)
+        self.limits = StepLimits(rows)
         model = family.build(config.model, train.seed, train.precision).to(world.device)
         self.whole = _spread(world, model, family.blocks(model), self.parallel)
         self.member = Member(config, task, model)
@@ -65,7 +65,7 @@ class SharedGradients:
         others cannot go on without it.
         """
         begin, end = shares(rows, self.world.size)[self.world.rank]
-        parts = -(-math.ceil(rows / self.world.size) // self.fits.rows)
+        parts = -(-math.ceil(rows / self.world.size) // self.limits.rows)
         pieces = [(first + begin + left, right - left) for left, right in shares(end - begin, parts)]
         apart = self.whole.no_sync if isinstance(self.whole, DistributedDataParallel) else nullcontext
         return backward_in_pieces(self.member.task, self.whole, pieces, rows, apart)
@@ -150,6 +150,7 @@ def _spread(world: World, model: torch.nn.Module, blocks: Sequence[torch.nn.Modu
 def _sum(_, bucket):
     """DDP's averaging replaced by a sum. (DDP refuses annotations that are text, as all of this file's are.)"""
     work = dist.all_reduce(bucket.buffer(), async_op=True)
+    assert work is not None  # this process belongs to the group
     return work.get_future().then(lambda future: future.value()[0])
 
 

@@ -1,6 +1,6 @@
 """The processes of one training, as torchrun started them: who they are, what they agree on, how they learn of a loss.
 
-Whatever must be the same everywhere is decided by process 0 and told to the others as JSON, and a mistake that any of
+Whatever must be the same everywhere is decided by process 0 and sent to the others as JSON, and a mistake that any of
 them finds ends all of them with one line. What the file system must not see twice, process 0 alone writes.
 """
 
@@ -40,7 +40,15 @@ class Stray(UserError):
 class World:
     """This process among its like. ``rank`` of ``size`` in all, ``place`` of ``here`` on this machine."""
 
-    def __init__(self, store: dist.Store, rank: int, size: int, place: int, here: int, patience: float):
+    def __init__(
+        self,
+        store: dist.Store,  # pyright: ignore[reportPrivateImportUsage]  # torch exports it without saying so
+        rank: int,
+        size: int,
+        place: int,
+        here: int,
+        patience: float,
+    ):
         self.store, self.rank, self.size, self.place, self.here = store, rank, size, place, here
         self.patience = patience
         self.device = devices.CPU
@@ -65,12 +73,13 @@ class World:
         except (RuntimeError, ValueError) as error:
             raise UserError(f"the {size} processes of this training did not find each other: {_first(error)}") from None
         store.set_timeout(timedelta(seconds=patience))
-        world = cls(dist.PrefixStore("allometry", store), rank, size, place, here, patience)
+        prefixed = dist.PrefixStore("allometry", store)  # pyright: ignore[reportPrivateImportUsage]  # torch exports it without saying so
+        world = cls(prefixed, rank, size, place, here, patience)
         world.device = world.agree(lambda: devices.pick(device, place, here))
         devices.start(world.device)
         dist.init_process_group(
             "nccl" if world.device.type == "cuda" else "gloo",
-            store=dist.PrefixStore("group", store),
+            store=dist.PrefixStore("group", store),  # pyright: ignore[reportPrivateImportUsage]  # torch exports it without saying so
             rank=rank,
             world_size=size,
             timeout=timedelta(seconds=patience),
@@ -115,16 +124,16 @@ class World:
         Raises:
             UserError: it raised one, or an OSError, in some process.
         """
-        key, result, fault = self._key(), None, ""
+        key, results, fault = self._key(), [], ""
         try:
-            result = work()
+            results.append(work())
         except (UserError, OSError) as error:
             fault = str(error)
         self._set(f"{key}/{self.rank}", fault)
         verdict = lambda: next(filter(None, (self._get(f"{key}/{rank}", rank) for rank in range(self.size))), "")
         if first_fault := self.share(verdict):
             raise Told(first_fault)
-        return result
+        return results[0]
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """The sum of all processes' tensors, in place."""
@@ -164,7 +173,7 @@ class World:
             ) from None
 
     def first_to_speak(self) -> bool:
-        """Whether no other process has told the user yet that one is gone."""
+        """Whether no other process has reported to the user yet that one is gone."""
         try:
             return self.store.add("spoken", 1) == 1
         except RuntimeError:  # it was process 0, which kept the store

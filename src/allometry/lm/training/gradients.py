@@ -15,8 +15,8 @@ from ...tasks.contract import Task
 from .. import device as devices
 from ..decoder import LanguageModel
 from .member import Member
-from .memory import Fit, fit
 from .stacked_models import Stack
+from .step_memory import StepLimits, step_limits
 
 
 class Gradients(Protocol):
@@ -34,13 +34,13 @@ class Gradients(Protocol):
 class Pieces:
     """The gradients of one model: of one backward pass, or of equal pieces of the batch that fit into memory."""
 
-    def __init__(self, member: Member, fits: Fit | None = None):
+    def __init__(self, member: Member, limits: StepLimits | None = None):
         self.member = member
-        self.fits = fits or fit(member)
+        self.limits = limits or step_limits(member)
 
     def backward(self, places: Sequence[tuple[int, int]]) -> list[float]:
         [(first, rows)] = places
-        pieces = [(first + begin, end - begin) for begin, end in shares(rows, max(1, rows // self.fits.rows))]
+        pieces = [(first + begin, end - begin) for begin, end in shares(rows, max(1, rows // self.limits.rows))]
         return [backward_in_pieces(self.member.task, self.member.model, pieces, rows)]
 
     def clear(self) -> None:

@@ -35,12 +35,13 @@ class Stack:
     def __init__(self, models: Sequence[LanguageModel]):
         self.models = tuple(models)
         self.weights: dict[str, Tensor] = {}
+        self.grads: dict[str, Tensor] = {}  # of which the models' gradients are slices
         for name, _ in self.models[0].named_parameters():
             own = [model.get_parameter(name) for model in self.models]
             stacked = torch.stack([parameter.detach() for parameter in own]).requires_grad_()
-            stacked.grad = torch.zeros_like(stacked)
-            self.weights[name] = stacked
-            for parameter, value, grad in zip(own, stacked.detach().unbind(), stacked.grad.unbind(), strict=True):
+            stacked.grad = grads = torch.zeros_like(stacked)
+            self.weights[name], self.grads[name] = stacked, grads
+            for parameter, value, grad in zip(own, stacked.detach().unbind(), grads.unbind(), strict=True):
                 parameter.data, parameter.grad = value, grad
 
         self._kernels: _Pass | None = None
@@ -59,7 +60,9 @@ class Stack:
 
     def zero_grad(self) -> None:
         """Gradients to zero, in place: the models hold views of them."""
-        torch._foreach_zero_([weight.grad for weight in self.weights.values()])
+        torch._foreach_zero_(  # pyright: ignore[reportPrivateImportUsage]  # torch exports it without saying so
+            [*self.grads.values()]
+        )
 
     def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The loss of every token, (models, rows), from tokens (models, batch, length); backward from their *sum*.
@@ -78,8 +81,9 @@ class Stack:
         x = self._embedding(tokens).view(count, batch * length, -1)
         if model.compute is not None:
             x = x.to(model.compute)
-        rotation = model.stack.blocks[0].attention.rotation(length, x)
-        for i, block in enumerate(model.stack.blocks):
+        blocks = model.stack.layers
+        rotation = blocks[0].attention.rotation(length, x)
+        for i, block in enumerate(blocks):
             (eps,) = block.eps()
             for name, run, (keep, share) in (
                 ("attention", self._attention, block.weights[0]()),
@@ -116,10 +120,11 @@ class Stack:
 class _Pass(Pass):
     """The calls of a step for stacked weights: the kernels see more rows, the GEMMs are batched."""
 
-    def __init__(self, stack: Stack, shape: tuple[int, int, int], key: tuple):
+    def __init__(self, stack: Stack, shape: tuple[int, ...], key: tuple):
         self.stack, self.key = stack, key
         self.models, batch, length = shape
         model = stack.models[0]
+        assert model.step is not None  # without kernels a stack takes no pass
         super().__init__(model, (self.models * batch, length), model.step.dtype, training=True)
 
     def step(self, tokens: Tensor, targets: Tensor) -> list[float]:
@@ -128,17 +133,19 @@ class _Pass(Pass):
         first = torch.arange(0, self.models * vocab, vocab)[:, None, None]
         self.forward((tokens + first).flatten(0, 1), targets.flatten(0, 1))
         losses = self.losses.view(self.models, -1).mean(1, dtype=torch.float64).tolist()
-        for weight, grad in zip(self._stacked(), self.backward(1.0), strict=True):
-            weight.grad.add_(grad.view(weight.shape))
+        for name, grad in zip(self._names(), self.backward(1.0), strict=True):
+            sums = self.stack.grads[name]
+            sums.add_(grad.view(sums.shape))
         return losses
 
-    def _stacked(self) -> list[Tensor]:
+    def _names(self) -> list[str]:
+        """Of the weights, in the order of :func:`..compiled.step.weights_in_order`."""
         model = self.stack.models[0]
         names = {id(parameter): name for name, parameter in model.named_parameters()}
-        return [self.stack.weights[names[id(weight)]] for weight in weights_in_order(model)]
+        return [names[id(weight)] for weight in weights_in_order(model)]
 
     def _masters(self, model: LanguageModel) -> list[Tensor]:
-        table, *weights = (weight.detach() for weight in self._stacked())
+        table, *weights = (self.stack.weights[name].detach() for name in self._names())
         return [table.flatten(0, 1), *weights]
 
     def _product(self, a: Tensor, b: Tensor, alpha: float, out: Tensor, beta: float = 0.0) -> Callable[[], Tensor]:

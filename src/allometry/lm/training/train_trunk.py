@@ -25,7 +25,7 @@ from .between_steps import SAVE_SECONDS, BetweenSteps
 from .gradients import Pieces
 from .health import ROWS, scale_warning
 from .member import Member
-from .memory import savings
+from .step_memory import savings
 from .training_step import advance
 from .write_record import UNSCORED, RecordWriter, weights_of
 
@@ -176,5 +176,5 @@ class _TrunkTraining:
     def _record(
         self, config: RunConfig, scores: Mapping[str, Score], reason: str, spent: tuple[int, float] | None = None
     ) -> None:
-        saved = savings(self.todo[-1], self.gradients.fits)
+        saved = savings(self.todo[-1], self.gradients.limits)
         self.records.record(config, self.member, scores, weights_of(self.member.model), reason, spent, saved)

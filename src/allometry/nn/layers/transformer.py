@@ -9,7 +9,7 @@ unit scale, and its weight is applied where it left the stream, so the gradient 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -218,6 +218,11 @@ class ResidualStack(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         for i, block in enumerate(blocks):
             block.place(2 * i, self.branches)
+
+    @property
+    def layers(self) -> Sequence[TransformerBlock]:
+        """:attr:`blocks`, with the type of its items."""
+        return self.blocks  # pyright: ignore[reportReturnType]  # ModuleList does not state the type of its items
 
     @property
     def branches(self) -> int:

@@ -15,21 +15,21 @@ from .member import Member
 
 
 @dataclass(frozen=True)
-class Fit:
+class StepLimits:
     """How many rows a step holds at once, and whether activations are computed twice so that so many fit."""
 
     rows: int
     recomputes: bool = False
 
 
-def fit(member: Member) -> Fit:
-    """What fits into the memory of the member's device; where even one row does not, its model is made to recompute."""
+def step_limits(member: Member) -> StepLimits:
+    """What fits into the memory of the member's device; where not even one row fits, its model recomputes."""
     config, memory = member.config, memory_of(member.device)
     family = family_of(config.model)
     recomputes = family.memory_bytes(config, 1) > memory
     if recomputes:
         family.recompute(member.model)
-    return Fit(most_rows(family, config, memory), recomputes)
+    return StepLimits(most_rows(family, config, memory), recomputes)
 
 
 def most_rows(family: Family, config: RunConfig, memory: float) -> int:
@@ -47,8 +47,8 @@ def memory_of(device: torch.device) -> float:
     return memory_share() - PROCESS_BYTES
 
 
-def savings(config: RunConfig, fits: Fit, processes: int = 1) -> dict[str, Any]:
+def savings(config: RunConfig, limits: StepLimits, processes: int = 1) -> dict[str, Any]:
     """For the record, how memory was saved: pieces of the largest batch of a process, activations computed twice."""
-    pieces = math.ceil(math.ceil(config.schedule.stages[-1].batch / processes) / fits.rows)
+    pieces = math.ceil(math.ceil(config.schedule.stages[-1].batch / processes) / limits.rows)
     cut = {"pieces_of_a_batch": pieces} if pieces > 1 else {}
-    return cut | ({"activations_recomputed": True} if fits.recomputes else {})
+    return cut | ({"activations_recomputed": True} if limits.recomputes else {})
