@@ -420,4 +420,4 @@ def test_what_the_curves_cannot_tell_is_noted():
     )
     gap = {name: (steps, rates, np.where(steps == 1200, np.nan, loss)) for name, (steps, rates, loss) in curves.items()}
     notes = fit_curves(gap, schedules=schedules).notes
-    assert notes[:2] == tuple(f"curve {name}: left out 1 rows without a finite loss above zero" for name in curves)
+    assert notes[:2] == tuple(f"curve {name}: left out 1 row without a finite loss above zero" for name in curves)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import UserError
+from ...quantities import plural
 from ..base import Array
 from .multi_power import MOST_STEPS, check_rates
 
@@ -53,7 +54,7 @@ def read_rows(name: str, rows: Sequence, warmup: int, schedule: Array | None, no
     sound = np.isfinite(loss) & (loss > 0)
     for reason, out in (("of warm-up", sound & (steps < risen)), ("without a finite loss above zero", ~sound)):
         if out.any():
-            notes.append(f"curve {name}: left out {out.sum()} rows {reason}")
+            notes.append(f"curve {name}: left out {plural(out.sum(), 'row')} {reason}")
     steps, loss = steps[sound & (steps >= risen)], loss[sound & (steps >= risen)]
     if len(steps) < LEAST_ROWS:
         raise UserError(f"curve {name}: {len(steps)} rows after warm-up are too few; give {LEAST_ROWS} or more")
