@@ -92,11 +92,14 @@ class _BatchedTraining:
         if state is not None:
             self._restore(*state)
         self.saved_step = self._step
-        self._log("started" if state is None else "resumed")
+        self.first_event = "started" if state is None else "resumed"
 
     def run(self) -> None:
+        event = self.first_event
         for column in self.todo:
             self._begin(column)
+            self._log(event)
+            event = "started"  # the longer runs leave the common trunk here
             schedule = column[0].schedule
             advance(self.members, column, self.gradients, schedule.decay_start, self.between)
             self.between.save()
