@@ -10,7 +10,8 @@ from urllib.parse import unquote
 import pytest
 from pydantic.fields import FieldInfo
 
-from allometry.config.model import DecoderConfig
+from allometry.config.base import Config
+from allometry.config.model import DecoderConfig, DecoderOptions
 from allometry.config.study import StudyConfig
 from allometry.config.training import TrainConfig
 from allometry.workflow.prepare import RunFile
@@ -68,6 +69,8 @@ def kind(field: FieldInfo) -> str:
         return " or ".join(f'`"{value}"`' for value in get_args(hint))
     if get_origin(hint) is tuple:
         return f"list of {get_args(hint)[0].__name__}"
+    if isinstance(hint, type) and issubclass(hint, Config):
+        return "table"
     limits = []
     for limit in field.metadata:
         for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"), ("multiple_of", "multiple of")):
@@ -79,12 +82,12 @@ def kind(field: FieldInfo) -> str:
 def default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    return "–" if field.default is None else f"`{json.dumps(field.default)}`"
+    return "–" if field.default is None or isinstance(field.default, Config) else f"`{json.dumps(field.default)}`"
 
 
 @pytest.mark.parametrize(
     ("heading", "model"),
-    [("study.toml", StudyConfig), ("[model]", DecoderConfig), ("[train]", TrainConfig)],
+    [("study.toml", StudyConfig), ("[decoder]", DecoderOptions), ("[model]", DecoderConfig), ("[train]", TrainConfig)],
 )
 def test_the_reference_lists_every_key_with_its_type_and_default(heading, model):
     text = (ROOT / "docs" / "reference" / "configuration.md").read_text()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from typing import get_args
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from allometry.config.base import Config, OneOf
-from allometry.config.model import DecoderConfig, ModelConfig
+from allometry.config.model import Activation, DecoderConfig, DecoderOptions, ModelConfig, Norms
 from allometry.config.run import RunConfig
 from allometry.config.study import StudyConfig
 from allometry.config.task import TaskConfig, TextConfig
@@ -25,13 +26,15 @@ from allometry.lm.decoder import build
 from helpers.builders import model_config, run_config
 
 models = st.builds(
-    lambda heads, head_dim, layers, hidden, vocab, context: DecoderConfig(
+    lambda heads, head_dim, layers, hidden, vocab, context, groups, options: DecoderConfig(
         width=8 * heads * head_dim,
         head_dim=head_dim,
         layers=layers,
         hidden=hidden,
         vocab_size=vocab,
         context=context,
+        kv_heads=8 * heads // groups,
+        **options,
     ),
     st.integers(1, 3),
     st.sampled_from([2, 4, 6]),
@@ -39,11 +42,32 @@ models = st.builds(
     st.integers(8, 70),
     st.integers(2, 300),
     st.integers(2, 40),
+    st.sampled_from([1, 2, 8]),
+    st.fixed_dictionaries(
+        {
+            "tied": st.booleans(),
+            "norms": st.sampled_from(get_args(Norms)),
+            "activation": st.sampled_from(get_args(Activation)),
+            "qk_norm": st.booleans(),
+        }
+    ),
 )
 
 # Another value of every field that decides an outcome; a field added without one fails the test below.
 OTHER = {
-    "model": {"width": 32, "layers": 3, "head_dim": 4, "hidden": 32, "vocab_size": 64, "context": 32},
+    "model": {
+        "width": 32,
+        "layers": 3,
+        "head_dim": 4,
+        "hidden": 32,
+        "vocab_size": 64,
+        "context": 32,
+        "kv_heads": 1,
+        "tied": True,
+        "norms": "pre",
+        "activation": "gelu",
+        "qk_norm": True,
+    },
     "train": {
         "tokens": 200_000,
         "batch_tokens": 512,
@@ -257,7 +281,13 @@ def test_equal_configurations_are_equal_and_hash_alike_with_or_without_their_sch
 def test_ids_are_those_of_the_first_release():
     """An id that changes loses every study: these stand for good, as does each default."""
     assert (run_config().id, run_config().trunk) == ("e8828c88bf49", "1d2b8a9d1ffa")
-    others = RunConfig.parse({part: run_config().to_dict()[part] | values for part, values in OTHER.items()})
+    later = {"kv_heads", "tied", "norms", "activation", "qk_norm"}
+    others = RunConfig.parse(
+        {
+            part: run_config().to_dict()[part] | {name: value for name, value in values.items() if name not in later}
+            for part, values in OTHER.items()
+        }
+    )
     assert (others.id, others.trunk) == ("cb0bee037534", "4e8b8ef2083c")
 
 
@@ -336,6 +366,18 @@ def test_flops_are_those_that_pytorch_counts(config, batch):
     assert config.flops_per_token * tokens.numel() == pytest.approx(counts["aten.addmm"] + attention, rel=1e-12)
 
 
+def test_key_and_value_heads_at_their_default_change_no_identity():
+    plain = run_config(model={"kv_heads": 2})
+    assert plain.id == run_config().id
+    assert plain.model.plain
+    assert run_config(model={"kv_heads": 1}).id != plain.id
+
+
+def test_key_and_value_heads_that_do_not_divide_the_heads_are_refused():
+    with pytest.raises(UserError, match="kv_heads 3 does not divide 2 heads"):
+        DecoderConfig.parse(model_config().to_dict() | {"kv_heads": 3})
+
+
 def test_counts_by_hand():
     """Width 16, two layers, 24 hidden: 2·(4·256 + 3·384) = 4352; 32 bytes each way: 512 twice."""
     config = model_config(width=16, layers=2, hidden=24, vocab_size=32, context=16)
@@ -352,7 +394,7 @@ def test_a_runs_flops_are_its_tokens_times_those_of_one():
 
 def test_every_configuration_is_one_of_these():
     ours = {kind for kind in Config.__subclasses__() if kind.__module__.startswith("allometry.config.")}
-    assert ours == {OneOf, TrainConfig, RunConfig, StudyConfig}
+    assert ours == {OneOf, TrainConfig, RunConfig, StudyConfig, DecoderOptions}
     kinds = {base: base.kinds for base in OneOf.__subclasses__() if base.__module__.startswith("allometry.")}
     assert kinds == {
         ModelConfig: {"decoder": DecoderConfig},

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from allometry import nn
 from allometry.lm.decoder import build
 from helpers.builders import model_config
 
@@ -44,6 +45,49 @@ def test_any_width_of_whole_heads_trains(width):
     model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+OPTIONS = {
+    "grouped": {"width": 64, "kv_heads": 2},
+    "tied": {"tied": True},
+    "llama": {"norms": "pre", "qk_norm": True},
+    "gpt2": {"norms": "pre", "activation": "gelu", "tied": True},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_options_reach_the_model_and_train_by_its_layers_also_where_kernels_are_asked_for(options):
+    config = model_config(**options)
+    plain, asked = (build(config, 0, compile=compile) for compile in (False, True))
+    assert asked.step is None
+    tokens = torch.randint(32, (2, 2, 16))
+    assert torch.equal(plain.loss(*tokens), asked.loss(*tokens))
+    plain.loss(*tokens).backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in plain.parameters())
+    first = plain.stack.layers[0]
+    assert (first.attention.norm is None) == (config.norms == "pre")
+    assert first.attention.kv_heads == (config.kv_heads or config.heads)
+    assert (plain.readout.weight is plain.embedding.weight) == config.tied
+
+
+def test_without_the_norm_before_its_projection_attention_is_that_of_pytorch():
+    """What a stock Llama computes: no gain of a row, none of a norm."""
+    model = build(model_config(norms="pre", kv_heads=1, layers=1), 0)
+    attention, x = model.stack.layers[0].attention, torch.randn(2, 9, 16)
+    heads = attention.qkv(x).view(2, 9, 4, 8).transpose(1, 2)
+    qk = nn.functional.rope(heads[:, :3], *attention.rotation(9, x))
+    mixed = torch.nn.functional.scaled_dot_product_attention(
+        qk[:, :2], qk[:, 2:], heads[:, 3:], is_causal=True, enable_gqa=True
+    )
+    expected = attention.out(mixed.transpose(1, 2).reshape(2, 9, 16))
+    torch.testing.assert_close(attention(x), expected)
+
+
+def test_a_context_of_4096_trains():
+    model = build(model_config(context=4096, norms="pre"), 0)
+    tokens = torch.randint(32, (1, 4097))
+    model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 def test_bf16_computes_the_same_model_to_its_precision_on_fp32_weights():

@@ -5,11 +5,11 @@ The counts are computed from the configuration alone, without torch.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .base import OneOf
+from .base import Config, OneOf
 
 
 class ModelConfig(OneOf):
@@ -51,9 +51,25 @@ class ModelConfig(OneOf):
         """Units of data in one row of a batch: the context of a language model, 1 of a classifier."""
         return 1
 
+    @property
+    def stackable(self) -> bool:
+        """Whether several of these models can be trained as one batched model."""
+        return False
+
+
+Norms = Literal["pre+out", "pre"]
+Activation = Literal["swiglu", "geglu", "relu", "relu2", "gelu", "silu"]
+GATED = ("swiglu", "geglu")
+
 
 class DecoderConfig(ModelConfig, kind="decoder"):
-    """The built-in language model, a decoder-only transformer: RMSNorm, RoPE, SwiGLU, causal attention, untied head."""
+    """The built-in language model, a decoder-only transformer: RMSNorm, RoPE, causal attention.
+
+    ``norms`` says where norms stand in a block: "pre+out" at the head of each branch and before the out-projection of
+    attention, "pre" at the heads only, as in Llama. ``kv_heads`` heads of keys and values (by default as many as
+    ``heads``) are shared by the heads of queries; ``qk_norm`` divides each query and key by its root mean square;
+    ``tied`` uses one table for embedding and head.
+    """
 
     family: Literal["decoder"] = "decoder"
     layers: int = Field(ge=1)
@@ -61,21 +77,56 @@ class DecoderConfig(ModelConfig, kind="decoder"):
     hidden: int = Field(ge=8)
     vocab_size: int = Field(default=256, ge=2)
     context: int = Field(default=128, ge=2)
+    kv_heads: int | None = Field(default=None, ge=1)
+    tied: bool = False
+    norms: Norms = "pre+out"
+    activation: Activation = "swiglu"
+    qk_norm: bool = False
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.width % self.head_dim:
             raise ValueError(f"width {self.width} is not a multiple of head_dim {self.head_dim}")
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads {self.kv_heads} does not divide {self.heads} heads of queries")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        given = super().identity()
+        if self.kv_heads == self.heads:  # the default, written out
+            del given["kv_heads"]
+        return given
 
     @property
     def heads(self) -> int:
+        """Heads of queries."""
         return self.width // self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Features of all keys, and of all values."""
+        return (self.kv_heads or self.heads) * self.head_dim
+
+    @property
+    def up_width(self) -> int:
+        """Features that the first map of an MLP gives: those of gate and value together, if it is gated."""
+        return (2 if self.activation in GATED else 1) * self.hidden
+
+    @property
+    def stackable(self) -> bool:
+        return self.plain
+
+    @property
+    def plain(self) -> bool:
+        """Whether no option is used: the shape that compiled kernels and batched models are written for."""
+        options = self.tied, self.norms, self.activation, self.qk_norm, self.kv_width
+        return options == (False, "pre+out", "swiglu", False, self.width)
 
     @property
     def num_params(self) -> int:
         """Non-embedding parameters: the weights of the blocks, without embedding and head."""
-        return self.layers * (4 * self.width**2 + 3 * self.width * self.hidden)
+        attention = 2 * self.width * (self.width + self.kv_width)
+        return self.layers * (attention + self.width * (self.up_width + self.hidden))
 
     @property
     def num_params_matmul(self) -> int:
@@ -84,8 +135,8 @@ class DecoderConfig(ModelConfig, kind="decoder"):
 
     @property
     def num_params_total(self) -> int:
-        """All parameters: blocks, embedding and head."""
-        return self.num_params + 2 * self.vocab_size * self.width
+        """All parameters: blocks, embedding and head, which may be one table."""
+        return self.num_params + (1 if self.tied else 2) * self.vocab_size * self.width
 
     @property
     def flops_per_token(self) -> float:
@@ -99,3 +150,44 @@ class DecoderConfig(ModelConfig, kind="decoder"):
     @property
     def row_tokens(self) -> int:
         return self.context
+
+
+class DecoderOptions(Config):
+    """What the decoders of one study have in common, whatever their width; :mod:`allometry.ladder.shape` applies it.
+
+    ``preset`` sets the options that are not given: "llama" (norms "pre", gated SiLU) or "gpt2" (norms "pre", GELU
+    without a gate, tied head; but with RMSNorm, RoPE and no biases). ``layers`` is the depth at every width;
+    ``width_per_layer`` lets the depth grow as the width; with neither, it follows the rule of that module.
+    ``queries_per_kv`` is the number of query heads that share keys and values.
+    """
+
+    preset: Literal["llama", "gpt2"] | None = None
+    layers: int | None = Field(default=None, ge=1, le=1000)
+    width_per_layer: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    head_dim: int | None = Field(default=None, ge=2, multiple_of=2)
+    hidden_per_width: float | None = Field(default=None, gt=0, le=64)
+    queries_per_kv: int = Field(default=1, ge=1)
+    tied: bool | None = None
+    norms: Norms | None = None
+    activation: Activation | None = None
+    qk_norm: bool = False
+
+    @model_validator(mode="after")
+    def _one_depth(self) -> Self:
+        if self.layers is not None and self.width_per_layer is not None:
+            raise ValueError("give either layers or width_per_layer")
+        return self
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Those fields of a :class:`DecoderConfig` that do not depend on the width; options win over the preset."""
+        own = {"tied": self.tied, "norms": self.norms, "activation": self.activation}
+        chosen = _PRESETS[self.preset] | {name: value for name, value in own.items() if value is not None}
+        return chosen | {"qk_norm": self.qk_norm}
+
+
+_PRESETS: dict[str | None, dict[str, Any]] = {
+    None: {"tied": False, "norms": "pre+out", "activation": "swiglu"},
+    "llama": {"tied": False, "norms": "pre", "activation": "swiglu"},
+    "gpt2": {"tied": True, "norms": "pre", "activation": "gelu"},
+}

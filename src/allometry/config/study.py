@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from .base import Config
+from .model import DecoderOptions
 
 
 class StudyConfig(Config):
@@ -15,7 +16,7 @@ class StudyConfig(Config):
     Every width is trained to each of the lengths ``tokens``. With ``sweep``, cheap runs first measure batch and
     learning rate; without it, ``lr`` and ``batch_tokens`` (the values after a million tokens) are used as given. A
     rung that diverges is recorded as diverged, and tried again up to ``retries`` times, each time at half the
-    learning rate.
+    learning rate. ``decoder`` has the options of the models.
     """
 
     data: str = "stdlib"
@@ -28,6 +29,7 @@ class StudyConfig(Config):
     lr: float = Field(default=0.5, gt=0, allow_inf_nan=False)
     batch_tokens: int = Field(default=512, ge=16)
     retries: int = Field(default=0, ge=0, le=10)
+    decoder: DecoderOptions = DecoderOptions()
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

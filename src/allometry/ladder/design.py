@@ -123,7 +123,7 @@ def make_design(config: StudyConfig, task: TextConfig, train_tokens: int, speed:
 def _grid(config: StudyConfig, task: TextConfig, recipe: Recipe, speed: Speed | None) -> Design:
     """Every width of the study at every length."""
     rungs = [
-        recipe.run(shape(width, config.context, task.vocab_size), task, tokens, config.seed)
+        recipe.run(shape(width, config.context, task.vocab_size, config.decoder), task, tokens, config.seed)
         for width in sorted(set(config.widths or ()))
         for tokens in sorted(set(config.tokens or ()))
     ]
@@ -180,7 +180,7 @@ def _ladder(config: StudyConfig, task: TextConfig, recipe: Recipe, top: int, flo
     """
     configs = []
     for width in WIDTHS[top - SIZES + 1 : top + 1]:
-        model = shape(width, config.context, task.vocab_size)
+        model = shape(width, config.context, task.vocab_size, config.decoder)
         longest = max(flops / model.flops_per_token, LEAST_TOKENS / LENGTHS[0])
         configs += [recipe.run(model, task, _round(length * longest), config.seed) for length in LENGTHS]
     return Design(_sweep(config, recipe, task, configs), tuple(configs), recipe)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..config.model import DecoderOptions
 from ..config.run import RunConfig
 from ..config.task import TextConfig
 from ..runs.cost import Throughput
 from ..runs.engines.contract import LadderEngine
 from ..runs.machine import compiler
 from .recipe import Recipe
-from .shape import shape
+from .shape import PLAIN, least_width, shape
 
 BF16_GAIN = 1.1  # how many times faster BF16 must be to be used
 BATCHED_GAIN = 1.2  # how many times faster models of one shape must be as one batched model to be trained so
@@ -44,7 +46,13 @@ class Speed:
         return cls(*parts, value["workers"], *ways)
 
 
-def measure_speed(ladder: LadderEngine, target: LadderEngine, context: int, vocab_size: int = 256) -> Speed:
+def measure_speed(
+    ladder: LadderEngine,
+    target: LadderEngine,
+    context: int,
+    vocab_size: int = 256,
+    options: DecoderOptions = PLAIN,
+) -> Speed:
     """Time a few seconds of training steps at the shapes that may be trained, in the precision that is faster here.
 
     Runs are compiled wherever there is a compiler, whatever the clock shows: a study begun again on a busy machine must
@@ -55,18 +63,19 @@ def measure_speed(ladder: LadderEngine, target: LadderEngine, context: int, voca
     def at(way: dict[str, Any], *shapes: tuple[int, int]) -> list[RunConfig]:
         recipes = [Recipe(batch_tokens=n * context, batch_exponent=0.0, **way) for _, n in shapes]
         return [
-            recipe.run(shape(width, context, vocab_size), task, recipe.batch_tokens, 0)
+            recipe.run(shape(least_width(options, width), context, vocab_size, options), task, recipe.batch_tokens, 0)
             for recipe, (width, _) in zip(recipes, shapes, strict=True)
         ]
 
-    compile = compiler() is not None
+    plain = shape(least_width(options, 16), context, vocab_size, options).plain  # the kernels serve no other
+    compile = plain and compiler() is not None
     ways = [{"precision": precision, "compile": compile} for precision in ("fp32", "bf16")]
     full, half = (ladder.measure(at(way, (16, 2), (64, 8))) for way in ways)
     way = ways[all(low < high / BF16_GAIN for low, high in zip(half, full, strict=True))]
     small = at(way, (16, 2), (16, 8), (32, 4), (64, 2), (64, 8))
     large = at(way, (64, 4), (64, 8), (128, 4), (128, 8))
     tiny = at(way, (32, 2))
-    (alone,), (together,) = ladder.measure(tiny), ladder.measure(tiny, MODELS_PER_BATCHED_STEP)
+    (alone,), (together,) = ladder.measure(tiny), ladder.measure(tiny, MODELS_PER_BATCHED_STEP) if plain else [math.inf]
     return Speed(
         ladder=Throughput.fit(small, ladder.measure(small)),
         target=Throughput.fit(large, target.measure(large)),

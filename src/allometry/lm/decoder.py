@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,14 +25,17 @@ class LanguageModel(nn.Decoder):
     """Token logits of a causal transformer: (batch, length) integers → (batch, length, vocab).
 
     Weights and logits are FP32. With ``precision`` "bf16" all between embedding and logits is computed in BF16, which
-    holds unit-scaled tensors as they are. With ``compile`` losses come from compiled kernels, equal to rounding.
+    holds unit-scaled tensors as they are. With ``compile`` losses come from compiled kernels, equal to rounding, if the
+    configuration is ``plain``: the options of a decoder are computed by its layers.
     """
 
     def __init__(self, config: DecoderConfig, precision: str = "fp32", compile: bool = False):
         shape = (config.vocab_size, config.layers, config.width, config.heads, config.hidden)
-        super().__init__(*shape, compute=PRECISIONS[precision])
+        options: dict[str, Any] = {"activation": config.activation, "qk_norm": config.qk_norm, "tied": config.tied}
+        options |= {"kv_heads": config.kv_heads, "out_norm": config.norms == "pre+out"}
+        super().__init__(*shape, compute=PRECISIONS[precision], **options)
         self.config = config
-        self.step = compiled.step(PRECISIONS[precision]) if compile else None
+        self.step = compiled.step(PRECISIONS[precision]) if compile and config.plain else None
 
     def forward(self, tokens: Tensor) -> Tensor:
         return super().forward(tokens).float()
@@ -49,6 +53,15 @@ class LanguageModel(nn.Decoder):
         with torch.no_grad():
             logits = self(tokens).flatten(0, 1)
             return torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="none").view(targets.shape)
+
+
+def without_kernels(config: RunConfig) -> str:
+    """Why a run that asks for compiled kernels is trained without them; empty if it has them, or asks for none."""
+    if not config.train.compile or not isinstance(config.model, DecoderConfig) or config.model.plain:
+        return ""
+    return (
+        "compile: the kernels serve the decoder without options only; its layers train this one, several times slower"
+    )
 
 
 def build(config: DecoderConfig, seed: int, precision: str = "fp32", compile: bool = False) -> LanguageModel:

@@ -48,7 +48,8 @@ class Throughput:
 
     @staticmethod
     def _features(model: DecoderConfig, batch_tokens: int) -> tuple[float, float, float]:
-        activations = batch_tokens * (model.layers * (6 * model.width + 3 * model.hidden) + 2 * model.vocab_size)
+        layer = 4 * model.width + 2 * model.kv_width + model.up_width + model.hidden
+        activations = batch_tokens * (model.layers * layer + 2 * model.vocab_size)
         return float(model.layers), float(activations), model.flops_per_token * batch_tokens
 
     def step_seconds(self, model: DecoderConfig, batch_tokens: int) -> float:
@@ -90,8 +91,9 @@ def memory_bytes(config: RunConfig, most_rows: int | None = None) -> float:
     model, batch = config.decoder, config.schedule.stages[-1].batch
     tokens = min(batch, most_rows or batch) * model.context
     states = 16 * model.num_params_total
-    if not config.train.compile:
-        per_token = model.layers * (14 * model.width + 6 * model.hidden) + 4 * model.vocab_size
+    if not (config.train.compile and model.plain):
+        layer = 12 * model.width + 2 * model.kv_width + 2 * model.up_width + 2 * model.hidden
+        per_token = model.layers * layer + 4 * model.vocab_size
         return states + 4.0 * tokens * per_token
     layer = 7 * model.width + 3 * model.hidden
     common = 4 * model.width + model.hidden + model.vocab_size

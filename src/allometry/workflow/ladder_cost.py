@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..config.model import DecoderConfig
 from ..config.run import RunConfig
 from ..ladder.design import TARGET_RATIO, Design, describe_cost
 from ..ladder.speed import Speed
@@ -53,6 +54,8 @@ class LadderCost:
         design = self.design
         longest = max(design.rungs, key=lambda run: run.tokens)
         notes = [describe_cost(design)]
+        if isinstance(longest.model, DecoderConfig) and not longest.model.plain:
+            notes.append("a decoder with options is trained by its layers: the compiled kernels serve none of them")
         if repeats := repetition_note(longest.epochs):
             notes.append(f"the longest run {repeats}")
         if self.minutes is None or design.target_seconds is None:

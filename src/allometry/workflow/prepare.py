@@ -85,12 +85,12 @@ def check_version(out: Path) -> None:
         )
 
 
-def speed_of(study: Study, ladder: LadderEngine, target: LadderEngine, context: int, vocab_size: int) -> Speed:
+def speed_of(study: Study, ladder: LadderEngine, target: LadderEngine, config: StudyConfig, vocab_size: int) -> Speed:
     """The machine's speed as the study recorded it, or measured now and recorded."""
     value = study.read("calibration.json")
     if value is not None:
         return Speed.from_json(value)
-    speed = measure_speed(ladder, target, context, vocab_size)
+    speed = measure_speed(ladder, target, config.context, vocab_size, config.decoder)
     study.write("calibration.json", speed.to_json())
     return speed
 

@@ -75,7 +75,7 @@ def open_study(
         with study.lock(note_to(listener)):
             if study.read("calibration.json") is None:
                 listener(Note("measuring this machine's speed …"))
-            speed = speed_of(study, ladder_engine, target_engine, config.context, corpus.vocab_size)
+            speed = speed_of(study, ladder_engine, target_engine, config, corpus.vocab_size)
             design = design_of(study, config, corpus, speed)
         with Trackers(study, tracker_names, note_to(listener)) as trackers:
             yield StudySession(study, config, design, speed, ladder_engine, target_engine, trackers, listener)

@@ -106,7 +106,7 @@ class StudyPractice:
 
     def shape(self, num_params: float) -> DecoderConfig:
         """The model nearest to a number of non-embedding parameters."""
-        return shape_near(num_params, self.config.context, self.task.vocab_size)
+        return shape_near(num_params, self.config.context, self.task.vocab_size, self.config.decoder)
 
     def run(self, model: DecoderConfig, tokens: float) -> RunConfig:
         """The run of a model on so many tokens, by the study's recipe."""

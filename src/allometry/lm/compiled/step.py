@@ -157,6 +157,7 @@ class Pass:
 
         for block, kept in zip(model.stack.layers, self.layers, strict=True):
             (eps,), attention, mlp = block.eps(), block.attention, block.mlp
+            assert attention.norm is not None  # a plain decoder has it
             norm(x, kept.norms[0], kept.inverses[0], eps)
             calls.append(self._product(kept.norms[0], next(weights), attention.qkv.factors().output, kept.qkv))
             tensors = kept.qkv, self.cos, self.sin, kept.mixed, kept.lse

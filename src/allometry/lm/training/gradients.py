@@ -53,8 +53,8 @@ class Stacked:
     def __init__(self, members: Sequence[Member]):
         self.members = members
         models = [member.model for member in members if isinstance(member.model, LanguageModel)]
-        if len(models) < len(members):
-            raise UserError("only models of the built-in decoder are trained as one")
+        if len(models) < len(members) or not all(member.config.model.stackable for member in members):
+            raise UserError("only models of the built-in decoder, without its options, are trained as one")
         self.stack = Stack(models)
 
     def backward(self, places: Sequence[tuple[int, int]]) -> list[float]:

@@ -108,6 +108,7 @@ class Stack:
         qk, v = heads.split((2 * attention.heads, attention.heads), 1)
         q, k = F.rope(qk, *rotation).chunk(2, 1)
         y = F.attention(q, k, v, scaled=False).transpose(1, 2).reshape(x.shape)
+        assert attention.norm is not None  # a plain decoder has it
         y = F.rms_norm(y, eps=attention.norm.eps()[0])
         return _linear(y, self.weights[f"{name}.out.weight"], attention.out.factors(), onto)
 

@@ -21,6 +21,7 @@ from ...runs.study import Study
 from ...tasks.contract import OpenTask, Score
 from .. import checkpoint
 from .. import device as devices
+from ..decoder import without_kernels
 from .between_steps import SAVE_SECONDS, BetweenSteps
 from .gradients import Pieces
 from .health import ROWS, scale_warning
@@ -135,7 +136,9 @@ class _TrunkTraining:
         self.records.log(config, "started" if best is None else "resumed", step=meter.step)
 
     def _audit(self, config: RunConfig) -> None:
-        """Before the first step of a long trunk, whether the model's tensors are at a healthy scale."""
+        """Before the first step: are there kernels; in a long trunk, are the model's tensors at a healthy scale?"""
+        if self.member.meter.step == 0 and (why := without_kernels(config)):
+            self.records.note(config, why)
         if self.member.meter.step == 0 and self.todo[-1].schedule.steps >= AUDITED_STEPS:
             warning = scale_warning(self.member.model, self.task.batch(0, ROWS))
             if warning:

@@ -31,7 +31,7 @@ class Attention(nn.Module):
     ``kv_heads`` fewer than ``heads`` share keys and values (grouped queries); ``window`` is the number of positions
     that a query sees, itself included; ``qk_norm`` divides each query and key by its root mean square; logits are
     ``multiplier · q·k/√head_dim``. A norm stands before the output projection, which therefore reads unit scale for any
-    values.
+    values; without it (``out_norm=False``, as in Llama) that projection reads averages of values, which are smaller.
 
     Raises:
         ValueError: ``heads`` does not divide ``width``, ``kv_heads`` does not divide ``heads``, an odd head under rope.
@@ -48,6 +48,7 @@ class Attention(nn.Module):
         window: int | None = None,
         *,
         multiplier: float = 1.0,
+        out_norm: bool = True,
     ):
         super().__init__()
         kv_heads = heads if kv_heads is None else kv_heads
@@ -65,7 +66,7 @@ class Attention(nn.Module):
         self.causal, self.rope, self.qk_norm, self.window = causal, rope, qk_norm, window
         self.multiplier = Constants(multiplier)
         self.qkv = Linear(width, (heads + 2 * kv_heads) * self.head_dim)
-        self.norm = RMSNorm(width)
+        self.norm = RMSNorm(width) if out_norm else None
         self.out = Linear(width, width)
 
     @property
@@ -102,9 +103,10 @@ class Attention(nn.Module):
             causal=self.causal,
             window=self.window,
             multiplier=self.multiplier()[0],
-            scaled=False,  # the norm that follows removes any factor
+            scaled=False,  # the norm that follows removes any factor; without it a stock attention must be the same
         )
-        return self.out(self.norm(y.transpose(1, 2).reshape(batch, length, width)), onto, keep, share)
+        y = y.transpose(1, 2).reshape(batch, length, width)
+        return self.out(y if self.norm is None else self.norm(y), onto, keep, share)
 
     def rotation(self, length: int, like: Tensor) -> Rotation:
         """The rotary tables of ``length`` positions, in the type and place of ``like``."""
