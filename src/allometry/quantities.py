@@ -1,14 +1,30 @@
-"""Read and write numbers as people do: ``1.5B``, ``200M``, ``10k``, ``1e21``."""
+"""Read and write numbers as people do: ``1.5B``, ``200M``, ``10k``, ``1e21``; a measured value with its error."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
 
 from .errors import UserError
 
 _SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 SIGNIFICANT_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measured value and its standard error; NaN: the error is not known."""
+
+    value: float
+    error: float = math.nan
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """From ``{"value": …, "error": …}``, where None stands for NaN."""
+        return cls(*(math.nan if value[name] is None else float(value[name]) for name in ("value", "error")))
 
 
 def parse_number(text: str | float, name: str = "number") -> float:

@@ -165,7 +165,7 @@ def study(tmp_path_factory):
     save_corpus(corpus, made.corpus_path)
     save_weights(made.weights_path(config.id), build(config.model, 0), config)
     record = RunRecord(
-        config=config,
+        run=config,
         kind="ladder",
         status="finished",
         loss=5.0,

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from allometry.config.base import Config, OneOf
+from allometry.config.external import ExternalRun
 from allometry.config.model import Activation, DecoderConfig, DecoderOptions, ModelConfig, Norms
 from allometry.config.run import RunConfig
 from allometry.config.study import StudyConfig
@@ -394,7 +395,7 @@ def test_a_runs_flops_are_its_tokens_times_those_of_one():
 
 def test_every_configuration_is_one_of_these():
     ours = {kind for kind in Config.__subclasses__() if kind.__module__.startswith("allometry.config.")}
-    assert ours == {OneOf, TrainConfig, RunConfig, StudyConfig, DecoderOptions}
+    assert ours == {OneOf, TrainConfig, RunConfig, ExternalRun, StudyConfig, DecoderOptions}
     kinds = {base: base.kinds for base in OneOf.__subclasses__() if base.__module__.startswith("allometry.")}
     assert kinds == {
         ModelConfig: {"decoder": DecoderConfig},

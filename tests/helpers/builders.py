@@ -28,7 +28,7 @@ def run_config(model: dict | None = None, source: str = "text", fingerprint: str
 
 def record(config: RunConfig, loss: float | None = 2.5, kind: str = "ladder", status: str = "finished") -> RunRecord:
     return RunRecord(
-        config=config,
+        run=config,
         kind=kind,
         status=status,
         loss=loss,

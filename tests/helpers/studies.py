@@ -98,7 +98,7 @@ def record(config, kind, factor=1.0, note=""):
     """The record of a run by the known law, ``factor`` times its loss; a note makes it a diverged one."""
     loss = None if note else float(true_loss(config.num_params, config.tokens) * factor)
     return RunRecord(
-        config=config,
+        run=config,
         kind=kind,
         status="diverged" if note else "finished",
         loss=loss,

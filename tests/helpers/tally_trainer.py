@@ -45,7 +45,7 @@ class Tally:
             hooks.report(Progress(config.id, config.schedule.tokens_before(step), 4.0, 1e4))
         loss = 10.0 / config.tokens**0.1
         record = RunRecord(
-            config=config,
+            run=config,
             kind=job.kind,
             status="finished",
             loss=loss,

@@ -266,17 +266,10 @@ def test_a_study_folder_is_read_through_its_rows(tmp_path, monkeypatch):
 
     class Opened:
         def rows(self):
+            counts = {"num_params": 1e6, "counted": "non_embedding", "lr": 0.1}
             return [
-                {
-                    "num_params": 1e6,
-                    "tokens": 2e7,
-                    "flops": 2e14,
-                    "loss": 3.0,
-                    "loss_se": 0.01,
-                    "label": "r",
-                    "lr": 0.1,
-                },
-                {"num_params": 1e6, "tokens": 4e7, "flops": 4e14, "loss": None, "label": "s", "status": "diverged"},
+                counts | {"tokens": 2e7, "flops": 2e14, "loss": 3.0, "loss_se": 0.01, "label": "r"},
+                counts | {"tokens": 4e7, "flops": 4e14, "loss": None, "label": "s", "status": "diverged"},
             ]
 
     monkeypatch.setattr(Study, "open", lambda path: Opened())

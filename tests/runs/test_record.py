@@ -2,15 +2,39 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
+from allometry.config.external import ExternalRun
 from allometry.errors import UserError
+from allometry.quantities import Score
 from allometry.runs.record import RunRecord, environment, now
 from helpers.builders import record, run_config
 
+EXTERNAL = ExternalRun(
+    trained_by="wandb",
+    name="pious-sky-3",
+    num_params=10**6,
+    counted="total",
+    num_params_total=10**6,
+    tokens=2 * 10**7,
+    shape={"width": 64},
+    notes=("tokens: step × batch",),
+    source="runs/3",
+)
+SCORED = replace(record(run_config()), scores={"accuracy": Score(0.5, 0.01), "chrf": Score(31.0)})
 
-@pytest.mark.parametrize("original", [record(run_config()), record(run_config(), loss=None, status="diverged")])
+
+@pytest.mark.parametrize(
+    "original",
+    [
+        record(run_config()),
+        record(run_config(), loss=None, status="diverged"),
+        replace(record(run_config()), run=EXTERNAL),
+        replace(record(run_config()), scores={"accuracy": Score(0.5, 0.01)}),
+    ],
+)
 def test_a_record_round_trips_through_json(original):
     assert RunRecord.from_json(json.loads(json.dumps(original.to_json(), allow_nan=False))) == original
 
@@ -84,3 +108,27 @@ def test_the_environment_names_versions_and_no_host():
     assert values["python"] == platform.python_version()
     assert platform.node() not in json.dumps(values)
     assert now().endswith("+00:00")
+
+
+def test_scores_beside_the_loss_are_columns_of_the_row_and_an_unknown_error_is_none():
+    row = RunRecord.from_json(json.loads(json.dumps(SCORED.to_json(), allow_nan=False))).row()
+    assert (row["accuracy"], row["accuracy_se"]) == (0.5, 0.01)
+    assert (row["chrf"], row["chrf_se"]) == (31.0, None)
+
+
+def test_an_external_run_has_the_row_of_any_other_with_what_is_not_known_left_empty():
+    external = replace(record(run_config()), run=EXTERNAL)
+    assert external.row().keys() == record(run_config()).row().keys()
+    row = external.row()
+    assert (row["num_params"], row["counted"], row["tokens"], row["width"]) == (10**6, "total", 2 * 10**7, 64)
+    assert row["flops"] == row["flops_6nd"] == 6 * 10**6 * 2 * 10**7
+    assert row["lr"] is row["batch_tokens"] is row["seed"] is row["bits_per_byte"] is None
+    with pytest.raises(UserError, match="was not trained here"):
+        _ = external.config
+
+
+def test_an_external_record_whose_facts_were_changed_is_refused():
+    plain = replace(record(run_config()), run=EXTERNAL).to_json()
+    plain["external"]["num_params"] = 5
+    with pytest.raises(UserError, match="its configuration was changed"):
+        RunRecord.from_json(plain)

@@ -5,10 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from allometry import laws
+from allometry.config.external import ExternalRun
 from allometry.errors import UserError
+from allometry.runs.record import RunRecord
 from allometry.runs.study import Study
 from helpers.builders import record, run_config
 
@@ -228,3 +232,33 @@ def test_the_same_text_under_another_name_is_the_same_study(tmp_path):
     assert Study.create(tmp_path / "s", {"study": {"data": "./a.txt", "seed": 1}, "fingerprint": "f"})
     with pytest.raises(UserError, match="fingerprint"):
         Study.create(tmp_path / "s", {"study": {"data": "a.txt", "seed": 1}, "fingerprint": "g"})
+
+
+# ---- runs that were trained elsewhere
+
+
+def external(size: int, tokens: int) -> RunRecord:
+    run = ExternalRun(trained_by="recorder", num_params=size, counted="total", tokens=tokens, lr=0.1)
+    return replace(record(run_config(), loss=1.8 + 400 / size**0.34 + 410 / tokens**0.28), run=run)
+
+
+def test_laws_read_a_study_of_external_runs_with_their_curves(tmp_path):
+    study = Study.collect(tmp_path / "collected")
+    for size in (1000, 4000, 16_000):
+        study.save(external(size, 50 * size), [{"tokens": 100, "train_loss": 5.0, "lr": 0.05, "step": 7}])
+    runs = laws.Observations.read(study.path)
+    assert runs.counted == "total"
+    assert sorted(runs.num_params) == [1000, 4000, 16_000]
+    curves = laws.Curves.read(study.path)
+    assert list(curves.step) == [7, 7, 7]
+    assert list(curves.lr) == [0.05] * 3
+    assert study.points(study.records()[0].id) == [{"tokens": 100, "train_loss": 5.0, "lr": 0.05, "step": 7}]
+
+
+def test_external_runs_are_not_mixed_with_a_ladder(study, tmp_path):
+    with pytest.raises(UserError, match="holds a ladder"):
+        Study.collect(study.path)
+    assert Study.collect(tmp_path / "c").path == Study.collect(tmp_path / "c").path
+    (tmp_path / "c" / "runs" / "x").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds a study with"):
+        Study.create(tmp_path / "c", SETTINGS)

@@ -47,8 +47,8 @@ def optional(value: float | None, form: str) -> ReportCell:
     return ReportCell(NONE) if value is None else ReportCell(form.format(value), repr(value))
 
 
-def count(value: float) -> ReportCell:
-    return ReportCell(format_count(value), f"{value:,.15g}")
+def count(value: float | None) -> ReportCell:
+    return ReportCell(NONE) if value is None else ReportCell(format_count(value), f"{value:,.15g}")
 
 
 def flops(value: float) -> ReportCell:

@@ -155,7 +155,10 @@ def _law_notes(contents: StudyContents) -> list[str]:
 
 def _growth(contents: StudyContents) -> str:
     """How batch and learning rate change along a run, as the runs recorded it."""
-    rules = {(t.reference_tokens, t.batch_exponent, t.lr_exponent) for t in (r.config.train for r in contents.records)}
+    rules = {
+        (t.reference_tokens, t.batch_exponent, t.lr_exponent)
+        for t in (r.config.train for r in contents.records if not r.external)
+    }
     if len(rules) != 1:
         return ""
     reference, batch, lr = rules.pop()
@@ -174,7 +177,7 @@ def _sample(contents: StudyContents) -> dict[str, Any] | None:
     record = next((record for record in contents.records if record.id == contents.sample["run"]), None)
     return {
         "run": contents.sample["run"],
-        "num_params": format_count(record.config.num_params) if record else None,
+        "num_params": format_count(record.num_params) if record else None,
         "prompt": prompt,
         "text": text.removeprefix(prompt),
     }

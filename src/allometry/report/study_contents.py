@@ -112,12 +112,12 @@ class StudyContents:
         """Where the corpus came from."""
         if self.corpus:
             return self.corpus["source"]
-        return self.records[0].config.task.source if self.records else "unknown text"
+        return self.records[0].data if self.records else "unknown text"
 
     @property
     def unit(self) -> str:
         """The unit of every loss."""
-        units = {record.config.task.loss_unit for record in self.records}
+        units = {record.loss_unit for record in self.records}
         return units.pop() if len(units) == 1 else "nats per token"
 
 

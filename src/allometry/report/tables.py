@@ -39,11 +39,11 @@ def runs(records: Iterable[RunRecord]) -> ReportTable:
 
     Bits per byte are shown if any tokens are not bytes, epochs if any run reads some text twice.
     """
-    ordered = sorted(records, key=lambda r: (KIND_ORDER.get(r.kind, 9), r.config.flops, r.id))
+    ordered = sorted(records, key=lambda r: (KIND_ORDER.get(r.kind, 9), r.flops, r.id))
     shown = dict(_RUN)
-    if all(record.config.task.loss_unit == "nats per byte" for record in ordered):
+    if all(record.loss_unit == "nats per byte" for record in ordered):
         del shown["bits/byte"]
-    if all((record.config.epochs or 0) <= 1 for record in ordered):
+    if all((record.epochs or 0) <= 1 for record in ordered):
         del shown["epochs"]
     rows = tuple(ReportRow(tuple(cell(record) for cell in shown.values()), _mark(record)) for record in ordered)
     return ReportTable(tuple(shown), rows, frozenset({"run", "kind", "status"}))
@@ -52,12 +52,12 @@ def runs(records: Iterable[RunRecord]) -> ReportTable:
 _RUN: dict[str, Callable[[RunRecord], ReportCell]] = {
     "run": lambda record: ReportCell(record.id),
     "kind": lambda record: ReportCell(record.kind),
-    "params": lambda record: cells.count(record.config.num_params),
-    "tokens": lambda record: cells.count(record.config.tokens),
-    "epochs": lambda record: cells.optional(record.config.epochs, "{:.2g}"),
-    "batch": lambda record: cells.count(record.config.train.batch_tokens),
-    "lr": lambda record: cells.optional(record.config.train.lr, "{:.3g}"),
-    "FLOPs": lambda record: cells.flops(record.config.flops),
+    "params": lambda record: cells.count(record.num_params),
+    "tokens": lambda record: cells.count(record.tokens),
+    "epochs": lambda record: cells.optional(record.epochs, "{:.2g}"),
+    "batch": lambda record: cells.count(record.batch_tokens),
+    "lr": lambda record: cells.optional(record.lr, "{:.3g}"),
+    "FLOPs": lambda record: cells.flops(record.flops),
     "loss": lambda record: cells.optional(record.loss, "{:.4f}"),
     "± s.e.": lambda record: cells.optional(record.loss_se, "{:.4f}"),
     "bits/byte": lambda record: cells.optional(record.bits_per_byte, "{:.4f}"),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from ..config.external import ExternalRun
 from ..config.run import RunConfig
 from ..errors import UserError
+from ..quantities import Score, clean
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,11 @@ class RunRecord:
     """One run that ended.
 
     Attributes:
+        run: what determines it, for a run that a trainer here trained; for another one, what is stated of it.
         kind: what the run was for: ``sweep`` (it measures batch and learning rate), ``ladder`` (a point of the law),
             ``target`` (it carries out a plan) or ``run`` (anything else).
-        status: ``finished`` or ``diverged``.
-        loss: held-out cross-entropy in nats per token; None if the run diverged.
+        status: ``finished``, ``diverged``, or, of a run that was not trained here, ``unfinished``.
+        loss: the held-out loss, for text the cross-entropy in nats per token; None if the run diverged.
         loss_se: its standard error over held-out windows. The runs of a study are evaluated on the same windows, so
             the difference between two of them is more certain than this.
         train_loss: the smoothed training loss at the end.
@@ -32,9 +36,10 @@ class RunRecord:
         environment: versions and kind of machine; see :func:`environment`.
         note: a remark for people, for example why the run diverged.
         retry_of: the run that diverged at a higher learning rate, if this run is the next attempt.
+        scores: held-out scores beside the loss, by name (accuracy, …); the error of a score may be NaN: not known.
     """
 
-    config: RunConfig
+    run: RunConfig | ExternalRun
     kind: str
     status: str
     loss: float | None
@@ -47,64 +52,139 @@ class RunRecord:
     environment: dict[str, Any] = field(default_factory=dict)
     note: str = ""
     retry_of: str = ""
+    scores: Mapping[str, Score] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
-        return self.config.id
+        return self.run.id
+
+    @property
+    def external(self) -> bool:
+        """Whether something outside this package trained the run."""
+        return isinstance(self.run, ExternalRun)
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration by which the run was trained here.
+
+        Raises:
+            UserError: it was not trained here, so it can be neither repeated nor gone on with.
+        """
+        if isinstance(self.run, ExternalRun):
+            raise UserError(f"run {self.id} was not trained here ({self.run.trained_by}): it has no configuration")
+        return self.run
+
+    @property
+    def num_params(self) -> int:
+        return self.run.num_params
+
+    @property
+    def counted(self) -> str:
+        """Which parameters ``num_params`` counts."""
+        return self.run.counted if isinstance(self.run, ExternalRun) else "non_embedding"
+
+    @property
+    def tokens(self) -> int:
+        return self.run.tokens
+
+    @property
+    def flops(self) -> float:
+        return self.run.total_flops if isinstance(self.run, ExternalRun) else self.run.flops
+
+    @property
+    def epochs(self) -> float | None:
+        return self.run.epochs
+
+    @property
+    def batch_tokens(self) -> int | None:
+        return self.run.batch_tokens if isinstance(self.run, ExternalRun) else self.run.train.batch_tokens
+
+    @property
+    def lr(self) -> float | None:
+        return self.run.lr if isinstance(self.run, ExternalRun) else self.run.train.lr
+
+    @property
+    def data(self) -> str:
+        """Where the data came from, or their name."""
+        return self.run.data or self.run.source if isinstance(self.run, ExternalRun) else self.run.task.source
+
+    @property
+    def loss_unit(self) -> str:
+        """The unit of the loss, in words."""
+        return self.run.loss_unit if isinstance(self.run, ExternalRun) else self.run.task.loss_unit
 
     @property
     def bits_per_byte(self) -> float | None:
         """The loss in bits per byte of text, which can be compared between tokenizers."""
-        return None if self.loss is None else self.config.task.bits_per_byte(self.loss)
+        return None if self.loss is None else self._bits_per_byte(self.loss)
 
-    def counts(self) -> dict[str, float]:
-        """Parameters and FLOPs under every convention; tokens and steps."""
-        model = self.config.model
-        return {
-            "num_params": model.num_params,
+    def _bits_per_byte(self, loss: float) -> float | None:
+        return (self.run if isinstance(self.run, ExternalRun) else self.run.task).bits_per_byte(loss)
+
+    def counts(self) -> dict[str, float | None]:
+        """Parameters and FLOPs under every convention; tokens and steps. None: not known."""
+        run = self.run
+        model, steps = (run, run.steps) if isinstance(run, ExternalRun) else (run.model, run.schedule.steps)
+        counts = {
+            "num_params": self.num_params,
             "num_params_total": model.num_params_total,
             "num_params_matmul": model.num_params_matmul,
-            "tokens": self.config.tokens,
-            "steps": self.config.schedule.steps,
-            "flops": self.config.flops,
-            "flops_6nd": 6.0 * model.num_params * self.config.tokens,
+        }
+        return {
+            **counts,
+            **({f"num_params_{self.counted}": self.num_params} if self.counted in ("total", "matmul") else {}),
+            "tokens": self.tokens,
+            "steps": steps,
+            "flops": self.flops,
+            "flops_6nd": 6.0 * self.num_params * self.tokens,
         }
 
     def row(self) -> dict[str, Any]:
         """The run as a row of a table that :mod:`allometry.laws` reads."""
-        train, task, model = self.config.train, self.config.task, self.config.model.to_dict()
-        return {
+        run = self.run
+        if isinstance(run, ExternalRun):
+            shape, seed, unique = run.shape, run.seed, run.train_tokens
+        else:
+            shape, seed, unique = run.model.to_dict(), run.train.seed, run.task.train_tokens
+        row = {
             "label": self.id,
             "kind": self.kind,
             "status": self.status,
             **self.counts(),
+            "counted": self.counted,
             "loss": self.loss,
             "loss_se": self.loss_se,
             "bits_per_byte": self.bits_per_byte,
-            "bits_per_byte_se": None if self.loss_se is None else task.bits_per_byte(self.loss_se),
-            "unique_tokens": task.train_tokens,
-            "epochs": self.config.epochs,
-            "batch_tokens": train.batch_tokens,
-            "lr": train.lr,
-            "width": model["width"],
-            "layers": model.get("layers"),
-            "seed": train.seed,
+            "bits_per_byte_se": None if self.loss_se is None else self._bits_per_byte(self.loss_se),
+            "unique_tokens": unique,
+            "epochs": self.epochs,
+            "batch_tokens": self.batch_tokens,
+            "lr": self.lr,
+            "width": shape.get("width"),
+            "layers": shape.get("layers"),
+            "seed": seed,
             "seconds": self.seconds,
             "flops_spent": self.flops_spent,
             "tokens_per_second": self.tokens_per_second,
             "note": self.note,
         }
+        for name, score in self.scores.items():
+            row.setdefault(name, clean(score.value))
+            row.setdefault(f"{name}_se", clean(score.error))
+        return row
 
     def to_json(self) -> dict[str, Any]:
+        scores = {name: {"value": clean(s.value), "error": clean(s.error)} for name, s in self.scores.items()}
         return {
             "id": self.id,
             "kind": self.kind,
             "status": self.status,
             "loss": self.loss,
             "loss_se": self.loss_se,
+            **({"scores": scores} if scores else {}),
             "bits_per_byte": self.bits_per_byte,
             "train_loss": self.train_loss,
-            "epochs": self.config.epochs,
+            "epochs": self.epochs,
             "counts": self.counts(),
             "seconds": self.seconds,
             "flops_spent": self.flops_spent,
@@ -113,7 +193,7 @@ class RunRecord:
             "environment": self.environment,
             "note": self.note,
             "retry_of": self.retry_of,
-            "config": self.config.to_dict(),
+            ("external" if self.external else "config"): self.run.to_dict(),
         }
 
     @classmethod
@@ -124,12 +204,18 @@ class RunRecord:
             UserError: a field is missing, or the configuration does not match the recorded id.
         """
         try:
-            config = RunConfig.parse(value["config"], f"run {value['id']}")
-            names = set(cls.__dataclass_fields__) - {"config"}
-            record = cls(config=config, **{name: value[name] for name in names})
-        except (KeyError, TypeError) as error:
+            where = f"run {value['id']}"
+            if "external" in value:
+                run: RunConfig | ExternalRun = ExternalRun.parse(value["external"], where)
+            else:
+                run = RunConfig.parse(value["config"], where)
+            names = set(cls.__dataclass_fields__) - {"run", "scores"}
+            scores = {name: Score.from_json(score) for name, score in value.get("scores", {}).items()}
+            record = cls(run=run, scores=scores, **{name: value[name] for name in names})
+        except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"a run record lacks {error}; delete that run and run the same command again") from None
-        if record.id != value["id"] or not config.trainer.current:
+        current = isinstance(run, ExternalRun) or run.trainer.current
+        if record.id != value["id"] or not current:
             raise UserError(f"run {value['id']}: its configuration was changed, or an older version trained it")
         return record
 

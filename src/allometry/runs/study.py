@@ -19,7 +19,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from . import claims
 from .record import RunRecord, now
 
 _LOCK, _SESSION = ".lock", ".session"
+COLLECTION = {"holds": "external runs"}  # the settings of a study whose runs were recorded or imported
 _OF_OLD_SETTINGS = ("calibration.json", "ladder.json", "recipe.json")
 
 
@@ -70,6 +71,20 @@ class Study:
         study = cls(path)
         if not study.settings_path.is_file():
             raise UserError(f"{path}: not a study (no study.json in it); `allometry ladder` or `quickstart` makes one")
+        return study
+
+    @classmethod
+    def collect(cls, path: Path) -> Study:
+        """Open the study of external runs at ``path``, or create it; any number of processes may.
+
+        Raises:
+            UserError: ``path`` holds a ladder, whose runs are not to be mixed with others, or something else.
+        """
+        study = cls(path)
+        if not study.settings_path.exists():
+            study._write_first_settings(COLLECTION)
+        if study.settings() != COLLECTION:
+            raise UserError(f"{path}: holds a ladder; give runs that it did not train a folder of their own")
         return study
 
     def _write_first_settings(self, settings: dict[str, Any]) -> None:
@@ -213,7 +228,7 @@ class Study:
         ids = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
         ended = (record for run in ids if (record := self.record(run)) is not None)
         kept = [record for record in ended if not kinds or record.kind in kinds]
-        return sorted(kept, key=lambda record: (record.config.flops, record.id))
+        return sorted(kept, key=lambda record: (record.flops, record.id))
 
     def rows(self, *kinds: str) -> list[dict[str, Any]]:
         """Records as rows of a table; by default the ladder's, to which a law is fitted."""
@@ -244,21 +259,31 @@ class Study:
         return matches[0]
 
     def save(
-        self, record: RunRecord, curve: Sequence[Sequence[float]], allowed: AbstractContextManager[Any] | None = None
+        self,
+        record: RunRecord,
+        curve: Iterable[Sequence[float] | Mapping[str, float]],
+        allowed: AbstractContextManager[Any] | None = None,
     ) -> None:
         """Write a run's curve, and then the record that makes the run exist (its weights must be written before).
 
+        A point of the curve is (tokens, training loss), or names its values: ``tokens`` and any of ``train_loss``,
+        ``loss`` (held out), ``lr``, ``step`` and whatever else was logged.
+
         ``allowed`` is entered for both writes: the claim on the run's trunk, which raises if it is lost.
         """
-        lines = "".join(json.dumps({"tokens": tokens, "train_loss": loss}) + "\n" for tokens, loss in curve)
+        points = (p if isinstance(p, Mapping) else dict(zip(("tokens", "train_loss"), p, strict=True)) for p in curve)
+        lines = "".join(json.dumps(dict(point), allow_nan=False) + "\n" for point in points)
         with allowed or nullcontext():
             replace_file(self.run_path(record.id) / "metrics.jsonl", lines.encode())
             write_json(self.run_path(record.id) / "record.json", record.to_json())
 
     def curve(self, run: str) -> list[tuple[float, float]]:
-        """The training curve of a run: (tokens, smoothed training loss)."""
-        rows = read_lines(self.run_path(run) / "metrics.jsonl")
-        return [(row["tokens"], row["train_loss"]) for row in rows]
+        """The training curve of a run: (tokens, training loss)."""
+        return [(p["tokens"], p["train_loss"]) for p in self.points(run) if {"tokens", "train_loss"} <= p.keys()]
+
+    def points(self, run: str) -> list[dict[str, float]]:
+        """All points of a run's curve with all their values."""
+        return read_lines(self.run_path(run) / "metrics.jsonl")
 
     def log(self, run: str, event: str, **values: Any) -> None:
         """Add an event to the run's log of attempts."""

@@ -198,7 +198,7 @@ class Trackers:
             "loss": record.loss,
             "bits_per_byte": record.bits_per_byte,
             "seconds": record.seconds,
-            "flops": record.config.flops,
+            "flops": record.flops,
             "flops_spent": record.flops_spent,
         }
         summary = {name: value for name, value in values.items() if value is not None}

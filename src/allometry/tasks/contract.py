@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor, nn
 
 from ..config.run import RunConfig
+from ..quantities import Score
 
 Batch = tuple[Tensor, ...]  # on the CPU; the first dimension of each tensor is the rows
-
-
-@dataclass(frozen=True)
-class Score:
-    """A measured value and its standard error."""
-
-    value: float
-    error: float
 
 
 class Processes(Protocol):

@@ -30,7 +30,7 @@ def record_outcome(study: Study, plan: Plan, record: RunRecord) -> Outcome:
         raise UserError(f"the planned run diverged ({record.note}); there is no loss to compare; see {study.path}")
     if plan.created > record.finished_at:
         raise UserError(f"run {record.id} had ended before this plan was written: that is no prediction")
-    largest = max((rung.config.flops for rung in study.records("ladder")), default=None)
+    largest = max((rung.flops for rung in study.records("ladder")), default=None)
     spent = sum(run.flops_spent for run in study.records("sweep", "ladder"))
     outcome = Outcome(
         run=record.id,
@@ -42,7 +42,7 @@ def record_outcome(study: Study, plan: Plan, record: RunRecord) -> Outcome:
         bits_per_byte=record.bits_per_byte,
         relative_error=plan.loss / record.loss - 1,
         inside=None if plan.low is None or plan.high is None else bool(plan.low <= record.loss <= plan.high),
-        compute_ratio=None if largest is None else record.config.flops / largest,
+        compute_ratio=None if largest is None else record.flops / largest,
         ladder_share=spent / (spent + record.flops_spent),
         seconds=record.seconds,
         note=record.note,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +56,10 @@ def _curves(path: Path) -> Iterator[RunCurve]:
 
     study = Study.open(path)
     for record in study.records("ladder"):
+        if record.external:
+            if (curve := _external_curve(record, study.points(record.id))) is not None:
+                yield curve
+            continue
         points = study.curve(record.id)
         if not points:
             continue
@@ -63,4 +68,19 @@ def _curves(path: Path) -> Iterator[RunCurve]:
         starts = np.array([schedule.tokens_before(step) for step in range(schedule.steps + 1)])
         step = np.clip(np.searchsorted(starts, tokens), 1, schedule.steps)
         lr = np.array([peak * schedule.lr_factor_at(int(one) - 1) for one in step])
-        yield RunCurve(record.id, step.astype(float), loss, lr, tokens, float(record.config.num_params))
+        yield RunCurve(record.id, step.astype(float), loss, lr, tokens, float(record.num_params))
+
+
+def _external_curve(record: Any, points: list[dict[str, float]]) -> RunCurve | None:
+    """The curve of a run that was recorded or imported: what its points hold; None without a training loss.
+
+    The step is that of the point, else its place; a rate is that of the point, else the run's only one.
+    """
+    kept = [point for point in points if {"tokens", "train_loss"} <= point.keys()]
+    if not kept:
+        return None
+    rate = math.nan if record.lr is None else record.lr
+    column = lambda name, default: np.array([point.get(name, default) for point in kept], dtype=float)
+    step = np.array([point.get("step", place + 1) for place, point in enumerate(kept)], dtype=float)
+    tokens, loss = column("tokens", math.nan), column("train_loss", math.nan)
+    return RunCurve(record.id, step, loss, column("lr", rate), tokens, float(record.num_params))

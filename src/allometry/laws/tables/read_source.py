@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from .columns import KNOWN, Match, check_counted
+from .columns import COUNTED, KNOWN, Match, check_counted
 from .from_study import study_rows
 from .raw_table import RawTable, from_records
 from .readers import read_table
@@ -68,11 +68,18 @@ def _of_study(path: Path, columns: Mapping[str, str | float | None] | None, coun
     taken = _own_names(table)
     if columns:
         taken |= {"loss": "bits_per_byte", "loss_se": "bits_per_byte_se"}
-    counted = counted or "non_embedding"
-    check_counted(counted)
+    counted = counted or _what_is_counted(table)
+    if counted != "unknown":
+        check_counted(counted)
     if f"num_params_{counted}" in table.columns:
         taken["num_params"] = f"num_params_{counted}"
     return RunSource(table, Match(taken, counted))
+
+
+def _what_is_counted(table: RawTable) -> str:
+    """Which parameters the sizes of a study count, where all its runs count the same."""
+    kinds = {str(kind) for kind in table.columns["counted"].cells}
+    return kinds.pop() if len(kinds) == 1 and kinds <= COUNTED.keys() else "unknown"
 
 
 def _own_names(table: RawTable) -> dict[str, str | float]:

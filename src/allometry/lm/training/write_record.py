@@ -61,7 +61,7 @@ class RecordWriter:
         where = environment(torch.get_num_threads()) | device | {**(savings or {})} | {**self.where}
         spent = spent or member.meter.spent(config)
         reason = reason or no_better_than(member.task.guess, scores["loss"])
-        record = record_of(config, self.job, member.meter, scores["loss"], spent, reason, notes, where)
+        record = record_of(config, self.job, member.meter, scores, spent, reason, notes, where)
         if record.status == "finished":
             meta = {"config": config.to_dict()}
             checkpoint.write(self.study.weights_path(config.id), dict(weights), meta, self.claim)
@@ -82,16 +82,16 @@ def record_of(
     config: RunConfig,
     job: Job,
     meter: Meter,
-    loss: Score,
+    scores: Mapping[str, Score],
     spent: tuple[int, float],
     reason: str,
     notes: Sequence[str],
     where: dict[str, Any],
 ) -> RunRecord:
     """The record of a run that cost so many tokens and seconds beyond the shorter ones of its trunk."""
-    tokens, seconds = spent
+    (tokens, seconds), loss = spent, scores["loss"]
     return RunRecord(
-        config=config,
+        run=config,
         kind=job.kind,
         status="diverged" if reason else "finished",
         loss=loss.value if math.isfinite(loss.value) else None,
@@ -104,6 +104,7 @@ def record_of(
         environment=where,
         note="; ".join(filter(None, [reason, *notes])),
         retry_of=job.retry_of.get(config.id, ""),
+        scores={name: score for name, score in scores.items() if name != "loss"},
     )
 
 

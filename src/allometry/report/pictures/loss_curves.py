@@ -123,12 +123,12 @@ def training_curves(contents: StudyContents) -> TrainingCurves:
     """The training curves of the rungs, of the target and of other single runs."""
     order = {"ladder": 0, "run": 1, "target": 2}
     curves = []
-    for record in sorted(contents.records, key=lambda r: (order.get(r.kind, 3), r.config.num_params, r.config.tokens)):
+    for record in sorted(contents.records, key=lambda r: (order.get(r.kind, 3), r.num_params, r.tokens)):
         points = np.array([p for p in contents.curves.get(record.id, []) if p[0] > 0], float).reshape(-1, 2)
         if len(points):
             tokens, loss = points[:, 0], points[:, 1]
             means = _means(tokens, loss)
-            size = record.config.num_params
+            size = record.num_params
             curves.append(TrainingCurve(record.id, record.kind, size, tokens, loss, *means, record.loss))
     return TrainingCurves(contents.unit, tuple(curves))
 

@@ -35,8 +35,8 @@ class RunPoint:
     def of(cls, record: RunRecord) -> RunPoint:
         """The point of a run that has a loss."""
         assert record.loss is not None
-        config = record.config
-        return cls(record.id, record.kind, config.num_params, config.tokens, config.flops, record.loss, record.loss_se)
+        size, tokens, flops = record.num_params, record.tokens, record.flops
+        return cls(record.id, record.kind, size, tokens, flops, record.loss, record.loss_se)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +105,9 @@ def exact_flops_per_token(contents: StudyContents) -> Callable[[float | Array], 
     Head and attention add to 6·N a share that decreases about as a power of N. The result is exact at the sizes of the
     study and of its plan, and follows that power between and beyond them. It is plain 6·N if no shape is known.
     """
-    models = [record.config.model for record in contents.records]
-    models += [contents.planned.model] if contents.planned else []
-    share = {model.num_params: model.flops_per_token / (6 * model.num_params) - 1 for model in models}
-    if not share:
+    runs = [*contents.records, *([contents.planned] if contents.planned else [])]
+    share = {run.num_params: run.flops / (6.0 * run.num_params * run.tokens) - 1 for run in runs}
+    if not share or min(share.values()) <= 1e-9:  # FLOPs that are 6·N·D themselves
         return lambda num_params: 6 * np.asarray(num_params, float)
     sizes = np.log(sorted(share))
     shares = np.log([share[size] for size in sorted(share)])
