@@ -16,8 +16,6 @@ from allometry.laws.fitting.fit import make_problem, optimum
 from allometry.laws.forecasting.backtest import Backtest, BacktestRow
 from allometry.laws.forecasting.calibration import (
     FORECAST,
-    PRIOR_CUTS,
-    PRIOR_DRIFT,
     PRIOR_SLOPE,
     Correction,
     calibrate,
@@ -25,6 +23,7 @@ from allometry.laws.forecasting.calibration import (
     law_weights,
 )
 from allometry.laws.forecasting.cuts import DEFAULT_LAWS, by_compute, origins
+from allometry.laws.forecasting.drift import PUBLIC_TABLES
 from allometry.laws.forecasting.residuals import LENGTH, RATIOS, ResidualProcess
 from allometry.laws.forecasting.run_weights import prediction_weights, relevance
 from allometry.laws.tables.diagnosis import excess
@@ -193,12 +192,14 @@ def test_correction_goes_no_further_than_the_backtest():
 
 def test_scale_is_the_prior_where_errors_are_as_expected():
     assert calibrate(Backtest((), 5)) == (1, 2)
-    expected = np.hypot(0.001, PRIOR_DRIFT)
+    expected = np.hypot(0.001, PUBLIC_TABLES.sd)
     scale, freedom = calibrate(slopes([expected, -expected, expected, -expected]))
     assert (scale, freedom) == (pytest.approx(1), 6)
     scale, _ = calibrate(slopes([3 * expected] * 4))
-    assert scale == pytest.approx(np.sqrt((PRIOR_CUTS + 4 * 9) / (PRIOR_CUTS + 4)))
-    assert calibrate(slopes([1.0] * 4))[0] == pytest.approx(np.sqrt((PRIOR_CUTS + 4 * 25) / (PRIOR_CUTS + 4)))
+    assert scale == pytest.approx(np.sqrt((PUBLIC_TABLES.cuts + 4 * 9) / (PUBLIC_TABLES.cuts + 4)))
+    assert calibrate(slopes([1.0] * 4))[0] == pytest.approx(
+        np.sqrt((PUBLIC_TABLES.cuts + 4 * 25) / (PUBLIC_TABLES.cuts + 4))
+    )
 
 
 def test_origins_find_the_optimum_below_every_cut():
@@ -278,7 +279,7 @@ def test_few_runs_use_the_laws_that_they_can_carry_and_say_so():
     assert set(result.weights) == {"power"}
     assert "5 runs are too few for power_floor, chinchilla, skaling: left out" in result.notes
     assert any("too few runs for a backtest" in note for note in result.notes)
-    assert result.drift == PRIOR_DRIFT
+    assert result.drift == PUBLIC_TABLES.sd
     assert "rests on what public tables show" in result.evidence(1e6, 1e7)
     with pytest.raises(UserError, match="3 runs are too few for law power"):
         forecast(observations.where(np.array([0, 1, 2])))

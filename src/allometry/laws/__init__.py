@@ -19,6 +19,7 @@ from .base import Law
 from .fitting.fit import fit
 from .fitting.result import Fit
 from .forecasting.backtest import Backtest, backtest
+from .forecasting.drift import DriftPrior
 from .forecasting.forecast import Forecast, forecast
 from .forms.farseer import Farseer
 from .forms.formula import COEFFICIENT, FLOOR, DataConstrained, Formula
@@ -44,6 +45,7 @@ __all__ = [
     "CurveFit",
     "Curves",
     "DataConstrained",
+    "DriftPrior",
     "Farseer",
     "Finding",
     "Fit",

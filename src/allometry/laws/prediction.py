@@ -69,6 +69,12 @@ def check_level(level: float) -> None:
         raise UserError(f"level is {level}; it must lie between 0 and 1, such as 0.9")
 
 
+def check_repeats(repeats: float) -> None:
+    """Raises UserError unless it is a number of runs, 1 or more."""
+    if not repeats >= 1:
+        raise UserError(f"repeats is {repeats}; it must be 1 or more runs, or infinity for the expected loss")
+
+
 def check_inputs(inputs: Mapping[str, object]) -> None:
     """Raises UserError unless all inputs are finite and above zero."""
     for name, value in inputs.items():

@@ -11,6 +11,9 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from .constants_prior import Prior
+from .whitening import Trunks
+
 Array = np.ndarray
 OUTSIDE = 0.1
 
@@ -41,6 +44,8 @@ class Problem(Generic[F]):
             of L itself).
         delta: δ of huber.
         lower, upper: bounds of θ, (constants,) or (batch, constants).
+        trunks: which runs share noise; residuals are whitened by it, each run by its trunk. None: all independent.
+        prior: what is known of the constants before, which counts as further residuals. None: nothing.
     """
 
     law: F
@@ -50,6 +55,8 @@ class Problem(Generic[F]):
     delta: float
     lower: Array
     upper: Array
+    trunks: Trunks | None = None
+    prior: Prior | None = None
 
     def evaluate(self, theta: Array, weights: Array, rows: Array | slice = slice(None)) -> tuple[Array, Array, Array]:
         """The objective's value (batch,), gradient (batch, P) and Gauss–Newton matrix (batch, P, P) at θ.
@@ -64,6 +71,8 @@ class Problem(Generic[F]):
             residual, jacobian = value - np.exp(observed), jacobian * value[:, None]
         else:
             residual = predicted - observed
+        if self.trunks is not None:
+            residual, jacobian = self.trunks.of(rows).whiten(weights, residual, jacobian)
         size = np.abs(residual)
         rho, pull, curvature = residual**2 / 2, residual, weights
         if self.objective == "huber":
@@ -73,7 +82,11 @@ class Problem(Generic[F]):
             curvature = weights * np.where(outside, OUTSIDE * self.delta / np.maximum(size, self.delta), 1.0)
         gradient = (jacobian @ (weights * pull)[..., None])[..., 0]
         matrix = (jacobian * curvature[:, None]) @ jacobian.swapaxes(1, 2)
-        return (weights * rho).sum(axis=1), gradient, matrix
+        value = (weights * rho).sum(axis=1)
+        if self.prior is None:
+            return value, gradient, matrix
+        known = self.prior.evaluate(theta, rows)
+        return value + known[0], gradient + known[1], matrix + known[2]
 
     def bounds(self, rows: Array) -> tuple[Array, Array]:
         """Lower and upper bounds of these rows of a batch."""

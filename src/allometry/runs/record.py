@@ -163,6 +163,7 @@ class RunRecord:
             "width": shape.get("width"),
             "layers": shape.get("layers"),
             "seed": seed,
+            "trunk": None if isinstance(run, ExternalRun) else run.trunk,
             "seconds": self.seconds,
             "flops_spent": self.flops_spent,
             "tokens_per_second": self.tokens_per_second,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,18 +11,23 @@ import numpy as np
 from ...errors import UserError
 from ...quantities import plural
 from ..base import Law
+from ..constants_prior import Prior
 from ..forms.named_laws import law
 from ..solver import Problem, solve
 from ..tables.diagnosis import check_design
 from ..tables.observations import Observations
 from .refits import refits
 from .result import GREEK, Fit
+from .trunk_noise import TrunkNoise, estimate, has_trunks
 
 Array = np.ndarray
 OBJECTIVES = ("log_squares", "huber", "squares")
 STARTS = 20
 RIVALS = 4
 MOST_ROWS_FOR_STARTS = 1000
+# The noise of trunks follows from residuals, and these from the noise; twice is enough.
+ROUNDS = 2
+LEAST_VARIANCE = 1e-12
 
 
 class GlobalOptimum(NamedTuple):
@@ -43,8 +49,12 @@ def fit(
     bootstrap: int = 1000,
     resample: str = "auto",
     seed: int = 0,
+    priors: Mapping[str, tuple[float, float]] | None = None,
 ) -> Fit:
     """Fit a law at the global optimum of its objective.
+
+    Runs that name a ``trunk`` share its noise: they are weighed by the covariance, whose parts are estimated, or known
+    where there is a column ``trunk_noise``.
 
     Args:
         law_or_name: a ``Law`` or its name in ``LAWS``.
@@ -55,17 +65,21 @@ def fit(
         bootstrap: number of refits behind standard errors and intervals; 0 for none.
         resample: "pairs", "residual", or "auto" (pairs from 60 runs on).
         seed: of the bootstrap.
+        priors: constant → (mean, standard deviation), from earlier studies of like models; best of exponents.
 
     Raises:
         UserError: too few runs, one size, one token count, one ratio, a column that the law reads is missing, an
-            unknown law, objective or resampling, impossible weights.
+            unknown law, objective, resampling or constant, impossible weights or standard deviations.
     """
     form = law(law_or_name)
     check_design(observations, form.name, form.num_constants)
     weights = _check_options(observations, objective, delta, weights, bootstrap, resample)
+    _check_priors(form, priors)
     problem, centre = make_problem(form, observations, objective, delta)
-    best = optimum(problem, weights)
-    theta = refits(problem, best.theta, weights, bootstrap, resample, seed, best.rivals)
+    best, noise = optimum(problem, weights), None
+    if priors or has_trunks(observations):
+        problem, best, noise = _refined(problem, best, centre, observations, weights, priors or {})
+    theta = refits(problem, best.theta, weights, bootstrap, resample, seed, best.rivals, noise)
     return Fit(
         law=form,
         values=dict(zip(form.symbols, map(float, form.values(best.theta, centre)), strict=True)),
@@ -84,7 +98,46 @@ def fit(
         counted=observations.counted,
         notes=observations.notes,
         seed=seed,
+        trunk_noise=noise,
+        priors=dict(priors or {}),
     )
+
+
+def _refined(
+    problem: Problem[Law],
+    best: GlobalOptimum,
+    centre: tuple[float, ...],
+    runs: Observations,
+    weights: Array,
+    priors: Mapping[str, tuple[float, float]],
+) -> tuple[Problem[Law], GlobalOptimum, TrunkNoise | None]:
+    """The problem with the covariance of trunks and with what is known of constants, its optimum, and the noise.
+
+    The noise is that of the optimum without them, and then of the optimum with them.
+    """
+    noise = None
+    for _ in range(ROUNDS):
+        predicted, jacobian = (x[0] for x in problem.law.log_loss(best.theta[None], *problem.inputs))
+        residuals = problem.log_loss - predicted
+        free = (best.theta > problem.lower) & (best.theta < problem.upper)
+        variance = (weights * residuals**2).sum() / max(len(runs) - int(free.sum()), 1)
+        if has_trunks(runs):
+            noise = estimate(runs, residuals, jacobian[free], weights)
+            problem, variance = replace(problem, trunks=noise.trunks_of(runs)), noise.own**2
+        problem = replace(problem, prior=constants_prior(problem.law, centre, priors, float(variance)))
+        best = optimum(problem, weights)
+    return problem, best, noise
+
+
+def constants_prior(
+    form: Law, centre: tuple[float, ...], priors: Mapping[str, tuple[float, float]], variance: float
+) -> Prior | None:
+    """What is known of constants, beside runs whose own noise has this variance at weight 1; None for nothing."""
+    if not priors:
+        return None
+    mean, sd = np.array(list(priors.values()), dtype=float).T
+    places = np.array([form.symbols.index(symbol) for symbol in priors])
+    return Prior(lambda theta: form.values(theta, centre), places, mean, sd, max(variance, LEAST_VARIANCE) / sd**2)
 
 
 def make_problem(
@@ -188,6 +241,14 @@ def check_objective(objective: str, delta: float) -> None:
         raise UserError(f"no objective {objective!r}; known are {', '.join(OBJECTIVES)}")
     if not delta > 0:
         raise UserError(f"delta is {delta}; it must be above zero")
+
+
+def _check_priors(form: Law, priors: Mapping[str, tuple[float, float]] | None) -> None:
+    for symbol, pair in (priors or {}).items():
+        if symbol not in form.symbols:
+            raise UserError(f"priors: law {form.name} has no constant {symbol!r}; it has {', '.join(form.symbols)}")
+        if len(pair) != 2 or not np.all(np.isfinite(pair)) or not pair[1] > 0:
+            raise UserError(f"priors: {symbol} is {pair}; give (mean, standard deviation), the second above zero")
 
 
 def _check_options(observations, objective, delta, weights, bootstrap, resample) -> Array:

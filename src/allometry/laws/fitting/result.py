@@ -12,7 +12,8 @@ from ...errors import UserError
 from ...quantities import format_count, format_flops, plural
 from ..base import Law
 from ..forms.named_laws import law
-from ..prediction import Prediction, around, check_level, inputs_of
+from ..prediction import Prediction, around, check_level, check_repeats, inputs_of
+from .trunk_noise import TrunkNoise
 
 Array = np.ndarray
 GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "alpha_N": "αN", "alpha_D": "αD"}
@@ -41,6 +42,8 @@ class Fit:
         counted: which parameters N counts; predictions count them likewise.
         notes: the observations' notes.
         seed: of the draws.
+        trunk_noise: the noise that runs of one trunk share, and a run's own; None where no run names a trunk.
+        priors: constant → (mean, standard deviation) as given.
     """
 
     law: Law
@@ -60,6 +63,8 @@ class Fit:
     counted: str = "unknown"
     notes: tuple[str, ...] = ()
     seed: int = 0
+    trunk_noise: TrunkNoise | None = None
+    priors: dict[str, tuple[float, float]] = field(default_factory=dict)
     kind: str = field(default="fit", init=False)
 
     @property
@@ -105,25 +110,29 @@ class Fit:
         num_params: float | Array | None = None,
         tokens: float | Array | None = None,
         level: float = 0.9,
+        repeats: float = 1,
         **others: float | Array,
     ) -> Prediction:
         """The loss at N parameters and D tokens (broadcast), with the interval of one new run.
 
-        ``others`` are what else the law reads: ``batch_tokens`` (steps follow), ``unique_tokens`` (all, by default).
-        The interval holds the spread of the constants and the residual noise of this one law. That this law holds
-        beyond the data is assumed; ``forecast`` does not assume it.
+        With ``repeats`` it is the interval of the mean of so many runs of other seeds, with infinity that of the
+        expected loss. ``others`` are what else the law reads: ``batch_tokens`` (steps follow), ``unique_tokens`` (all,
+        by default). The interval holds the spread of the constants and the residual noise of this one law. That this
+        law holds beyond the data is assumed; ``forecast`` does not assume it.
 
         Raises:
             UserError: an input missing, not finite or not above zero; a level outside (0, 1).
         """
         check_level(level)
+        check_repeats(repeats)
         given = inputs_of(self.law.inputs, {"num_params": num_params, "tokens": tokens, **others}, self.law.name)
         inputs = np.broadcast_arrays(*(np.asarray(x, dtype=float) for x in given))
         shape, flat = inputs[0].shape, [x.ravel() for x in inputs]
         value = np.log(np.atleast_1d(self.law.loss(self.values, *flat)))
         if len(self.draws) < 2:
             return around(np.exp(value), np.full_like(value, np.nan), np.full_like(value, np.nan), level, shape)
-        samples = self.log_samples(*flat) + self.noise(len(self.draws))[:, None]
+        size = flat[self.law.inputs.index("num_params")] if "num_params" in self.law.inputs else None
+        samples = self.log_samples(*flat) + self.noise(len(self.draws), size) / np.sqrt(repeats)
         low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0, method="weibull")
         return around(np.exp(value), np.exp(low), np.exp(high), level, shape)
 
@@ -149,22 +158,43 @@ class Fit:
         return [(1.0, self.log_samples(*(given[name] for name in self.law.inputs)))]
 
     @property
+    def variance(self) -> float:
+        """Of the noise of ln L in a run of weight 1; within its trunk where runs name trunks."""
+        return float(self.sigma**2 * self.weights.max())
+
+    @property
     def sigma(self) -> float:
-        """The noise of ln L for a run of the largest weight, corrected for the constants fitted."""
+        """The noise of ln L for a run of the largest weight, corrected for the constants fitted; relative to its trunk
+        where runs name trunks."""
+        if self.trunk_noise is not None:
+            return float(self.trunk_noise.own / np.sqrt(self.weights.max()))
         relative = self.weights / self.weights.max()
         return float(np.sqrt((relative * self.residuals**2).sum() / max(self.num_runs - self.law.num_constants, 1)))
 
-    def noise(self, count: int) -> Array:
-        """``count`` draws of a new run's residual of ln L, the same on every call.
+    def noise(self, count: int, num_params: Array | None = None) -> Array:
+        """``count`` draws of a new run's residual of ln L, the same on every call, (draws, 1) or (draws, points).
 
         Standardised residuals times √(n/χ²_ν), ν runs minus constants: few runs leave the size of the noise uncertain.
+        A run of a new trunk has that trunk's noise too, which ``num_params`` (points,) may change.
         """
+        if self.trunk_noise is not None:
+            return self._trunk_draws(count, self.trunk_noise, num_params)
         standardised = self.residuals * np.sqrt(self.weights / self.weights.max())
         freedom = max(self.num_runs - self.law.num_constants, 1)
         generator = np.random.default_rng(self.seed + 1)
-        return generator.choice(standardised, size=count) * np.sqrt(
+        drawn = generator.choice(standardised, size=count) * np.sqrt(
             self.num_runs / generator.chisquare(freedom, size=count)
         )
+        return drawn[:, None]
+
+    def _trunk_draws(self, count: int, noise: TrunkNoise, num_params: Array | None) -> Array:
+        """Noise of new trunks and of one run in each, (draws, points)."""
+        freedom = max(self.num_runs - self.law.num_constants, 1)
+        generator = np.random.default_rng(self.seed + 1)
+        own, shared = generator.standard_normal((2, count))
+        own *= self.sigma * np.sqrt(freedom / generator.chisquare(freedom, size=count))
+        shared *= np.sqrt(noise.freedom / generator.chisquare(noise.freedom, size=count))
+        return own[:, None] + shared[:, None] * noise.at(noise.middle if num_params is None else num_params)
 
     def summary(self, level: float = 0.9) -> str:
         """A table of the constants with standard errors and intervals, and how good the fit is."""
@@ -183,6 +213,8 @@ class Fit:
             f"D {format_count(span['tokens'][0])} to {format_count(span['tokens'][1])}, "
             f"C {format_flops(span['flops'][0])} to {format_flops(span['flops'][1])}"
         )
+        if self.trunk_noise is not None:
+            lines.append(self.trunk_noise.sentence())
         lines.append(f"optimum reached from {self.agreed} of {self.starts} starts; condition {self.condition:.1e}")
         lines += [f"note: {text}" for text in (*self.active_bounds, *self._warnings(), *self.notes)]
         return "\n".join(lines)
@@ -232,6 +264,8 @@ class Fit:
             "counted": self.counted,
             "notes": list(self.notes),
             "seed": self.seed,
+            "trunk_noise": None if self.trunk_noise is None else self.trunk_noise.to_json(),
+            "priors": {symbol: list(pair) for symbol, pair in self.priors.items()},
             "residuals": self.residuals.tolist(),
             "weights": self.weights.tolist(),
             "draws": self.draws.tolist(),
@@ -266,6 +300,8 @@ class Fit:
                 draws=np.array(data["draws"], dtype=float).reshape(-1, form.num_constants),
                 active_bounds=tuple(data["active_bounds"]),
                 notes=tuple(data["notes"]),
+                trunk_noise=None if data["trunk_noise"] is None else TrunkNoise(**data["trunk_noise"]),
+                priors={symbol: (float(pair[0]), float(pair[1])) for symbol, pair in data["priors"].items()},
                 **{key: data[key] for key in plain},
             )
         except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:

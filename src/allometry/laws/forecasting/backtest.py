@@ -35,8 +35,8 @@ class BacktestRow:
         factor: its C over the largest C of the runs fitted.
         error: ln(predicted/observed), so that +0.01 is 1 % too high.
         spread: standard deviation of the prediction that noise leaves in the constants, of ln L; of a forecast, with
-            the distance between the laws.
-        sigma: noise of ln L of that fit, for a run on the frontier at the cut.
+            the distance between the laws and the noise of the run's trunk, which other runs share.
+        sigma: noise of ln L of that fit, for a run on the frontier at the cut, relative to its trunk.
         weight: the weight of its error, the run's ``relevance`` in the whole table.
     """
 

@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..fitting.trunk_noise import TrunkNoise
 from ..tables.diagnosis import excess
 from .backtest import LATE, LEAST_ERROR, Backtest, BacktestRow, rows
 from .cuts import Origin
+from .drift import PUBLIC_TABLES, DriftPrior
 from .residuals import ResidualProcess
 
 Array = np.ndarray
@@ -22,11 +24,6 @@ FIT_EVIDENCE = 1.0
 CORRECTION_SHARE = 2 / 3
 LEAST_DISTANCE = 0.2
 PRIOR_SLOPE = 0.004
-# What is left of a good fit on public tables, as ln L for each e-fold of compute.
-PRIOR_DRIFT = 0.006
-# A table's own evidence on the interval is added to that of the public tables. Its cuts share runs and reach less far
-# than the predictions, so eight of them count as much as the prior.
-PRIOR_CUTS = 8.0
 # Degrees of freedom of an interval without any backtest.
 PRIOR_FREEDOM = 2.0
 # The most that one run counts, in variances.
@@ -74,7 +71,9 @@ def ignorance(mixed: Array, left: Array) -> Array:
     return (mixed + left) / 3
 
 
-def combined(origins: Sequence[Origin], weights: Mapping[str, float], constants: float) -> list[BacktestRow]:
+def combined(
+    origins: Sequence[Origin], weights: Mapping[str, float], constants: float, noise: TrunkNoise | None = None
+) -> list[BacktestRow]:
     """The rows of the whole forecast: at every cut the weighted laws and the residuals of the runs below.
 
     The weights are those of the whole backtest, so these errors are slightly too small.
@@ -83,6 +82,7 @@ def combined(origins: Sequence[Origin], weights: Mapping[str, float], constants:
         origins: of the laws.
         weights: law → weight.
         constants: how many constants the weighted laws take from the runs.
+        noise: of the trunks; None where no run names one.
     """
     share = np.array(list(weights.values()))
     table = []
@@ -98,18 +98,20 @@ def combined(origins: Sequence[Origin], weights: Mapping[str, float], constants:
             observed - share @ every[:, : len(below)],
             excess(below),
             constants,
+            None if noise is None else noise.trunks_of(below),
         ).at(above.num_params, above.tokens, excess(below, above.flops, centre))
-        unsure = np.sqrt(ignorance(variance, left.spread**2))
+        shared = 0.0 if noise is None else noise.at(above.num_params)
+        unsure = np.sqrt(ignorance(variance, left.spread**2) + shared**2)
         table += rows(each, FORECAST, centre + left.mean, unsure, left.noise)
     return table
 
 
-def correct(tested: Backtest) -> Correction:
+def correct(tested: Backtest, drift: DriftPrior = PUBLIC_TABLES) -> Correction:
     """The systematic slope of the forecast's errors over ln(factor) in the late cuts, after shrinkage.
 
     Each cut gives one slope. Cuts share runs, so their mean is no surer than one of them: its variance s² is the
     scatter of the slopes and the mean of what the spread of predictions allows them, and it is shrunk by
-    τ²/(τ² + s²), τ = ``PRIOR_SLOPE``.
+    τ²/(τ² + s²), τ = ``PRIOR_SLOPE``, towards the slope that is known before.
     """
     slopes, allowed, reach = [], [], 0.0
     for cut in tested.cuts(CORRECTION_SHARE):
@@ -122,22 +124,24 @@ def correct(tested: Backtest) -> Correction:
     if len(slopes) < 2:
         return Correction(0.0, 0.0)
     variance = np.var(slopes, ddof=1) + np.mean(allowed)
-    return Correction(float(np.mean(slopes) * PRIOR_SLOPE**2 / (PRIOR_SLOPE**2 + variance)), reach)
+    beyond = np.mean(slopes) + drift.slope  # errors are those of predictions, the prior's slope that of losses
+    return Correction(float(beyond * PRIOR_SLOPE**2 / (PRIOR_SLOPE**2 + variance)), reach)
 
 
-def calibrate(tested: Backtest) -> tuple[float, float]:
+def calibrate(tested: Backtest, drift: DriftPrior = PUBLIC_TABLES) -> tuple[float, float]:
     """The ratio of the forecast's errors to the prior's scale, and the degrees of freedom.
 
-    The prior variance of an error is σ² + spread² + (``PRIOR_DRIFT``·ln factor)². The mean square of the errors over
-    it, each cut counting once and the prior ``PRIOR_CUTS`` times, is the square of the factor.
+    The prior variance of an error is σ² + spread² + (drift·ln factor)². The mean square of the errors over it, each cut
+    counting once and the prior as its number of cuts, is the square of the factor.
     """
     squares = []
     for cut in tested.cuts():
         error, spread, sigma, distance, share = _columns(cut.get(FORECAST, []))
         if len(error):
-            variance = sigma**2 + spread**2 + (PRIOR_DRIFT * distance) ** 2
+            variance = sigma**2 + spread**2 + (drift.sd * distance) ** 2
+            error = error + drift.slope * distance
             squares.append(share @ np.minimum(error**2 / variance, MOST_SQUARES))
-    scale = np.sqrt((PRIOR_CUTS + sum(squares)) / (PRIOR_CUTS + len(squares)))
+    scale = np.sqrt((drift.cuts + sum(squares)) / max(drift.cuts + len(squares), 1))
     return float(scale), PRIOR_FREEDOM + len(squares)
 
 

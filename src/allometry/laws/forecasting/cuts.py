@@ -5,7 +5,7 @@ The cuts of one law differ only in which runs have a weight, so all of them are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -13,8 +13,10 @@ import numpy as np
 
 from ...errors import UserError
 from ..base import Law
-from ..fitting.fit import make_problem
+from ..fitting.fit import constants_prior, fit, make_problem
 from ..fitting.refits import covariance
+from ..fitting.result import Fit
+from ..fitting.trunk_noise import has_trunks
 from ..forms.named_laws import LAWS, law
 from ..solver import Problem, solve
 from ..tables.observations import Observations
@@ -41,7 +43,7 @@ class Origin:
         relevance: of the runs above, in the whole table.
         log_loss: law → ln L of the runs below and then of those above.
         spread: law → standard deviation of ln L that noise leaves in the constants, of the runs above.
-        sigma: law → noise of ln L.
+        sigma: law → noise of ln L, that of trunks apart.
     """
 
     index: int
@@ -76,13 +78,22 @@ def by_compute(observations: Observations) -> Observations:
     return observations.where(np.lexsort((observations.loss, observations.num_params, observations.flops)))
 
 
-def origins(forms: Sequence[Law], ordered: Observations, most_cuts: int = MOST_CUTS) -> list[Origin]:
-    """Every law fitted below every cut of runs in the order of compute."""
+def origins(
+    forms: Sequence[Law], ordered: Observations, most_cuts: int = MOST_CUTS, fits: Mapping[str, Fit] | None = None
+) -> list[Origin]:
+    """Every law fitted below every cut of runs in the order of compute.
+
+    ``fits`` are those of the whole table, which say how large the noise of trunks is and what is known of constants.
+    """
     sizes = cuts(ordered, max(form.num_constants for form in forms) + 2, most_cuts)
     if not sizes:
         return []
     sides = [(ordered.where(np.arange(size)), ordered.where(np.arange(size, len(ordered)))) for size in sizes]
-    fitted = {form.name: _fit_below(form, ordered, [below for below, _ in sides]) for form in forms}
+    if fits is None and has_trunks(ordered):
+        weights = prediction_weights(ordered)
+        fits = {form.name: fit(form, ordered, weights=weights, bootstrap=0) for form in forms}
+    below = [below for below, _ in sides]
+    fitted = {form.name: _fit_below(form, ordered, below, (fits or {}).get(form.name)) for form in forms}
     weight = relevance(ordered)
     return [
         Origin(
@@ -135,12 +146,17 @@ class _Below(NamedTuple):
     sigma: float
 
 
-def _fit_below(form: Law, ordered: Observations, below: list[Observations]) -> list[_Below]:
+def _fit_below(form: Law, ordered: Observations, below: list[Observations], whole: Fit | None) -> list[_Below]:
     """The law fitted below each cut; all cuts are one batch, in which a run above a cut has no weight.
 
-    A run above a cut does not affect its bounds either; cuts share only their starts.
+    A run above a cut does not affect its bounds either; cuts share only their starts, and what the ``whole`` fit says
+    of the noise of trunks and knew of constants before.
     """
-    problem, _ = make_problem(form, ordered, "log_squares", 1.0)
+    problem, centre = make_problem(form, ordered, "log_squares", 1.0)
+    if whole is not None:
+        prior = constants_prior(form, centre, whole.priors, whole.variance)
+        trunks = None if whole.trunk_noise is None else whole.trunk_noise.trunks_of(ordered)
+        problem = replace(problem, trunks=trunks, prior=prior)
     weights = np.zeros((len(below), len(ordered)))
     for row, runs in zip(weights, below, strict=True):
         row[: len(runs)] = prediction_weights(runs)
@@ -152,23 +168,29 @@ def _fit_below(form: Law, ordered: Observations, below: list[Observations]) -> l
     best = reached.reshape(len(below), -1).argmin(axis=1) + len(start) * np.arange(len(below))
     problem = replace(problem, lower=lower, upper=upper)
     theta, _ = solve(problem, theta[best], weights, steps=100, tolerance=1e-11)
-    return [_look_above(problem, theta, weights, i, len(runs)) for i, runs in enumerate(below)]
+    return [_look_above(_part(problem, i, len(runs)), problem, theta[i], weights[i]) for i, runs in enumerate(below)]
 
 
-def _look_above(problem: Problem[Law], theta: Array, weights: Array, cut: int, num_runs: int) -> _Below:
-    """The prediction of the fit to the first ``num_runs`` runs for the others."""
-    part = replace(
+def _part(problem: Problem[Law], cut: int, num_runs: int) -> Problem[Law]:
+    """The problem of the first ``num_runs`` runs alone."""
+    return replace(
         problem,
         inputs=tuple(x[:num_runs] for x in problem.inputs),
         log_loss=problem.log_loss[:num_runs],
         lower=problem.lower[cut],
         upper=problem.upper[cut],
+        trunks=None if problem.trunks is None else problem.trunks.where(slice(num_runs)),
     )
-    weights = weights[cut, :num_runs]
-    predicted, jacobian = (x[0] for x in problem.law.log_loss(theta[cut : cut + 1], *problem.inputs))
+
+
+def _look_above(part: Problem[Law], problem: Problem[Law], theta: Array, weights: Array) -> _Below:
+    """The prediction of the fit to the runs of ``part`` for the others."""
+    num_runs = len(part.log_loss)
+    weights = weights[:num_runs]
+    predicted, jacobian = (x[0] for x in problem.law.log_loss(theta[None], *problem.inputs))
     above = jacobian[:, num_runs:]
-    variance = np.einsum("pr,pq,qr->r", above, covariance(part, theta[cut], weights), above)
-    squares = (weights * (part.log_loss - predicted[:num_runs]) ** 2).sum()
+    variance = np.einsum("pr,pq,qr->r", above, covariance(part, theta, weights), above)
+    squares = 2 * replace(part, prior=None).evaluate(theta[None], weights[None])[0][0]
     return _Below(
         predicted, np.sqrt(variance.clip(0)), float(np.sqrt(squares / max(num_runs - problem.law.num_constants, 1)))
     )

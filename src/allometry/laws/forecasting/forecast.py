@@ -14,7 +14,7 @@ and predict worst. So the laws are judged by a backtest inside the table, and a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -26,12 +26,14 @@ from ...errors import UserError
 from ..base import Law
 from ..fitting.fit import fit
 from ..fitting.result import Fit
-from ..prediction import Prediction, around, check_points, points
+from ..fitting.trunk_noise import TrunkNoise, mean_noise
+from ..prediction import Prediction, around, check_points, check_repeats, points
 from ..tables.diagnosis import check_design, excess
 from ..tables.observations import Observations
 from .backtest import EDGES, Backtest, factors, law_rows
-from .calibration import FORECAST, PRIOR_DRIFT, Correction, calibrate, combined, correct, ignorance, law_weights, mix
+from .calibration import FORECAST, Correction, calibrate, combined, correct, ignorance, law_weights, mix
 from .cuts import by_compute, origins, predictive
+from .drift import PUBLIC_TABLES, DriftPrior
 from .residuals import ResidualProcess
 from .run_weights import prediction_weights
 
@@ -53,6 +55,7 @@ class Forecast:
         correction: subtracted from ln L for each e-fold of compute beyond the largest run.
         tested: e-folds up to which the correction grows.
         freedom: degrees of freedom of the interval (Student's t).
+        drift_prior: what is known of drift before.
         notes: what was left out, and what would help.
     """
 
@@ -64,6 +67,7 @@ class Forecast:
     correction: float
     tested: float
     freedom: float
+    drift_prior: DriftPrior = PUBLIC_TABLES
     notes: tuple[str, ...] = ()
     kind: str = field(default="forecast", init=False)
 
@@ -77,6 +81,11 @@ class Forecast:
         """Number of runs fitted."""
         return len(self.runs)
 
+    @cached_property
+    def trunk_noise(self) -> TrunkNoise | None:
+        """The noise that runs of one trunk share, and a run's own, of all fits; None where no run names a trunk."""
+        return mean_noise((weight, self.fits[name].trunk_noise) for name, weight in self.weights.items())
+
     @property
     def counted(self) -> str:
         """Which parameters N counts; predictions count them likewise."""
@@ -85,7 +94,7 @@ class Forecast:
     @property
     def drift(self) -> float:
         """Standard deviation of ln L that a prediction gains for each e-fold of compute beyond the largest run."""
-        return self.scale * PRIOR_DRIFT
+        return self.scale * self.drift_prior.sd
 
     @property
     def reach(self) -> float:
@@ -96,8 +105,12 @@ class Forecast:
         """How many times the largest run's compute a run takes, both counted as 6·N·D."""
         return 6 * np.asarray(num_params, float) * np.asarray(tokens, float) / self.reach
 
-    def predict(self, num_params: float | Array, tokens: float | Array, level: float = 0.9) -> Prediction:
+    def predict(
+        self, num_params: float | Array, tokens: float | Array, level: float = 0.9, repeats: float = 1
+    ) -> Prediction:
         """The loss at N parameters and D tokens (broadcast), with the interval that holds a new run's loss.
+
+        With ``repeats`` it holds the mean of so many runs of other seeds, with infinity the expected loss.
 
         Raises:
             UserError: counts that are not finite and above zero, or a level outside (0, 1).
@@ -105,9 +118,10 @@ class Forecast:
         from scipy.special import stdtrit
 
         check_points(num_params, tokens, level)
+        check_repeats(repeats)
         n, d, shape = points(num_params, tokens)
         chunks = [slice(start, start + POINTS_AT_ONCE) for start in range(0, len(n), POINTS_AT_ONCE)]
-        centre, scale = np.concatenate([self._moments(n[chunk], d[chunk]) for chunk in chunks], axis=1)
+        centre, scale = np.concatenate([self._moments(n[chunk], d[chunk], repeats) for chunk in chunks], axis=1)
         half = float(stdtrit(self.freedom, (1 + level) / 2)) * scale
         with np.errstate(over="ignore"):  # very far from the runs the upper end exceeds the largest float
             return around(np.exp(centre), np.exp(centre - half), np.exp(centre + half), level, shape)
@@ -119,17 +133,19 @@ class Forecast:
             (weight * share, one) for weight, fit in pairs for share, one in fit.weighted_samples(num_params, tokens)
         ]
 
-    def _moments(self, n: Array, d: Array) -> tuple[Array, Array]:
-        """Centre and scale of ln L at the points."""
+    def _moments(self, n: Array, d: Array, repeats: float) -> tuple[Array, Array]:
+        """Centre and scale of ln L at the points, of the mean of so many runs."""
         fits = [self.fits[name] for name in self.weights]
         values = np.stack([np.log(one.law.loss(one.values, n, d)) for one in fits])
         spreads = np.stack([_spread(one.log_samples(n, d)) for one in fits])
         centre, variance = mix(np.array(list(self.weights.values())), values, spreads)
         left = self._residuals.at(n, d, excess(self.runs, 6 * n * d * self._flops_ratio, centre))
         distance = self._distance(n, d)
-        unsure = ignorance(variance, left.spread**2) + (PRIOR_DRIFT * distance) ** 2
-        bias = Correction(self.correction, self.tested).at(distance)
-        return centre + left.mean - bias, np.sqrt(left.noise**2 + self.scale**2 * unsure)
+        unsure = ignorance(variance, left.spread**2) + (self.drift_prior.sd * distance) ** 2
+        bias = Correction(self.correction, self.tested).at(distance) - self.drift_prior.slope * distance
+        shared = 0.0 if self.trunk_noise is None else self.trunk_noise.at(n)
+        noise = (left.noise**2 + shared**2) / repeats
+        return centre + left.mean - bias, np.sqrt(noise + self.scale**2 * unsure)
 
     def _distance(self, n: Array, d: Array) -> Array:
         """How far beyond the data, as a logarithm: of compute, or of N or D alone where that is more; 0 inside."""
@@ -147,7 +163,9 @@ class Forecast:
         fits = [self.fits[name] for name in self.weights]
         fitted = np.stack([np.log(one.law.loss(one.values, runs.num_params, runs.tokens)) for one in fits])
         left = observed - np.array(list(self.weights.values())) @ fitted
-        return ResidualProcess(runs.num_params, runs.tokens, left, excess(runs), constants(self.fits, self.weights))
+        trunks = None if self.trunk_noise is None else self.trunk_noise.trunks_of(runs)
+        share = constants(self.fits, self.weights)
+        return ResidualProcess(runs.num_params, runs.tokens, left, excess(runs), share, trunks)
 
     def evidence(self, num_params: float, tokens: float) -> str:
         """How far a prediction goes beyond the data, and the backtest's error at that distance; one or two lines."""
@@ -182,6 +200,8 @@ class Forecast:
                 f"{self.fits[name].rms:.2%}   {self.fits[name].law.formula}"
             )
         lines += ["backtest: error by the factor of compute beyond the runs fitted", self.backtest.table()]
+        if self.trunk_noise is not None:
+            lines.append(self.trunk_noise.sentence())
         lines.append(f"uncertainty grows {self.drift:.2%} (1 s.d.) per factor e of compute beyond the largest run")
         if abs(self.correction) >= 5e-5:
             sign, verb = ("high", "subtracted") if self.correction > 0 else ("low", "added")
@@ -194,7 +214,8 @@ class Forecast:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that ``from_json`` takes back without loss."""
-        numbers = {name: getattr(self.runs, name).tolist() for name in ("num_params", "tokens", "flops", "loss")}
+        kept = [name for name in ("trunk", "trunk_noise") if name in self.runs.extra]
+        numbers = {name: self.runs.column(name).tolist() for name in ("num_params", "tokens", "flops", "loss", *kept)}
         return {
             "kind": self.kind,
             "weights": dict(self.weights),
@@ -203,6 +224,7 @@ class Forecast:
             "correction": self.correction,
             "tested": self.tested,
             "freedom": self.freedom,
+            "drift_prior": self.drift_prior.to_json(),
             "reach": self.reach,
             "notes": list(self.notes),
             "backtest": self.backtest.to_json(),
@@ -226,6 +248,7 @@ class Forecast:
                 backtest=Backtest.from_json(data["backtest"]),
                 runs=Observations.from_records(rows),
                 notes=tuple(data["notes"]),
+                drift_prior=DriftPrior(**data["drift_prior"]),
                 **{key: float(data[key]) for key in ("scale", "correction", "tested", "freedom")},
             )
         except (KeyError, TypeError, AttributeError) as error:
@@ -234,19 +257,32 @@ class Forecast:
             ) from None
 
 
-def forecast(observations: Observations, laws: Sequence[Law | str] | None = None, seed: int = 0) -> Forecast:
+def forecast(
+    observations: Observations,
+    laws: Sequence[Law | str] | None = None,
+    seed: int = 0,
+    drift: DriftPrior = PUBLIC_TABLES,
+    priors: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
+) -> Forecast:
     """Fit several laws, test each on the table itself, and weight them for prediction.
+
+    Runs that name a ``trunk`` share its noise: see ``laws.fit``.
 
     Args:
         observations: the runs.
         laws: laws or names, of N and D alone; ``DEFAULT_LAWS``, as far as the number of runs allows, if None.
         seed: of the refits behind the intervals.
+        drift: how far predictions drift with distance: what public tables show, or earlier studies of like models.
+        priors: law → constant → (mean, standard deviation), from earlier studies of like models.
 
     Raises:
         UserError: a design that supports no law (one size, one ratio, too few runs), an unknown law, a law that reads
-            more than N and D.
+            more than N and D, priors of a law or a constant that is not there.
     """
     forms = predictive(laws)
+    for name in priors or {}:
+        if name not in {form.name for form in forms}:
+            raise UserError(f"priors: {name} is none of the laws of this forecast ({', '.join(f.name for f in forms)})")
     smallest = min(forms, key=lambda form: form.num_constants)
     check_design(observations, smallest.name, smallest.num_constants)
     usable = [form for form in forms if len(observations) >= form.num_constants + 2] or [smallest]
@@ -256,17 +292,27 @@ def forecast(observations: Observations, laws: Sequence[Law | str] | None = None
         notes.append(f"{len(observations)} runs are too few for {left}: left out")
     ordered = by_compute(observations)
     weights = prediction_weights(observations)
-    fits = {form.name: fit(form, observations, weights=weights, bootstrap=DRAWS, seed=seed) for form in usable}
-    rolled = origins(usable, ordered)
+    fits = {
+        form.name: fit(
+            form, observations, weights=weights, bootstrap=DRAWS, seed=seed, priors=(priors or {}).get(form.name)
+        )
+        for form in usable
+    }
+    rolled = origins(usable, ordered, fits=fits)
     rows = law_rows(rolled)
     shares = law_weights(Backtest(tuple(rows), len(ordered)), {name: one.sigma for name, one in fits.items()})
-    rows += combined(rolled, shares, constants(fits, shares))
+    rows += combined(
+        rolled,
+        shares,
+        constants(fits, shares),
+        mean_noise((share, fits[name].trunk_noise) for name, share in shares.items()),
+    )
     tested = Backtest(tuple(rows), len(ordered))
     if not rows:
         notes.append("too few runs for a backtest: the interval rests on what public tables show")
-    scale, freedom = calibrate(tested)
-    correction = correct(tested)
-    return Forecast(fits, shares, tested, ordered, scale, *correction, freedom, tuple(notes))
+    scale, freedom = calibrate(tested, drift)
+    correction = correct(tested, drift)
+    return Forecast(fits, shares, tested, ordered, scale, *correction, freedom, drift, tuple(notes))
 
 
 def constants(fits: dict[str, Fit], weights: dict[str, float]) -> float:

@@ -3,7 +3,8 @@
 Every law bends away from the data somewhere: at few tokens a parameter, at small sizes, along a whole budget. Runs
 that are near each other in (ln N, ln D) are then off by similar amounts, so the residuals are taken for a Gaussian
 process over that plane plus noise. Its mean is added to a prediction and fades within a few e-folds of the runs; its
-spread widens the interval away from them. Where residuals are noise, it adds nothing.
+spread widens the interval away from them. Where residuals are noise, it adds nothing. The noise that runs of one trunk
+share is noise too: residuals and correlations are whitened by it first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+
+from ..whitening import Trunks
 
 Array = np.ndarray
 # Residuals one e-fold of N or D apart agree (correlation 0.8), four apart hardly (0.1); fixed, since tables of a few
@@ -30,7 +33,7 @@ MOST_RUNS = 500
 
 
 class ResidualEstimate(NamedTuple):
-    """Mean of the process, its standard deviation, and that of a run's noise, each (points,), as parts of ln L."""
+    """Mean of the process, its standard deviation, and that of a run's own noise, each (points,), as parts of ln L."""
 
     mean: Array
     spread: Array
@@ -46,6 +49,7 @@ class ResidualProcess:
         residuals: ln(observed/fitted).
         excess: how far each run's ln L lies above the frontier.
         constants: how many constants the fit took from the runs; the noise is corrected for them.
+        trunks: which runs share the noise of a trunk; None where none do.
     """
 
     num_params: Array
@@ -53,11 +57,12 @@ class ResidualProcess:
     residuals: Array
     excess: Array
     constants: float
+    trunks: Trunks | None = None
 
     def at(self, num_params: Array, tokens: Array, excess: Array) -> ResidualEstimate:
         """What to expect at points (points,) whose ln L lies ``excess`` above the frontier."""
         basis, eigenvalues, coefficients, noises, shares = self._solved
-        cross = _matern(_plane(num_params, tokens), self._points) @ basis
+        cross = self._whiten(_matern(_plane(num_params, tokens), self._points)) @ basis
         growth = np.exp(EXCESS_GROWTH * excess)
         mean = cross @ ((shares * RATIOS) @ coefficients)
         explained = cross**2 @ (RATIOS / (1 + eigenvalues[:, None] * RATIOS))
@@ -72,11 +77,19 @@ class ResidualProcess:
     def _points(self) -> Array:
         return _plane(self.num_params[self._thin], self.tokens[self._thin])
 
+    def _whiten(self, rows: Array) -> Array:
+        """Rows over the runs used, (..., runs), by the covariance of their noise."""
+        if self.trunks is None:
+            return rows
+        used = self.trunks.where(self._thin)
+        return used.whiten(np.ones(rows.shape[-1]), rows)[0]
+
     @cached_property
     def _solved(self) -> tuple[Array, ...]:
         """The eigenbasis and eigenvalues of the correlations; for each ratio coefficients, noise and its share."""
-        scaled = (self.residuals / np.exp(EXCESS_GROWTH * self.excess))[self._thin]
-        eigenvalues, basis = np.linalg.eigh(_matern(self._points, self._points))
+        scaled = self._whiten((self.residuals / np.exp(EXCESS_GROWTH * self.excess))[self._thin])
+        correlations = _matern(self._points, self._points)
+        eigenvalues, basis = np.linalg.eigh(self._whiten(self._whiten(correlations).T))
         eigenvalues = np.maximum(eigenvalues, 0.0)
         total = 1 + RATIOS[:, None] * eigenvalues
         coefficients = scaled @ basis / total

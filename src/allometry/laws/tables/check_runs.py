@@ -15,6 +15,8 @@ from .run_arrays import RunArrays
 LEAST_TOKENS = 1e3
 LEAST_PARAMS = 1e2
 MOST_LEARNING_RATE = 10.0
+# The noise of a loss as a part of it; more than this is meant in percent.
+MOST_NOISE = 0.2
 
 
 def check_counts(runs: RunArrays, table: RawTable) -> None:
@@ -24,7 +26,7 @@ def check_counts(runs: RunArrays, table: RawTable) -> None:
         UserError: the first row of ``table``, the runs' own, that is wrong.
     """
     required = ("num_params", "tokens", "flops", "loss")
-    for name in (*required, *(n for n in runs.extra if n in COUNTS or n in ("lr", "sequence_length"))):
+    for name in (*required, *(n for n in runs.extra if n in COUNTS or n in ("lr", "sequence_length", "trunk_noise"))):
         values = runs.column(name)
         good = np.isfinite(values) & (values > 0)
         if name not in required:
@@ -36,6 +38,12 @@ def check_counts(runs: RunArrays, table: RawTable) -> None:
         where = place if runs.labels[row] == place else f"{place} ({runs.labels[row]})"
         shown = "missing" if math.isnan(values[row]) else f"{values[row]:g}"
         raise UserError(f"{table.name}, {where}: {name} is {shown}; it must be a finite number above zero")
+    noise = runs.extra.get("trunk_noise")
+    if noise is not None and np.nanmax(noise) >= MOST_NOISE:
+        raise UserError(
+            f"{table.name}: trunk_noise is {np.nanmax(noise):g}; it is the standard deviation over the loss, so write "
+            "0.01 for 1 %"
+        )
 
 
 def check_units(runs: RunArrays, match: Match) -> None:

@@ -27,7 +27,11 @@ EXTRA = (
     "weight_decay",
     "seed",
     "group",
+    "trunk",
+    "trunk_noise",
 )
+# Fields that name rather than count: words are numbered in the order in which they come first.
+NAMES = frozenset({"trunk"})
 # Counts may be written 1.5B or 200M, and must be above zero.
 COUNTS = frozenset({"num_params", "tokens", "flops", "batch_tokens", "batch_sequences", "steps", "unique_tokens"})
 
@@ -70,6 +74,8 @@ KNOWN = {
         ("weight_decay", "weightdecay wd"),
         ("seed", "seed randomseed"),
         ("group", "group"),
+        ("trunk", "trunk trunkid"),
+        ("trunk_noise", "trunknoise"),
         ("label", "label name run runid runname id"),
         ("status", "status state"),
     )
@@ -142,6 +148,10 @@ def convert(table: RawTable, name: str, column: str | float) -> np.ndarray:
     if not isinstance(column, str):
         return np.full(len(table), float(column))
     values, odd = table.numbers(column)
+    if name in NAMES and odd.any():
+        texts = table.texts(column)
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(filter(None, texts)))}
+        return np.array([numbers.get(text, np.nan) for text in texts], dtype=float)
     rows = np.flatnonzero(odd)
     if not len(rows):
         return values
@@ -206,7 +216,9 @@ def _candidates(table: RawTable, by_name: dict[str, list[str]], name: str, words
     """The columns that could hold a field, the likeliest first; a column of words only if there is no other."""
     matching = []
     for word in words:
-        columns = [c for c in by_name.get(word, []) if name in ("label", "status") or not table.columns[c].is_text]
+        columns = [
+            c for c in by_name.get(word, []) if name in ("label", "status", *NAMES) or not table.columns[c].is_text
+        ]
         if len(columns) > 1:
             shown = ", ".join(map(repr, columns))
             raise UserError(

@@ -47,6 +47,20 @@ class RunArrays:
             extra={name: values[index] for name, values in self.extra.items()},
         )
 
+    def with_columns(self, **columns: float | np.ndarray) -> Self:
+        """The runs with further columns of ``extra``, or with other values in them: a number for all runs, or one each.
+
+        Raises:
+            UserError: a field that is none of ``extra``, or neither one number nor one a run.
+        """
+        extra = dict(self.extra)
+        for name, given in columns.items():
+            values = np.asarray(given, dtype=float)
+            if name in FIELDS or values.shape not in ((), (len(self),)):
+                raise UserError(f"{name}: give a column of extra as one number, or as {len(self)}, one a run")
+            extra[name] = np.broadcast_to(values, (len(self),)).copy()
+        return replace(self, extra=extra)
+
     def column(self, name: str) -> np.ndarray:
         """A numeric column by its name, one of the attributes or of ``extra``.
 
