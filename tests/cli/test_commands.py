@@ -107,7 +107,7 @@ def test_generate_writes_the_same_text_for_the_same_seed(cli, study):
     )
     assert first[0] == 0
     assert first[1].startswith("abc")
-    assert first == again
+    assert first[:2] == again[:2]  # standard error has the speed
     assert first[1] != other[1]
 
 

@@ -24,7 +24,8 @@ from allometry.lm.decoder import DECODER, build
 from allometry.lm.distributed import crew as distributed
 from allometry.lm.distributed import sharded_training
 from allometry.lm.distributed.world import World
-from allometry.lm.generate import generate
+from allometry.lm.generate import Writing, generate
+from allometry.lm.inference.sampling import Sampling
 from allometry.lm.training.gradients import shares
 from allometry.lm.training.meter import SMOOTHING
 from allometry.lm.training.step_memory import StepLimits
@@ -351,7 +352,8 @@ def test_under_torchrun_a_run_is_a_run_like_any_other(tmp_path):
     assert (printed[1], said[1]) == ("", "")
     assert record.environment["processes"] == 2
     assert record.environment["parallel"] == "ddp"  # it fits
-    assert generate(where, record, "line ", tokens=5, temperature=0.0, seed=0).startswith("line ")
+    (written,) = generate(where, record, ["line "], Writing(5, Sampling(temperature=0.0)))
+    assert written.text.startswith("line ")
 
 
 def test_under_torchrun_a_mistake_is_one_line_of_one_process_and_ends_all(tmp_path):

@@ -37,8 +37,8 @@ class LanguageModel(nn.Decoder):
         self.config = config
         self.step = compiled.step(PRECISIONS[precision]) if compile and config.plain else None
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return super().forward(tokens).float()
+    def forward(self, tokens: Tensor, cache: nn.KVCache | None = None) -> Tensor:
+        return super().forward(tokens, cache).float()
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats a token; its gradients at unit scale."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
 
+from ..config.model import DecoderConfig
 from ..config.run import RunConfig
 from ..data.corpus import load_tokenizer
 from ..data.shards import read_manifest
@@ -13,17 +14,22 @@ from ..runs.record import RunRecord
 from ..runs.study import Study
 from . import checkpoint
 from .decoder import LanguageModel, build
+from .inference.write_texts import Writing, WrittenText, write_texts
 
 
-def load_model(study: Study, record: RunRecord) -> LanguageModel:
-    """The model of a finished run.
+def load_model(study: Study, record: RunRecord, precision: str | None = None) -> LanguageModel:
+    """The model of a finished run, which computes in ``precision``, by default that of its training.
 
     Raises:
-        UserError: its weights are missing or damaged.
+        UserError: its weights are missing or damaged, or it is not of the built-in family.
     """
     tensors, meta = checkpoint.read(study.weights_path(record.id))
     config = RunConfig.parse(meta["config"], f"run {record.id}")
-    model = build(config.decoder, config.train.seed, config.train.precision)
+    if not isinstance(config.model, DecoderConfig):
+        raise UserError(
+            f"run {record.id} trained a model of family {config.model.family}; this needs the built-in decoder"
+        )
+    model = build(config.model, config.train.seed, precision or config.train.precision)
     try:
         model.load_state_dict(tensors)
     except RuntimeError:
@@ -51,34 +57,11 @@ def tokenizer_of(study: Study, record: RunRecord) -> Tokenizer:
     return tokenizer
 
 
-def generate(study: Study, record: RunRecord, prompt: str, *, tokens: int, temperature: float, seed: int) -> str:
-    """Text that a finished run writes after ``prompt``, which stands before it.
+def generate(study: Study, record: RunRecord, prompts: Sequence[str], writing: Writing) -> list[WrittenText]:
+    """Texts that a finished run writes after ``prompts``, which stand before them; computed in FP32.
 
     Raises:
-        UserError: its weights or its tokenizer are missing, damaged or others.
+        UserError: its weights or its tokenizer are missing, damaged or others; or as :func:`write_texts`.
     """
     tokenizer = tokenizer_of(study, record)
-    return write_text(load_model(study, record), tokenizer, prompt, tokens, temperature, seed)
-
-
-def write_text(
-    model: LanguageModel, tokenizer: Tokenizer, prompt: str, tokens: int, temperature: float, seed: int
-) -> str:
-    """``prompt`` and ``tokens`` more tokens, sampled at ``temperature`` (0: the likeliest), as text.
-
-    The model sees the last ``context`` tokens; invalid UTF-8 becomes the replacement character. An empty prompt
-    stands for the end of a line.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    written = tokenizer.encode(prompt) or tokenizer.encode("\n") or [0]
-    context = model.config.context
-    with torch.no_grad():
-        for _ in range(tokens):
-            # A vocabulary may be wider than its tokenizer's, for the machine's sake; the rest means nothing.
-            logits = model(torch.tensor([written[-context:]]))[0, -1, : tokenizer.vocab_size]
-            if temperature == 0:
-                written.append(int(logits.argmax()))
-            else:
-                odds = torch.softmax(logits.double() / temperature, -1)
-                written.append(int(torch.multinomial(odds, 1, generator=generator)))
-    return tokenizer.decode(written)
+    return write_texts(load_model(study, record, precision="fp32"), tokenizer, prompts, writing)

@@ -36,6 +36,7 @@ from .conversion.measured.measured_modules import (
 )
 from .conversion.measured.operand_ranges import OperandRange, RangeReport, exponent_bits, range_report
 from .conversion.scale_model import scale_model
+from .layers.kv_cache import KVCache
 from .layers.stateless import (
     GEGLU,
     GELU,
@@ -84,6 +85,7 @@ __all__ = [
     "Flatten",
     "GradientFactor",
     "Identity",
+    "KVCache",
     "LayerNorm",
     "Linear",
     "Lion",

@@ -107,8 +107,9 @@ def write_sample(study: Study) -> None:
     """What the best model of the study writes, kept in ``sample.json`` for the report; a sample that stands stays."""
     if study.read("sample.json") is not None:
         return
-    from ..lm.generate import generate  # torch
+    from ..lm.generate import Writing, generate  # torch
+    from ..lm.inference.sampling import Sampling
 
     record = study.best_run()
-    text = generate(study, record, PROMPT, tokens=SAMPLE_TOKENS, temperature=0.6, seed=0)
-    study.write("sample.json", {"run": record.id, "prompt": PROMPT, "text": text})
+    (written,) = generate(study, record, [PROMPT], Writing(SAMPLE_TOKENS, Sampling(temperature=0.6)))
+    study.write("sample.json", {"run": record.id, "prompt": PROMPT, "text": written.text})

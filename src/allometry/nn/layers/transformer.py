@@ -19,10 +19,10 @@ from .. import functional as F
 from ..ops.activations import ACTIVATIONS, GATES, activation_scale, gated_halves
 from ..ops.autograd import Constants
 from ..schemes import Base, scheme
+from .kv_cache import KVCache, Rotation
 from .with_parameters import UNIT, Embedding, Linear, Parametrized, Readout, RMSNorm
 
 NORMS = ("pre", "post")
-Rotation = tuple[Tensor, Tensor]
 
 
 class Attention(nn.Module):
@@ -81,8 +81,12 @@ class Attention(nn.Module):
         onto: Tensor | None = None,
         keep: float = 1.0,
         share: float = 1.0,
+        cache: tuple[KVCache, int] | None = None,
     ) -> Tensor:
-        """``rotation`` are tables of :func:`~allometry.nn.functional.rope_tables`, made here if not given."""
+        """``rotation`` are tables of :func:`~allometry.nn.functional.rope_tables`, made here if not given.
+
+        ``cache`` is a cache and the layer of it that is this attention's.
+        """
         if x.dim() != 3:
             raise ValueError(f"x: shape {tuple(x.shape)}; attention reads (batch, length, width)")
         batch, length, width = x.shape
@@ -96,15 +100,13 @@ class Attention(nn.Module):
             q, k = qk.split((self.heads, self.kv_heads), 1)
         else:
             q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), 1)
-        y = F.attention(
-            q,
-            k,
-            v,
-            causal=self.causal,
-            window=self.window,
-            multiplier=self.multiplier()[0],
-            scaled=False,  # the norm that follows removes any factor; without it a stock attention must be the same
-        )
+        (multiplier,) = self.multiplier()
+        if cache is not None:
+            store, layer = cache
+            y = store.attend(layer, q, k, v, self.window, multiplier)
+        else:
+            # No gain: the norm that follows removes any factor; without it a stock attention must be the same.
+            y = F.attention(q, k, v, causal=self.causal, window=self.window, multiplier=multiplier, scaled=False)
         y = y.transpose(1, 2).reshape(batch, length, width)
         return self.out(y if self.norm is None else self.norm(y), onto, keep, share)
 
@@ -187,20 +189,20 @@ class TransformerBlock(Parametrized):
         pairs = (residual(self.first + i, self.branches, self.base) for i in range(2))
         self.weights = tuple(Constants(*pair) for pair in pairs)
 
-    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation | None = None, cache: tuple[KVCache, int] | None = None) -> Tensor:
         if rotation is None and self.attention.rope:
             rotation = self.attention.rotation(x.shape[1], x)
-        x = self._branch(x, 0, self.attention, rotation)
+        x = self._branch(x, 0, self.attention, rotation, **({} if cache is None else {"cache": cache}))
         return self._branch(x, 1, self.mlp)
 
-    def _branch(self, x: Tensor, i: int, branch: Attention | MLP, *arguments: Any) -> Tensor:
+    def _branch(self, x: Tensor, i: int, branch: Attention | MLP, *arguments: Any, **options: Any) -> Tensor:
         (eps,), (keep, share) = self.eps(), self.weights[i]()
         returned = share / branch.backward_ratio
         if self.norm == "pre":
             y, skip = F.residual_split(x, keep, returned, norm=True, eps=eps)
-            return branch(y, *arguments, onto=skip, keep=keep, share=share)
+            return branch(y, *arguments, onto=skip, keep=keep, share=share, **options)
         y, skip = F.residual_split(x, keep, returned)
-        return F.residual_add(F.rms_norm(branch(y, *arguments), eps=eps), skip, keep, share)
+        return F.residual_add(F.rms_norm(branch(y, *arguments, **options), eps=eps), skip, keep, share)
 
     def extra_repr(self) -> str:
         return f"norm={self.norm!r}, " + "; ".join("keep={:.3f}, share={:.3f}".format(*w()) for w in self.weights)
@@ -231,7 +233,12 @@ class ResidualStack(nn.Module):
         """The number of residual branches of the stream."""
         return 2 * len(self.blocks)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        if cache is not None:
+            rotation = cache.rotation()
+            for layer, block in enumerate(self.blocks):
+                x = block(x, rotation, (cache, layer))
+            return x
         first: Any = self.blocks[0]  # perhaps wrapped, for checkpointing or sharding
         attention = first.attention
         rotation = attention.rotation(x.shape[1], x) if attention.rope else None
@@ -283,11 +290,38 @@ class Decoder(nn.Module):
         self._tie()
         return self
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """With a ``cache`` (of :meth:`cache`), ``tokens`` follow the texts in it, and are added to them."""
         if tokens.dim() != 2:
             raise ValueError(f"tokens: shape {tuple(tokens.shape)}; a decoder reads (batch, length)")
         x = self.embedding(tokens)
-        return self.readout(self.norm(self.stack(x if self.compute is None else x.to(self.compute))))
+        x = x if self.compute is None else x.to(self.compute)
+        if cache is None:
+            return self.readout(self.norm(self.stack(x)))
+        cache.begin(tokens)
+        x = self.stack(x, cache)
+        cache.end()
+        return self.readout(self.norm(x))
+
+    def cache(self, context: int, rows: int = 1) -> KVCache:
+        """An empty cache for ``rows`` texts of at most ``context`` tokens.
+
+        Raises:
+            ValueError: attention is not causal, so that what follows would change what was read.
+        """
+        attention = self.stack.layers[0].attention
+        if not attention.causal:
+            raise ValueError("causal: False; a position would change with what follows, so nothing can be kept")
+        return KVCache(
+            rows,
+            context,
+            layers=len(self.stack.blocks),
+            kv_heads=attention.kv_heads,
+            head_dim=attention.head_dim,
+            rotary=attention.rope,
+            device=self.embedding.weight.device,
+            dtype=self.compute or self.embedding.weight.dtype,
+        )
 
 
 __all__ = ["MLP", "Attention", "Base", "Decoder", "ResidualStack", "TransformerBlock", "default_hidden"]

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
+from torch.autograd import forward_ad
 
 transforming = torch._C._are_functorch_transforms_active  # PyTorch's own ``apply`` calls it too
 
@@ -57,10 +58,18 @@ class Function(NamedArguments):
 
 
 def call(function: type[Function], *arguments):
-    """Apply ``function``, in the form that the current mode of execution takes."""
+    """Apply ``function``, in the form that the current mode of execution takes.
+
+    Where nothing can ask for a derivative it is the plain forward pass: for one row of a small model PyTorch's
+    bookkeeping costs more than the operation.
+    """
     if torch.compiler.is_compiling():
         return function.apply(*arguments)
-    return (function.transformed if transforming() else function.eager).apply(*arguments)
+    if transforming():
+        return function.transformed.apply(*arguments)
+    if not torch.is_grad_enabled() and forward_ad._current_level < 0:
+        return function.forward(*arguments)
+    return function.eager.apply(*arguments)
 
 
 class Constants:
