@@ -15,6 +15,7 @@ KNOWN = [
     {"activation": "geglu"},
     {"activation": "relu2"},
     {"tied": True, "multiplier": 2.0, "eps": 1e-3},
+    {"out_norm": False, "kv_heads": 2},
 ]
 
 

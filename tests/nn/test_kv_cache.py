@@ -18,6 +18,7 @@ OPTIONS = [
     {"norm": "post"},
     {"activation": "relu2"},
     {"tied": True, "multiplier": 2.0},
+    {"out_norm": False, "kv_heads": 2},
 ]
 
 
