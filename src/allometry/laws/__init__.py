@@ -5,22 +5,27 @@
 >>> fit = laws.fit("chinchilla", observations)
 >>> print(fit.summary())
 >>> laws.forecast(observations).predict(num_params=1e9, tokens=20e9)
+>>> runs = laws.Observations.read("runs.csv", target="loss", inputs=["experts", "params"], group="corpus")
+>>> laws.forecast(runs).predict(frame)
 
 - ``Observations``, ``Curves``: a table of runs, and the loss along them, from anybody's files;
 - ``fit``: one law, its optimum and its intervals; ``LAWS`` by name, ``Formula`` for one's own;
-- ``forecast``: several laws weighted by a ``backtest`` inside the table, with calibrated intervals;
+- ``forecast``: several laws weighted by a ``backtest`` inside the table, with calibrated intervals; for
+  ``Measurements`` (any inputs, any target, groups) the laws are composed from a grammar;
 - ``isoflop``: the best size for each budget; ``fit_curves``: the loss along a learning-rate schedule;
   ``fit_metric``: an accuracy from a loss.
 """
 
 from .along_a_run.curve_fit import CurveFit, fit_curves
 from .along_a_run.multi_power import MultiPower, wsd
+from .any_inputs.choose import forecast
+from .any_inputs.input_forecast import InputForecast
 from .base import Law
 from .fitting.fit import fit
 from .fitting.result import Fit
 from .forecasting.backtest import Backtest, backtest
 from .forecasting.drift import DriftPrior
-from .forecasting.forecast import Forecast, forecast
+from .forecasting.forecast import Forecast
 from .forms.farseer import Farseer
 from .forms.formula import COEFFICIENT, FLOOR, DataConstrained, Formula
 from .forms.joined_powers import Kaplan, KaplanFloor, Skaling
@@ -33,6 +38,7 @@ from .prediction import Prediction
 from .saved import load, save
 from .tables.curves import Curves
 from .tables.diagnosis import Finding, Noise
+from .tables.measurements import Measurements
 from .tables.observations import Observations
 
 __all__ = [
@@ -51,10 +57,12 @@ __all__ = [
     "Fit",
     "Forecast",
     "Formula",
+    "InputForecast",
     "IsoFlop",
     "Kaplan",
     "KaplanFloor",
     "Law",
+    "Measurements",
     "MetricFit",
     "MultiPower",
     "Noise",

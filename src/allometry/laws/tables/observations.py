@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from .columns import COUNTED, match_columns
 from .curves import Curves
 from .deriving import derive
 from .diagnosis import Finding, Noise, diagnose, noise
+from .measurements import Measurements
 from .read_source import RunSource, of_records, read_source
 from .run_arrays import RunArrays
 
@@ -54,6 +55,7 @@ class Observations(RunArrays):
     counted: str = "unknown"
     curves: Curves | None = None
 
+    @overload
     @classmethod
     def read(
         cls,
@@ -62,23 +64,86 @@ class Observations(RunArrays):
         counted: str | None = None,
         where: Mapping[str, Any] | None = None,
         curves: Any = None,
-    ) -> Observations:
+        *,
+        target: str | None = None,
+    ) -> Observations: ...
+
+    @overload
+    @classmethod
+    def read(
+        cls,
+        source: Any,
+        columns: None = None,
+        counted: None = None,
+        where: Mapping[str, Any] | None = None,
+        curves: None = None,
+        *,
+        target: str | None = None,
+        inputs: Sequence[str],
+        group: str | Sequence[str] | None = None,
+        cost: str | Sequence[float] | np.ndarray | None = None,
+    ) -> Measurements: ...
+
+    @overload
+    @classmethod
+    def read(
+        cls,
+        source: Any,
+        columns: None = None,
+        counted: None = None,
+        where: Mapping[str, Any] | None = None,
+        curves: None = None,
+        *,
+        target: str | None = None,
+        inputs: Sequence[str] | None = None,
+        group: str | Sequence[str],
+        cost: str | Sequence[float] | np.ndarray | None = None,
+    ) -> Measurements: ...
+
+    @classmethod
+    def read(
+        cls,
+        source: Any,
+        columns: Mapping[str, str | float | None] | None = None,
+        counted: str | None = None,
+        where: Mapping[str, Any] | None = None,
+        curves: Any = None,
+        *,
+        target: str | None = None,
+        inputs: Sequence[str] | None = None,
+        group: str | Sequence[str] | None = None,
+        cost: str | Sequence[float] | np.ndarray | None = None,
+    ) -> Observations | Measurements:
         """Read the folder of a study, a CSV, TSV, JSONL, JSON or Parquet file (gzip too), or a frame.
 
+        With ``inputs`` or ``group`` the answer is ``Measurements``: a law of any inputs, for any target.
+
         Args:
-            source: a path, or a pandas or polars frame, an Arrow table, a mapping of columns. Columns are found by
-                their usual names (``N``, ``params``, ``Model Size``, ``D``, ``tokens``, ``Training FLOP``,
-                ``val_loss``, ``lr``, ``bsz`` ...).
+            source: a path, or a pandas or polars frame, an Arrow table, a mapping of columns, a list of dicts. Columns
+                are found by their usual names (``N``, ``params``, ``Model Size``, ``D``, ``tokens``, ``Training
+                FLOP``, ``val_loss``, ``lr``, ``bsz`` ...).
             columns: which column holds a field where the names do not say, e.g. ``{"loss": "loss_c4_val"}``; a number
                 holds in every row (``{"sequence_length": 2048}``), None takes no column.
             counted: "non_embedding", "total" or "matmul": which parameters to take, or what the only column counts.
             where: the rows to take, column → value or list of values, e.g. ``{"dataset": "c4"}``.
             curves: the loss along the runs: ``Curves``, or what ``Curves.read`` takes (the folder of a study too).
+            target: the column to predict; the loss by its usual names if None. It may be negative, or rise.
+            inputs: the columns to predict it from; sizes and tokens if None.
+            group: a column, or several: each of their different cells has constants of its own.
+            cost: what a run took: a column, an expression such as "6*N*D", or one number a run.
 
         Raises:
             UserError: no such file, empty, unreadable, columns missing or ambiguous, text among numbers, counts not
-                above zero, units that are clearly off.
+                above zero, units that are clearly off, nothing that varies.
         """
+        if inputs is not None or group is not None:
+            if columns or counted or curves is not None:
+                raise UserError("with inputs or a group, name every column by target, inputs and group alone")
+            return Measurements.read(source, target, inputs, group, cost, where)
+        if cost is not None:
+            raise UserError("cost is for a law of named inputs: give inputs too")
+        if target is not None:
+            columns = {**(columns or {}), "loss": target}
         if curves is not None and not isinstance(curves, Curves):
             curves = Curves.read(curves)
         return cls._of(read_source(source, columns, counted), columns, counted, where, curves)

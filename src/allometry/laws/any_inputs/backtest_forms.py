@@ -1,0 +1,108 @@
+"""The backtest of forms: each is fitted to what a split keeps and predicts what it holds out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..tables.measurements import Measurements
+from .fitted_form import FittedForm, fit_form
+from .form import LOG, Form
+from .held_out import Split
+from .leftovers import Basis
+from .padded import pad
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """What one form predicted for the runs that a split held out.
+
+    Attributes:
+        split: its name.
+        error: predicted − observed, on the common scale, (held out,).
+        plain: the same without what was added for leftovers.
+        noise: standard deviation of a run's noise.
+        unsure: standard deviation of everything else, (held out,).
+    """
+
+    split: str
+    error: Array
+    plain: Array
+    noise: float
+    unsure: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """The scale on which forms are mixed and judged: the target's own, or its logarithm.
+
+    Attributes:
+        logarithmic: whether it is the logarithm.
+        least: the least value that a form may predict there, on the target's own scale.
+    """
+
+    logarithmic: bool
+    least: float
+
+    @classmethod
+    def of(cls, values: Array) -> Scale:
+        """The logarithm for a target above zero that varies by more than a factor of five."""
+        positive = bool((values > 0).all())
+        least = 0.05 * float(values.min()) if positive else -np.inf
+        return cls(positive and float(values.max() / values.min()) > 5, least)
+
+    def forward(self, values: Array) -> Array:
+        """From the target's own scale to this one."""
+        return np.log(np.maximum(values, self.least)) if self.logarithmic else values
+
+    def back(self, values: Array) -> Array:
+        """To the target's own scale."""
+        return np.exp(values) if self.logarithmic else values
+
+    def weights(self, form: Form, values: Array) -> Array | None:
+        """Weights of the runs so that a form's errors are those of this scale, as far as its link allows."""
+        if self.logarithmic and form.link != LOG:
+            return 1 / values**2 * np.median(values**2)
+        if not self.logarithmic and form.link == LOG:
+            return values**2 / np.median(values**2)
+        return None
+
+    def moments(self, fitted: FittedForm, points: Array, group: Array) -> tuple[Array, Array]:
+        """Centre and standard deviation of a fitted form's prediction on this scale."""
+        centre, spread = fitted.at(points, group)
+        with np.errstate(over="ignore"):
+            if fitted.form.link == LOG:
+                value = np.exp(np.minimum(centre, 600.0))
+                return (centre, spread) if self.logarithmic else (value, value * spread)
+            if self.logarithmic:
+                value = np.maximum(centre, self.least)
+                return np.log(value), spread / value
+        return centre, spread
+
+
+def fit_to(form: Form, runs: Measurements, middle: Array, scale: Scale, starts: Array) -> FittedForm:
+    """A form fitted to runs so that its errors on the common scale are least."""
+    return fit_form(form, pad(runs, middle, scale.weights(form, runs.values)), middle, starts)
+
+
+def trial(
+    fitted: FittedForm,
+    kept: Measurements,
+    held: Measurements,
+    scale: Scale,
+    basis: Basis,
+    crossing: list[Array],
+    split: Split,
+    drift: Array,
+) -> Trial:
+    """The errors of a form on what a split held out; ``drift`` is what distance alone makes uncertain, (held out,)."""
+    observed = scale.forward(held.values)
+    centre, spread = scale.moments(fitted, held.points, held.group)
+    left = scale.forward(kept.values) - scale.moments(fitted, kept.points, kept.group)[0]
+    constants = len(fitted.theta) + fitted.coefficients.size
+    leftover = basis.estimate(left, constants, crossing)
+    unsure = np.sqrt(spread**2 + leftover.spread**2 + drift**2)
+    return Trial(split.name, centre + leftover.mean - observed, centre - observed, leftover.noise, unsure)

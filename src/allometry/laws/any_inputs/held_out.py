@@ -1,0 +1,89 @@
+"""What a backtest holds out: the dearest runs, those at an input's far end; of proportions every fifth mixture."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..tables.measurements import Measurements
+
+Array = np.ndarray
+# Shares of the runs, dearest first, that are held out by cost.
+SHARES = (0.15, 0.3)
+# At the end of an input between these shares of the runs are held out.
+LEAST_SHARE, MOST_SHARE = 0.06, 0.34
+FOLDS = 5
+LEAST_FITTED = 4
+
+
+class Split(NamedTuple):
+    """A split: what is held out, in words; the input at whose end it is, or None; and which runs (boolean)."""
+
+    name: str
+    along: int | None
+    held: Array
+
+
+def cost_of(runs: Measurements) -> Array:
+    """The cost of each run: as given, or the product of the inputs above zero that reach beyond one."""
+    if runs.cost is not None:
+        return runs.cost
+    counts = [values for values in runs.points.T if (values > 0).all() and values.max() > 1]
+    return np.exp(sum((np.log(values) for values in counts), np.zeros(len(runs))))
+
+
+def splits(runs: Measurements) -> list[Split]:
+    """The splits of a table, each with enough runs on both sides."""
+    chosen = []
+    if runs.are_shares:
+        return _folds(runs)
+    cost = cost_of(runs)
+    if np.ptp(cost) > 0:
+        chosen += [Split(f"dearest {share:.0%}", None, _top(cost, share)) for share in SHARES]
+    for place, (name, values) in enumerate(zip(runs.inputs, runs.points.T, strict=True)):
+        held = _far_end(values)
+        if held is not None:
+            chosen.append(Split(f"largest {name}", place, held))
+    distinct = {split.held.tobytes(): split for split in reversed(chosen)}
+    kept = [split for split in reversed(distinct.values()) if _fit_for(runs, split.held)]
+    return kept or _folds(runs)
+
+
+def _fit_for(runs: Measurements, held: Array) -> bool:
+    """Whether both sides have runs, every group keeps one, and every input that varies still does."""
+    if not held.any() or (~held).sum() < LEAST_FITTED:
+        return False
+    left = runs.where(~held)
+    groups = len(np.unique(left.group)) == len(np.unique(runs.group))
+    varies = np.ptp(runs.points, axis=0) > 0
+    return groups and bool((np.ptp(left.points, axis=0) > 0)[varies].all())
+
+
+def _top(cost: Array, share: float) -> Array:
+    """The dearest runs, equal costs together, not more than this share where that is possible."""
+    levels = np.unique(cost)[::-1]
+    best = levels[0]
+    for level in levels:
+        if (cost >= level).mean() > share * 1.001:
+            break
+        best = level
+    return cost >= best
+
+
+def _far_end(values: Array) -> Array | None:
+    """The runs at the largest values of an input; None if it has too few values."""
+    levels = np.unique(values)
+    if len(levels) < 3:
+        return None
+    held = _top(values, MOST_SHARE if len(levels) < 5 else 0.2)
+    return held if LEAST_SHARE / 2 <= held.mean() <= 2 * MOST_SHARE else None
+
+
+def _folds(runs: Measurements) -> list[Split]:
+    """Every fifth different point, in all groups."""
+    _, place = np.unique(runs.points, axis=0, return_inverse=True)
+    place = place.ravel()
+    shuffled = np.random.default_rng(0).permutation(place.max() + 1)[place]
+    folds = [Split(f"fold {number + 1} of {FOLDS}", None, shuffled % FOLDS == number) for number in range(FOLDS)]
+    return [fold for fold in folds if fold.held.any() and (~fold.held).sum() >= LEAST_FITTED]

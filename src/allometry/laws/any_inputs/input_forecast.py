@@ -1,0 +1,402 @@
+"""The forecast over any inputs: several forms, weighted by how well each predicted, with a calibrated interval.
+
+Every candidate of the grammar is fitted to all runs; the plain forms and those that fit best are tested on what
+``held_out`` holds out, and mixed by the score of that backtest. What a form leaves unexplained near the runs is added
+(``leftovers``). The interval holds a run's noise, the spread of the constants and of the leftovers, the distance
+between the forms, and a drift with distance beyond the runs; all but the noise are scaled to the backtest's errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ...errors import UserError
+from ...quantities import plural
+from ..prediction import Prediction, around, check_level
+from ..tables.columns import KNOWN, normalise
+from ..tables.measurements import Measurements
+from .backtest_forms import Scale, Trial, fit_to, trial
+from .candidates import PLAIN, candidates
+from .fitted_form import FittedForm
+from .form import Form
+from .formula_text import formula_text
+from .held_out import splits
+from .leftovers import Basis
+from .padded import logs, middle_of
+
+Array = np.ndarray
+STARTS, BACKTEST_STARTS = 12, 3
+# Forms that are tested, the plain ones among them, and forms that are mixed.
+MOST_TESTED, MOST_MIXED = 16, 5
+MOST_RUNS = 600
+SHARPNESS = 4.0
+LEAST_WEIGHT = 0.04
+# A form with one constant more must predict better by this share to weigh as much.
+PRICE = 0.01
+# Standard deviation that a prediction gains for each e-fold beyond the runs, in those of the target.
+DRIFT = 0.01
+POINTS_AT_ONCE = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class InputForecast:
+    """Several fitted forms that predict together.
+
+    Attributes:
+        runs: the runs fitted.
+        fits: the forms, the heaviest first.
+        weights: one a form; they sum to one.
+        scores: form → split → root mean square of its errors there.
+        logarithmic: whether forms are mixed on the scale of the target's logarithm.
+        least: the least value that a form may predict there.
+        inflation: what the uncertain part of the interval is multiplied by.
+        notes: what was left out, and what would help.
+    """
+
+    runs: Measurements
+    fits: tuple[FittedForm, ...]
+    weights: Array
+    scores: Mapping[str, Mapping[str, float]]
+    logarithmic: bool
+    least: float
+    inflation: float
+    notes: tuple[str, ...] = ()
+    kind: str = field(default="input_forecast", init=False)
+
+    @property
+    def num_runs(self) -> int:
+        """Number of runs fitted."""
+        return len(self.runs)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of what it predicts from; groups aside."""
+        return self.runs.inputs
+
+    def predict(self, frame: Any = None, level: float = 0.9, **inputs: Any) -> Prediction:
+        """The target at the rows of a frame, in their order, with the interval that holds a new run's value.
+
+        Args:
+            frame: as ``Observations.read`` takes it, with the inputs and the columns of the groups; or None.
+            level: of the interval.
+            inputs: instead of a frame: name → value or array; ``num_params`` and ``tokens`` also stand for columns
+                with another of their usual names.
+
+        Raises:
+            UserError: an input or a group is missing or not known, a value that no run comes near in kind.
+        """
+        check_level(level)
+        if frame is None:
+            frame = self._frame_of(inputs)
+        elif inputs:
+            raise UserError("give either a frame or the inputs by name, not both")
+        points, group, shape = self.runs.at(frame)
+        self._check(points)
+        chunks = [slice(start, start + POINTS_AT_ONCE) for start in range(0, len(points), POINTS_AT_ONCE)]
+        centre, scale = np.concatenate([self._moments(points[c], group[c]) for c in chunks], axis=1)
+        from scipy.special import stdtrit
+
+        half = float(stdtrit(self._freedom, (1 + level) / 2)) * scale
+        common = self._scale
+        with np.errstate(over="ignore"):
+            triple = (common.back(centre), common.back(centre - half), common.back(centre + half))
+        return around(*triple, level, shape)
+
+    def _frame_of(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Keywords as a frame; the usual names of sizes and tokens are the table's own."""
+        own = dict(inputs)
+        for name in ("num_params", "tokens"):
+            if name in own and name not in self.inputs:
+                column = next((one for one in self.inputs if normalise(one) in KNOWN[name]), None)
+                if column is not None:
+                    own[column] = own.pop(name)
+        stray = [name for name in own if name not in (*self.inputs, *self.runs.group_columns)]
+        if stray:
+            known = ", ".join((*self.inputs, *self.runs.group_columns))
+            raise UserError(f"this law does not read {', '.join(stray)}; it predicts from {known}")
+        if not own:
+            raise UserError(f"give the point to predict for: {', '.join(self.inputs)}")
+        return own
+
+    def _check(self, points: Array) -> None:
+        """Refuse points for which the runs say nothing at all."""
+        for name, values, own in zip(self.inputs, points.T, self.runs.points.T, strict=True):
+            if (own > 0).all() and (values <= 0).any():
+                raise UserError(f"{name} must be above zero, as it is in every run")
+            if np.ptp(own) == 0 and (np.abs(values - own[0]) > 1e-9 * abs(own[0])).any():
+                raise UserError(
+                    f"{name} is {own[0]:g} in every run, so nothing can be said at another value: add a run with one"
+                )
+        if self.runs.are_shares:
+            off = np.abs(points.sum(axis=1) - 1)
+            if (off > 0.02).any():
+                raise UserError(
+                    f"the proportions {', '.join(self.inputs)} must add up to one; in row {int(off.argmax()) + 1} they "
+                    f"add up to {points[off.argmax()].sum():.3g}"
+                )
+
+    @cached_property
+    def _scale(self) -> Scale:
+        return Scale(self.logarithmic, self.least)
+
+    @property
+    def _freedom(self) -> float:
+        taken = self.weights @ [len(fit.theta) + fit.form.num_linear for fit in self.fits]
+        return max(len(self.runs) - float(taken), 4.0)
+
+    @cached_property
+    def _places(self) -> tuple[Array, Array]:
+        """Middle and deviation of the inputs (of their logarithms where they are above zero)."""
+        return places_of(self.runs)
+
+    @cached_property
+    def _basis(self) -> tuple[Basis, list[Array]]:
+        """The process over the runs, and what each form leaves at them."""
+        runs, common = self.runs, self._scale
+        basis = Basis.of(standardised(runs.points, *self._places), runs.group)
+        observed = common.forward(runs.values)
+        return basis, [observed - common.moments(fit, runs.points, runs.group)[0] for fit in self.fits]
+
+    def _moments(self, points: Array, group: Array) -> tuple[Array, Array]:
+        """Centre and scale of the prediction, on the scale of the mixture."""
+        basis, left = self._basis
+        crossing = basis.crossing(standardised(points, *self._places), group)
+        centres, variances, noise = [], [], 0.0
+        for fit, residuals, weight in zip(self.fits, left, self.weights, strict=True):
+            centre, spread = self._scale.moments(fit, points, group)
+            leftover = basis.estimate(residuals, len(fit.theta) + fit.coefficients.size, crossing)
+            centres.append(centre + leftover.mean)
+            variances.append(spread**2 + leftover.spread**2)
+            noise += weight * leftover.noise**2
+        centre = self.weights @ np.stack(centres)
+        apart = (np.stack(centres) - centre) ** 2
+        unsure = self.weights @ (np.stack(variances) + apart) + (self._drift * self._distance(points)) ** 2
+        return centre, np.sqrt(noise + self.inflation**2 * unsure)
+
+    @cached_property
+    def _drift(self) -> float:
+        return DRIFT * float(self._scale.forward(self.runs.values).std())
+
+    def _distance(self, points: Array) -> Array:
+        """How far beyond the runs, in e-folds (in deviations for inputs that may be zero): the farthest input."""
+        return beyond(self.runs, points)
+
+    def evidence(self, frame: Any = None, **inputs: Any) -> str:
+        """How far a prediction goes beyond the runs, and the backtest's errors; one or two lines."""
+        points, _, _ = self.runs.at(self._frame_of(inputs) if frame is None else frame)
+        lines = []
+        for name, values, own in zip(self.inputs, points.T, self.runs.points.T, strict=True):
+            if (own > 0).all() and values.max() > own.max():
+                lines.append(f"{name} reaches {values.max() / own.max():.3g}× the largest of the runs")
+            elif values.max() > own.max() or values.min() < own.min():
+                lines.append(f"{name} lies outside the runs ({own.min():g} to {own.max():g})")
+        errors = self.scores.get("forecast", {})
+        shown = ", ".join(f"{split} {error:.2g}" for split, error in errors.items())
+        return "; ".join(lines or ["inside the runs"]) + (f"\nbacktest, rms of errors: {shown}" if shown else "")
+
+    def summary(self) -> str:
+        """The formula in its best form, the weights and the backtest, for people."""
+        groups = len(self.runs.group_names)
+        lines = [
+            f"{self.runs.target} from {', '.join(self.inputs)}: {plural(self.num_runs, 'run')}"
+            + (f" in {plural(groups, 'group')}" if groups > 1 else "")
+        ]
+        best = self.fits[0]
+        for number, name in list(enumerate(self.runs.group_names))[:4]:
+            prefix = f"{name}: " if groups > 1 else ""
+            lines.append("  " + prefix + formula_text(best, self.runs.target, self.inputs, number))
+        if groups > 4:
+            lines.append(f"  and {plural(groups - 4, 'group')} more of this form")
+        lines.append(f"noise of a run {best.noise:.2g}" + (" of the logarithm" if best.form.link == "log" else ""))
+        for fit, weight in zip(self.fits, self.weights, strict=True):
+            errors = ", ".join(f"{split} {error:.2g}" for split, error in self.scores.get(fit.form.name, {}).items())
+            lines.append(f"  weight {weight:.2f}  {fit.form.name}; held out, rms: {errors or 'not tested'}")
+        return "\n".join([*lines, *(f"note: {text}" for text in self.notes)])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that ``from_json`` takes back without loss."""
+        return {
+            "kind": self.kind,
+            "formula": formula_text(self.fits[0], self.runs.target, self.inputs),
+            "fits": [fit.to_json() for fit in self.fits],
+            "weights": self.weights.tolist(),
+            "scores": {form: dict(scores) for form, scores in self.scores.items()},
+            "logarithmic": self.logarithmic,
+            "least": self.least if np.isfinite(self.least) else None,
+            "inflation": self.inflation,
+            "notes": list(self.notes),
+            "runs": self.runs.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> InputForecast:
+        """The forecast that ``to_json`` wrote.
+
+        Raises:
+            UserError: not such a record.
+        """
+        try:
+            return cls(
+                Measurements.from_json(data["runs"]),
+                tuple(FittedForm.from_json(one) for one in data["fits"]),
+                np.array(data["weights"], float),
+                data["scores"],
+                bool(data["logarithmic"]),
+                -np.inf if data["least"] is None else float(data["least"]),
+                float(data["inflation"]),
+                tuple(data["notes"]),
+            )
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"not a forecast: {type(error).__name__} {error}; write it anew with allometry fit"
+            ) from None
+
+
+def forecast_inputs(runs: Measurements, seed: int = 0) -> InputForecast:
+    """Fit the grammar's forms, test them on runs that are held out, and mix the best.
+
+    Args:
+        runs: the runs, as ``Observations.read(…, target=…, inputs=…)`` gives them.
+        seed: of the starting points.
+    """
+    notes = list(runs.notes)
+    thin = runs
+    if len(runs) > MOST_RUNS:
+        thin = runs.where(np.sort(np.random.default_rng(seed).permutation(len(runs))[:MOST_RUNS]))
+    middle, common = middle_of(runs.points), Scale.of(runs.values)
+    forms = candidates(runs)
+    fitted = {form: fit_to(form, thin, middle, common, form.starts(STARTS, seed)) for form in forms}
+    tested = _shortlist(fitted, thin, common)
+    trials = backtest_forms({form: fitted[form] for form in tested}, thin, middle, common, seed)
+    scores = {form.name: {one.split: _rms(one.error) for one in rows} for form, rows in trials.items() if rows}
+    weights = _weigh(tested, trials)
+    kept = [form for form in sorted(weights, key=lambda one: -weights[one]) if weights[form] > 0]
+    shares = np.array([weights[form] for form in kept])
+    if not any(trials.values()):
+        notes.append("too few runs for a backtest: plain forms share the weight")
+    mixed = _mixed(trials, kept, shares)
+    scores["forecast"] = {one.split: _rms(one.error) for one in mixed}
+    fits = tuple(
+        fitted[form] if thin is runs else fit_to(form, runs, middle, common, fitted[form].theta[None]) for form in kept
+    )
+    names = {form.name for form in kept} | {"forecast"}
+    scores = {name: rows for name, rows in scores.items() if name in names}
+    return InputForecast(runs, fits, shares, scores, common.logarithmic, common.least, _inflation(mixed), tuple(notes))
+
+
+def backtest_forms(
+    fitted: Mapping[Form, FittedForm], runs: Measurements, middle: Array, common: Scale, seed: int
+) -> dict[Form, list[Trial]]:
+    """What each form predicts for what each split holds out."""
+    places = standardised(runs.points, *places_of(runs))
+    drift = DRIFT * float(common.forward(runs.values).std())
+    trials: dict[Form, list[Trial]] = {form: [] for form in fitted}
+    for split in splits(runs):
+        kept, held = runs.where(~split.held), runs.where(split.held)
+        basis = Basis.of(places[~split.held], kept.group)
+        crossing = basis.crossing(places[split.held], held.group)
+        far = drift * beyond(kept, held.points)
+        for form, full in fitted.items():
+            starts = np.concatenate([full.theta[None], form.starts(BACKTEST_STARTS, seed)])
+            one = fit_to(form, kept, middle, common, starts if form.constants else starts[:1])
+            trials[form].append(trial(one, kept, held, common, basis, crossing, split, far))
+    return trials
+
+
+def places_of(runs: Measurements) -> tuple[Array, Array]:
+    """Middle of the logarithms, and the deviation of each input on its scale."""
+    middle = middle_of(runs.points)
+    deviation = _scaled(runs.points, middle, (runs.points > 0).all(axis=0)).std(axis=0)
+    return middle, np.where(deviation > 0, deviation, 1.0)
+
+
+def standardised(points: Array, middle: Array, deviation: Array) -> Array:
+    """Points (rows, inputs) in deviations, by logarithms where every run's input is above zero (middle not 0)."""
+    return _scaled(points, middle, np.not_equal(middle, 0)) / deviation
+
+
+def _scaled(points: Array, middle: Array, positive: Array) -> Array:
+    return np.where(positive, logs(points, middle), points)
+
+
+def beyond(runs: Measurements, points: Array) -> Array:
+    """How far points (rows, inputs) lie beyond the runs, in e-folds; in deviations for an input that may be zero."""
+    farthest = np.zeros(len(points))
+    for values, own in zip(points.T, runs.points.T, strict=True):
+        if (own > 0).all():
+            low, high, at = np.log(own.min()), np.log(own.max()), np.log(np.maximum(values, 1e-300))
+            unit = 1.0
+        else:
+            low, high, at, unit = own.min(), own.max(), values, max(float(own.std()), 1e-12)
+        farthest = np.maximum(farthest, np.maximum(at - high, low - at) / unit)
+    return farthest
+
+
+def _shortlist(fitted: Mapping[Form, FittedForm], runs: Measurements, common: Scale) -> list[Form]:
+    """The plain forms, and the others that fit best for their number of constants."""
+    plain = [form for form in fitted if form.name in PLAIN]
+    others = [form for form in fitted if form not in plain]
+    criterion = {}
+    for form in others:
+        left = common.forward(runs.values) - common.moments(fitted[form], runs.points, runs.group)[0]
+        squares = float((left**2).sum()) + 1e-300
+        groups = len(runs.group_names)
+        count = len(form.constants) + form.num_linear * (1 + 0.5 * (groups - 1))
+        criterion[form] = len(runs) * np.log(squares / len(runs)) + np.log(len(runs)) * count
+    affordable = [form for form in others if form.num_constants + 1 < len(runs) / len(runs.group_names)]
+    ranked = sorted(affordable, key=lambda form: criterion[form])
+    return plain + ranked[: MOST_TESTED - len(plain)]
+
+
+def _weigh(tested: list[Form], trials: Mapping[Form, list[Trial]]) -> dict[Form, float]:
+    """Weights by the backtest's score^−4, less for each constant; equal among the plain forms without a backtest."""
+    if not any(trials.values()):
+        plain = [form for form in tested if form.name in PLAIN]
+        return {form: 1 / len(plain) if form in plain else 0.0 for form in tested}
+    floor = min(rows[0].noise for rows in trials.values() if rows)
+    logged = {form: _score(rows, 0.3 * floor) + PRICE * form.num_constants for form, rows in trials.items()}
+    least = min(logged.values())
+    raw = {form: np.exp(-SHARPNESS * (value - least)) for form, value in logged.items()}
+    best = sorted(raw, key=lambda form: -raw[form])[:MOST_MIXED]
+    total = sum(raw[form] for form in best)
+    kept = {form: raw[form] for form in best if raw[form] / total >= LEAST_WEIGHT}
+    return {form: kept[form] / sum(kept.values()) if form in kept else 0.0 for form in tested}
+
+
+def _score(rows: list[Trial], floor: float) -> float:
+    """The mean logarithm of the errors, which no single split decides."""
+    return float(np.mean([np.log(np.hypot(_rms(one.error), floor)) for one in rows]))
+
+
+def _mixed(trials: Mapping[Form, list[Trial]], kept: list[Form], shares: Array) -> list[Trial]:
+    """The trials of the mixture."""
+    rows = []
+    for parts in zip(*(trials[form] for form in kept), strict=True):
+        errors = np.stack([part.error for part in parts])
+        centre = shares @ errors
+        unsure = shares @ (np.stack([part.unsure**2 for part in parts]) + (errors - centre) ** 2)
+        noise = float(np.sqrt(shares @ [part.noise**2 for part in parts]))
+        plain = shares @ np.stack([part.plain for part in parts])
+        rows.append(Trial(parts[0].split, centre, plain, noise, np.sqrt(unsure)))
+    return rows
+
+
+def _inflation(mixed: list[Trial]) -> float:
+    """What the uncertain part is multiplied by so that the backtest's errors are as large as was said."""
+    factors = np.geomspace(0.25, 8, 60)
+    logged = -0.5 * (np.log(factors) / 0.6) ** 2
+    for one in mixed:
+        variance = one.noise**2 + factors[:, None] ** 2 * one.unsure**2
+        count = min(len(one.error), 6) / max(len(one.error), 1)
+        logged += count * (-0.5 * np.log(variance) - 2.5 * np.log1p(one.error**2 / variance / 4)).sum(axis=1)
+    shares = np.exp(logged - logged.max())
+    return float((factors * shares).sum() / shares.sum())
+
+
+def _rms(errors: Array) -> float:
+    return float(np.sqrt(np.mean(errors**2)))
