@@ -311,7 +311,7 @@ def backtest_forms(
 def places_of(runs: Measurements) -> tuple[Array, Array]:
     """Middle of the logarithms, and the deviation of each input on its scale."""
     middle = middle_of(runs.points)
-    deviation = _scaled(runs.points, middle, (runs.points > 0).all(axis=0)).std(axis=0)
+    deviation = _scaled(runs.points, middle, np.all(runs.points > 0, axis=0)).std(axis=0)
     return middle, np.where(deviation > 0, deviation, 1.0)
 
 
@@ -320,7 +320,7 @@ def standardised(points: Array, middle: Array, deviation: Array) -> Array:
     return _scaled(points, middle, np.not_equal(middle, 0)) / deviation
 
 
-def _scaled(points: Array, middle: Array, positive: Array) -> Array:
+def _scaled(points: Array, middle: Array, positive: Array | np.bool) -> Array:
     return np.where(positive, logs(points, middle), points)
 
 
