@@ -8,8 +8,8 @@ import numpy as np
 
 from ..tables.measurements import Measurements
 from .fitted_form import FittedForm, fit_form
-from .form import LOG, Form
-from .held_out import Split
+from .form import LOG, ComposedForm
+from .held_out import HeldOut
 from .leftovers import Basis
 from .padded import pad
 
@@ -36,7 +36,7 @@ class Trial:
 
 
 @dataclass(frozen=True, eq=False)
-class Scale:
+class CommonScale:
     """The scale on which forms are mixed and judged: the target's own, or its logarithm.
 
     Attributes:
@@ -48,7 +48,7 @@ class Scale:
     least: float
 
     @classmethod
-    def of(cls, values: Array) -> Scale:
+    def of(cls, values: Array) -> CommonScale:
         """The logarithm for a target above zero that varies by more than a factor of five."""
         positive = bool((values > 0).all())
         least = 0.05 * float(values.min()) if positive else -np.inf
@@ -62,7 +62,7 @@ class Scale:
         """To the target's own scale."""
         return np.exp(values) if self.logarithmic else values
 
-    def weights(self, form: Form, values: Array) -> Array | None:
+    def weights(self, form: ComposedForm, values: Array) -> Array | None:
         """Weights of the runs so that a form's errors are those of this scale, as far as its link allows."""
         if self.logarithmic and form.link != LOG:
             return 1 / values**2 * np.median(values**2)
@@ -83,7 +83,7 @@ class Scale:
         return centre, spread
 
 
-def fit_to(form: Form, runs: Measurements, middle: Array, scale: Scale, starts: Array) -> FittedForm:
+def fit_to(form: ComposedForm, runs: Measurements, middle: Array, scale: CommonScale, starts: Array) -> FittedForm:
     """A form fitted to runs so that its errors on the common scale are least."""
     return fit_form(form, pad(runs, middle, scale.weights(form, runs.values)), middle, starts)
 
@@ -92,10 +92,10 @@ def trial(
     fitted: FittedForm,
     kept: Measurements,
     held: Measurements,
-    scale: Scale,
+    scale: CommonScale,
     basis: Basis,
     crossing: list[Array],
-    split: Split,
+    split: HeldOut,
     drift: Array,
 ) -> Trial:
     """The errors of a form on what a split held out; ``drift`` is what distance alone makes uncertain, (held out,)."""

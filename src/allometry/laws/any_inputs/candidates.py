@@ -13,14 +13,14 @@ import numpy as np
 
 from ..tables.measurements import Measurements
 from .features import Feature
-from .form import IDENTITY, LOG, Form, up_to_squares
+from .form import IDENTITY, LOG, ComposedForm, up_to_squares
 
 PLAIN = ("product of powers", "sum of powers", "product above a floor")
 # More inputs than this are not tried in pairs or one by one.
 MOST_PAIRED = 6
 
 
-def candidates(runs: Measurements) -> list[Form]:
+def candidates(runs: Measurements) -> list[ComposedForm]:
     """Every form worth a fit, the plain ones first."""
     varying = [place for place, values in enumerate(runs.points.T) if np.ptp(values) > 0]
     positive = bool((runs.values > 0).all())
@@ -51,18 +51,18 @@ def _each(count: int) -> tuple[tuple[int, ...], ...]:
     return tuple((place,) for place in range(count))
 
 
-def _plain(features: dict[int, str], positive: bool) -> list[Form]:
+def _plain(features: dict[int, str], positive: bool) -> list[ComposedForm]:
     logarithms = {place: _logarithmic(kind) for place, kind in features.items()}
     count = len(features)
     link = LOG if positive else IDENTITY
     return [
-        Form(PLAIN[0], link, _features(logarithms), ((), *_each(count))),
-        Form(PLAIN[1], IDENTITY, _features(features), ((), *_each(count))),
-        Form(PLAIN[2], IDENTITY, _features(logarithms), ((),), falling=_each(count)),
+        ComposedForm(PLAIN[0], link, _features(logarithms), ((), *_each(count))),
+        ComposedForm(PLAIN[1], IDENTITY, _features(features), ((), *_each(count))),
+        ComposedForm(PLAIN[2], IDENTITY, _features(logarithms), ((),), falling=_each(count)),
     ]
 
 
-def _with_products(features: dict[int, str], positive: bool) -> list[Form]:
+def _with_products(features: dict[int, str], positive: bool) -> list[ComposedForm]:
     """Sums with the products of pairs, and of squares, on either scale."""
     count, forms = len(features), []
     pairs = tuple(combinations(range(count), 2))
@@ -71,18 +71,22 @@ def _with_products(features: dict[int, str], positive: bool) -> list[Form]:
         scale = "" if link == IDENTITY else ", in the logarithm"
         powers = _features(features)
         if link == LOG:
-            forms.append(Form(f"sum of powers{scale}", link, powers, ((), *_each(count))))
+            forms.append(ComposedForm(f"sum of powers{scale}", link, powers, ((), *_each(count))))
         if pairs:
-            forms.append(Form(f"sum of powers with products{scale}", link, powers, ((), *_each(count), *pairs)))
-            forms.append(Form(f"logarithms with products{scale}", link, logarithms, ((), *_each(count), *pairs)))
+            forms.append(ComposedForm(f"sum of powers with products{scale}", link, powers, ((), *_each(count), *pairs)))
+            forms.append(
+                ComposedForm(f"logarithms with products{scale}", link, logarithms, ((), *_each(count), *pairs))
+            )
         squares = up_to_squares(range(count))
-        forms.append(Form(f"parabolas in logarithms{scale}", link, logarithms, ((), *_each(count), *squares)))
+        forms.append(ComposedForm(f"parabolas in logarithms{scale}", link, logarithms, ((), *_each(count), *squares)))
     if pairs:
-        forms.append(Form("product with products above a floor", IDENTITY, logarithms, ((),), (*_each(count), *pairs)))
+        forms.append(
+            ComposedForm("product with products above a floor", IDENTITY, logarithms, ((),), (*_each(count), *pairs))
+        )
     return forms
 
 
-def _upgraded(runs: Measurements, features: dict[int, str], positive: bool) -> list[Form]:
+def _upgraded(runs: Measurements, features: dict[int, str], positive: bool) -> list[ComposedForm]:
     """One input at a time saturates, begins late, follows a Hill curve, or is repeated data."""
     forms, count = [], len(features)
     pairs = tuple(combinations(range(count), 2))
@@ -92,11 +96,11 @@ def _upgraded(runs: Measurements, features: dict[int, str], positive: bool) -> l
         for other in ("saturating", "offset", "hill"):
             changed = _features(features | {place: other})
             name = f"{other} {runs.inputs[place]}"
-            forms.append(Form(f"sum of powers, {name}", IDENTITY, changed, ((), *_each(count))))
+            forms.append(ComposedForm(f"sum of powers, {name}", IDENTITY, changed, ((), *_each(count))))
             if pairs:
-                forms.append(Form(f"sum with products, {name}", IDENTITY, changed, ((), *_each(count), *pairs)))
+                forms.append(ComposedForm(f"sum with products, {name}", IDENTITY, changed, ((), *_each(count), *pairs)))
             if positive:
-                forms.append(Form(f"product of powers, {name}", LOG, changed, ((), *_each(count), *pairs)))
+                forms.append(ComposedForm(f"product of powers, {name}", LOG, changed, ((), *_each(count), *pairs)))
     for total in features:
         for unique in features:
             a, b = runs.points[:, total], runs.points[:, unique]
@@ -108,16 +112,16 @@ def _upgraded(runs: Measurements, features: dict[int, str], positive: bool) -> l
                 )
                 each = _each(len(repeated))
                 name = f"{runs.inputs[total]} repeated beyond {runs.inputs[unique]}"
-                forms.append(Form(f"sum of powers, {name}", IDENTITY, repeated, ((), *each)))
+                forms.append(ComposedForm(f"sum of powers, {name}", IDENTITY, repeated, ((), *each)))
                 products = tuple(combinations(range(len(repeated)), 2))
                 if products:
-                    forms.append(Form(f"sum with products, {name}", IDENTITY, repeated, ((), *each, *products)))
+                    forms.append(ComposedForm(f"sum with products, {name}", IDENTITY, repeated, ((), *each, *products)))
                 if positive:
-                    forms.append(Form(f"product of powers, {name}", LOG, repeated, ((), *each, *products)))
+                    forms.append(ComposedForm(f"product of powers, {name}", LOG, repeated, ((), *each, *products)))
     return forms
 
 
-def _tuned(features: dict[int, str], positive: bool) -> list[Form]:
+def _tuned(features: dict[int, str], positive: bool) -> list[ComposedForm]:
     """Some inputs have an optimum, which moves with the others: a parabola in their logarithms beside powers."""
     places = [place for place, kind in features.items() if kind == "power"]
     count, forms = len(features), []
@@ -135,26 +139,26 @@ def _tuned(features: dict[int, str], positive: bool) -> list[Form]:
                 scale = "" if link == IDENTITY else ", in the logarithm"
                 name = f"powers around an optimum of {size} input{'s' if size > 1 else ''} {tuned}{scale}"
                 products = ((), *_each(count), *squares, *moving, *sizes)
-                forms.append(Form(name, link, _features(kinds), products))
+                forms.append(ComposedForm(name, link, _features(kinds), products))
     return forms
 
 
-def _joined(features: dict[int, str]) -> list[Form]:
+def _joined(features: dict[int, str]) -> list[ComposedForm]:
     """Powers that add up in an effective size."""
     places = [number for number, kind in enumerate(features.values()) if kind == "power"]
     if len(places) < 2 or len(places) < len(features):
         return []
-    return [Form("powers that add up in one size", IDENTITY, _features(features), ((),), joined=tuple(places))]
+    return [ComposedForm("powers that add up in one size", IDENTITY, _features(features), ((),), joined=tuple(places))]
 
 
-def _of_shares(varying: list[int], positive: bool) -> list[Form]:
+def _of_shares(varying: list[int], positive: bool) -> list[ComposedForm]:
     """Proportions: each by itself, their exponential (a mixing law), their logarithms, with cross terms."""
     count, forms = len(varying), []
     for kind in ("linear", "log_share", "share"):
         features = tuple(Feature(kind, (place,)) for place in varying)
-        forms.append(Form(f"sum of {kind.replace('_', ' of ')}s", IDENTITY, features, ((), *_each(count))))
+        forms.append(ComposedForm(f"sum of {kind.replace('_', ' of ')}s", IDENTITY, features, ((), *_each(count))))
         if positive:
-            forms.append(Form(f"product of {kind.replace('_', ' of ')}s", LOG, features, ((), *_each(count))))
+            forms.append(ComposedForm(f"product of {kind.replace('_', ' of ')}s", LOG, features, ((), *_each(count))))
     linear = tuple(Feature("linear", (place,)) for place in varying)
-    forms.append(Form("mixing law", IDENTITY, linear, ((),), falling=_each(count)))
+    forms.append(ComposedForm("mixing law", IDENTITY, linear, ((),), falling=_each(count)))
     return forms

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .form import LOG, Form
+from .form import LOG, ComposedForm
 from .padded import Padded, logs
 from .projection import Pooling, Solved, jacobian, project, solve
 
@@ -30,7 +30,7 @@ class FittedForm:
         spread: covariance of (θ, coefficients of a group), (groups, constants + columns, the same).
     """
 
-    form: Form
+    form: ComposedForm
     theta: Array
     coefficients: Array
     noise: float
@@ -76,7 +76,7 @@ class FittedForm:
         """The fit that ``to_json`` wrote."""
         arrays = (np.array(data[name], float) for name in ("middle", "spread"))
         return cls(
-            Form.from_json(data["form"]),
+            ComposedForm.from_json(data["form"]),
             np.array(data["theta"], float),
             np.array(data["coefficients"], float),
             float(data["noise"]),
@@ -84,13 +84,13 @@ class FittedForm:
         )
 
 
-def target_of(form: Form, values: Array) -> Array:
+def target_of(form: ComposedForm, values: Array) -> Array:
     """The target on the scale of the form's link."""
     return np.log(np.maximum(values, 1e-300)) if form.link == LOG else values
 
 
 def fit_form(
-    form: Form, data: Padded, middle: Array, starts: Array, steps: int = 25, pooled: bool = True
+    form: ComposedForm, data: Padded, middle: Array, starts: Array, steps: int = 25, pooled: bool = True
 ) -> FittedForm:
     """The best optimum of all starts, with its noise estimated and coefficients pooled over groups."""
     target = np.where(data.weights > 0, target_of(form, np.where(data.weights > 0, data.values, 1.0)), 0.0)
@@ -117,7 +117,7 @@ def _first_noise(data: Padded, target: Array) -> float:
     return 0.01 * float(used.std()) + 1e-12
 
 
-def _noise(form: Form, data: Padded, solved: Solved) -> float:
+def _noise(form: ComposedForm, data: Padded, solved: Solved) -> float:
     """Standard deviation of the residuals, corrected for the constants fitted."""
     runs = float((data.weights > 0).sum())
     mean_weight = data.weights.sum() / max(runs, 1)
@@ -140,7 +140,7 @@ def pool(solved: Solved, noise: float) -> Pooling:
     return Pooling(mean, np.linalg.pinv(covariance, hermitian=True))
 
 
-def _spread(form: Form, data: Padded, solved: Solved, columns: Array, noise: float) -> Array:
+def _spread(form: ComposedForm, data: Padded, solved: Solved, columns: Array, noise: float) -> Array:
     """Covariance of (θ, coefficients) of each group: θ's own, and how the coefficients follow it."""
     inverse = noise**2 * solved.inverse[0]
     groups, linear = inverse.shape[0], inverse.shape[1]

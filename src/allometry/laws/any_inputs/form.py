@@ -1,4 +1,4 @@
-"""``Form``: the target as a sum of products of features, on its own scale or that of its logarithm.
+"""``ComposedForm``: the target as a sum of products of features, on its own scale or that of its logarithm.
 
 target = Σ c·Π features            (identity)
 ln target = Σ c·Π features         (log: products of powers)
@@ -28,7 +28,7 @@ JOINT = Constant("k", -2.5, 2.0, 0.0, 0.7)
 
 
 @dataclass(frozen=True)
-class Form:
+class ComposedForm:
     """A formula with constants.
 
     Attributes:
@@ -133,7 +133,7 @@ class Form:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Form:
+    def from_json(cls, data: dict[str, Any]) -> ComposedForm:
         """The form that ``to_json`` wrote."""
         return cls(
             data["name"],

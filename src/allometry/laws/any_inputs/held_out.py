@@ -17,7 +17,7 @@ FOLDS = 5
 LEAST_FITTED = 4
 
 
-class Split(NamedTuple):
+class HeldOut(NamedTuple):
     """A split: what is held out, in words; the input at whose end it is, or None; and which runs (boolean)."""
 
     name: str
@@ -33,18 +33,18 @@ def cost_of(runs: Measurements) -> Array:
     return np.exp(sum((np.log(values) for values in counts), np.zeros(len(runs))))
 
 
-def splits(runs: Measurements) -> list[Split]:
+def splits(runs: Measurements) -> list[HeldOut]:
     """The splits of a table, each with enough runs on both sides."""
     chosen = []
     if runs.are_shares:
         return _folds(runs)
     cost = cost_of(runs)
     if np.ptp(cost) > 0:
-        chosen += [Split(f"dearest {share:.0%}", None, _top(cost, share)) for share in SHARES]
+        chosen += [HeldOut(f"dearest {share:.0%}", None, _top(cost, share)) for share in SHARES]
     for place, (name, values) in enumerate(zip(runs.inputs, runs.points.T, strict=True)):
         held = _far_end(values)
         if held is not None:
-            chosen.append(Split(f"largest {name}", place, held))
+            chosen.append(HeldOut(f"largest {name}", place, held))
     distinct = {split.held.tobytes(): split for split in reversed(chosen)}
     kept = [split for split in reversed(distinct.values()) if _fit_for(runs, split.held)]
     return kept or _folds(runs)
@@ -80,10 +80,10 @@ def _far_end(values: Array) -> Array | None:
     return held if LEAST_SHARE / 2 <= held.mean() <= 2 * MOST_SHARE else None
 
 
-def _folds(runs: Measurements) -> list[Split]:
+def _folds(runs: Measurements) -> list[HeldOut]:
     """Every fifth different point, in all groups."""
     _, place = np.unique(runs.points, axis=0, return_inverse=True)
     place = place.ravel()
     shuffled = np.random.default_rng(0).permutation(place.max() + 1)[place]
-    folds = [Split(f"fold {number + 1} of {FOLDS}", None, shuffled % FOLDS == number) for number in range(FOLDS)]
+    folds = [HeldOut(f"fold {number + 1} of {FOLDS}", None, shuffled % FOLDS == number) for number in range(FOLDS)]
     return [fold for fold in folds if fold.held.any() and (~fold.held).sum() >= LEAST_FITTED]

@@ -20,10 +20,10 @@ from ...quantities import plural
 from ..prediction import Prediction, around, check_level
 from ..tables.columns import KNOWN, normalise
 from ..tables.measurements import Measurements
-from .backtest_forms import Scale, Trial, fit_to, trial
+from .backtest_forms import CommonScale, Trial, fit_to, trial
 from .candidates import PLAIN, candidates
 from .fitted_form import FittedForm
-from .form import Form
+from .form import ComposedForm
 from .formula_text import formula_text
 from .held_out import splits
 from .leftovers import Basis
@@ -141,8 +141,8 @@ class InputForecast:
                 )
 
     @cached_property
-    def _scale(self) -> Scale:
-        return Scale(self.logarithmic, self.least)
+    def _scale(self) -> CommonScale:
+        return CommonScale(self.logarithmic, self.least)
 
     @property
     def _freedom(self) -> float:
@@ -268,7 +268,7 @@ def forecast_inputs(runs: Measurements, seed: int = 0) -> InputForecast:
     thin = runs
     if len(runs) > MOST_RUNS:
         thin = runs.where(np.sort(np.random.default_rng(seed).permutation(len(runs))[:MOST_RUNS]))
-    middle, common = middle_of(runs.points), Scale.of(runs.values)
+    middle, common = middle_of(runs.points), CommonScale.of(runs.values)
     forms = candidates(runs)
     fitted = {form: fit_to(form, thin, middle, common, form.starts(STARTS, seed)) for form in forms}
     tested = _shortlist(fitted, thin, common)
@@ -290,12 +290,12 @@ def forecast_inputs(runs: Measurements, seed: int = 0) -> InputForecast:
 
 
 def backtest_forms(
-    fitted: Mapping[Form, FittedForm], runs: Measurements, middle: Array, common: Scale, seed: int
-) -> dict[Form, list[Trial]]:
+    fitted: Mapping[ComposedForm, FittedForm], runs: Measurements, middle: Array, common: CommonScale, seed: int
+) -> dict[ComposedForm, list[Trial]]:
     """What each form predicts for what each split holds out."""
     places = standardised(runs.points, *places_of(runs))
     drift = DRIFT * float(common.forward(runs.values).std())
-    trials: dict[Form, list[Trial]] = {form: [] for form in fitted}
+    trials: dict[ComposedForm, list[Trial]] = {form: [] for form in fitted}
     for split in splits(runs):
         kept, held = runs.where(~split.held), runs.where(split.held)
         basis = Basis.of(places[~split.held], kept.group)
@@ -337,7 +337,9 @@ def beyond(runs: Measurements, points: Array) -> Array:
     return farthest
 
 
-def _shortlist(fitted: Mapping[Form, FittedForm], runs: Measurements, common: Scale) -> list[Form]:
+def _shortlist(
+    fitted: Mapping[ComposedForm, FittedForm], runs: Measurements, common: CommonScale
+) -> list[ComposedForm]:
     """The plain forms, and the others that fit best for their number of constants."""
     plain = [form for form in fitted if form.name in PLAIN]
     others = [form for form in fitted if form not in plain]
@@ -353,7 +355,7 @@ def _shortlist(fitted: Mapping[Form, FittedForm], runs: Measurements, common: Sc
     return plain + ranked[: MOST_TESTED - len(plain)]
 
 
-def _weigh(tested: list[Form], trials: Mapping[Form, list[Trial]]) -> dict[Form, float]:
+def _weigh(tested: list[ComposedForm], trials: Mapping[ComposedForm, list[Trial]]) -> dict[ComposedForm, float]:
     """Weights by the backtest's score^−4, less for each constant; equal among the plain forms without a backtest."""
     if not any(trials.values()):
         plain = [form for form in tested if form.name in PLAIN]
@@ -373,7 +375,7 @@ def _score(rows: list[Trial], floor: float) -> float:
     return float(np.mean([np.log(np.hypot(_rms(one.error), floor)) for one in rows]))
 
 
-def _mixed(trials: Mapping[Form, list[Trial]], kept: list[Form], shares: Array) -> list[Trial]:
+def _mixed(trials: Mapping[ComposedForm, list[Trial]], kept: list[ComposedForm], shares: Array) -> list[Trial]:
     """The trials of the mixture."""
     rows = []
     for parts in zip(*(trials[form] for form in kept), strict=True):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .form import Form
+from .form import ComposedForm
 from .padded import Padded
 
 Array = np.ndarray
@@ -40,7 +40,7 @@ class Solved:
 
 
 def project(
-    form: Form, data: Padded, target: Array, theta: Array, noise: float, pooling: Pooling | None
+    form: ComposedForm, data: Padded, target: Array, theta: Array, noise: float, pooling: Pooling | None
 ) -> tuple[Solved, Array, Array]:
     """The coefficients at θ, with the columns and the residuals (batch, groups, runs)."""
     columns = form.columns(theta, data.log, data.raw)
@@ -67,7 +67,7 @@ def project(
 
 
 def solve(
-    form: Form,
+    form: ComposedForm,
     data: Padded,
     target: Array,
     starts: Array,
@@ -123,7 +123,7 @@ def _solve(form, data, target, starts, noise, pooling, steps) -> Solved:
     return project(form, data, target, theta, noise, pooling)[0]
 
 
-def _normal(form: Form, data: Padded, at: Solved, columns: Array, residual: Array, noise: float):
+def _normal(form: ComposedForm, data: Padded, at: Solved, columns: Array, residual: Array, noise: float):
     """Gradient (batch, constants) and Gauss–Newton matrix of half the objective."""
     projected = jacobian(form, data, at, columns)
     weighted = projected * data.weights[:, None]
@@ -134,7 +134,7 @@ def _normal(form: Form, data: Padded, at: Solved, columns: Array, residual: Arra
     return gradient, matrix + noise**2 * np.diag(1 / deviation**2)
 
 
-def jacobian(form: Form, data: Padded, at: Solved, columns: Array) -> Array:
+def jacobian(form: ComposedForm, data: Padded, at: Solved, columns: Array) -> Array:
     """Derivatives of the fitted target by θ that the coefficients cannot take up, (batch, groups, constants, runs)."""
     slopes = form.slopes(at.theta, data.log, data.raw, at.coefficients)
     along = (slopes * data.weights[:, None]) @ columns.swapaxes(2, 3)

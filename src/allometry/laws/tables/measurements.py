@@ -186,8 +186,8 @@ def _chosen(table: RawTable, target: str | None, inputs: Sequence[str] | None) -
     taken = [match.taken.get(name) for name in ("num_params", "tokens")]
     if not names and not all(isinstance(column, str) for column in taken):
         raise UserError(f"{table.name}: give the inputs of the law; found: {table.shown}")
-    found = names or tuple(str(column) for column in taken)
-    return target or str(match.taken["loss"]), found
+    chosen = names or tuple(str(column) for column in taken)
+    return target or str(match.taken["loss"]), chosen
 
 
 def _check_names(table: RawTable, target: str, inputs: tuple[str, ...], groups: tuple[str, ...]) -> None:
