@@ -10,7 +10,16 @@ from typing import Any, Self
 
 from .errors import UserError
 
-_SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+_SUFFIXES = {
+    "": 1.0, "k": 1e3, "thousand": 1e3, "m": 1e6, "mn": 1e6, "mio": 1e6, "million": 1e6, "millions": 1e6,
+    "b": 1e9, "bn": 1e9, "g": 1e9, "mrd": 1e9, "billion": 1e9, "billions": 1e9, "t": 1e12, "tn": 1e12,
+    "trillion": 1e12, "trillions": 1e12,
+}  # fmt: skip
+_BYTES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+# A number; then what it counts in and what it counts: ``1.5 billion tokens``, ``3×10^9``.
+_WRITTEN = re.compile(
+    r"([+-]?[\d.]+(?:e[+-]?\d+)?)\s*(?:[x×*]\s*10(?:\^|\*\*)(\d+))?\s*([a-z]*?)\s*(?:params?|parameters?|tokens?|flops?)?"
+)
 SIGNIFICANT_DIGITS = 12
 
 
@@ -28,21 +37,39 @@ class Score:
 
 
 def parse_number(text: str | float, name: str = "number") -> float:
-    """Read ``1e9``, ``1.5B``, ``200M`` or ``10k`` as a positive finite float.
+    """Read ``1e9``, ``1.5B``, ``200M``, ``10k``, ``3×10^9`` or ``2 billion`` as a positive finite float.
 
     Raises:
         UserError: the text is not a number, or not above zero.
     """
     # A comma is removed only between groups of three digits; elsewhere it may be a decimal comma.
     raw = re.sub(r"(?<=\d),(?=\d{3}(\D|$))", "", str(text).strip().replace("_", ""))
-    factor = _SUFFIXES.get(raw[-1:].lower())
+    if re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}\s*[a-zA-Z].*", str(text).strip()):  # 2,125M: 2.125M or 2125M?
+        one, other = str(text).strip().replace(",", "."), str(text).strip().replace(",", "")
+        raise UserError(f"{name}: {text!r} may be {one} or {other}; write one of them")
+    found = _WRITTEN.fullmatch(raw.lower())
     try:
-        value = float(raw[:-1]) * factor if factor else float(raw)
-    except ValueError:
+        if found is None:
+            value = float(raw)
+        else:
+            value = float(found[1]) * 10.0 ** int(found[2] or 0) * _SUFFIXES[found[3]]
+    except (ValueError, KeyError, OverflowError):
         raise UserError(f"{name}: {text!r} is not a number; write 1e9, 1.5B, 200M or 10k") from None
     if not (math.isfinite(value) and value > 0):
         raise UserError(f"{name}: {text!r} must be a finite number above zero")
     return value
+
+
+def parse_bytes(text: str | float, name: str = "bytes") -> float:
+    """Read ``80e9``, ``80G``, ``80GB`` (of 10^9) or ``80GiB`` (of 2^30) as a positive finite number of bytes.
+
+    Raises:
+        UserError: the text is not a number of bytes, or not above zero.
+    """
+    found = re.fullmatch(r"(.*?[\d.])\s*([kmgt]?i?)b?(?:ytes?)?", str(text).strip().lower())
+    if found is None or found[2] not in _BYTES:
+        raise UserError(f"{name}: {text!r} is not a number of bytes; write 80GB, 80GiB or 80e9")
+    return parse_number(found[1], name) * _BYTES[found[2]]
 
 
 def format_count(value: float) -> str:

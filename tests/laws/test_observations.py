@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from allometry.errors import UserError
 from allometry.laws import Observations
-from allometry.laws.tables.columns import COUNTED, KNOWN
+from allometry.laws.field_names import COUNTED, KNOWN
 from helpers.ladders import shared
 
 HEADER = "N,D,loss\n"
@@ -44,7 +44,8 @@ def test_usual_names_are_known(tmp_path, header):
     assert any("flops derived as C = 6·N·D in 3 rows" in note for note in observations.notes)
 
 
-NAMES = [(name, word) for name, words in KNOWN.items() for word in words if name not in ("label", "status", "group")]
+OTHERS = ("label", "status", "group", "accumulation", "processes", "active_params")
+NAMES = [(name, word) for name, words in KNOWN.items() for word in words if name not in OTHERS]
 
 
 VALUES = {"lr": [0.1, 0.2], "flops": [1e15, 2e15]}
@@ -103,7 +104,7 @@ def test_a_count_that_the_table_does_not_have_is_refused(tmp_path):
     with pytest.raises(UserError, match="counts non_embedding parameters, not total"):
         Observations.read(path, columns={"num_params": "N_noembed"}, counted="total")
     with pytest.raises(UserError, match="parameters are counted non_embedding, matmul, total"):
-        Observations.read(path, counted="active")
+        Observations.read(path, counted="passive")
 
 
 @pytest.mark.parametrize(
@@ -188,8 +189,9 @@ def test_words_in_a_column_with_a_usual_name_are_not_taken_for_numbers(tmp_path)
 
 def test_a_constant_and_no_column_may_be_said(tmp_path):
     path = write(tmp_path, "N,D,lr,loss\n1e6,2e7,300,3\n")
-    with pytest.raises(UserError, match=r"lr \(column 'lr'\) has a median of 300, far above any learning rate"):
-        Observations.read(path)
+    observations = Observations.read(path)
+    assert "lr" not in observations.extra
+    assert "lr not taken from 'lr': its median is 300, far above any learning rate" in observations.notes
     observations = Observations.read(path, columns={"lr": None, "batch_tokens": "512", "seed": 3})
     assert set(observations.extra) == {"batch_tokens", "seed", "steps"}
     assert observations.column("batch_tokens").tolist() == [512.0]
@@ -310,12 +312,12 @@ def test_where_keeps_rows_together():
         (HEADER + "1e9,20,3\n2e9,40,2.9\n", ["tokens has a median of 30", "billions"]),
         ("N,C,loss\n1e9,12,3\n", ["tokens worked out from column 'C'", "is that column in FLOPs"]),
         ("N,D,Loss,loss\n1e6,2e7,3,4\n", ["columns 'Loss', 'loss' could all be loss", "say which"]),
+        ("N,D,loss\n124,2.5e9,3.4\n355,2.5e9,3.1\n", ["1.24e+07 tokens", "is num_params", "'N*1e6'"]),
+        ("N,D,loss\n124,2500,3.4\n355,2500,3.1\n", ["in millions?", "'N*1e6'"]),
+        ("N,D,loss\n124e6,2500,3.4\n355e6,2500,3.1\n", ["is tokens (column 'D'", "'D*1e6'"]),
         ("N,D,loss,loss\n1e6,2e7,3,4\n", ["more than one column is named 'loss'", "rename or remove one"]),
         ("N,D,ppl\n1e6,2e7,30\n", ["no column for loss", "natural logarithm of a perplexity"]),
         ("N,bsz,steps,loss\n1e6,256,1000,3\n", ["no column for tokens", "columns={'sequence_length': 2048}"]),
-        ("N,D,steps,loss\n1e6,2e7,-5,3\n", ["row 1: steps is -5", "above zero"]),
-        ("N,D,lr,loss\n1e6,2e7,0,3\n", ["row 1: lr is 0", "above zero"]),
-        ("N,D,lr,loss\n1e6,2e7,0.1,3\n1e6,2e7,auto,3\n", ["row 2: lr is 'auto', not a number"]),
         ("name,N,D,loss\na,1e6,2e7,3\nb,1e6,many,3\nc,1e6,few,3\n", ["row 2: tokens is 'many'", "(and 1 more row)"]),
         ("name,N,D,loss\na,1e6,2e7,3\nb,inf,2e7,3\n", ["row 2 (b): num_params is inf", "finite number above zero"]),
         (HEADER + "1e6,2e7\n", ["line 2: 2 cells where the header has 3", "correct the line"]),
@@ -329,6 +331,22 @@ def test_wrong_tables_are_refused_in_one_line(tmp_path, text, words):
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "note"),
+    [
+        ("N,D,steps,loss\n1e6,2e7,-5,3\n", "steps", "steps left out in 1 row: 'steps' is -5 there"),
+        ("N,D,lr,loss\n1e6,2e7,0,3\n", "lr", "'lr' is 0 there, the last rate of a run and not its peak"),
+        ("N,D,lr,loss\n1e6,2e7,auto,3\n1e6,2e7,x,3\n", "lr", ""),
+    ],
+)
+def test_optional_columns_never_refuse_a_table_unless_they_were_named(tmp_path, text, column, note):
+    observations = Observations.read(write(tmp_path, text))
+    assert column not in observations.extra
+    assert any(note in one for one in observations.notes)
+    with pytest.raises(UserError, match=r"above zero|not a number"):
+        Observations.read(write(tmp_path, text), columns={column: column})
 
 
 def test_wrong_files_are_refused(tmp_path):

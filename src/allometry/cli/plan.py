@@ -35,7 +35,7 @@ def plan(
         float | None, typer.Option(help="Price of one device for an hour.", rich_help_panel=MACHINE)
     ] = None,
     memory: Annotated[
-        str | None, typer.Option(help="Bytes of a device, if not the table's: 80G.", rich_help_panel=MACHINE)
+        str | None, typer.Option(help="Bytes of a device, if not the table's: 80GB, 80GiB.", rich_help_panel=MACHINE)
     ] = None,
     tokens_available: Annotated[
         str | None, typer.Option(help="Different tokens there are; more are repeated.", rich_help_panel=DATA)
@@ -67,6 +67,7 @@ def plan(
     """Size, tokens, shape, batch, learning rate and schedule for a budget or a goal, with the loss to expect."""
     from .. import workflow
     from ..errors import UserError
+    from ..quantities import parse_bytes
     from .terminal.output import answer, answer_json
     from .terminal.progress import Terminal
 
@@ -77,12 +78,13 @@ def plan(
             "--params": ("num_params", params),
             "--tokens": ("tokens", tokens),
             "--flops-per-second": ("flops_per_second", flops_per_second),
-            "--memory": ("memory", memory),
             "--tokens-available": ("tokens_available", tokens_available),
             "--inference-tokens": ("inference_tokens", inference_tokens),
         }
     )
     others = {"hours": hours, "loss": loss, "device": device, "num_devices": count, "mfu": mfu, "price_per_hour": price}
+    if memory is not None:
+        numbers["memory"] = parse_bytes(memory, "--memory")
     amounts = numbers | {name: value for name, value in others.items() if value is not None}
     sizes = _numbers({"--vocab": ("vocab_size", vocab), "--context": ("context", context)})
     listener = Terminal(as_json=json)

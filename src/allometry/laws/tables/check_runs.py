@@ -14,9 +14,10 @@ from .run_arrays import RunArrays
 # Below these a column cannot be a count of tokens or parameters of a language model; it is in millions or billions.
 LEAST_TOKENS = 1e3
 LEAST_PARAMS = 1e2
-MOST_LEARNING_RATE = 10.0
 # The noise of a loss as a part of it; more than this is meant in percent.
 MOST_NOISE = 0.2
+# A parameter sees at most so many tokens; beyond this, sizes or tokens are in other units.
+MOST_TOKENS_A_PARAMETER, LEAST_TOKENS_A_PARAMETER = 1e6, 1e-3
 
 
 def check_counts(runs: RunArrays, table: RawTable) -> None:
@@ -64,11 +65,22 @@ def check_units(runs: RunArrays, match: Match) -> None:
             )
         raise UserError(
             f"{name} has a median of {middle:.3g}, too small for a count: is the column in millions or billions? "
-            "Write plain counts (20e9, not 20)"
+            f"Say its unit, e.g. columns={{{name!r}: '{match.taken[name]}*1e6'}}, or write plain counts (20e9, not 20)"
         )
-    rates = runs.extra.get("lr")
-    if rates is not None and np.nanmedian(rates) > MOST_LEARNING_RATE:
+    if len(match.chosen & {"num_params", "tokens"} & set(match.factors)) or "flops" in match.taken:
+        return  # the user said the unit, or the compute of the table confirms it
+    ratio = float(np.median(runs.tokens / runs.num_params))
+    if not LEAST_TOKENS_A_PARAMETER < ratio < MOST_TOKENS_A_PARAMETER:
+        name, values = ("num_params", runs.num_params) if ratio > 1 else ("tokens", runs.tokens)
+        column = match.taken.get(name, name)
         raise UserError(
-            f"lr (column {match.taken['lr']!r}) has a median of {np.nanmedian(rates):.3g}, far above any learning "
-            "rate: write plain rates (3e-4), or leave the column out with columns={'lr': None}"
+            f"{ratio:.3g} tokens a parameter: is {name} (column {column!r}, {values.min():.4g} to {values.max():.4g}) "
+            f"in millions or billions? Say its unit, e.g. columns={{{name!r}: '{column}*1e6'}}, or *1 if it is a count"
+        )
+    if np.median(runs.num_params) < 1e4 and np.median(runs.tokens) < 1e5 and "num_params" not in match.factors:
+        column = match.taken.get("num_params", "num_params")
+        sizes, tokens = float(np.median(runs.num_params)), float(np.median(runs.tokens))
+        raise UserError(
+            f"num_params and tokens have medians of {sizes:.4g} and {tokens:.4g}: are they in millions? Say the "
+            f"units, e.g. columns={{'num_params': '{column}*1e6'}}, or *1 if they are counts"
         )

@@ -8,10 +8,16 @@ import numpy as np
 
 from ...errors import UserError
 from ...quantities import plural
-from .columns import EXTRA, FIELDS, KNOWN, Match, convert
+from ..field_names import KNOWN
+from .columns import COUNTS, EXTRA, FIELDS, Match, convert
 from .raw_table import RawTable, cell_text
 
 FINISHED = frozenset({"", "finished", "done", "complete", "completed", "ok", "success", "succeeded"})
+# Rows that somebody wrote below the runs: what a spreadsheet or ``describe`` makes of the rows above.
+_WORDS = """mean average avg median std stdev stddev sd sem se min max minimum maximum total totals sum overall count
+25% 50% 75% mittelwert moyenne"""
+SUMMARIES = frozenset(_WORDS.split())
+MOST_LEARNING_RATE = 10.0
 
 
 class Cleaned(NamedTuple):
@@ -39,8 +45,28 @@ def clean(table: RawTable, match: Match) -> Cleaned:
         UserError: no run has a finite loss, or there is text among the numbers.
     """
     kept, labels, notes = _finished(table, match)
-    columns = {name: convert(kept, name, match.taken[name]) for name in (*FIELDS, *EXTRA) if name in match.taken}
+    columns = {name: convert(kept, name, match) for name in (*FIELDS, *EXTRA) if name in match.taken}
+    for name in [name for name in columns if match.is_optional(name)]:
+        notes += _leave_out_impossible(columns, name, match)
     return Cleaned(kept, labels, columns, _own_columns(kept, match), notes)
+
+
+def _leave_out_impossible(columns: dict[str, np.ndarray], name: str, match: Match) -> list[str]:
+    """Blank the cells of a column that cannot be its field; the table can do without them. What was left out."""
+    column, values = match.taken[name], columns[name]
+    if name == "lr" and np.isfinite(values).any() and np.nanmedian(values) > MOST_LEARNING_RATE:
+        del columns[name]
+        middle = f"{np.nanmedian(values):.3g}"
+        return [f"lr not taken from {column!r}: its median is {middle}, far above any learning rate"]
+    if name not in COUNTS and name not in ("lr", "sequence_length", "loss_se"):
+        return []
+    wrong = np.isinf(values) | ((values < 0) if name == "loss_se" else (values <= 0))
+    if not wrong.any():
+        return []
+    columns[name] = np.where(wrong, np.nan, values)
+    shown = f"{values[int(np.argmax(wrong))]:g}"
+    why = ", the last rate of a run and not its peak" if name == "lr" and shown == "0" else ""
+    return [f"{name} left out in {plural(int(wrong.sum()), 'row')}: {column!r} is {shown} there{why}"]
 
 
 def _finished(table: RawTable, match: Match) -> tuple[RawTable, list[str], list[str]]:
@@ -51,8 +77,11 @@ def _finished(table: RawTable, match: Match) -> tuple[RawTable, list[str], list[
         status = np.array([text.lower() for text in _texts(table, match, "status")], dtype=object)
         unfinished = ~np.isin(status, list(FINISHED))
         reasons[unfinished] = "status " + status[unfinished]
+    summary = np.array([label.lower().strip(" :*_") in SUMMARIES for label in labels], bool)
+    if summary.any() and not summary.all():
+        reasons[summary] = "a summary of the rows above"
     ended = np.flatnonzero(reasons == 0)
-    finite = np.isfinite(convert(table.where(ended), "loss", match.taken["loss"]))
+    finite = np.isfinite(convert(table.where(ended), "loss", match))
     reasons[ended[~finite]] = "loss missing or not finite"
     notes = []
     for reason in dict.fromkeys(reasons[reasons != 0]):

@@ -5,12 +5,24 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ...errors import UserError
 from ...quantities import parse_number, plural
+from ..field_names import (
+    BARE_BATCH,
+    COUNTED,
+    DEVICE_BATCH,
+    GLOBAL_BATCH,
+    KNOWN,
+    TOTAL_STEPS,
+    normalise,
+    split_unit,
+    without_keeper,
+)
+from .column_search import ColumnSearch, Found, counts_of
 from .raw_table import RawTable
 
 # Numeric fields of an observation, in the order of its attributes.
@@ -27,59 +39,30 @@ EXTRA = (
     "weight_decay",
     "seed",
     "group",
-    "trunk",
-    "trunk_noise",
+    "accumulation",
+    "processes",
+    "active_params",
+    "total_steps",
 )
-# Fields that name rather than count: words are numbered in the order in which they come first.
-NAMES = frozenset({"trunk"})
 # Counts may be written 1.5B or 200M, and must be above zero.
-COUNTS = frozenset({"num_params", "tokens", "flops", "batch_tokens", "batch_sequences", "steps", "unique_tokens"})
+COUNTS = frozenset(
+    {
+        "num_params",
+        "tokens",
+        "flops",
+        "batch_tokens",
+        "batch_sequences",
+        "steps",
+        "unique_tokens",
+        "accumulation",
+        "processes",
+        "active_params",
+        "total_steps",
+    }
+)
 
 # A table with all of these was written by ``Observations.write_csv``: its names are fields as they stand.
 WRITTEN = frozenset({"label", "tokens", "flops", "loss", "loss_se"})
-
-# What ``num_params`` may count, with the column names of each.
-COUNTED = {
-    "non_embedding": "numparamsnonembedding nonembeddingparams nonembeddingparameters numnonembeddingparams "
-    "nonembeddingparamsize nonembeddingparamcount paramsnonembedding nnonembedding nnoembed nnonembed nonembed "
-    "noembedparams paramsnoembed",
-    "matmul": "numparamsmatmul matmulparams paramsmatmul nmatmul",
-    "total": "numparamstotal totalparams totalparameters numtotalparams paramstotal ntotal",
-}
-# Names of a batch that leave open whether it counts tokens or sequences.
-BARE_BATCH = "bsz batch batchsize bs globalbatch globalbatchsize gbs trainbatchsize"
-
-# Names of parameters that leave open which are counted.
-BARE_COUNTS = "numparams nparams params parameters paramcount modelsize modelparams numparameters n size"
-
-# Normalised names, the likeliest first.
-KNOWN = {
-    name: words.split()
-    for name, words in (
-        ("num_params", BARE_COUNTS),
-        ("tokens", "tokens numtokens ntokens trainingtokens traintokens trainedtokens totaltokens datasize d t"),
-        ("flops", "flops flop trainingflop trainingflops trainflops totalflops compute trainingcompute c"),
-        (
-            "loss",
-            "heldoutloss valloss validationloss evalloss testloss finalvalloss finalloss lmloss loss l bitsperbyte bpb",
-        ),
-        ("loss_se", "lossse lossstderr lossstandarderror stderr se"),
-        ("batch_tokens", "batchtokens batchsizetokens bstokens tokensperbatch tokensperstep batchsizeintokens"),
-        ("batch_sequences", f"batchsequences bsseqs batchseqs batchsizesequences sequencesperbatch {BARE_BATCH}"),
-        ("sequence_length", "sequencelength seqlen seqlength contextlength contextlen ctxlen ctx blocksize nctx"),
-        ("steps", "steps numsteps nsteps trainsteps trainingsteps totalsteps maxsteps step iterations iters"),
-        ("lr", "lr peaklr maxlr learningrate peaklearningrate maxlearningrate baselr"),
-        ("unique_tokens", "uniquetokens numuniquetokens nuniquetokens uniquetraintokens"),
-        ("warmup", "warmup warmupsteps numwarmupsteps"),
-        ("weight_decay", "weightdecay wd"),
-        ("seed", "seed randomseed"),
-        ("group", "group"),
-        ("trunk", "trunk trunkid"),
-        ("trunk_noise", "trunknoise"),
-        ("label", "label name run runid runname id"),
-        ("status", "status state"),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -89,19 +72,27 @@ class Match:
     Attributes:
         taken: field → name of its column, or a number that holds in every row.
         counted: what num_params counts.
-        bare_batch: whether ``batch_sequences`` comes from a column whose name leaves its unit open.
+        factors: field → what one of its column counts, where its name or the user states a unit: 1e6 of ``params (M)``.
+        chosen: the fields whose column the user named; what is wrong there is refused, and not left out.
+        batch_kind: what a batch in sequences is by its name: "whole" (of a step), "device" (of one device or piece),
+            "bare" (left open, and whether it counts sequences too) or "sequences".
+        searched: whether the columns were found by their usual names, and their units must be checked.
         notes: which columns were taken, and the other candidates.
     """
 
     taken: dict[str, str | float]
     counted: str = "unknown"
-    bare_batch: bool = False
+    factors: Mapping[str, float] = field(default_factory=dict)
+    chosen: frozenset[str] = frozenset()
+    batch_kind: str = "sequences"
+    searched: bool = False
     notes: tuple[str, ...] = ()
 
-
-def normalise(name: object) -> str:
-    """``Training FLOP`` and ``training_flop`` are one name."""
-    return re.sub(r"[^a-z0-9]", "", str(name).lower())
+    def is_optional(self, name: str) -> bool:
+        """Whether the table can do without a field: what is wrong in its column is then left out, and said."""
+        return name not in self.chosen and (
+            name not in FIELDS or name == "loss_se" or (name == "flops" and {"num_params", "tokens"} <= set(self.taken))
+        )
 
 
 def match_columns(
@@ -119,18 +110,27 @@ def match_columns(
             columns could be one field; no parameters counted that way.
     """
     chosen = chosen or {}
-    taken = _chosen(table, chosen)
+    found = _chosen(table, chosen)
     if WRITTEN.issubset(table.columns):
-        taken, notes = _written(table, counted) | taken, []
+        found, notes = _written(table, counted) | found, []
     else:
-        notes = _search(table, taken, {name for name, column in chosen.items() if column is None}, counted)
+        notes = _search(table, found, {name for name, column in chosen.items() if column is None}, counted)
+    taken = {name: one.column if isinstance(one, Found) else one for name, one in found.items()}
+    factors = {
+        name: one.factor for name, one in found.items() if isinstance(one, Found) and (one.factor != 1 or one.stated)
+    }
     _check_complete(table, taken)
     counted, unsure = _which_counted(table, taken, counted)
     used = ", ".join(f"{name} = {taken[name]!r}" for name in (*FIELDS, *EXTRA) if name in taken)
-    if re.search("bits?(per|$)|bpb", normalise(taken["loss"])):
+    notes += [
+        f"{name}: {taken[name]!r} is read in units of {factors[name]:.12g}" for name in factors if factors[name] != 1
+    ]
+    if re.search("bits?(per|$)|bp[bc]", normalise(taken["loss"])):
         notes.append(f"loss is column {taken['loss']!r}, in bits by its name: so are predictions")
-    bare = "batch_sequences" not in chosen and normalise(taken.get("batch_sequences")) in BARE_BATCH.split()
-    return Match(taken, counted, bare, (f"columns taken: {used}", *notes, *unsure))
+    named = frozenset(name for name, column in chosen.items() if column is not None)
+    kind = "sequences" if "batch_sequences" in chosen else _batch_kind(taken.get("batch_sequences"))
+    said = (f"columns taken: {used}", *notes, *unsure)
+    return Match(taken, counted, factors, named, kind, not WRITTEN.issubset(table.columns), said)
 
 
 def check_counted(counted: str) -> None:
@@ -139,108 +139,138 @@ def check_counted(counted: str) -> None:
         raise UserError(f"counted is {counted!r}; parameters are counted {', '.join(COUNTED)}")
 
 
-def convert(table: RawTable, name: str, column: str | float) -> np.ndarray:
+def convert(table: RawTable, name: str, match: Match) -> np.ndarray:
     """A field's column as float64, nan where a cell is blank; counts may be written 1.5B or 200M.
 
     Raises:
-        UserError: text among the numbers, with the row.
+        UserError: text among the numbers, with the row, where the table cannot do without them.
     """
+    column, factor = match.taken[name], match.factors.get(name, 1.0)
     if not isinstance(column, str):
         return np.full(len(table), float(column))
     values, odd = table.numbers(column)
-    if name in NAMES and odd.any():
-        texts = table.texts(column)
-        numbers = {text: number for number, text in enumerate(dict.fromkeys(filter(None, texts)))}
-        return np.array([numbers.get(text, np.nan) for text in texts], dtype=float)
+    values = values * factor
     rows = np.flatnonzero(odd)
     if not len(rows):
         return values
-    values = values.copy()
     cells = table.columns[column].cells[table.index[rows]]
     for row, cell in zip(rows, cells, strict=True):
         text, where = str(cell).strip(), f"{table.name}, {table.place(int(row))}"
-        if name not in COUNTS or not text[:1].isdigit():
+        if name in COUNTS and text[:1].isdigit():
+            values[row] = parse_number(text[:60], f"{where}: {name}")
+        elif not match.is_optional(name):
             more = f" (and {plural(len(rows) - 1, 'more row')})" if len(rows) > 1 else ""
             raise UserError(f"{where}: {name} is {text[:60]!r}, not a number{more}; correct the cell or remove the row")
-        values[row] = parse_number(text[:60], f"{where}: {name}")
     return values
 
 
-def _chosen(table: RawTable, chosen: Mapping[str, str | float | None]) -> dict[str, str | float]:
-    """The user's choice, checked; a text that is no column but a number is a number."""
-    taken: dict[str, str | float] = {}
+def _chosen(table: RawTable, chosen: Mapping[str, str | float | None]) -> dict[str, Found | float]:
+    """The user's choice, checked; a text that is no column but a number is a number, ``params*1e6`` has a unit."""
+    found: dict[str, Found | float] = {}
     for name, column in chosen.items():
         if name not in KNOWN:
             raise UserError(f"columns: no field {name!r}; known are {', '.join(KNOWN)}")
-        if isinstance(column, str) and column not in table.columns:
-            try:
-                column = parse_number(column)
-            except UserError:
-                raise UserError(f"{table.name}: no column {column!r} for {name}; found: {table.shown}") from None
+        if isinstance(column, str):
+            found[name] = _named_by_user(table, name, column)
+            continue
         if isinstance(column, int | float) and not math.isfinite(column):
             raise UserError(f"columns: {name} is {column}; give a column's name or a finite number")
         if column is not None:
-            taken[name] = column
-    return taken
+            found[name] = float(column)
+    return found
 
 
-def _written(table: RawTable, counted: str | None) -> dict[str, str | float]:
+def _named_by_user(table: RawTable, name: str, column: str) -> Found | float:
+    """A column by its name, with the unit that the name or the user states, or a number."""
+    if column in table.columns:
+        return Found(column, split_unit(column).factor if name in COUNTS else 1.0)
+    base, star, factor = column.rpartition("*")
+    if star and base.strip() in table.columns and name in COUNTS:
+        return Found(base.strip(), parse_number(factor, f"columns: {name}"), stated=True)
+    try:
+        return parse_number(column)
+    except UserError:
+        raise UserError(f"{table.name}: no column {column!r} for {name}; found: {table.shown}") from None
+
+
+def _written(table: RawTable, counted: str | None) -> dict[str, Found | float]:
     """The fields of a table that ``Observations.write_csv`` wrote, by their exact names only."""
-    taken: dict[str, str | float] = {name: name for name in KNOWN if name in table.columns}
+    found: dict[str, Found | float] = {name: Found(name) for name in KNOWN if name in table.columns}
     sizes = [column for column in table.columns if column in ("num_params", *(f"num_params_{one}" for one in COUNTED))]
     if sizes:
-        taken["num_params"] = f"num_params_{counted}" if f"num_params_{counted}" in sizes else sizes[0]
-    return taken
+        found["num_params"] = Found(f"num_params_{counted}" if f"num_params_{counted}" in sizes else sizes[0])
+    return found
 
 
-def _search(table: RawTable, taken: dict[str, str | float], skipped: set[str], counted: str | None) -> list[str]:
+def _search(table: RawTable, taken: dict[str, Found | float], skipped: set[str], counted: str | None) -> list[str]:
     """Fill ``taken`` by the usual names; notes on other candidates."""
-    by_name: dict[str, list[str]] = {}
-    for column in table.columns:
-        by_name.setdefault(normalise(column), []).append(column)
-    notes = []
-    for name, words in KNOWN.items():
-        if name in taken or name in skipped:
-            continue
-        matches = _candidates(table, by_name, name, _count_words(counted, words) if name == "num_params" else words)
-        if matches:
-            taken[name] = matches[0]
-        if len(matches) > 1 and name in FIELDS:
-            notes.append(f"{name} is column {matches[0]!r}; {', '.join(map(repr, matches[1:]))} not used")
-    if "loss" not in taken:
-        taken.update(_guess_loss(table))
+    if counted is not None:
+        check_counted(counted)
+    search, notes = ColumnSearch(table, COUNTS), []
+    order = ["loss", "num_params", *(name for name in KNOWN if name not in ("loss", "num_params"))]
+    for name in order:
+        if name not in taken and name not in skipped:
+            words = counts_of(counted) if name == "num_params" else KNOWN[name]
+            notes += _take(search, taken, name, search.candidates(name, words))
+        if name == "loss":
+            if "loss" not in taken and "loss" not in skipped:
+                taken |= dict(zip(["loss"], search.guess_loss(), strict=False))
+            if isinstance(one := taken.get("loss"), Found):
+                counts = np.isfinite(table.numbers(one.column)[0])
+                search.rows = counts if counts.any() else search.rows
+    _split_steps(taken, search)
+    if taken.get("active_params") == taken.get("num_params"):
+        taken.pop("active_params", None)
     return notes
 
 
-def _candidates(table: RawTable, by_name: dict[str, list[str]], name: str, words: list[str]) -> list[str]:
-    """The columns that could hold a field, the likeliest first; a column of words only if there is no other."""
-    matching = []
-    for word in words:
-        columns = [
-            c for c in by_name.get(word, []) if name in ("label", "status", *NAMES) or not table.columns[c].is_text
-        ]
-        if len(columns) > 1:
-            shown = ", ".join(map(repr, columns))
-            raise UserError(
-                f"{table.name}: columns {shown} could all be {name}; say which, "
-                f"e.g. columns={{{name!r}: {columns[0]!r}}}"
-            )
-        matching += columns
-    if matching or name not in ("num_params", "tokens", "loss"):
-        return matching
-    return [columns[0] for word in words if (columns := by_name.get(word))][:1]
-
-
-def _guess_loss(table: RawTable) -> dict[str, str]:
-    """The column of numbers that has loss in its name, if there is exactly one."""
-    named = [column for column in table.columns if "loss" in normalise(column)]
-    candidates = [column for column in named if not table.columns[column].is_text] or named
-    if len(candidates) > 1:
+def _take(search: ColumnSearch, taken: dict[str, Found | float], name: str, found: list[Found]) -> list[str]:
+    """Take the likeliest of the columns that could hold a field; notes on the others."""
+    table, notes, required = search.table, [], name in ("num_params", "tokens", "loss")
+    size = taken.get("num_params")
+    sizes = search.values(size) if isinstance(size, Found) else None
+    if name == "label":
+        found = sorted(found, key=lambda one: -len(table.columns[one.column].codes[1]))[:1] if found else []
+    elif name != "status" and len(found):
+        found, passed = search.filled(found, required)
+        if passed:
+            notes.append(f"{name}: {', '.join(map(repr, passed))} passed over, blank in rows that have a loss")
+        misfit = [one.column for one in found if not search.letter_fits(name, one, sizes)]
+        if misfit:
+            notes.append(f"{name}: {', '.join(map(repr, misfit))} not taken, its numbers are of another magnitude")
+            found = [one for one in found if one.column not in misfit]
+    if not found:
+        return notes
+    same = search.same_name(found)
+    if len(same) > 1 and required and not search.equal(same):
+        shown, first = ", ".join(repr(one.column) for one in same), same[0].column
         raise UserError(
-            f"{table.name}: several columns could be the loss ({', '.join(candidates)}); "
-            f"say which, e.g. columns={{'loss': {candidates[0]!r}}}"
+            f"{table.name}: columns {shown} could all be {name}; say which, e.g. columns={{{name!r}: {first!r}}}"
         )
-    return {"loss": candidates[0]} if candidates else {}
+    taken[name] = found[0]
+    if len(found) > 1 and name in FIELDS:
+        others = ", ".join(repr(one.column) for one in found[1:])
+        notes.append(f"{name} is column {found[0].column!r}; {others} not used")
+    return notes
+
+
+def _split_steps(taken: dict[str, Found | float], search: ColumnSearch) -> None:
+    """Beside a column of the row's own steps, that of the whole run is ``total_steps``."""
+    own = taken.get("steps")
+    if not isinstance(own, Found) or normalise(own.column) in TOTAL_STEPS.split():
+        return
+    totals = [one for one in search.candidates("steps", TOTAL_STEPS.split()) if one.column != own.column]
+    if totals:
+        taken["total_steps"] = totals[0]
+
+
+def _batch_kind(column: object) -> str:
+    """What a batch in sequences is by the name of its column."""
+    forms = {normalise(column), normalise(without_keeper(str(column)))}
+    for kind, words in (("whole", GLOBAL_BATCH), ("device", DEVICE_BATCH), ("bare", BARE_BATCH)):
+        if forms & set(words.split()):
+            return kind
+    return "sequences"
 
 
 def _check_complete(table: RawTable, taken: Mapping[str, str | float]) -> None:
@@ -263,20 +293,13 @@ def _check_complete(table: RawTable, taken: Mapping[str, str | float]) -> None:
         hint = "; a batch in sequences gives tokens with its length, e.g. columns={'sequence_length': 2048}, and steps"
     raise UserError(
         f"{table.name}: no column for {', '.join(missing)}; found: {table.shown}; "
-        f"needed: num_params (N, params), tokens (D) or flops (C), loss{hint}"
+        f"needed: num_params (N, params), tokens (D) or flops (C), loss; say which columns they are, "
+        f"e.g. columns={{{missing[0].split()[0]!r}: 'COLUMN'}}{hint}"
     )
 
 
 def _has_batch(taken: Mapping[str, str | float]) -> bool:
     return "batch_tokens" in taken or {"batch_sequences", "sequence_length"} <= set(taken)
-
-
-def _count_words(counted: str | None, bare: list[str]) -> list[str]:
-    """Names of a column of parameters, counted one way or any: non-embedding first, as laws usually count."""
-    if counted is None:
-        return [*COUNTED["non_embedding"].split(), *bare, *COUNTED["matmul"].split(), *COUNTED["total"].split()]
-    check_counted(counted)
-    return [*COUNTED[counted].split(), *bare]
 
 
 def _which_counted(table: RawTable, taken: Mapping[str, str | float], counted: str | None) -> tuple[str, list[str]]:
@@ -299,4 +322,5 @@ def _which_counted(table: RawTable, taken: Mapping[str, str | float], counted: s
 
 def _named_count(column: object) -> str | None:
     """Which parameters a column counts, by its name."""
-    return next((count for count, words in COUNTED.items() if normalise(column) in words.split()), None)
+    forms = {normalise(form) for form in (column, without_keeper(str(column)), split_unit(str(column)).base)}
+    return next((count for count, words in COUNTED.items() if forms & set(words.split())), None)

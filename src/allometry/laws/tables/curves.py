@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -12,7 +13,8 @@ import numpy as np
 
 from ...errors import UserError
 from ...quantities import plural
-from .columns import KNOWN, convert, normalise
+from ..field_names import KNOWN, normalise
+from .columns import Match, convert
 from .from_study import study_curves
 from .raw_table import RawTable
 from .readers import SUFFIXES, read_table, table_stem, table_suffix
@@ -22,12 +24,20 @@ Array = np.ndarray
 # Normalised names, the likeliest first.
 NAMES = {
     "run": ["run", "runid", "runname", "label", "name", "series", "curve", "schedule", "experiment", "id"],
-    "step": [*KNOWN["steps"], "globalstep", "trainerglobalstep", "trainstep", "iteration", "iter"],
+    "step": [*KNOWN["steps"], "trainstep"],
     "loss": ["loss", "trainloss", "trainingloss", "lmloss", "lmlosstrain", "celoss", *KNOWN["loss"]],
     "lr": [*KNOWN["lr"], "lr0", "trainlr", "trainlearningrate", "currentlr"],
-    "tokens": [*KNOWN["tokens"], "tokensseen", "seentokens", "consumedtokens", "consumedtraintokens"],
+    "tokens": KNOWN["tokens"],
     "num_params": KNOWN["num_params"],
 }
+# A rate for each optimiser or group, as Lightning and torchtitan log it: lr-AdamW, lr/group0.
+RATES = re.compile(r"(lr|learning_rate)[-/_.]\S+", re.IGNORECASE)
+# A chart of W&B: one column a run and a metric, and its least and largest value within a stretch of steps.
+CHART = re.compile(r"(.+) - (\S.*?)(__MIN|__MAX)?")
+
+
+_VALUES = ("step", "loss", "lr", "tokens", "num_params")
+MOST_RUNS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +182,9 @@ def _stems(paths: list[Path]) -> list[str]:
 def _read(source: Any, name: str, columns: Mapping[str, str] | None) -> Curves:
     """The curves of one table."""
     where = str(source) if isinstance(source, str | Path) else "frame"
-    table = read_table(source, lambda names: list(_match(names, columns or {}, where).values()))
+    table = read_table(source, lambda names: _needed(names, columns or {}, where))
+    if not columns and (chart := _chart(list(table.columns))):
+        return _of_chart(table, chart, where)
     taken = _match(list(table.columns), columns or {}, where)
     codes, names = np.zeros(len(table), np.int64), [name]
     if "run" in taken:
@@ -180,15 +192,81 @@ def _read(source: Any, name: str, columns: Mapping[str, str] | None) -> Curves:
         if len(names) == len(table) > 1 and "run" not in (columns or {}):  # a number for each row
             codes, names = np.zeros(len(table), np.int64), [name]
             del taken["run"]
+    told, apart = ("", None) if "run" in taken else _told_apart(table, taken)
+    if apart is not None:
+        codes, names = apart
     values = {
-        key: convert(table, key, taken[key]) if key in taken else np.full(len(table), np.nan)
-        for key in ("step", "loss", "lr", "tokens", "num_params")
+        key: convert(table, key, Match(dict(taken))) if key in taken else np.full(len(table), np.nan) for key in _VALUES
     }
     notes = [f"{table.name}: columns taken: " + ", ".join(f"{key} = {column!r}" for key, column in taken.items())]
+    if told:
+        notes.append(f"{table.name}: {plural(len(names), 'run')} told apart by {told}")
     if "step" not in taken:
         values["step"] = values["tokens"]
         notes.append(f"{table.name}: no column of steps; tokens stand for them")
     return _clean(table, codes, names, values, notes)
+
+
+def _needed(names: list[str], chosen: Mapping[str, str], source: str) -> list[str]:
+    """The columns to read: those of a curve, and those of a few words that may tell runs apart."""
+    if not chosen and _chart(names):
+        return names
+    taken = _match(names, chosen, source)
+    return list(taken.values()) if "run" in taken else names
+
+
+def _chart(names: list[str]) -> dict[str, str]:
+    """Run → its column of losses, in a chart that was exported from W&B; empty for any other table."""
+    found = [(one, match) for one in names if (match := CHART.fullmatch(one)) and not match.group(3)]
+    metrics = list(dict.fromkeys(match.group(2) for _, match in found if "loss" in normalise(match.group(2))))
+    if not metrics or any(normalise(name) == "loss" for name in names):
+        return {}
+    metric = next((one for one in metrics if "train" in normalise(one)), metrics[0])
+    return {match.group(1): name for name, match in found if match.group(2) == metric}
+
+
+def _of_chart(table: RawTable, chart: Mapping[str, str], source: str) -> Curves:
+    """The curves of a chart with a column for each run."""
+    step = next((name for name in table.columns if normalise(name) in NAMES["step"]), None)
+    if step is None:
+        raise UserError(f"{source}: a chart needs a column Step; found: {table.shown}")
+    parts = []
+    for run, column in chart.items():
+        taken = Match({"step": step, "loss": column})
+        unknown = np.full(len(table), np.nan)
+        values = {key: convert(table, key, taken) if key in taken.taken else unknown for key in _VALUES}
+        if np.isfinite(values["loss"]).any():
+            said = f"{table.name}: a chart with a column for each run; step = {step!r}"
+            parts.append(_clean(table, np.zeros(len(table), np.int64), [run], values, [said]))
+    if not parts:
+        raise UserError(f"{table.name}: no point has a finite loss; nothing to read")
+    return _together(parts)
+
+
+def _told_apart(table: RawTable, taken: Mapping[str, str]) -> tuple[str, tuple[Array, list[str]] | None]:
+    """Runs that stand one below the other without a name: the columns of words and sizes that tell them apart.
+
+    Returns:
+        Names of those columns, and the run of each row with the names of the runs; "" and None for a single run.
+    """
+    if "step" not in taken:
+        return "", None
+    step = table.numbers(taken["step"])[0]
+    if (np.diff(step[np.isfinite(step)]) >= 0).all():
+        return "", None
+    told = [name for name, column in table.columns.items() if column.is_text and name not in taken.values()]
+    told += [taken[name] for name in ("num_params",) if name in taken]
+    total, kept, parts = np.zeros(len(table), np.int64), [], []
+    for name in told:
+        codes, words = table.columns[name].codes
+        if 1 < len(words) <= MOST_RUNS:
+            total = np.unique(total * len(words) + codes, return_inverse=True)[1]
+            kept.append(name)
+            parts.append([words[code] for code in codes])
+    if not kept:
+        return "", None
+    _, first = np.unique(total, return_index=True)
+    return ", ".join(kept), (total, [" ".join(part[row] for part in parts) for row in first])
 
 
 def _match(names: list[str], chosen: Mapping[str, str], source: str) -> dict[str, str]:
@@ -204,6 +282,12 @@ def _match(names: list[str], chosen: Mapping[str, str], source: str) -> dict[str
         matches = [name for word in words for name in names if normalise(name) == word]
         if key in chosen or matches:
             taken[key] = chosen.get(key) or matches[0]
+    rates = [name for name in names if RATES.fullmatch(name)]
+    if "lr" not in taken and rates:
+        taken["lr"] = rates[0]
+    values = {normalise(name): name for name in names}
+    if "loss" not in taken and {"walltime", "value"} <= values.keys():  # a curve that TensorBoard exported
+        taken["loss"] = values["value"]
     if "loss" not in taken:
         named = [name for name in names if "loss" in normalise(name)]
         if len(named) > 1:
@@ -219,6 +303,8 @@ def _match(names: list[str], chosen: Mapping[str, str], source: str) -> dict[str
 
 def _clean(table: RawTable, run: Array, names: list[str], values: dict[str, Array], notes: list[str]) -> Curves:
     """Points in order, without those that have no loss; impossible values are refused."""
+    _check_points(table, values)
+    run, values = _merged(run, values)
     known = np.isfinite(values["loss"]) & np.isfinite(values["step"])
     for why, gone in (
         ("an infinite loss: the run diverged there", np.isinf(values["loss"])),
@@ -228,11 +314,6 @@ def _clean(table: RawTable, run: Array, names: list[str], values: dict[str, Arra
             notes.append(f"{table.name}: {gone.sum()} of {plural(len(known), 'point')} left out, {why}")
     if not known.any():
         raise UserError(f"{table.name}: no point has a finite loss; nothing to read")
-    for key, least in (("loss", "above zero"), ("step", "zero or more"), ("lr", "zero or more")):
-        wrong = known & ((values[key] <= 0) if key == "loss" else (values[key] < 0) | np.isinf(values[key]))
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise UserError(f"{table.name}, {table.place(row)}: {key} is {values[key][row]:g}; it must be {least}")
     order = np.flatnonzero(known)
     if not _is_sorted(run[order], values["step"][order]):
         order = order[np.lexsort((values["step"][order], run[order]))]
@@ -249,6 +330,42 @@ def _clean(table: RawTable, run: Array, names: list[str], values: dict[str, Arra
         notes.append(f"{table.name}: lr filled between its neighbours at {plural(filled, 'point')}")
     kept_names = tuple(names[one] or "run" for one in kept)
     return Curves(kept_names, codes, **points, num_params=values["num_params"][order][first], notes=tuple(notes))
+
+
+def _check_points(table: RawTable, values: dict[str, Array]) -> None:
+    """Refuse the first point whose loss, step or rate cannot be."""
+    known = np.isfinite(values["loss"]) & np.isfinite(values["step"])
+    for key, least in (("loss", "above zero"), ("step", "zero or more"), ("lr", "zero or more")):
+        wrong = known & ((values[key] <= 0) if key == "loss" else (values[key] < 0) | np.isinf(values[key]))
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise UserError(f"{table.name}, {table.place(row)}: {key} is {values[key][row]:g}; it must be {least}")
+
+
+def _merged(run: Array, values: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+    """The rows of one step of a run as one: loggers write rate, training and held-out loss into rows of their own.
+
+    Each field is that of the last row which has it. Rows that each hold a loss stay: they are counted where the later
+    one is taken.
+    """
+    step = values["step"]
+    blank = np.isnan(values["loss"]) | np.isnan(step)
+    if not blank.any():
+        return run, values
+    order = np.lexsort((step, run))
+    new = np.append(True, (np.diff(run[order]) != 0) | (np.diff(step[order]) != 0) | np.isnan(step[order][1:]))
+    starts = np.flatnonzero(new)
+    group = np.cumsum(new) - 1
+    merged = {}
+    for key, column in values.items():
+        place = np.where(np.isnan(column[order]), -1, np.arange(len(order)))
+        last = np.maximum.reduceat(place, starts)[group]
+        found = np.where(last >= 0, column[order][np.maximum(last, 0)], np.nan)
+        merged[key] = np.where(np.isnan(column[order]), found, column[order]) if key != "loss" else column[order]
+    # A row without a loss beside one that has it has given what it held.
+    has_loss = np.maximum.reduceat((~np.isnan(values["loss"][order])).astype(int), starts)[group] > 0
+    keep = ~(np.isnan(values["loss"][order]) & has_loss)
+    return run[order][keep], {key: column[keep] for key, column in merged.items()}
 
 
 def _is_sorted(run: Array, step: Array) -> bool:

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...errors import UserError
 from ...quantities import plural
+from ..field_names import TOTAL_STEPS, normalise
 from .cleaning import Cleaned
 from .columns import FIELDS, Match
 from .raw_table import RawTable
@@ -19,6 +21,11 @@ MOST_GROUPS = 12
 LEAST_BATCH_IN_TOKENS = 1 << 16
 # C below this share of 6·N·D is not in FLOPs: not even a model with few active experts goes there.
 LEAST_SHARE = 1e-2
+# C above so many times 6·N·D means that N or D is in thousands or more: attention and a head add no such factor.
+LEAST_FACTOR = 300.0
+UNITS = (1.0, 1e3, 1e6, 1e9)
+# A row with fewer of the steps of its run is a point along it.
+WHOLE_RUN = 0.999
 
 
 class Derived(NamedTuple):
@@ -31,7 +38,8 @@ class Derived(NamedTuple):
 def derive(cleaned: Cleaned, match: Match) -> Derived:
     """Fill what is missing from what is there, and number the groups of rows that columns of words distinguish."""
     columns, own = dict(cleaned.columns), dict(cleaned.own)
-    derived = _complete(columns, match.bare_batch)
+    derived = _one_unit(columns, match) if match.searched else []
+    derived += _complete(columns, match)
     group, mixed = _groups(cleaned.table, match, columns["num_params"])
     if group is not None:
         own["group"] = group
@@ -41,14 +49,14 @@ def derive(cleaned: Cleaned, match: Match) -> Derived:
     return Derived(RunArrays(**fields, labels=tuple(cleaned.labels), extra=extra), [*mixed, *derived])
 
 
-def _complete(columns: Columns, bare_batch: bool) -> list[str]:
+def _complete(columns: Columns, match: Match) -> list[str]:
     """Fill what is missing from what is there, in place.
 
     D from batch and steps, or from C/(6·N); N from C/(6·D); C as 6·N·D; batch and steps from each other and D.
 
     Args:
         columns: field → values, nan where a row has none.
-        bare_batch: whether the name of the column for ``batch_sequences`` leaves its unit open.
+        match: by their names, what the batch is of, and whose steps those are.
 
     Returns:
         One sentence for each derived column.
@@ -56,7 +64,9 @@ def _complete(columns: Columns, bare_batch: bool) -> list[str]:
     rows = len(next(iter(columns.values())))
     for name in ("num_params", "tokens", "flops"):
         columns.setdefault(name, np.full(rows, np.nan))
-    notes = _batch_in_tokens(columns, bare_batch) if "batch_sequences" in columns else []
+    notes = _steps_of_rows(columns, match)
+    notes += _whole_batch(columns, match)
+    notes += _batch_in_tokens(columns, match.batch_kind) if "batch_sequences" in columns else []
 
     def value(name: str) -> np.ndarray:
         return columns.get(name, np.full(rows, np.nan))
@@ -72,19 +82,165 @@ def _complete(columns: Columns, bare_batch: bool) -> list[str]:
         notes += _drop_small_flops(columns)
         fill("tokens", value("flops") / (6 * value("num_params")), "D = C/(6·N)")
         fill("num_params", value("flops") / (6 * value("tokens")), "N = C/(6·D)")
+        fill("flops", 6 * value("active_params") * value("tokens"), "C = 6·N·D of the active parameters")
         fill("flops", 6 * value("num_params") * value("tokens"), "C = 6·N·D")
         fill("batch_tokens", value("tokens") / value("steps"), "D/steps")
         fill("steps", value("tokens") / value("batch_tokens"), "D/batch")
     return notes
 
 
-def _batch_in_tokens(columns: Columns, bare: bool) -> list[str]:
+def _one_unit(columns: Columns, match: Match) -> list[str]:
+    """Rescale sizes or tokens that are in thousands, millions or billions, where the table's own compute proves it.
+
+    Raises:
+        UserError: the compute is not 6·N·D in any units that sizes and tokens of a model can have.
+    """
+    if not {"num_params", "tokens", "flops"} <= set(columns):
+        return []
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        share = columns["flops"] / (6 * columns.get("active_params", columns["num_params"]) * columns["tokens"])
+    share = share[np.isfinite(share) & (share > 0)]
+    if not len(share) or np.median(share) < LEAST_FACTOR:
+        return []
+    times, sizes, tokens = (float(np.nanmedian(x)) for x in (share, columns["num_params"], columns["tokens"]))
+    fits = [
+        (of_sizes, of_tokens)
+        for of_sizes in UNITS
+        for of_tokens in UNITS
+        if abs(np.log(times / (of_sizes * of_tokens))) < np.log(3)
+        and 1e4 < sizes * of_sizes < 1e14
+        and 1e6 < tokens * of_tokens < 1e16
+        and (of_sizes == 1 or sizes < 1e6)  # a size or a length that is one as it stands is left
+        and (of_tokens == 1 or tokens < 1e8)
+        and 1e-2 < tokens * of_tokens / (sizes * of_sizes) < 1e6
+        and not ({"num_params"} if of_sizes > 1 else set()) & set(match.factors)
+        and not ({"tokens"} if of_tokens > 1 else set()) & set(match.factors)
+    ]
+    if len(fits) != 1:
+        raise UserError(
+            f"the compute of the table (column {match.taken['flops']!r}) is {times:.3g} times 6·N·D: sizes, tokens or "
+            f"compute are in other units; say which, e.g. columns={{'num_params': '{match.taken['num_params']}*1e6'}}"
+        )
+    notes = []
+    for name, factor in zip(("num_params", "tokens"), fits[0], strict=True):
+        if factor == 1:
+            continue
+        columns[name] = columns[name] * factor
+        if name == "num_params" and "active_params" in columns:
+            columns["active_params"] = columns["active_params"] * factor
+        notes.append(
+            f"{name} rescaled: {match.taken[name]!r} is read in units of {factor:.0e}, as the compute of the table is "
+            f"{times:.3g} times 6·N·D otherwise"
+        )
+    return notes
+
+
+def _steps_of_rows(columns: Columns, match: Match) -> list[str]:
+    """How far along its run each row is; steps that are those of the whole run are not the row's."""
+    if "total_steps" in columns:
+        total, steps = columns.pop("total_steps"), columns["steps"]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = steps / total
+        inside = share < WHOLE_RUN
+        if not inside.any():
+            return []
+        columns["share_of_run"] = share
+        return [
+            f"{plural(int(inside.sum()), 'row')} of {len(share)} {'is a point' if inside.sum() == 1 else 'are points'} "
+            f"along a run, not its end: {match.taken['steps']!r} is below {match.taken['total_steps']!r}"
+        ]
+    if "steps" not in columns or "tokens" not in columns or "batch_tokens" in columns or "batch_sequences" in columns:
+        return []
+    if normalise(match.taken["steps"]) not in TOTAL_STEPS.split() or not match.is_optional("steps"):
+        return []
+    steps, tokens = columns["steps"], columns["tokens"]
+    sizes = np.nan_to_num(columns.get("num_params", steps))
+    key = np.unique(np.stack([sizes, np.nan_to_num(steps)]), axis=1, return_inverse=True)[1]
+    batch, order = tokens / steps, np.argsort(key, kind="stable")
+    along = [rows for rows in np.split(order, np.cumsum(np.bincount(key))[:-1]) if len(rows) > 3]
+    along = [rows for rows in along if np.isfinite(batch[rows]).all()]
+    if not along or not all(len(np.unique(tokens[rows])) > 3 and (batch[rows] % 1 != 0).any() for rows in along):
+        return []
+    del columns["steps"]
+    return [
+        f"steps not taken from {match.taken['steps']!r}: it stays while tokens differ, so it is of the whole run and "
+        "not of the row"
+    ]
+
+
+def _whole_batch(columns: Columns, match: Match) -> list[str]:
+    """Make the batch that of a whole step: pieces that are accumulated and processes count.
+
+    Raises:
+        UserError: how many pieces or processes there were is not known, or their number may be in the other already.
+    """
+    pieces, processes = columns.pop("accumulation", None), columns.pop("processes", None)
+    batch, kind = columns.get("batch_sequences"), match.batch_kind
+    if batch is None or kind in ("whole", "sequences") or "batch_tokens" in columns:
+        return []
+    column = match.taken["batch_sequences"]
+    parts = [("accumulation", pieces), ("processes", processes)]
+    known = [(name, np.nan_to_num(values, nan=1.0)) for name, values in parts if values is not None]
+    if (told := _as_tokens_tell(columns, known)) is not None:
+        columns["batch_sequences"], how = told
+        return [f"batch of a step = {column!r}{how}, as tokens and steps tell"]
+    tokens_follow = bool(np.isnan(columns["tokens"]).any()) and "steps" in columns
+    if kind == "device" and tokens_follow and processes is None:
+        raise UserError(
+            f"column {column!r} is the batch of one device, and the table does not say how many there were; say it, "
+            "e.g. columns={'processes': 8}, and columns={'accumulation': 4} if gradients were accumulated"
+        )
+    if pieces is not None and processes is not None and kind == "bare":
+        many = (processes > 1) & (pieces > 1)
+        whole = many.any() and bool((pieces[many] % processes[many] == 0).all())
+        nanogpt = _is_nanogpt(match)
+        if whole and nanogpt:  # in nanoGPT the pieces of all processes are counted together
+            columns["batch_sequences"] = batch * np.nan_to_num(pieces, nan=1.0)
+            return [f"batch of a step = {column!r} · accumulation, which holds the processes already in nanoGPT"]
+        if whole and tokens_follow:
+            raise UserError(
+                f"{match.taken['accumulation']!r} may count the pieces of one process or of all of them (as in "
+                "nanoGPT): say columns={'processes': 1} if it counts all, or give the sequences of a whole step, "
+                "e.g. columns={'batch_sequences': 512}"
+            )
+    if not known:
+        return []
+    for _, values in known:
+        batch = batch * values
+    columns["batch_sequences"] = batch
+    return [f"batch of a step = {column!r} · {' · '.join(name for name, _ in known)}"]
+
+
+def _is_nanogpt(match: Match) -> bool:
+    """Whether a table has the names of nanoGPT's settings."""
+    return (
+        normalise(match.taken.get("steps")) == "maxiters"
+        and normalise(match.taken.get("sequence_length")) == "blocksize"
+    )
+
+
+def _as_tokens_tell(columns: Columns, known: list[tuple[str, np.ndarray]]) -> tuple[np.ndarray, str] | None:
+    """The batch whose product with length and steps is the tokens of the table, and how it comes about."""
+    if not known or not {"tokens", "steps", "sequence_length"} <= set(columns):
+        return None
+    batch = columns["batch_sequences"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        times = columns["tokens"] / (columns["steps"] * columns["sequence_length"] * batch)
+        for chosen in (known, *([one] for one in known), []):
+            product = np.prod([values for _, values in chosen], axis=0) if chosen else np.ones_like(batch)
+            shares = (times / product)[np.isfinite(times / product)]
+            if len(shares) and abs(np.median(shares) - 1) < 0.05:
+                return batch * product, "".join(f" · {name}" for name, _ in chosen)
+    return None
+
+
+def _batch_in_tokens(columns: Columns, kind: str) -> list[str]:
     """The batch in tokens, from sequences and their length; steps or its size decide about a batch of unknown unit."""
     batch = columns["batch_sequences"]
     if "sequence_length" in columns:
         columns.setdefault("batch_tokens", batch * columns["sequence_length"])
         return ["batch_tokens = batch in sequences · sequence length"]
-    if not bare:
+    if kind == "sequences":
         return ["the batch is in sequences; columns={'sequence_length': ...} gives it in tokens"]
     if "steps" in columns and "tokens" in columns:
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -18,12 +18,23 @@ from .run_arrays import RunArrays
 Array = np.ndarray
 
 # Two runs that agree in these, where the table has them, repeat each other.
-CONDITIONS = ("batch_tokens", "batch_sequences", "lr", "unique_tokens", "warmup", "weight_decay", "group")
+CONDITIONS = (
+    "batch_tokens",
+    "batch_sequences",
+    "lr",
+    "unique_tokens",
+    "warmup",
+    "weight_decay",
+    "group",
+    "share_of_run",
+)
 # The logarithm of a vocabulary of a million: the loss of a model that guesses.
 MOST_LOSS = float(np.log(1e6))
 # A run this far from its neighbours' surface, in scales of their scatter and as a logarithm, does not belong to them.
 FAR_SCALES, FAR, VERY_FAR = 6.0, np.log(1.1), np.log(1.5)
 ROUNDS = 30
+# Between levels of C/(6·N·D), as a logarithm; exact counts differ from 6·N·D smoothly, and by less between neighbours.
+LEAST_LEVEL = np.log(1.4)
 MOST_ROWS_FOR_SURFACE = 5000
 # Budgets of one sweep differ by so much, by rounding of sizes and steps.
 SAME_BUDGET = 0.02
@@ -34,7 +45,8 @@ class Finding:
     """Something about the runs that a careful person would look at.
 
     Attributes:
-        kind: "duplicate", "impossible", "diverged", "outlier", "collinear", "rising", "pre-asymptotic" or "edge".
+        kind: "duplicate", "impossible", "levels" (of the compute against 6·N·D), "checkpoints" (rows that are points
+            along a run), "diverged", "outlier", "constant", "collinear", "rising", "pre-asymptotic" or "edge".
         rows: labels of the runs.
         text: one sentence on what it is, one on what to do.
     """
@@ -96,7 +108,7 @@ def noise(runs: RunArrays) -> Noise | None:
 
 def diagnose(runs: RunArrays) -> tuple[Finding, ...]:
     """All findings, the gravest kinds first."""
-    searches = (_duplicates, _impossible, _far_off, _design_findings, _short, _edges)
+    searches = (_duplicates, _impossible, _levels_of_compute, _checkpoints, _far_off, _design_findings, _short, _edges)
     return tuple(finding for search in searches for finding in search(runs))
 
 
@@ -213,6 +225,53 @@ def _impossible(runs: RunArrays) -> Iterator[Finding]:
             yield _finding("impossible", runs, np.flatnonzero(wrong), text)
 
 
+def _levels_of_compute(runs: RunArrays) -> Iterator[Finding]:
+    """Runs whose C/(6·N·D) lies on another level than that of the others, by the scatter of the table itself."""
+    share = np.log(runs.flops / _six_nd(runs))
+    order = np.argsort(share, kind="stable")
+    gaps = np.diff(share[order])
+    if not len(gaps) or (at := int(np.argmax(gaps))) < 0 or gaps[at] < LEAST_LEVEL:
+        return
+    below, above = order[: at + 1], order[at + 1 :]
+    scatter = max(np.ptp(share[below]), np.ptp(share[above]))
+    if scatter > gaps[at] / 3:
+        return
+    sizes = [runs.num_params[rows] for rows in (below, above)]
+    smooth = scatter > 0.02 or min(len(np.unique(one)) for one in sizes) == 1
+    if smooth and sizes[1].max() < sizes[0].min():
+        return  # it falls with the size, as attention and a head make it
+    few, many = sorted((below, above), key=len)
+    times = float(np.exp(np.median(share[few]) - np.median(share[many])))
+    yield _finding(
+        "levels",
+        runs,
+        np.sort(few),
+        f"C/(6·N·D) is {times:.3g} times that of the other {plural(len(many), 'run')}; are size, tokens or compute of "
+        "these counted in another way?",
+    )
+
+
+def _checkpoints(runs: RunArrays) -> Iterator[Finding]:
+    """Rows that are points along a run: by their share of it, or by a label that several rows have."""
+    share = runs.extra.get("share_of_run")
+    text = "points along a run and not its end; a law is of finished runs, so leave them out"
+    if share is not None:
+        inside = np.flatnonzero(share < 0.999)
+        if len(inside):
+            yield _finding("checkpoints", runs, inside, text)
+        return
+    places: dict[str, list[int]] = {}
+    for row, label in enumerate(runs.labels):
+        places.setdefault(label, []).append(row)
+    along = []
+    for rows in places.values():
+        n, d = runs.num_params[rows], runs.tokens[rows]
+        if len(rows) > 2 and np.ptp(n) == 0 and len(np.unique(d)) == len(rows):
+            along += [row for row in rows if runs.tokens[row] < d.max()]
+    if 2 * len(along) > len(runs):
+        yield _finding("checkpoints", runs, np.sort(along), text)
+
+
 def _far_off(runs: RunArrays) -> Iterator[Finding]:
     """Runs far from a smooth surface through the others, on the side on which a smaller or larger run contradicts."""
     surface = _residuals(runs)
@@ -279,6 +338,9 @@ def _residuals(runs: RunArrays) -> tuple[Array, float] | None:
 
 def _design_findings(runs: RunArrays) -> Iterator[Finding]:
     everyone = tuple(runs.labels)
+    if len(runs) > 2 and np.ptp(runs.loss) == 0:
+        text = f"all {len(runs)} runs have one loss ({runs.loss[0]:g}); is that column the loss of each run?"
+        yield Finding("constant", everyone, text)
     if text := _tied(runs):
         yield Finding("collinear", everyone, text)
     if text := _rising(runs):

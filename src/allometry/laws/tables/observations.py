@@ -20,9 +20,10 @@ import numpy as np
 
 from ...errors import UserError
 from ...quantities import format_count, format_flops, plural
+from ..field_names import COUNTED
 from .check_runs import check_counts, check_units
 from .cleaning import clean
-from .columns import COUNTED, match_columns
+from .columns import match_columns
 from .curves import Curves
 from .deriving import derive
 from .diagnosis import Finding, Noise, diagnose, noise
@@ -209,7 +210,7 @@ class Observations(RunArrays):
         cleaned = clean(table, match)
         runs, derived = derive(cleaned, match)
         check_counts(runs, cleaned.table)
-        if source.match is None:
+        if match.searched:
             check_units(runs, match)
         return cls(
             runs.num_params,

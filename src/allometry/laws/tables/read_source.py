@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from .columns import COUNTED, KNOWN, Match, check_counted
+from ..field_names import COUNTED, KNOWN
+from .columns import Match, check_counted
 from .from_study import study_rows
 from .raw_table import RawTable, from_records
 from .readers import read_table

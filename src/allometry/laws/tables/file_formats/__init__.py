@@ -1,0 +1,1 @@
+"""Files as tables: delimited text, JSON of every usual shape, Parquet."""

@@ -1,0 +1,72 @@
+"""Whether a file writes 2.125 or 2,125 for two and an eighth: all its numbers judge; refused where they differ."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from ....errors import UserError
+
+_NUMBER = re.compile(r"[+-]?\d[\d.,']*(?:[eE][+-]?\d+)?\s*[A-Za-z]{0,9}%?")
+_CORE = re.compile(r"[+-]?(\d[\d.,]*)")
+# Only a comma for decimals explains these: 2,5 0,125 1234,567 2.000.000 2.000,5 — and only a point these.
+_COMMA = re.compile(r"\d+,\d{1,2}|\d+,\d{4,}|0\d*,\d+|\d{4,},\d+|[1-9]\d{0,2}(\.\d{3}){2,}|[1-9]\d{0,2}(\.\d{3})+,\d+")
+_POINT = re.compile(
+    r"\d+\.\d{1,2}|\d+\.\d{4,}|0\d*\.\d+|\d{4,}\.\d+|[1-9]\d{0,2}(,\d{3}){2,}|[1-9]\d{0,2}(,\d{3})+\.\d+"
+)
+# Both could be: 2,125 is two and an eighth, or two thousand one hundred and twenty-five.
+_EITHER = re.compile(r"[1-9]\d{0,2},\d{3}")
+_DOTTED = re.compile(r"[1-9]\d{0,2}\.\d{3}")
+_WITH_COMMA = re.compile(r"([+-]?)((?:[1-9]\d{0,2}(?:\.\d{3})+|\d+)(?:,\d+)?)((?:[eE][+-]?\d+)?\s*[A-Za-z]{0,9}%?)")
+
+
+def reads_decimal_commas(cells: Iterable[str | None], delimiter: str, path: Path | str) -> bool:
+    """Whether the numbers of a file have decimal commas.
+
+    In a file whose cells are separated by semicolons, 2,125 has a decimal comma unless another cell speaks against it:
+    that is why the comma separates nothing.
+
+    Raises:
+        UserError: some cells need a decimal comma and others a decimal point, or 2,125M may be either.
+    """
+    found: dict[str, str] = {}
+    cells = list(cells)
+    if not any(cell and ("," in cell or cell.count(".") > 1) for cell in cells):
+        return False
+    for cell in cells:
+        if cell is None or not ("," in cell or "." in cell) or not _NUMBER.fullmatch(text := cell.strip()):
+            continue
+        core = _CORE.match(text).group(1).rstrip(".,")  # type: ignore[union-attr]
+        if _COMMA.fullmatch(core):
+            found.setdefault("comma", text)
+        elif _POINT.fullmatch(core):
+            found.setdefault("point", text)
+        elif _EITHER.fullmatch(core):
+            found.setdefault("scaled" if text[-1].isalpha() else "either", text)
+        elif _DOTTED.fullmatch(core):
+            found.setdefault("dotted", text)
+        if "comma" in found and "point" in found:
+            raise UserError(
+                f"{path}: {found['comma']!r} has a decimal comma and {found['point']!r} a decimal point; write all "
+                "numbers with points and without commas"
+            )
+    if "comma" in found or "point" in found or not ("either" in found or "scaled" in found):
+        return "comma" in found
+    unsure = "dotted" in found and delimiter == ";"
+    if delimiter == ";" and not unsure:
+        return True
+    if "scaled" in found or unsure:
+        text = found.get("scaled") or found["either"]
+        raise UserError(
+            f"{path}: {text!r} may be {text.replace(',', '.')} or {text.replace(',', '')}; write one of them"
+        )
+    return False
+
+
+def with_points(cell: str | None) -> str | None:
+    """A number with a decimal comma as one with a decimal point; anything else unchanged."""
+    if cell is None or (found := _WITH_COMMA.fullmatch(cell.strip())) is None:
+        return cell
+    sign, number, rest = found.groups()
+    return f"{sign}{number.replace('.', '').replace(',', '.')}{rest}"

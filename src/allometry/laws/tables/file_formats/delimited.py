@@ -1,0 +1,199 @@
+"""Delimited text as people keep it: CSV, TSV, tables of Markdown, comments, ``sep=``, decimal commas.
+
+A file of usual size is parsed line by line in Python, which knows comments and rules. A large one goes through Arrow
+as it stands. No function of Python is handed to Arrow: its threads may outlive the interpreter, and one that calls
+into it then ends the process.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ....errors import UserError
+from ..raw_table import RawTable, objects
+from . import limits
+from .decimal_commas import reads_decimal_commas, with_points
+
+# Up to so many bytes are parsed line by line; the head of a larger file is as long.
+SMALL = 1 << 22
+BLOCK = 1 << 23
+RULE = re.compile(r"[\s|:+=─-]*[-=─]{2,}[\s|:+=─-]*")
+COMMENT = ("#", "//", "%")
+FOOTER = re.compile(r"\(\d+ rows?\)")
+Needed = Callable[[list[str]], list[str]] | None
+
+
+def read_delimited(path: Path, needed: Needed) -> RawTable:
+    """Columns of text; those without a name (an index that was written along) are not read.
+
+    Raises:
+        UserError: empty, no text, lines of different lengths, too large, two ways of writing decimals.
+    """
+    with limits.open_unpacked(path) as stream:
+        head = stream.read(SMALL + 1)
+    if not head.strip():
+        raise UserError(f"{path} is empty: it needs a header and at least one run")
+    if b"\x00" in head:
+        raise UserError(f"{path} is not text: give a CSV, JSONL or Parquet file")
+    if len(head) > SMALL:
+        return _through_arrow(path, head, needed)
+    return _line_by_line(path, head.decode("utf-8-sig"), needed)
+
+
+class _Lines:
+    """The lines of a table: where its header is, and what stands between its cells."""
+
+    def __init__(self, text: str, path: Path):
+        self.lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        self.first, comments, separator = 0, [], ""
+        for line in self.lines:
+            if line.strip().lower().startswith("sep=") and not separator and not comments:
+                separator = line.strip()[4:5] or "\t"
+            elif line.strip() and not line.lstrip().startswith(COMMENT) and not RULE.fullmatch(line):
+                break
+            elif line.strip():
+                comments.append(line.strip())
+            self.first += 1
+        if self.first == len(self.lines):
+            raise UserError(f"{path} holds nothing but comments: it needs a header and at least one run")
+        header = self.lines[self.first]
+        self.delimiter = separator or max(",\t;|", key=header.count)
+        self.spaced = self.delimiter not in header and self._is_spaced()
+        self.header = self._cells(header, path)
+        self._take_commented_header(comments, path)
+
+    def _is_spaced(self) -> bool:
+        """Whether blanks stand between the cells, as NumPy writes them."""
+        body = [line for line in self.lines[self.first :] if line.strip() and not line.startswith(COMMENT)][:20]
+        return len(body) > 1 and len({len(line.split()) for line in body}) == 1 and len(body[0].split()) > 2
+
+    def _take_commented_header(self, comments: list[str], path: Path) -> None:
+        """A header that stands in a comment, above rows of numbers: ``# N, D, loss``."""
+        if not comments or not all(re.fullmatch(r"[\s\d.eE+-]+", cell) for cell in self.header):
+            return
+        named = self._cells(comments[-1].lstrip("#/% "), path)
+        if len(named) == len(self.header):
+            self.header, self.first = named, self.first - 1
+
+    def _cells(self, line: str, path: Path) -> list[str]:
+        if self.spaced:
+            return line.split()
+        try:
+            return next(csv.reader(io.StringIO(line, newline=""), delimiter=self.delimiter))
+        except csv.Error as error:
+            raise UserError(f"{path} is not a CSV table ({error}); give a header and one run a line") from None
+
+    def rows(self, path: Path) -> Iterable[tuple[int, list[str]]]:
+        """(line number, cells) below the header, without comments, rules and blank lines."""
+        body = self.lines[self.first + 1 :]
+        if self.spaced:
+            yield from ((self.first + 2 + i, line.split()) for i, line in enumerate(body) if line.strip())
+            return
+        reader = csv.reader((f"{line}\n" for line in body), delimiter=self.delimiter)
+        try:
+            for cells in reader:
+                text = self.delimiter.join(cells).strip()
+                if not text.startswith(COMMENT) and text and not RULE.fullmatch(text) and not FOOTER.fullmatch(text):
+                    yield self.first + 1 + reader.line_num, cells
+        except csv.Error as error:
+            raise UserError(f"{path} cannot be read ({error}); export it again as CSV or Parquet") from None
+
+
+def _line_by_line(path: Path, text: str, needed: Needed) -> RawTable:
+    """The cells of a file of usual size."""
+    lines = _Lines(text, path)
+    header, framed = lines.header, False
+    if lines.delimiter == "|" and len(header) > 2 and not header[0].strip() and not header[-1].strip():
+        header, framed = header[1:-1], True  # | a | b |, as Markdown has it
+    names = limits.check_names(header, path)
+    rows: list[list[str]] = []
+    for number, cells in lines.rows(path):
+        cells = cells[1:-1] if framed else cells
+        if len(cells) > len(names) and not any(cell.strip() for cell in cells[len(names) :]):
+            cells = cells[: len(names)]
+        if len(cells) != len(names):
+            found = f"{len(cells)} cells where the header (line {lines.first + 1}) has {len(names)}"
+            raise UserError(f"{path}, line {number}: {found}; correct the line")
+        rows.append(cells)
+        if len(rows) * len(names) > limits.MOST_CELLS:
+            limits.refuse_size(path)
+    places = [place for place, name in enumerate(names) if name]
+    wanted = set(needed([names[place] for place in places]) if needed else names)
+    columns = {names[place]: [row[place] for row in rows] for place in places if names[place] in wanted}
+    if lines.delimiter == "|":
+        columns = {name: [_unmarked(cell) for cell in cells] for name, cells in columns.items()}
+    notes = []
+    if reads_decimal_commas((cell for cells in columns.values() for cell in cells), lines.delimiter, path):
+        columns = {name: [with_points(cell) for cell in cells] for name, cells in columns.items()}
+        notes.append("numbers are read with decimal commas, and points between groups of three digits")
+    return RawTable.of(path.name, {name: objects(cells) for name, cells in columns.items()}, notes)
+
+
+def _unmarked(cell: str) -> str:
+    """A cell of Markdown without emphasis."""
+    text = cell.strip()
+    while len(text) > 2 and text[0] == text[-1] and text[0] in "*_`~":
+        text = text[1:-1].strip()
+    return text
+
+
+def _through_arrow(path: Path, head: bytes, needed: Needed) -> RawTable:
+    """Blocks of text cells of a large file."""
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    lines = _Lines(codecs.getincrementaldecoder("utf-8-sig")().decode(head).rsplit("\n", 1)[0], path)
+    names = limits.check_names(lines.header, path)
+    by_name = {name: raw for name, raw in zip(names, lines.header, strict=True) if name}
+    chosen = [name for name in (needed(list(by_name)) if needed else by_name) if name in by_name]
+    convert = arrow_csv.ConvertOptions(
+        column_types={by_name[name]: pa.string() for name in chosen}, include_columns=[by_name[name] for name in chosen]
+    )
+    parse = arrow_csv.ParseOptions(delimiter=lines.delimiter, newlines_in_values=True)
+    options = arrow_csv.ReadOptions(
+        use_threads=False, block_size=BLOCK, skip_rows=lines.first + 1, column_names=lines.header
+    )
+    try:
+        with limits.open_unpacked(path) as stream, arrow_csv.open_csv(stream, options, parse, convert) as reader:
+            batches = limits.within_limit(reader, len(chosen), path)
+    except pa.ArrowInvalid as error:
+        raise _ragged(path, str(error), lines) or error from None
+    table = pa.Table.from_batches(batches, schema=reader.schema)
+    columns = {name: table.column(position) for position, name in enumerate(chosen)}
+    return RawTable.of(path.name, *_large_with_points(columns, lines.delimiter, path))
+
+
+def _ragged(path: Path, said: str, lines: _Lines) -> UserError | None:
+    """The line that Arrow could not parse, from what it says."""
+    found = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", said) or re.search(
+        r"Expected (\d+) columns, got (\d+)", said
+    )
+    if found is None:
+        return None
+    *row, expected, got = map(int, found.groups())
+    where = f", line {row[0]}" if row else ""
+    return UserError(
+        f"{path}{where}: {got} cells where the header (line {lines.first + 1}) has {expected}; correct the line"
+    )
+
+
+def _large_with_points(columns: dict[str, Any], delimiter: str, path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Columns of a large file with decimal points, judged by the first thousand cells of each."""
+    first = (cell for column in columns.values() for cell in column.slice(0, 1000).to_pylist())
+    if delimiter == "," or not reads_decimal_commas(first, delimiter, path):
+        return columns, []
+    import pyarrow as pa
+
+    def converted(chunk: Any) -> Any:
+        return pa.array([with_points(cell) for cell in chunk.to_pylist()], pa.string())
+
+    said = "numbers are read with decimal commas, and points between groups of three digits"
+    return {name: pa.chunked_array(list(map(converted, one.chunks)), pa.string()) for name, one in columns.items()}, [
+        said
+    ]
