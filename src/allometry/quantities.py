@@ -47,12 +47,12 @@ def parse_number(text: str | float, name: str = "number") -> float:
     if re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}\s*[a-zA-Z].*", str(text).strip()):  # 2,125M: 2.125M or 2125M?
         one, other = str(text).strip().replace(",", "."), str(text).strip().replace(",", "")
         raise UserError(f"{name}: {text!r} may be {one} or {other}; write one of them")
-    found = _WRITTEN.fullmatch(raw.lower())
+    written = _WRITTEN.fullmatch(raw.lower())
     try:
-        if found is None:
+        if written is None:
             value = float(raw)
         else:
-            value = float(found[1]) * 10.0 ** int(found[2] or 0) * _SUFFIXES[found[3]]
+            value = float(written[1]) * 10.0 ** int(written[2] or 0) * _SUFFIXES[written[3]]
     except (ValueError, KeyError, OverflowError):
         raise UserError(f"{name}: {text!r} is not a number; write 1e9, 1.5B, 200M or 10k") from None
     if not (math.isfinite(value) and value > 0):
@@ -66,10 +66,10 @@ def parse_bytes(text: str | float, name: str = "bytes") -> float:
     Raises:
         UserError: the text is not a number of bytes, or not above zero.
     """
-    found = re.fullmatch(r"(.*?[\d.])\s*([kmgt]?i?)b?(?:ytes?)?", str(text).strip().lower())
-    if found is None or found[2] not in _BYTES:
+    written = re.fullmatch(r"(.*?[\d.])\s*([kmgt]?i?)b?(?:ytes?)?", str(text).strip().lower())
+    if written is None or written[2] not in _BYTES:
         raise UserError(f"{name}: {text!r} is not a number of bytes; write 80GB, 80GiB or 80e9")
-    return parse_number(found[1], name) * _BYTES[found[2]]
+    return parse_number(written[1], name) * _BYTES[written[2]]
 
 
 def format_count(value: float) -> str:

@@ -415,3 +415,9 @@ def test_a_chart_with_a_column_for_each_run_is_its_curves(tmp_path):
     text = '"Step","a - val/loss","a - val/loss__MIN","b - train/loss","b - train/loss__MAX"\n1,5,5,,\n2,4,4,4.5,4.5\n'
     (tmp_path / "chart.csv").write_text(text)
     assert Curves.read(tmp_path / "chart.csv").names == ("b",)
+
+
+def test_a_header_below_the_rows_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("N,D,loss\n1e6,2e7,3\nN,D,loss\n2e6,2e7,2.9\n")
+    with pytest.raises(UserError, match="line 3 repeats the header: two tables in one file"):
+        Observations.read(tmp_path / "a.csv")

@@ -312,7 +312,7 @@ def test_where_keeps_rows_together():
         (HEADER + "1e9,20,3\n2e9,40,2.9\n", ["tokens has a median of 30", "billions"]),
         ("N,C,loss\n1e9,12,3\n", ["tokens worked out from column 'C'", "is that column in FLOPs"]),
         ("N,D,Loss,loss\n1e6,2e7,3,4\n", ["columns 'Loss', 'loss' could all be loss", "say which"]),
-        ("N,D,loss\n124,2.5e9,3.4\n355,2.5e9,3.1\n", ["1.24e+07 tokens", "is num_params", "'N*1e6'"]),
+        ("N,D,loss\n124,2.5e9,3.4\n355,2.5e9,3.1\n", ["tokens a parameter: is num_params (column 'N'", "'N*1e6'"]),
         ("N,D,loss\n124,2500,3.4\n355,2500,3.1\n", ["in millions?", "'N*1e6'"]),
         ("N,D,loss\n124e6,2500,3.4\n355e6,2500,3.1\n", ["is tokens (column 'D'", "'D*1e6'"]),
         ("N,D,loss,loss\n1e6,2e7,3,4\n", ["more than one column is named 'loss'", "rename or remove one"]),
@@ -320,7 +320,7 @@ def test_where_keeps_rows_together():
         ("N,bsz,steps,loss\n1e6,256,1000,3\n", ["no column for tokens", "columns={'sequence_length': 2048}"]),
         ("name,N,D,loss\na,1e6,2e7,3\nb,1e6,many,3\nc,1e6,few,3\n", ["row 2: tokens is 'many'", "(and 1 more row)"]),
         ("name,N,D,loss\na,1e6,2e7,3\nb,inf,2e7,3\n", ["row 2 (b): num_params is inf", "finite number above zero"]),
-        (HEADER + "1e6,2e7\n", ["line 2: 2 cells where the header has 3", "correct the line"]),
+        (HEADER + "1e6,2e7\n", ["line 2: 2 cells where the header (line 1) has 3", "correct the line"]),
         (HEADER + "0.1,2e9,3\n", ["num_params has a median of 0.1", "millions"]),
     ],
 )

@@ -101,7 +101,9 @@ def _usage(error: Any) -> str:
 
 
 def _complain(message: str) -> None:
-    print("allometry:", " ".join(message.split()), file=sys.stderr)
+    from .terminal.output import as_options
+
+    print("allometry:", " ".join(as_options(message).split()), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ def fit(
         typer.Option(help="chinchilla, skaling, power, kaplan, farseer, …; default: several, weighted by a backtest."),
     ] = None,
     column: Annotated[
-        list[str] | None, typer.Option(help="Which column holds a field: loss=c4_loss; a number fills it: lr=0.01.")
+        list[str] | None,
+        typer.Option(help="Which column holds a field: loss=c4_loss, num_params=size*1e6; lr=0.01, lr=none."),
     ] = None,
     where: Annotated[list[str] | None, typer.Option(help="Only these rows: dataset=c4.")] = None,
     counted: Annotated[
@@ -43,7 +44,7 @@ def fit(
     """Fit scaling laws to a table of runs, test them on its largest runs, and weigh them."""
     from .. import laws, workflow
     from ..errors import UserError
-    from .terminal.output import answer, answer_json
+    from .terminal.output import answer, answer_json, as_options
     from .terminal.progress import Terminal
 
     columns = {name: _column(value) for name, value in _pairs(column, "--column").items()} or None
@@ -71,7 +72,7 @@ def fit(
     if json:
         answer_json(fitted.to_json())
     else:
-        answer(fitted.summary(level=level) if isinstance(fitted, laws.Fit) else fitted.summary())
+        answer(as_options(fitted.summary(level=level) if isinstance(fitted, laws.Fit) else fitted.summary()))
 
 
 def _pairs(options: list[str] | None, flag: str) -> dict[str, str]:
@@ -87,8 +88,10 @@ def _pairs(options: list[str] | None, flag: str) -> dict[str, str]:
     return pairs
 
 
-def _column(value: str) -> str | float:
-    """A column's name, or a number that holds in every row."""
+def _column(value: str) -> str | float | None:
+    """A column's name, a number that holds in every row, or None for no column."""
+    if value.lower() == "none":
+        return None
     try:
         return float(value)
     except ValueError:

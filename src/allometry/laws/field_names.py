@@ -145,9 +145,9 @@ def without_keeper(name: str) -> str:
 def split_unit(name: str) -> Named:
     """The unit that a name of a count states: ``params (M)``, ``tokens_B``, ``N in millions``, ``compute [1e18]``."""
     for pattern in (_BRACKETED, _AFTER, _CAPITAL):
-        if (found := pattern.match(name.strip())) is None:
+        if (parts := pattern.match(name.strip())) is None:
             continue
-        base, unit = found.groups()
+        base, unit = parts.groups()
         letters = len(normalise(base)) == 1 and len(unit) == 1 and unit.islower()  # d_m is a width, not D in millions
         if normalise(base) and not letters and (factor := _factor(unit)) is not None:
             return Named(base, factor)

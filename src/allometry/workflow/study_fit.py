@@ -19,7 +19,7 @@ def fit_runs(
     *,
     objective: str | None = None,
     delta: float | None = None,
-    columns: Mapping[str, str | float] | None = None,
+    columns: Mapping[str, str | float | None] | None = None,
     where: Mapping[str, str] | None = None,
     counted: str | None = None,
     output: Path | None = None,
@@ -60,7 +60,7 @@ def fit_runs(
 def fit_isoflop(
     source: Path | str,
     *,
-    columns: Mapping[str, str | float] | None = None,
+    columns: Mapping[str, str | float | None] | None = None,
     where: Mapping[str, str] | None = None,
     counted: str | None = None,
     output: Path | None = None,
@@ -78,7 +78,7 @@ def fit_isoflop(
 
 def _read(
     source: Path | str,
-    columns: Mapping[str, str | float] | None,
+    columns: Mapping[str, str | float | None] | None,
     where: Mapping[str, str] | None,
     counted: str | None,
     listener: Listener,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
+import shlex
 import sys
 from typing import Any
 
@@ -12,9 +15,30 @@ notes = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 answers = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
 
 
+# Arguments of the library that messages advise, and the options of a command that say the same.
+_ADVICE = re.compile(r"\b(columns|where)=(\{[^{}]*\})")
+_COUNTED = re.compile(r"\bcounted=(?!\w)")
+
+
+def as_options(text: str) -> str:
+    """Advice to a caller of the library as options of the command: ``columns={'lr': None}`` is ``--column lr=none``."""
+
+    def option(advice: re.Match[str]) -> str:
+        flag = {"columns": "--column", "where": "--where"}[advice[1]]
+        try:
+            arguments = ast.literal_eval(advice[2].replace("...", "'…'"))
+        except (ValueError, SyntaxError):
+            return advice[0]
+        values = {name: "none" if value is None else value for name, value in arguments.items()}
+        pairs = [f"{name}={value}" for name, value in values.items()]
+        return " ".join(f"{flag} {pair if pair.endswith('…') else shlex.quote(pair)}" for pair in pairs)
+
+    return _COUNTED.sub("--counted", _ADVICE.sub(option, text))
+
+
 def note(text: str) -> None:
     """A line of progress or advice on standard error; brackets in it are text, not markup."""
-    notes.print(text, markup=False)
+    notes.print(as_options(text), markup=False)
 
 
 def answer(text: Any) -> None:

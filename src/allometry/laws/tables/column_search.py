@@ -63,40 +63,40 @@ class ColumnSearch:
                     continue
                 ranked.append((rank >= 4, len(word) == 1 or word == "size", order, rank, Found(column, factor)))
         ranked.sort(key=lambda one: one[:4])
-        found = list({one[4].column: one[4] for one in reversed(ranked)}.values())[::-1]
+        choices = list({one[4].column: one[4] for one in reversed(ranked)}.values())[::-1]
         if field in ("label", "status"):
-            return found
-        numbers = [one for one in found if not self.table.columns[one.column].is_text]
+            return choices
+        numbers = [one for one in choices if not self.table.columns[one.column].is_text]
         if numbers or field not in ("num_params", "tokens", "loss"):
             return numbers
-        return found[:1]
+        return choices[:1]
 
-    def filled(self, found: list[Found], required: bool) -> tuple[list[Found], list[str]]:
+    def filled(self, choices: list[Found], required: bool) -> tuple[list[Found], list[str]]:
         """The columns that are filled in the rows that count, and the names of those that were passed over."""
         # A cell such as 1.5B is odd, and filled.
-        cells = [self.table.numbers(one.column) for one in found]
+        cells = [self.table.numbers(one.column) for one in choices]
         counts = [int((np.isfinite(values) | odd)[self.rows].sum()) for values, odd in cells]
         enough = [count >= LEAST_FILLED * max(counts) and count > 0 for count in counts]
-        kept = [one for one, good in zip(found, enough, strict=True) if good]
+        kept = [one for one, good in zip(choices, enough, strict=True) if good]
         if not kept and required:
-            return found, []
-        passed = [one.column for one, good in zip(found, enough, strict=True) if not good]
+            return choices, []
+        passed = [one.column for one, good in zip(choices, enough, strict=True) if not good]
         return kept, passed
 
-    def values(self, found: Found) -> np.ndarray:
+    def values(self, choice: Found) -> np.ndarray:
         """The numbers of a column in the rows that count, in single units; nan where there is none."""
-        return self.table.numbers(found.column)[0][self.rows] * found.factor
+        return self.table.numbers(choice.column)[0][self.rows] * choice.factor
 
-    def letter_fits(self, field: str, found: Found, sizes: np.ndarray | None) -> bool:
+    def letter_fits(self, field: str, choice: Found, sizes: np.ndarray | None) -> bool:
         """Whether a column that is called by one letter can be the field, judged by its magnitude."""
-        if len(normalise(found.column)) > 1:
+        if len(normalise(choice.column)) > 1:
             return True
-        values = self.values(found)
+        values = self.values(choice)
         values = values[np.isfinite(values)]
         if not len(values):
             return True  # numbers as people write them (1.5B), or nothing at all
-        capital = found.column.strip().isupper()
-        shapes = any(normalise(column) in SHAPES and column != found.column for column in self.table.columns)
+        capital = choice.column.strip().isupper()
+        shapes = any(normalise(column) in SHAPES and column != choice.column for column in self.table.columns)
         if capital and not shapes:
             return True
         if field == "loss":
@@ -105,14 +105,14 @@ class ColumnSearch:
             return bool(np.median(values) >= 0.1 * np.nanmedian(sizes))
         return bool(np.median(values) >= 1e3)
 
-    def equal(self, found: list[Found]) -> bool:
+    def equal(self, choices: list[Found]) -> bool:
         """Whether columns hold the same numbers."""
-        first, *others = [self.values(one) for one in found]
+        first, *others = [self.values(one) for one in choices]
         return all(np.array_equal(first, other, equal_nan=True) for other in others)
 
-    def same_name(self, found: list[Found]) -> list[Found]:
+    def same_name(self, choices: list[Found]) -> list[Found]:
         """The columns that answer to the same name as the first, as ``Loss`` and ``loss`` do."""
-        return [one for one in found if normalise(one.column) == normalise(found[0].column)]
+        return [one for one in choices if normalise(one.column) == normalise(choices[0].column)]
 
     def guess_loss(self) -> list[Found]:
         """The column of numbers that has loss in its name, if there is exactly one that no training set made.

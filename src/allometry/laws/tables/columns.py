@@ -90,8 +90,14 @@ class Match:
 
     def is_optional(self, name: str) -> bool:
         """Whether the table can do without a field: what is wrong in its column is then left out, and said."""
-        return name not in self.chosen and (
-            name not in FIELDS or name == "loss_se" or (name == "flops" and {"num_params", "tokens"} <= set(self.taken))
+        return (
+            self.searched
+            and name not in self.chosen
+            and (
+                name not in FIELDS
+                or name == "loss_se"
+                or (name == "flops" and {"num_params", "tokens"} <= set(self.taken))
+            )
         )
 
 
@@ -110,14 +116,14 @@ def match_columns(
             columns could be one field; no parameters counted that way.
     """
     chosen = chosen or {}
-    found = _chosen(table, chosen)
+    choices = _chosen(table, chosen)
     if WRITTEN.issubset(table.columns):
-        found, notes = _written(table, counted) | found, []
+        choices, notes = _written(table, counted) | choices, []
     else:
-        notes = _search(table, found, {name for name, column in chosen.items() if column is None}, counted)
-    taken = {name: one.column if isinstance(one, Found) else one for name, one in found.items()}
+        notes = _search(table, choices, {name for name, column in chosen.items() if column is None}, counted)
+    taken = {name: one.column if isinstance(one, Found) else one for name, one in choices.items()}
     factors = {
-        name: one.factor for name, one in found.items() if isinstance(one, Found) and (one.factor != 1 or one.stated)
+        name: one.factor for name, one in choices.items() if isinstance(one, Found) and (one.factor != 1 or one.stated)
     }
     _check_complete(table, taken)
     counted, unsure = _which_counted(table, taken, counted)
@@ -129,8 +135,8 @@ def match_columns(
         notes.append(f"loss is column {taken['loss']!r}, in bits by its name: so are predictions")
     named = frozenset(name for name, column in chosen.items() if column is not None)
     kind = "sequences" if "batch_sequences" in chosen else _batch_kind(taken.get("batch_sequences"))
-    said = (f"columns taken: {used}", *notes, *unsure)
-    return Match(taken, counted, factors, named, kind, not WRITTEN.issubset(table.columns), said)
+    all_notes = (f"columns taken: {used}", *notes, *unsure)
+    return Match(taken, counted, factors, named, kind, not WRITTEN.issubset(table.columns), all_notes)
 
 
 def check_counted(counted: str) -> None:
@@ -166,18 +172,18 @@ def convert(table: RawTable, name: str, match: Match) -> np.ndarray:
 
 def _chosen(table: RawTable, chosen: Mapping[str, str | float | None]) -> dict[str, Found | float]:
     """The user's choice, checked; a text that is no column but a number is a number, ``params*1e6`` has a unit."""
-    found: dict[str, Found | float] = {}
+    choices: dict[str, Found | float] = {}
     for name, column in chosen.items():
         if name not in KNOWN:
             raise UserError(f"columns: no field {name!r}; known are {', '.join(KNOWN)}")
         if isinstance(column, str):
-            found[name] = _named_by_user(table, name, column)
+            choices[name] = _named_by_user(table, name, column)
             continue
         if isinstance(column, int | float) and not math.isfinite(column):
             raise UserError(f"columns: {name} is {column}; give a column's name or a finite number")
         if column is not None:
-            found[name] = float(column)
-    return found
+            choices[name] = float(column)
+    return choices
 
 
 def _named_by_user(table: RawTable, name: str, column: str) -> Found | float:
@@ -195,11 +201,11 @@ def _named_by_user(table: RawTable, name: str, column: str) -> Found | float:
 
 def _written(table: RawTable, counted: str | None) -> dict[str, Found | float]:
     """The fields of a table that ``Observations.write_csv`` wrote, by their exact names only."""
-    found: dict[str, Found | float] = {name: Found(name) for name in KNOWN if name in table.columns}
+    choices: dict[str, Found | float] = {name: Found(name) for name in KNOWN if name in table.columns}
     sizes = [column for column in table.columns if column in ("num_params", *(f"num_params_{one}" for one in COUNTED))]
     if sizes:
-        found["num_params"] = Found(f"num_params_{counted}" if f"num_params_{counted}" in sizes else sizes[0])
-    return found
+        choices["num_params"] = Found(f"num_params_{counted}" if f"num_params_{counted}" in sizes else sizes[0])
+    return choices
 
 
 def _search(table: RawTable, taken: dict[str, Found | float], skipped: set[str], counted: str | None) -> list[str]:
@@ -224,33 +230,33 @@ def _search(table: RawTable, taken: dict[str, Found | float], skipped: set[str],
     return notes
 
 
-def _take(search: ColumnSearch, taken: dict[str, Found | float], name: str, found: list[Found]) -> list[str]:
+def _take(search: ColumnSearch, taken: dict[str, Found | float], name: str, choices: list[Found]) -> list[str]:
     """Take the likeliest of the columns that could hold a field; notes on the others."""
     table, notes, required = search.table, [], name in ("num_params", "tokens", "loss")
     size = taken.get("num_params")
     sizes = search.values(size) if isinstance(size, Found) else None
     if name == "label":
-        found = sorted(found, key=lambda one: -len(table.columns[one.column].codes[1]))[:1] if found else []
-    elif name != "status" and len(found):
-        found, passed = search.filled(found, required)
+        choices = sorted(choices, key=lambda one: -len(table.columns[one.column].codes[1]))[:1] if choices else []
+    elif name != "status" and len(choices):
+        choices, passed = search.filled(choices, required)
         if passed:
             notes.append(f"{name}: {', '.join(map(repr, passed))} passed over, blank in rows that have a loss")
-        misfit = [one.column for one in found if not search.letter_fits(name, one, sizes)]
+        misfit = [one.column for one in choices if not search.letter_fits(name, one, sizes)]
         if misfit:
             notes.append(f"{name}: {', '.join(map(repr, misfit))} not taken, its numbers are of another magnitude")
-            found = [one for one in found if one.column not in misfit]
-    if not found:
+            choices = [one for one in choices if one.column not in misfit]
+    if not choices:
         return notes
-    same = search.same_name(found)
+    same = search.same_name(choices)
     if len(same) > 1 and required and not search.equal(same):
         shown, first = ", ".join(repr(one.column) for one in same), same[0].column
         raise UserError(
             f"{table.name}: columns {shown} could all be {name}; say which, e.g. columns={{{name!r}: {first!r}}}"
         )
-    taken[name] = found[0]
-    if len(found) > 1 and name in FIELDS:
-        others = ", ".join(repr(one.column) for one in found[1:])
-        notes.append(f"{name} is column {found[0].column!r}; {others} not used")
+    taken[name] = choices[0]
+    if len(choices) > 1 and name in FIELDS:
+        others = ", ".join(repr(one.column) for one in choices[1:])
+        notes.append(f"{name} is column {choices[0].column!r}; {others} not used")
     return notes
 
 

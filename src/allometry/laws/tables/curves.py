@@ -192,15 +192,15 @@ def _read(source: Any, name: str, columns: Mapping[str, str] | None) -> Curves:
         if len(names) == len(table) > 1 and "run" not in (columns or {}):  # a number for each row
             codes, names = np.zeros(len(table), np.int64), [name]
             del taken["run"]
-    told, apart = ("", None) if "run" in taken else _told_apart(table, taken)
+    apart_by, apart = ("", None) if "run" in taken else _told_apart(table, taken)
     if apart is not None:
         codes, names = apart
     values = {
         key: convert(table, key, Match(dict(taken))) if key in taken else np.full(len(table), np.nan) for key in _VALUES
     }
     notes = [f"{table.name}: columns taken: " + ", ".join(f"{key} = {column!r}" for key, column in taken.items())]
-    if told:
-        notes.append(f"{table.name}: {plural(len(names), 'run')} told apart by {told}")
+    if apart_by:
+        notes.append(f"{table.name}: {plural(len(names), 'run')} told apart by {apart_by}")
     if "step" not in taken:
         values["step"] = values["tokens"]
         notes.append(f"{table.name}: no column of steps; tokens stand for them")
@@ -217,12 +217,12 @@ def _needed(names: list[str], chosen: Mapping[str, str], source: str) -> list[st
 
 def _chart(names: list[str]) -> dict[str, str]:
     """Run → its column of losses, in a chart that was exported from W&B; empty for any other table."""
-    found = [(one, match) for one in names if (match := CHART.fullmatch(one)) and not match.group(3)]
-    metrics = list(dict.fromkeys(match.group(2) for _, match in found if "loss" in normalise(match.group(2))))
+    filled = [(one, match) for one in names if (match := CHART.fullmatch(one)) and not match.group(3)]
+    metrics = list(dict.fromkeys(match.group(2) for _, match in filled if "loss" in normalise(match.group(2))))
     if not metrics or any(normalise(name) == "loss" for name in names):
         return {}
     metric = next((one for one in metrics if "train" in normalise(one)), metrics[0])
-    return {match.group(1): name for name, match in found if match.group(2) == metric}
+    return {match.group(1): name for name, match in filled if match.group(2) == metric}
 
 
 def _of_chart(table: RawTable, chart: Mapping[str, str], source: str) -> Curves:
@@ -236,8 +236,8 @@ def _of_chart(table: RawTable, chart: Mapping[str, str], source: str) -> Curves:
         unknown = np.full(len(table), np.nan)
         values = {key: convert(table, key, taken) if key in taken.taken else unknown for key in _VALUES}
         if np.isfinite(values["loss"]).any():
-            said = f"{table.name}: a chart with a column for each run; step = {step!r}"
-            parts.append(_clean(table, np.zeros(len(table), np.int64), [run], values, [said]))
+            note = f"{table.name}: a chart with a column for each run; step = {step!r}"
+            parts.append(_clean(table, np.zeros(len(table), np.int64), [run], values, [note]))
     if not parts:
         raise UserError(f"{table.name}: no point has a finite loss; nothing to read")
     return _together(parts)
@@ -254,10 +254,10 @@ def _told_apart(table: RawTable, taken: Mapping[str, str]) -> tuple[str, tuple[A
     step = table.numbers(taken["step"])[0]
     if (np.diff(step[np.isfinite(step)]) >= 0).all():
         return "", None
-    told = [name for name, column in table.columns.items() if column.is_text and name not in taken.values()]
-    told += [taken[name] for name in ("num_params",) if name in taken]
+    apart_by = [name for name, column in table.columns.items() if column.is_text and name not in taken.values()]
+    apart_by += [taken[name] for name in ("num_params",) if name in taken]
     total, kept, parts = np.zeros(len(table), np.int64), [], []
-    for name in told:
+    for name in apart_by:
         codes, words = table.columns[name].codes
         if 1 < len(words) <= MOST_RUNS:
             total = np.unique(total * len(words) + codes, return_inverse=True)[1]
@@ -360,8 +360,8 @@ def _merged(run: Array, values: dict[str, Array]) -> tuple[Array, dict[str, Arra
     for key, column in values.items():
         place = np.where(np.isnan(column[order]), -1, np.arange(len(order)))
         last = np.maximum.reduceat(place, starts)[group]
-        found = np.where(last >= 0, column[order][np.maximum(last, 0)], np.nan)
-        merged[key] = np.where(np.isnan(column[order]), found, column[order]) if key != "loss" else column[order]
+        filled = np.where(last >= 0, column[order][np.maximum(last, 0)], np.nan)
+        merged[key] = np.where(np.isnan(column[order]), filled, column[order]) if key != "loss" else column[order]
     # A row without a loss beside one that has it has given what it held.
     has_loss = np.maximum.reduceat((~np.isnan(values["loss"][order])).astype(int), starts)[group] > 0
     keep = ~(np.isnan(values["loss"][order]) & has_loss)

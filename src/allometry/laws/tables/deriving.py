@@ -64,8 +64,7 @@ def _complete(columns: Columns, match: Match) -> list[str]:
     rows = len(next(iter(columns.values())))
     for name in ("num_params", "tokens", "flops"):
         columns.setdefault(name, np.full(rows, np.nan))
-    notes = _steps_of_rows(columns, match)
-    notes += _whole_batch(columns, match)
+    notes = [*_steps_of_rows(columns, match), *_whole_batch(columns, match)] if match.searched else []
     notes += _batch_in_tokens(columns, match.batch_kind) if "batch_sequences" in columns else []
 
     def value(name: str) -> np.ndarray:
@@ -181,8 +180,8 @@ def _whole_batch(columns: Columns, match: Match) -> list[str]:
     column = match.taken["batch_sequences"]
     parts = [("accumulation", pieces), ("processes", processes)]
     known = [(name, np.nan_to_num(values, nan=1.0)) for name, values in parts if values is not None]
-    if (told := _as_tokens_tell(columns, known)) is not None:
-        columns["batch_sequences"], how = told
+    if (by_tokens := _as_tokens_tell(columns, known)) is not None:
+        columns["batch_sequences"], how = by_tokens
         return [f"batch of a step = {column!r}{how}, as tokens and steps tell"]
     tokens_follow = bool(np.isnan(columns["tokens"]).any()) and "steps" in columns
     if kind == "device" and tokens_follow and processes is None:

@@ -30,7 +30,7 @@ def reads_decimal_commas(cells: Iterable[str | None], delimiter: str, path: Path
     Raises:
         UserError: some cells need a decimal comma and others a decimal point, or 2,125M may be either.
     """
-    found: dict[str, str] = {}
+    evidence: dict[str, str] = {}
     cells = list(cells)
     if not any(cell and ("," in cell or cell.count(".") > 1) for cell in cells):
         return False
@@ -39,25 +39,25 @@ def reads_decimal_commas(cells: Iterable[str | None], delimiter: str, path: Path
             continue
         core = _CORE.match(text).group(1).rstrip(".,")  # type: ignore[union-attr]
         if _COMMA.fullmatch(core):
-            found.setdefault("comma", text)
+            evidence.setdefault("comma", text)
         elif _POINT.fullmatch(core):
-            found.setdefault("point", text)
+            evidence.setdefault("point", text)
         elif _EITHER.fullmatch(core):
-            found.setdefault("scaled" if text[-1].isalpha() else "either", text)
+            evidence.setdefault("scaled" if text[-1].isalpha() else "either", text)
         elif _DOTTED.fullmatch(core):
-            found.setdefault("dotted", text)
-        if "comma" in found and "point" in found:
+            evidence.setdefault("dotted", text)
+        if "comma" in evidence and "point" in evidence:
             raise UserError(
-                f"{path}: {found['comma']!r} has a decimal comma and {found['point']!r} a decimal point; write all "
-                "numbers with points and without commas"
+                f"{path}: {evidence['comma']!r} has a decimal comma and {evidence['point']!r} a decimal point; "
+                "write all numbers with points and without commas"
             )
-    if "comma" in found or "point" in found or not ("either" in found or "scaled" in found):
-        return "comma" in found
-    unsure = "dotted" in found and delimiter == ";"
+    if "comma" in evidence or "point" in evidence or not ("either" in evidence or "scaled" in evidence):
+        return "comma" in evidence
+    unsure = "dotted" in evidence and delimiter == ";"
     if delimiter == ";" and not unsure:
         return True
-    if "scaled" in found or unsure:
-        text = found.get("scaled") or found["either"]
+    if "scaled" in evidence or unsure:
+        text = evidence.get("scaled") or evidence["either"]
         raise UserError(
             f"{path}: {text!r} may be {text.replace(',', '.')} or {text.replace(',', '')}; write one of them"
         )
@@ -66,7 +66,7 @@ def reads_decimal_commas(cells: Iterable[str | None], delimiter: str, path: Path
 
 def with_points(cell: str | None) -> str | None:
     """A number with a decimal comma as one with a decimal point; anything else unchanged."""
-    if cell is None or (found := _WITH_COMMA.fullmatch(cell.strip())) is None:
+    if cell is None or (evidence := _WITH_COMMA.fullmatch(cell.strip())) is None:
         return cell
-    sign, number, rest = found.groups()
+    sign, number, rest = evidence.groups()
     return f"{sign}{number.replace('.', '').replace(',', '.')}{rest}"

@@ -115,11 +115,13 @@ def _line_by_line(path: Path, text: str, needed: Needed) -> RawTable:
     rows: list[list[str]] = []
     for number, cells in lines.rows(path):
         cells = cells[1:-1] if framed else cells
+        if [cell.strip() for cell in cells] == names:
+            raise UserError(f"{path}, line {number} repeats the header: two tables in one file; remove that line")
         if len(cells) > len(names) and not any(cell.strip() for cell in cells[len(names) :]):
             cells = cells[: len(names)]
         if len(cells) != len(names):
-            found = f"{len(cells)} cells where the header (line {lines.first + 1}) has {len(names)}"
-            raise UserError(f"{path}, line {number}: {found}; correct the line")
+            numbers = f"{len(cells)} cells where the header (line {lines.first + 1}) has {len(names)}"
+            raise UserError(f"{path}, line {number}: {numbers}; correct the line")
         rows.append(cells)
         if len(rows) * len(names) > limits.MOST_CELLS:
             limits.refuse_size(path)
@@ -169,14 +171,14 @@ def _through_arrow(path: Path, head: bytes, needed: Needed) -> RawTable:
     return RawTable.of(path.name, *_large_with_points(columns, lines.delimiter, path))
 
 
-def _ragged(path: Path, said: str, lines: _Lines) -> UserError | None:
+def _ragged(path: Path, note: str, lines: _Lines) -> UserError | None:
     """The line that Arrow could not parse, from what it says."""
-    found = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", said) or re.search(
-        r"Expected (\d+) columns, got (\d+)", said
+    numbers = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", note) or re.search(
+        r"Expected (\d+) columns, got (\d+)", note
     )
-    if found is None:
+    if numbers is None:
         return None
-    *row, expected, got = map(int, found.groups())
+    *row, expected, got = map(int, numbers.groups())
     where = f", line {row[0]}" if row else ""
     return UserError(
         f"{path}{where}: {got} cells where the header (line {lines.first + 1}) has {expected}; correct the line"
@@ -193,7 +195,7 @@ def _large_with_points(columns: dict[str, Any], delimiter: str, path: Path) -> t
     def converted(chunk: Any) -> Any:
         return pa.array([with_points(cell) for cell in chunk.to_pylist()], pa.string())
 
-    said = "numbers are read with decimal commas, and points between groups of three digits"
+    note = "numbers are read with decimal commas, and points between groups of three digits"
     return {name: pa.chunked_array(list(map(converted, one.chunks)), pa.string()) for name, one in columns.items()}, [
-        said
+        note
     ]

@@ -46,8 +46,8 @@ def flat_records(rows: Iterable[Mapping[str, Any]], name: str, notes: Iterable[s
         return RawTable(table.name, table.columns, table.index, tuple(notes))
     columns = {key: column for key, column in table.columns.items() if key not in left or not _is_blank(column.raw)}
     shown = ", ".join(list(left)[:12])
-    said = f"not read, because neither a number nor a word stands there: {shown}"
-    return RawTable(table.name, columns, table.index, (*notes, said))
+    note = f"not read, because neither a number nor a word stands there: {shown}"
+    return RawTable(table.name, columns, table.index, (*notes, note))
 
 
 def rows_of(value: Any, where: str) -> tuple[list[Mapping[str, Any]], list[str]]:

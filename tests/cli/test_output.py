@@ -1,0 +1,37 @@
+"""What a command says: advice in the words of its caller."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from allometry.cli.terminal.output import as_options
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("e.g. columns={'loss': 'C4 Loss'}", "e.g. --column 'loss=C4 Loss'"),
+        ("columns={'sequence_length': ...} gives", "--column sequence_length=… gives"),
+        ("leave it out with columns={'lr': None}", "leave it out with --column lr=none"),
+        ("columns={'num_params': 'params*1e6'}", "--column 'num_params=params*1e6'"),
+        ("where={'corpus': 'c4'} takes one", "--where corpus=c4 takes one"),
+        ("so give counted= (total)", "so give --counted (total)"),
+        ("no advice, columns={broken}", "no advice, columns={broken}"),
+    ],
+)
+def test_advice_is_given_in_options(said, shown):
+    assert as_options(said) == shown
+
+
+def test_a_refused_table_ends_in_one_line_and_status_2_again_and_again(tmp_path):
+    """A thread of the reader that outlived the interpreter ended some of these with status 134."""
+    path = tmp_path / "runs.csv"
+    path.write_text("N,D,loss\n10 M,1 miles,4\n10 M,3 miles,4\n")
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-m", "allometry", "fit", str(path)], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
