@@ -86,6 +86,8 @@ KNOWN = {
         ("weight_decay", "weightdecay wd"),
         ("seed", "seed randomseed"),
         ("group", "group"),
+        ("trunk", "trunk trunkid"),
+        ("trunk_noise", "trunknoise"),
         ("active_params", COUNTED["active"]),
         (
             "accumulation",

@@ -17,8 +17,8 @@ import numpy as np
 
 from ...errors import UserError
 from ...quantities import plural
+from ..field_names import KNOWN, normalise
 from ..prediction import Prediction, around, check_level
-from ..tables.columns import KNOWN, normalise
 from ..tables.measurements import Measurements
 from .backtest_forms import CommonScale, Trial, fit_to, trial
 from .candidates import PLAIN, candidates

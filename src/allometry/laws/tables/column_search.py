@@ -35,10 +35,11 @@ class ColumnSearch:
     Args:
         table: the columns.
         named_counts: fields that count things, whose columns may state a unit.
+        of_words: fields that words may fill.
     """
 
-    def __init__(self, table: RawTable, named_counts: frozenset[str]):
-        self.table, self.counts = table, named_counts
+    def __init__(self, table: RawTable, named_counts: frozenset[str], of_words: frozenset[str]):
+        self.table, self.counts, self.of_words = table, named_counts, of_words
         self.rows = np.ones(len(table), bool)  # the rows that count: those with a loss, once its column is known
         self._by_name: dict[str, list[tuple[int, str, float]]] = {}
         for column in table.columns:
@@ -64,7 +65,7 @@ class ColumnSearch:
                 ranked.append((rank >= 4, len(word) == 1 or word == "size", order, rank, Found(column, factor)))
         ranked.sort(key=lambda one: one[:4])
         choices = list({one[4].column: one[4] for one in reversed(ranked)}.values())[::-1]
-        if field in ("label", "status"):
+        if field in self.of_words:
             return choices
         numbers = [one for one in choices if not self.table.columns[one.column].is_text]
         if numbers or field not in ("num_params", "tokens", "loss"):

@@ -39,11 +39,15 @@ EXTRA = (
     "weight_decay",
     "seed",
     "group",
+    "trunk",
+    "trunk_noise",
     "accumulation",
     "processes",
     "active_params",
     "total_steps",
 )
+# Fields that name rather than count: words are numbered in the order in which they come first.
+NAMES = frozenset({"trunk"})
 # Counts may be written 1.5B or 200M, and must be above zero.
 COUNTS = frozenset(
     {
@@ -155,6 +159,10 @@ def convert(table: RawTable, name: str, match: Match) -> np.ndarray:
     if not isinstance(column, str):
         return np.full(len(table), float(column))
     values, odd = table.numbers(column)
+    if name in NAMES and odd.any():
+        texts = table.texts(column)
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(filter(None, texts)))}
+        return np.array([numbers.get(text, np.nan) for text in texts], dtype=float)
     values = values * factor
     rows = np.flatnonzero(odd)
     if not len(rows):
@@ -212,7 +220,7 @@ def _search(table: RawTable, taken: dict[str, Found | float], skipped: set[str],
     """Fill ``taken`` by the usual names; notes on other candidates."""
     if counted is not None:
         check_counted(counted)
-    search, notes = ColumnSearch(table, COUNTS), []
+    search, notes = ColumnSearch(table, COUNTS, NAMES | {"label", "status"}), []
     order = ["loss", "num_params", *(name for name in KNOWN if name not in ("loss", "num_params"))]
     for name in order:
         if name not in taken and name not in skipped:
@@ -237,7 +245,7 @@ def _take(search: ColumnSearch, taken: dict[str, Found | float], name: str, choi
     sizes = search.values(size) if isinstance(size, Found) else None
     if name == "label":
         choices = sorted(choices, key=lambda one: -len(table.columns[one.column].codes[1]))[:1] if choices else []
-    elif name != "status" and len(choices):
+    elif name not in ("status", *NAMES) and len(choices):
         choices, passed = search.filled(choices, required)
         if passed:
             notes.append(f"{name}: {', '.join(map(repr, passed))} passed over, blank in rows that have a loss")

@@ -222,7 +222,7 @@ class Observations(RunArrays):
             runs.extra,
             notes=(*notes, *table.notes, *match.notes, *derived, *cleaned.notes),
             counted=match.counted,
-            curves=curves,
+            curves=curves if curves is not None else source.curves,
         )
 
     @cached_property

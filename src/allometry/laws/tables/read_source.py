@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from ...quantities import plural
 from ..field_names import COUNTED, KNOWN
+from ..run_files.find_runs import holds_runs
+from ..run_files.run_table import curve_arrays, read_run_table
 from .columns import Match, check_counted
+from .curves import Curves
 from .from_study import study_rows
 from .raw_table import RawTable, from_records
 from .readers import read_table
@@ -23,20 +27,24 @@ class RunSource:
         table: its cells.
         match: what its columns hold, for records and studies, whose columns have the names of fields. None: the usual
             names must be searched, and units checked.
+        curves: the loss along the runs, where the source has it.
     """
 
     table: RawTable
     match: Match | None = None
+    curves: Curves | None = None
 
 
 def read_source(source: Any, columns: Mapping[str, str | float | None] | None, counted: str | None) -> RunSource:
-    """The table of a study's folder, a file or a frame.
+    """The table of a study's folder, of a folder or file that a tool left, of a file or a frame.
 
     Raises:
         UserError: no such source, empty, unreadable; columns of a study.
     """
-    if isinstance(source, str | Path) and Path(source).is_dir():
+    if isinstance(source, str | Path) and (Path(source) / "study.json").is_file():
         return _of_study(Path(source), columns, counted)
+    if isinstance(source, str | Path) and holds_runs(Path(source)):
+        return _of_runs(Path(source), columns, counted)
     return RunSource(read_table(source))
 
 
@@ -75,6 +83,18 @@ def _of_study(path: Path, columns: Mapping[str, str | float | None] | None, coun
     if f"num_params_{counted}" in table.columns:
         taken["num_params"] = f"num_params_{counted}"
     return RunSource(table, Match(taken, counted))
+
+
+def _of_runs(path: Path, given: Mapping[str, str | float | None] | None, counted: str | None) -> RunSource:
+    """The finished runs that tools left in a folder or file, with their curves."""
+    if counted is not None:
+        check_counted(counted)
+    runs = read_run_table(path, {name: value for name, value in (given or {}).items() if value is not None}, counted)
+    table = from_records(runs.rows, path.name)
+    names, points = curve_arrays(runs)
+    notes = (f"{plural(len(runs.rows), 'run')} of {', '.join(sorted({run.tool for run in runs.runs}))}", *runs.notes)
+    match = Match(_own_names(table), runs.counted, notes=notes)
+    return RunSource(table, match, Curves(tuple(names), **points) if names else None)
 
 
 def _what_is_counted(table: RawTable) -> str:
