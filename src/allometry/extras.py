@@ -18,6 +18,9 @@ EXTRAS = {
     "mlflow": "mlflow",
     "ray": "ray",
     "submitit": "slurm",
+    "gguf": "gguf",
+    "transformers": "models",
+    "lm_eval": "evaluation",
 }
 # trainer: the libraries that it needs, beyond what a ladder needs anyway
 TRAINER_LIBRARIES = {"built_in": ("torch", "safetensors")}

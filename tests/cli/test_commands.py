@@ -291,3 +291,32 @@ def test_a_fit_that_is_none(refused, tmp_path):
     assert refused("predict", path, "--params", "1e9", "--tokens", "1e9")
     path.write_bytes(b"\x80\x04K\x01.")  # a pickle is never opened as one
     assert refused("predict", path, "--params", "1e9", "--tokens", "1e9")
+
+
+def test_a_run_is_exported_scored_and_written_with(cli, refused, study, tmp_path):
+    status, out, err = cli("export", study, "--to", tmp_path / "hf", "--json")
+    assert status == 0, err
+    exported = json.loads(out)
+    assert exported["architecture"] == "BitNetForCausalLM"
+    names = {"config.json", "generation_config.json", "model.safetensors", "README.md"}
+    assert {path.name for path in (tmp_path / "hf").iterdir()} == names | {"tokenizer.json", "tokenizer_config.json"}
+    card = (tmp_path / "hf" / "README.md").read_text()
+    record = json.loads((study / "runs" / exported["run"] / "record.json").read_text())
+    assert f"{record['loss']:.4f}" in card
+    assert "not an empty folder" in refused("export", study, "--to", tmp_path / "hf")
+    assert "there are hf, gguf" in refused("export", study, "--to", tmp_path / "x", "--format", "onnx")
+
+    (tmp_path / "text.txt").write_text("abc def " * 100)
+    status, out, err = cli("evaluate", study, "--text", tmp_path / "text.txt", "--json")
+    assert status == 0, err
+    (score,) = json.loads(out)["texts"].values()
+    assert score["bytes"] == 800
+    assert 0 < score["bits_per_byte"] < 12
+    assert "nothing to score" in refused("evaluate", study)
+    assert "no such file" in refused("evaluate", study, "--text", tmp_path / "none.txt").lower()
+
+    status, out, err = cli("generate", study, "--prompt", "ab", "--prompt", "cd", "--tokens", 5, "--json")
+    assert status == 0, err
+    assert [text["text"][:2] for text in json.loads(out)] == ["ab", "cd"]
+    for bad in (["--temperature", "nan"], ["--temperature", "1e-320"], ["--top-p", "0"], ["--prompt", "x" * 999]):
+        refused("generate", study, *bad)

@@ -18,6 +18,8 @@ from ..errors import UserError
 from ..extras import EXTRAS, how_to_install
 from .audit import audit
 from .data import data
+from .evaluate import evaluate
+from .export import export
 from .fit import fit
 from .generate import generate
 from .ladder import ladder
@@ -35,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (quickstart, ladder, data, fit, predict, plan, scale, train, audit, generate, report):
+for command in (quickstart, ladder, data, fit, predict, plan, scale, train, audit, generate, evaluate, export, report):
     app.command()(command)
 
 INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT, 128 + SIGTERM

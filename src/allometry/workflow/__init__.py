@@ -21,6 +21,7 @@ And for a study that exists, what the other commands do:
 - ``train_ladder``: the ladder of a study, without a plan;
 - ``fit_runs``, ``fit_isoflop``, ``load_fit``, ``evidence``: laws of a study or a table of runs;
 - ``plan``, ``resume_plan``: a plan for a budget, or for what is left of one;
+- ``export``: a run as transformers or llama.cpp read it;
 - ``train_plan``, ``train_run``: the run of a plan, with its outcome, or the run of a TOML file.
 
 Nothing is printed. A ``Listener`` receives what happens, as the events of :mod:`allometry.workflow.listener`;
@@ -32,6 +33,7 @@ from ..planning import Outcome, Plan
 from ..runs.hooks import Progress
 from .budget_left import resume_plan
 from .early_warning import EarlyWarning
+from .export_model import Exported, export
 from .ladder_cost import LadderCost, RunCost
 from .listener import (
     Event,
@@ -57,6 +59,7 @@ from .study_plan import plan, refuse_model_options
 __all__ = [
     "EarlyWarning",
     "Event",
+    "Exported",
     "Fitted",
     "LadderCost",
     "Listener",
@@ -77,6 +80,7 @@ __all__ = [
     "StudySession",
     "conclude",
     "evidence",
+    "export",
     "fit_isoflop",
     "fit_runs",
     "load_fit",

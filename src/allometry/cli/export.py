@@ -1,0 +1,27 @@
+"""``export``: a run as transformers or llama.cpp read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .terminal.options import Json
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="STUDY/RUN, as quickstart/3f2a; or STUDY alone for its best run.")],
+    to: Annotated[Path, typer.Option(help="The folder to write; new or empty.")],
+    format: Annotated[str, typer.Option(help="hf (Hugging Face's transformers) or gguf (llama.cpp).")] = "hf",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16; with gguf also q8_0.")] = "float32",
+    json: Json = False,
+) -> None:
+    """Write a run as a stock model: class, weights, tokenizer and a card that says what was predicted of it."""
+    from ..workflow.export_model import export as write
+    from .terminal.output import answer, answer_json, note
+
+    exported = write(run, to, format=format, dtype=dtype)
+    for line in exported.notes:
+        note(line)
+    answer_json(exported.to_json()) if json else answer(f"{exported.path}: {exported.architecture}, {exported.dtype}")
