@@ -18,11 +18,11 @@ from ..errors import UserError
 from ..extras import EXTRAS, how_to_install
 from .audit import audit
 from .data import data
-from .evaluate import evaluate
-from .export import export
 from .fit import fit
-from .generate import generate
 from .ladder import ladder
+from .models.evaluate import evaluate
+from .models.export import export
+from .models.generate import generate
 from .plan import plan
 from .predict import predict
 from .quickstart import quickstart

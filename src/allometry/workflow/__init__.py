@@ -33,7 +33,6 @@ from ..planning import Outcome, Plan
 from ..runs.hooks import Progress
 from .budget_left import resume_plan
 from .early_warning import EarlyWarning
-from .export_model import Exported, export
 from .ladder_cost import LadderCost, RunCost
 from .listener import (
     Event,
@@ -48,6 +47,7 @@ from .listener import (
     silent,
 )
 from .main_job import conclude, quickstart, train_ladder
+from .models.export_model import Exported, export
 from .monitor import Monitor
 from .outcome import planned_run, record_outcome
 from .runs_under_way import RunState, RunsUnderWay

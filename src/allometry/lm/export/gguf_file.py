@@ -50,7 +50,7 @@ def write_gguf(
     Raises:
         UserError: llama.cpp has no such model or tokenizer, an unknown ``dtype``, or the folder is not empty.
     """
-    import gguf
+    import gguf  # pyright: ignore[reportMissingImports]
 
     if dtype not in TYPES:
         raise UserError(f"--dtype {dtype}: a GGUF file has {', '.join(TYPES)}")
@@ -139,7 +139,7 @@ def _describe(
 
 def _vocabulary(tokenizer: Tokenizer, size: int) -> tuple[list[str], list[int], list[str]]:
     """Tokens, their types and merges; a vocabulary wider than its tokenizer's is filled with tokens never used."""
-    import gguf
+    import gguf  # pyright: ignore[reportMissingImports]
 
     kinds = gguf.TokenType
     if isinstance(tokenizer, Bytes):
@@ -152,7 +152,7 @@ def _vocabulary(tokenizer: Tokenizer, size: int) -> tuple[list[str], list[int], 
 
 
 def _byte_level(tokenizer: Tokenizer) -> tuple[list[str], list[Any], list[str]]:
-    import gguf
+    import gguf  # pyright: ignore[reportMissingImports]
 
     value = json.loads(tokenizer.content)
     model, before = value["model"], value.get("pre_tokenizer") or {}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .terminal.options import Json
+from ..terminal.options import Json
 
 
 def export(
@@ -18,8 +18,8 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a run as a stock model: class, weights, tokenizer and a card that says what was predicted of it."""
-    from ..workflow.export_model import export as write
-    from .terminal.output import answer, answer_json, note
+    from ...workflow.models.export_model import export as write
+    from ..terminal.output import answer, answer_json, note
 
     exported = write(run, to, format=format, dtype=dtype)
     for line in exported.notes:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..extras import require
-from ..runs.study import find_run
+from ...errors import UserError
+from ...extras import require
+from ...runs.study import find_run
 from .model_card import model_card, title_of
 
 FORMATS = ("hf", "gguf")
@@ -51,10 +51,10 @@ def export(run: Path | str, to: Path | str, *, format: str = "hf", dtype: str = 
         raise UserError(f"--format {format}: unknown; there are {', '.join(FORMATS)}")
     require("torch", "safetensors", "tokenizers", *(["gguf"] if format == "gguf" else []))
     study, record = find_run(Path(run))
-    from ..lm.export.gguf_file import gguf_architecture, write_gguf
-    from ..lm.export.hugging_face_folder import write_hugging_face
-    from ..lm.export.stock_weights import stock_architecture
-    from ..lm.generate import load_model, tokenizer_of
+    from ...lm.export.gguf_file import gguf_architecture, write_gguf
+    from ...lm.export.hugging_face_folder import write_hugging_face
+    from ...lm.export.stock_weights import stock_architecture
+    from ...lm.generate import load_model, tokenizer_of
 
     model, tokenizer = load_model(study, record, precision="fp32"), tokenizer_of(study, record)
     of_format = gguf_architecture if format == "gguf" else stock_architecture

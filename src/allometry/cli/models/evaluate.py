@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import UserError
-from .terminal.options import Json
+from ...errors import UserError
+from ..terminal.options import Json
 
 
 def evaluate(
@@ -20,17 +20,17 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Score a run: bits a byte on texts, which compare across tokenizers; lm-eval's tasks, offline."""
-    from ..extras import require
-    from ..runs.study import find_run
-    from .terminal.output import answer, answer_json
+    from ...extras import require
+    from ...runs.study import find_run
+    from ..terminal.output import answer, answer_json
 
     if not text and not tasks:
         raise UserError("give --text FILE or --tasks NAME: there is nothing to score")
     require("torch", "safetensors", *(["transformers", "lm_eval"] if tasks else []))
     texts = {str(path): _read(path) for path in text or []}
     study, record = find_run(Path(run))
-    from ..lm.evaluate import score_tasks, score_text
-    from ..lm.generate import load_model, tokenizer_of
+    from ...lm.evaluate import score_tasks, score_text
+    from ...lm.generate import load_model, tokenizer_of
 
     model, tokenizer = load_model(study, record, precision="fp32"), tokenizer_of(study, record)
     scores = {name: score_text(model, tokenizer, content) for name, content in texts.items()}

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import UserError
-from .terminal.options import Json
+from ...errors import UserError
+from ..terminal.options import Json
 
 DEFAULT_PROMPT = "def "
 
@@ -37,14 +37,14 @@ def generate(
     json: Json = False,
 ) -> None:
     """Write text with any run of a study, as it comes; Ctrl-C ends it and keeps what is written."""
-    from ..runs.study import find_run
+    from ...runs.study import find_run
 
     texts = _prompts(prompt or [], prompts)
     study, record = find_run(Path(run))
-    from ..lm.generate import Writing
-    from ..lm.generate import generate as write
-    from ..lm.inference.sampling import Sampling
-    from .terminal.output import answer_json, note
+    from ...lm.generate import Writing
+    from ...lm.generate import generate as write
+    from ...lm.inference.sampling import Sampling
+    from ..terminal.output import answer_json, note
 
     sampling = Sampling(repetition_penalty, temperature, top_k, top_p, min_p, seed)
     streamed = len(texts) == 1 and not json
@@ -84,7 +84,7 @@ def _prompts(given: list[str], file: Path | None) -> list[str]:
 
 def _notes(written: list[Any]) -> list[str]:
     """Speed, and what a reader of the text must know."""
-    from ..quantities import plural
+    from ...quantities import plural
 
     count, seconds = sum(text.tokens for text in written), max(text.seconds for text in written)
     lines = [f"{plural(count, 'token')}, {count / seconds:.0f} a second" if seconds else plural(count, "token")]
