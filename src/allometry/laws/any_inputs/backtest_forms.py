@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..tables.measurements import Measurements
-from .fitted_form import FittedForm, fit_form
+from .fitted_form import FittedForm, fit_apart, fit_form
 from .form import LOG, ComposedForm
 from .held_out import HeldOut
 from .leftovers import Basis
@@ -21,16 +21,14 @@ class Trial:
     """What one form predicted for the runs that a split held out.
 
     Attributes:
-        split: its name.
+        split: the split.
         error: predicted − observed, on the common scale, (held out,).
-        plain: the same without what was added for leftovers.
         noise: standard deviation of a run's noise.
         unsure: standard deviation of everything else, (held out,).
     """
 
-    split: str
+    split: HeldOut
     error: Array
-    plain: Array
     noise: float
     unsure: Array
 
@@ -83,9 +81,13 @@ class CommonScale:
         return centre, spread
 
 
-def fit_to(form: ComposedForm, runs: Measurements, middle: Array, scale: CommonScale, starts: Array) -> FittedForm:
-    """A form fitted to runs so that its errors on the common scale are least."""
-    return fit_form(form, pad(runs, middle, scale.weights(form, runs.values)), middle, starts)
+def fit_to(
+    form: ComposedForm, runs: Measurements, middle: Array, scale: CommonScale, starts: Array, own: bool = False
+) -> FittedForm:
+    """A form fitted to runs so that its errors on the common scale are least; ``own``: with a θ for each group."""
+    data = pad(runs, middle, scale.weights(form, runs.values))
+    fitted = fit_form(form, data, middle, starts)
+    return fit_apart(fitted, data) if own else fitted
 
 
 def trial(
@@ -98,11 +100,10 @@ def trial(
     split: HeldOut,
     drift: Array,
 ) -> Trial:
-    """The errors of a form on what a split held out; ``drift`` is what distance alone makes uncertain, (held out,)."""
+    """The errors of a form on what a split held out; ``drift``: what distance alone makes uncertain, (held out,)."""
     observed = scale.forward(held.values)
     centre, spread = scale.moments(fitted, held.points, held.group)
     left = scale.forward(kept.values) - scale.moments(fitted, kept.points, kept.group)[0]
-    constants = len(fitted.theta) + fitted.coefficients.size
-    leftover = basis.estimate(left, constants, crossing)
+    leftover = basis.estimate(left, fitted.num_constants, crossing)
     unsure = np.sqrt(spread**2 + leftover.spread**2 + drift**2)
-    return Trial(split.name, centre + leftover.mean - observed, centre - observed, leftover.noise, unsure)
+    return Trial(split, centre + leftover.mean - observed, leftover.noise, unsure)

@@ -67,45 +67,84 @@ class ComposedForm:
     def columns(self, theta: Array, log: Array, raw: Array) -> Array:
         """What the coefficients multiply, (batch, groups, columns, runs), for θ (batch, constants).
 
-        ``log`` and ``raw`` have shape (inputs, groups, runs): logarithms from the middle of the data, and the inputs.
+        ``log`` and ``raw`` have shape (inputs, groups, runs): logarithms from the middle of the data, and the inputs;
+        or (inputs, batch, groups, runs), where each of the batch has its own.
         """
-        values, place = [], 0
-        for feature in self.features:
-            width = len(feature.constants)
-            values.append(feature.evaluate(theta[:, place : place + width], log, raw))
-            place += width
-        ones = np.ones((len(theta), *log.shape[1:]), theta.dtype)
+        return self._columns(theta, self._values(theta, log, raw), log)
+
+    def _values(self, theta: Array, log: Array, raw: Array) -> list[Array]:
+        """The features, each (batch, groups, runs)."""
+        return [
+            feature.evaluate(theta[:, first : first + len(feature.constants)], log, raw)
+            for feature, first in zip(self.features, self._firsts, strict=True)
+        ]
+
+    @cached_property
+    def _firsts(self) -> tuple[int, ...]:
+        """Where the constants of each feature, and then those of the other terms, begin in θ."""
+        widths = [len(feature.constants) for feature in self.features]
+        return tuple(int(first) for first in np.cumsum([0, *widths])[:-1])
+
+    @property
+    def _rest(self) -> int:
+        """Where the constants that belong to no feature begin in θ."""
+        return sum(len(feature.constants) for feature in self.features)
+
+    def _columns(self, theta: Array, values: list[Array], log: Array) -> Array:
+        ones = np.ones((len(theta), *log.shape[-2:]), theta.dtype)
         columns = [_product(product, values, ones) for product in self.products]
         if self.falling:
-            exponent = sum(
-                theta[:, place + number, None, None] * _product(product, values, ones)
-                for number, product in enumerate(self.falling)
-            )
-            columns.append(np.exp(-exponent))
-            place += len(self.falling)
+            columns.append(np.exp(-self._exponent(theta, values, ones)))
         if self.joined:
-            columns.append(self._joined(theta, place, log))
-        return np.stack(np.broadcast_arrays(*columns), axis=2)
+            columns.append(self._joined(theta, log))
+        return np.stack(columns, axis=-2)
 
-    def _joined(self, theta: Array, place: int, log: Array) -> Array:
+    def _exponent(self, theta: Array, values: list[Array], ones: Array) -> Array:
+        """Σ b·product of the falling term."""
+        rates = theta[:, self._rest : self._rest + len(self.falling), None, None]
+        terms = (rates[:, place] * _product(product, values, ones) for place, product in enumerate(self.falling))
+        return sum(terms, np.zeros_like(ones))
+
+    def _joined(self, theta: Array, log: Array) -> Array:
         """(Σ w·x^−a)^k, the first weight 1."""
-        starts = np.cumsum([0, *(len(feature.constants) for feature in self.features)])
-        total = 0.0
+        place, total = self._rest + len(self.falling), 0.0
         for number, joined in enumerate(self.joined):
-            exponent = theta[:, starts[joined], None, None]
+            exponent = theta[:, self._firsts[joined], None, None]
             weight = theta[:, place + number - 1, None, None] if number else 0.0
             total = total + np.exp(weight - exponent * log[self.features[joined].inputs[0]])
         return np.exp(np.exp(theta[:, place + len(self.joined) - 1, None, None]) * np.log(total))
 
     def slopes(self, theta: Array, log: Array, raw: Array, coefficients: Array) -> Array:
-        """Derivatives of the target's scale by θ, (batch, groups, constants, runs), by the complex step."""
-        parts = []
-        for place in range(theta.shape[1]):
-            stepped = theta.astype(complex)
-            stepped[:, place] += 1j * STEP
-            columns = self.columns(stepped, log, raw)
-            parts.append(np.einsum("bgj,bgjm->bgm", coefficients, np.imag(columns) / STEP))
-        return np.stack(parts, axis=2) if parts else np.empty((len(theta), log.shape[1], 0, log.shape[2]))
+        """Derivatives of the target's scale by θ, (batch, groups, constants, runs).
+
+        Those of a feature by its constants are by the complex step; the rest is the chain rule.
+        """
+        values = self._values(theta, log, raw)
+        ones = np.ones((len(theta), *log.shape[-2:]))
+        slopes = np.zeros((*ones.shape[:2], theta.shape[1], ones.shape[2]))
+        weights = coefficients[..., None]
+        along = [np.zeros_like(ones) for _ in self.features]
+        for number, product in enumerate(self.products):
+            for place in set(product):
+                along[place] += weights[:, :, number] * _derivative(product, place, values, ones)
+        if self.falling:
+            term = weights[:, :, len(self.products)] * np.exp(-self._exponent(theta, values, ones))
+            for number, product in enumerate(self.falling):
+                rate = theta[:, self._rest + number, None, None]
+                slopes[:, :, self._rest + number] = -term * _product(product, values, ones)
+                for place in set(product):
+                    along[place] -= term * rate * _derivative(product, place, values, ones)
+        for feature, first, outer in zip(self.features, self._firsts, along, strict=True):
+            for place in range(len(feature.constants)):
+                stepped = theta[:, first : first + len(feature.constants)].astype(complex)
+                stepped[:, place] += 1j * STEP
+                slopes[:, :, first + place] = outer * np.imag(feature.evaluate(stepped, log, raw)) / STEP
+        if self.joined:
+            for place in [*(self._firsts[one] for one in self.joined), *range(self._rest, theta.shape[1])]:
+                stepped = theta.astype(complex)
+                stepped[:, place] += 1j * STEP
+                slopes[:, :, place] += weights[:, :, -1] * np.imag(self._joined(stepped, log)) / STEP
+        return slopes
 
     def starts(self, count: int, seed: int = 0) -> Array:
         """Starting points of θ, the first what is expected, the others around it; (count, constants)."""
@@ -151,6 +190,13 @@ def _product(places: Sequence[int], values: list[Array], ones: Array) -> Array:
     for place in places:
         result = result * values[place]
     return result
+
+
+def _derivative(places: Sequence[int], by: int, values: list[Array], ones: Array) -> Array:
+    """The derivative of a product of features by one of them."""
+    others = list(places)
+    others.remove(by)
+    return places.count(by) * _product(others, values, ones)
 
 
 def up_to_squares(places: Sequence[int]) -> tuple[tuple[int, ...], ...]:

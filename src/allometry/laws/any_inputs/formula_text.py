@@ -15,7 +15,7 @@ DIGITS = 4
 
 def formula_text(fitted: FittedForm, target: str, inputs: tuple[str, ...], group: int = 0) -> str:
     """``loss = 1.69 + 0.35·(N/2.1e+08)^−0.34 + …`` with the constants of one group."""
-    form, theta, coefficients = fitted.form, fitted.theta, fitted.coefficients[group]
+    form, theta, coefficients = fitted.form, fitted.theta[group], fitted.coefficients[group]
     parts, place = [], 0
     for feature in form.features:
         width = len(feature.constants)

@@ -1,4 +1,8 @@
-"""What a backtest holds out: the dearest runs, those at an input's far end; of proportions every fifth mixture."""
+"""What a backtest holds out: the dearest runs, those at an input's far end, every fifth point.
+
+A split stands for a kind of prediction: of dearer runs, of runs beyond the largest value of one input, of runs among
+those fitted. ``likeness`` says how much a point to predict for resembles each.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,19 @@ FOLDS = 5
 LEAST_FITTED = 4
 
 
+# What a split lies along, where that is no input.
+COST, INSIDE = -1, -2
+# So many e-folds beyond the runs a point is wholly of the kind of a split along that input.
+WHOLLY = 0.3
+# What a split of another kind counts.
+LEAST_LIKENESS = 0.15
+
+
 class HeldOut(NamedTuple):
-    """A split: what is held out, in words; the input at whose end it is, or None; and which runs (boolean)."""
+    """A split: what is held out, in words; the input at whose end it is, or COST or INSIDE; which runs (boolean)."""
 
     name: str
-    along: int | None
+    along: int
     held: Array
 
 
@@ -40,11 +52,12 @@ def splits(runs: Measurements) -> list[HeldOut]:
         return _folds(runs)
     cost = cost_of(runs)
     if np.ptp(cost) > 0:
-        chosen += [HeldOut(f"dearest {share:.0%}", None, _top(cost, share)) for share in SHARES]
+        chosen += [HeldOut(f"dearest {share:.0%}", COST, _top(cost, share)) for share in SHARES]
     for place, (name, values) in enumerate(zip(runs.inputs, runs.points.T, strict=True)):
         held = _far_end(values)
         if held is not None:
             chosen.append(HeldOut(f"largest {name}", place, held))
+    chosen += _folds(runs)[:1]
     distinct = {split.held.tobytes(): split for split in reversed(chosen)}
     kept = [split for split in reversed(distinct.values()) if _fit_for(runs, split.held)]
     return kept or _folds(runs)
@@ -85,5 +98,23 @@ def _folds(runs: Measurements) -> list[HeldOut]:
     _, place = np.unique(runs.points, axis=0, return_inverse=True)
     place = place.ravel()
     shuffled = np.random.default_rng(0).permutation(place.max() + 1)[place]
-    folds = [HeldOut(f"fold {number + 1} of {FOLDS}", None, shuffled % FOLDS == number) for number in range(FOLDS)]
+    folds = [HeldOut(f"fold {number + 1} of {FOLDS}", INSIDE, shuffled % FOLDS == number) for number in range(FOLDS)]
     return [fold for fold in folds if fold.held.any() and (~fold.held).sum() >= LEAST_FITTED]
+
+
+def likeness(runs: Measurements, points: Array, along: Array) -> Array:
+    """How much each point resembles each split, which lies ``along`` an input, cost or none: (points, splits)."""
+    beyond = np.zeros((len(points), len(along)))
+    for place, (values, own) in enumerate(zip(points.T, runs.points.T, strict=True)):
+        if (own > 0).all():
+            with np.errstate(divide="ignore"):
+                beyond[:, along == place] = np.log(np.maximum(values, 1e-300) / own.max())[:, None]
+        else:
+            beyond[:, along == place] = ((values - own.max()) / max(float(own.std()), 1e-12))[:, None]
+    counts = [place for place, own in enumerate(runs.points.T) if (own > 0).all() and own.max() > 1]
+    cost, own = (np.log(np.maximum(array[:, counts], 1e-300)).sum(axis=1) for array in (points, runs.points))
+    # Of two splits by cost each counts half.
+    beyond[:, along == COST] = (cost - own.max())[:, None]
+    reach = np.clip(beyond / WHOLLY, 0, 1) / np.where(along == COST, max((along == COST).sum(), 1), 1)
+    inside = 1 - np.clip(beyond / WHOLLY, 0, 1).max(axis=1, initial=0.0, keepdims=True)
+    return LEAST_LIKENESS + np.where(along == INSIDE, inside, reach)

@@ -8,7 +8,7 @@ between the forms, and a drift with distance beyond the runs; all but the noise 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,21 +23,17 @@ from ..tables.measurements import Measurements
 from .backtest_forms import CommonScale, Trial, fit_to, trial
 from .candidates import PLAIN, candidates
 from .fitted_form import FittedForm
-from .form import ComposedForm
 from .formula_text import formula_text
 from .held_out import splits
-from .leftovers import Basis
+from .leftovers import Basis, Metric, choose_metric
+from .mixing import Record, inflation, rms
 from .padded import logs, middle_of
 
 Array = np.ndarray
-STARTS, BACKTEST_STARTS = 12, 3
-# Forms that are tested, the plain ones among them, and forms that are mixed.
-MOST_TESTED, MOST_MIXED = 16, 5
-MOST_RUNS = 600
-SHARPNESS = 4.0
-LEAST_WEIGHT = 0.04
-# A form with one constant more must predict better by this share to weigh as much.
-PRICE = 0.01
+STARTS, BACKTEST_STARTS = 8, 1
+# Forms that are tested, the plain ones among them; of the best also with exponents of each group.
+MOST_TESTED, MOST_APART = 12, 3
+MOST_RUNS, MOST_FITTED = 400, 1500
 # Standard deviation that a prediction gains for each e-fold beyond the runs, in those of the target.
 DRIFT = 0.01
 POINTS_AT_ONCE = 2000
@@ -49,9 +45,10 @@ class InputForecast:
 
     Attributes:
         runs: the runs fitted.
-        fits: the forms, the heaviest first.
-        weights: one a form; they sum to one.
-        scores: form → split → root mean square of its errors there.
+        fits: the forms, the overall best first.
+        record: what the backtest showed of each form, from which its weight at a point follows.
+        errors: split → root mean square of the mixture's errors there.
+        metric: over which distance the leftovers of runs agree.
         logarithmic: whether forms are mixed on the scale of the target's logarithm.
         least: the least value that a form may predict there.
         inflation: what the uncertain part of the interval is multiplied by.
@@ -60,8 +57,9 @@ class InputForecast:
 
     runs: Measurements
     fits: tuple[FittedForm, ...]
-    weights: Array
-    scores: Mapping[str, Mapping[str, float]]
+    record: Record
+    errors: Mapping[str, float]
+    metric: Metric
     logarithmic: bool
     least: float
     inflation: float
@@ -72,6 +70,11 @@ class InputForecast:
     def num_runs(self) -> int:
         """Number of runs fitted."""
         return len(self.runs)
+
+    @property
+    def weights(self) -> Array:
+        """Weight of each form where all kinds of splits count alike; they sum to one."""
+        return self.record.weights(np.ones(self.record.logged.shape[1]))
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -146,7 +149,7 @@ class InputForecast:
 
     @property
     def _freedom(self) -> float:
-        taken = self.weights @ [len(fit.theta) + fit.form.num_linear for fit in self.fits]
+        taken = self.weights @ [fit.theta.shape[1] + fit.form.num_linear for fit in self.fits]
         return max(len(self.runs) - float(taken), 4.0)
 
     @cached_property
@@ -158,7 +161,7 @@ class InputForecast:
     def _basis(self) -> tuple[Basis, list[Array]]:
         """The process over the runs, and what each form leaves at them."""
         runs, common = self.runs, self._scale
-        basis = Basis.of(standardised(runs.points, *self._places), runs.group)
+        basis = Basis.of(standardised(runs.points, *self._places), runs.group, self.metric)
         observed = common.forward(runs.values)
         return basis, [observed - common.moments(fit, runs.points, runs.group)[0] for fit in self.fits]
 
@@ -166,17 +169,18 @@ class InputForecast:
         """Centre and scale of the prediction, on the scale of the mixture."""
         basis, left = self._basis
         crossing = basis.crossing(standardised(points, *self._places), group)
-        centres, variances, noise = [], [], 0.0
-        for fit, residuals, weight in zip(self.fits, left, self.weights, strict=True):
+        shares = self.record.at(self.runs, points).T
+        centres, variances, noises = [], [], []
+        for fit, residuals in zip(self.fits, left, strict=True):
             centre, spread = self._scale.moments(fit, points, group)
-            leftover = basis.estimate(residuals, len(fit.theta) + fit.coefficients.size, crossing)
+            leftover = basis.estimate(residuals, fit.num_constants, crossing)
             centres.append(centre + leftover.mean)
             variances.append(spread**2 + leftover.spread**2)
-            noise += weight * leftover.noise**2
-        centre = self.weights @ np.stack(centres)
+            noises.append(leftover.noise**2)
+        centre = (shares * centres).sum(axis=0)
         apart = (np.stack(centres) - centre) ** 2
-        unsure = self.weights @ (np.stack(variances) + apart) + (self._drift * self._distance(points)) ** 2
-        return centre, np.sqrt(noise + self.inflation**2 * unsure)
+        unsure = (shares * (np.stack(variances) + apart)).sum(axis=0) + (self._drift * self._distance(points)) ** 2
+        return centre, np.sqrt(np.array(noises) @ shares + self.inflation**2 * unsure)
 
     @cached_property
     def _drift(self) -> float:
@@ -195,8 +199,7 @@ class InputForecast:
                 lines.append(f"{name} reaches {values.max() / own.max():.3g}× the largest of the runs")
             elif values.max() > own.max() or values.min() < own.min():
                 lines.append(f"{name} lies outside the runs ({own.min():g} to {own.max():g})")
-        errors = self.scores.get("forecast", {})
-        shown = ", ".join(f"{split} {error:.2g}" for split, error in errors.items())
+        shown = ", ".join(f"{split} {error:.2g}" for split, error in self.errors.items())
         return "; ".join(lines or ["inside the runs"]) + (f"\nbacktest, rms of errors: {shown}" if shown else "")
 
     def summary(self) -> str:
@@ -213,9 +216,11 @@ class InputForecast:
         if groups > 4:
             lines.append(f"  and {plural(groups - 4, 'group')} more of this form")
         lines.append(f"noise of a run {best.noise:.2g}" + (" of the logarithm" if best.form.link == "log" else ""))
-        for fit, weight in zip(self.fits, self.weights, strict=True):
-            errors = ", ".join(f"{split} {error:.2g}" for split, error in self.scores.get(fit.form.name, {}).items())
-            lines.append(f"  weight {weight:.2f}  {fit.form.name}; held out, rms: {errors or 'not tested'}")
+        kinds = self.record.weights(self.record.kinds)
+        for fit, weight, most in zip(self.fits, self.weights, kinds.max(axis=0), strict=True):
+            lines.append(f"  weight {weight:.2f} (at most {most:.2f})  {fit.name}")
+        shown = ", ".join(f"{split} {error:.2g}" for split, error in self.errors.items())
+        lines.append(f"held out, rms of errors: {shown or 'too few runs for a backtest'}")
         return "\n".join([*lines, *(f"note: {text}" for text in self.notes)])
 
     def to_json(self) -> dict[str, Any]:
@@ -224,8 +229,10 @@ class InputForecast:
             "kind": self.kind,
             "formula": formula_text(self.fits[0], self.runs.target, self.inputs),
             "fits": [fit.to_json() for fit in self.fits],
-            "weights": self.weights.tolist(),
-            "scores": {form: dict(scores) for form, scores in self.scores.items()},
+            "record": self.record.to_json(),
+            "errors": dict(self.errors),
+            "lengths": self.metric.lengths.tolist(),
+            "between": self.metric.between,
             "logarithmic": self.logarithmic,
             "least": self.least if np.isfinite(self.least) else None,
             "inflation": self.inflation,
@@ -244,8 +251,9 @@ class InputForecast:
             return cls(
                 Measurements.from_json(data["runs"]),
                 tuple(FittedForm.from_json(one) for one in data["fits"]),
-                np.array(data["weights"], float),
-                data["scores"],
+                Record.from_json(data["record"]),
+                data["errors"],
+                Metric(np.array(data["lengths"], float), float(data["between"])),
                 bool(data["logarithmic"]),
                 -np.inf if data["least"] is None else float(data["least"]),
                 float(data["inflation"]),
@@ -265,46 +273,57 @@ def forecast_inputs(runs: Measurements, seed: int = 0) -> InputForecast:
         seed: of the starting points.
     """
     notes = list(runs.notes)
-    thin = runs
-    if len(runs) > MOST_RUNS:
-        thin = runs.where(np.sort(np.random.default_rng(seed).permutation(len(runs))[:MOST_RUNS]))
-    middle, common = middle_of(runs.points), CommonScale.of(runs.values)
+    thin, middle, common = thinned(runs, MOST_RUNS, seed), middle_of(runs.points), CommonScale.of(runs.values)
     forms = candidates(runs)
-    fitted = {form: fit_to(form, thin, middle, common, form.starts(STARTS, seed)) for form in forms}
-    tested = _shortlist(fitted, thin, common)
-    trials = backtest_forms({form: fitted[form] for form in tested}, thin, middle, common, seed)
-    scores = {form.name: {one.split: _rms(one.error) for one in rows} for form, rows in trials.items() if rows}
-    weights = _weigh(tested, trials)
-    kept = [form for form in sorted(weights, key=lambda one: -weights[one]) if weights[form] > 0]
-    shares = np.array([weights[form] for form in kept])
-    if not any(trials.values()):
+    ranked = _shortlist([fit_to(form, thin, middle, common, form.starts(STARTS, seed)) for form in forms], thin, common)
+    if len(runs.group_names) > 1:
+        apart = [one for one in ranked if one.theta.shape[1]][:MOST_APART]
+        ranked += [fit_to(one.form, thin, middle, common, one.theta[:1], own=True) for one in apart]
+    places = standardised(thin.points, *places_of(thin))
+    left = common.forward(thin.values) - common.moments(ranked[0], thin.points, thin.group)[0]
+    metric = choose_metric(places, thin.group, left)
+    trials = backtest_forms(ranked, thin, middle, common, metric, seed)
+    record = Record.of(trials, [one.theta.shape[1] + one.form.num_linear for one in ranked])
+    if not record.names:
         notes.append("too few runs for a backtest: plain forms share the weight")
-    mixed = _mixed(trials, kept, shares)
-    scores["forecast"] = {one.split: _rms(one.error) for one in mixed}
+        kept = [number for number, one in enumerate(ranked) if one.form.name in PLAIN]
+    else:
+        kept = record.best()
+    record = record.where(kept)
+    mixed = record.mixed([trials[number] for number in kept]) if record.names else []
+    final = thinned(runs, MOST_FITTED, seed)
     fits = tuple(
-        fitted[form] if thin is runs else fit_to(form, runs, middle, common, fitted[form].theta[None]) for form in kept
+        one if final is thin else fit_to(one.form, final, middle, common, one.theta[:1], one.own)
+        for one in (ranked[number] for number in kept)
     )
-    names = {form.name for form in kept} | {"forecast"}
-    scores = {name: rows for name, rows in scores.items() if name in names}
-    return InputForecast(runs, fits, shares, scores, common.logarithmic, common.least, _inflation(mixed), tuple(notes))
+    errors = {one.split.name: rms(one.error) for one in mixed}
+    settings = (common.logarithmic, common.least, inflation(mixed))
+    return InputForecast(runs, fits, record, errors, metric, *settings, tuple(notes))
+
+
+def thinned(runs: Measurements, most: int, seed: int) -> Measurements:
+    """Not more than so many runs, drawn at random."""
+    if len(runs) <= most:
+        return runs
+    return runs.where(np.sort(np.random.default_rng(seed).permutation(len(runs))[:most]))
 
 
 def backtest_forms(
-    fitted: Mapping[ComposedForm, FittedForm], runs: Measurements, middle: Array, common: CommonScale, seed: int
-) -> dict[ComposedForm, list[Trial]]:
+    fitted: Sequence[FittedForm], runs: Measurements, middle: Array, common: CommonScale, metric: Metric, seed: int
+) -> list[list[Trial]]:
     """What each form predicts for what each split holds out."""
     places = standardised(runs.points, *places_of(runs))
     drift = DRIFT * float(common.forward(runs.values).std())
-    trials: dict[ComposedForm, list[Trial]] = {form: [] for form in fitted}
+    trials: list[list[Trial]] = [[] for _ in fitted]
     for split in splits(runs):
         kept, held = runs.where(~split.held), runs.where(split.held)
-        basis = Basis.of(places[~split.held], kept.group)
+        basis = Basis.of(places[~split.held], kept.group, metric)
         crossing = basis.crossing(places[split.held], held.group)
         far = drift * beyond(kept, held.points)
-        for form, full in fitted.items():
-            starts = np.concatenate([full.theta[None], form.starts(BACKTEST_STARTS, seed)])
-            one = fit_to(form, kept, middle, common, starts if form.constants else starts[:1])
-            trials[form].append(trial(one, kept, held, common, basis, crossing, split, far))
+        for full, rows in zip(fitted, trials, strict=True):
+            starts = np.concatenate([full.theta[:1], full.form.starts(BACKTEST_STARTS, seed)])
+            one = fit_to(full.form, kept, middle, common, starts if full.form.constants else starts[:1], full.own)
+            rows.append(trial(one, kept, held, common, basis, crossing, split, far))
     return trials
 
 
@@ -337,68 +356,16 @@ def beyond(runs: Measurements, points: Array) -> Array:
     return farthest
 
 
-def _shortlist(
-    fitted: Mapping[ComposedForm, FittedForm], runs: Measurements, common: CommonScale
-) -> list[ComposedForm]:
-    """The plain forms, and the others that fit best for their number of constants."""
-    plain = [form for form in fitted if form.name in PLAIN]
-    others = [form for form in fitted if form not in plain]
+def _shortlist(fitted: Sequence[FittedForm], runs: Measurements, common: CommonScale) -> list[FittedForm]:
+    """The forms that fit best for their number of constants, and all the plain ones; the best first."""
+    groups, count = len(runs.group_names), len(runs)
     criterion = {}
-    for form in others:
-        left = common.forward(runs.values) - common.moments(fitted[form], runs.points, runs.group)[0]
-        squares = float((left**2).sum()) + 1e-300
-        groups = len(runs.group_names)
-        count = len(form.constants) + form.num_linear * (1 + 0.5 * (groups - 1))
-        criterion[form] = len(runs) * np.log(squares / len(runs)) + np.log(len(runs)) * count
-    affordable = [form for form in others if form.num_constants + 1 < len(runs) / len(runs.group_names)]
-    ranked = sorted(affordable, key=lambda form: criterion[form])
-    return plain + ranked[: MOST_TESTED - len(plain)]
-
-
-def _weigh(tested: list[ComposedForm], trials: Mapping[ComposedForm, list[Trial]]) -> dict[ComposedForm, float]:
-    """Weights by the backtest's score^−4, less for each constant; equal among the plain forms without a backtest."""
-    if not any(trials.values()):
-        plain = [form for form in tested if form.name in PLAIN]
-        return {form: 1 / len(plain) if form in plain else 0.0 for form in tested}
-    floor = min(rows[0].noise for rows in trials.values() if rows)
-    logged = {form: _score(rows, 0.3 * floor) + PRICE * form.num_constants for form, rows in trials.items()}
-    least = min(logged.values())
-    raw = {form: np.exp(-SHARPNESS * (value - least)) for form, value in logged.items()}
-    best = sorted(raw, key=lambda form: -raw[form])[:MOST_MIXED]
-    total = sum(raw[form] for form in best)
-    kept = {form: raw[form] for form in best if raw[form] / total >= LEAST_WEIGHT}
-    return {form: kept[form] / sum(kept.values()) if form in kept else 0.0 for form in tested}
-
-
-def _score(rows: list[Trial], floor: float) -> float:
-    """The mean logarithm of the errors, which no single split decides."""
-    return float(np.mean([np.log(np.hypot(_rms(one.error), floor)) for one in rows]))
-
-
-def _mixed(trials: Mapping[ComposedForm, list[Trial]], kept: list[ComposedForm], shares: Array) -> list[Trial]:
-    """The trials of the mixture."""
-    rows = []
-    for parts in zip(*(trials[form] for form in kept), strict=True):
-        errors = np.stack([part.error for part in parts])
-        centre = shares @ errors
-        unsure = shares @ (np.stack([part.unsure**2 for part in parts]) + (errors - centre) ** 2)
-        noise = float(np.sqrt(shares @ [part.noise**2 for part in parts]))
-        plain = shares @ np.stack([part.plain for part in parts])
-        rows.append(Trial(parts[0].split, centre, plain, noise, np.sqrt(unsure)))
-    return rows
-
-
-def _inflation(mixed: list[Trial]) -> float:
-    """What the uncertain part is multiplied by so that the backtest's errors are as large as was said."""
-    factors = np.geomspace(0.25, 8, 60)
-    logged = -0.5 * (np.log(factors) / 0.6) ** 2
-    for one in mixed:
-        variance = one.noise**2 + factors[:, None] ** 2 * one.unsure**2
-        count = min(len(one.error), 6) / max(len(one.error), 1)
-        logged += count * (-0.5 * np.log(variance) - 2.5 * np.log1p(one.error**2 / variance / 4)).sum(axis=1)
-    shares = np.exp(logged - logged.max())
-    return float((factors * shares).sum() / shares.sum())
-
-
-def _rms(errors: Array) -> float:
-    return float(np.sqrt(np.mean(errors**2)))
+    for one in fitted:
+        left = common.forward(runs.values) - common.moments(one, runs.points, runs.group)[0]
+        taken = one.theta.shape[1] + one.form.num_linear * (1 + 0.5 * (groups - 1))
+        plain = one.form.name in PLAIN
+        if plain or one.form.num_constants + 1 < count / groups:
+            criterion[id(one)] = (count * np.log(float((left**2).mean()) + 1e-300) + np.log(count) * taken, plain, one)
+    ranked = sorted(criterion.values(), key=lambda entry: entry[0])
+    others = [one for _, plain, one in ranked if not plain][: MOST_TESTED - len(PLAIN)]
+    return [one for _, plain, one in ranked if plain or one in others]

@@ -13,14 +13,26 @@ from typing import NamedTuple
 import numpy as np
 
 Array = np.ndarray
-# In standard deviations of an input (of its logarithm): how far apart runs are off alike.
-LENGTHS = (0.7, 1.5, 4.0)
+# Factors on the lengths of the inputs, over which a prediction averages.
+LENGTHS = (0.6, 1.2, 3.0)
+# Lengths of one input, in its standard deviations, and what runs at one point of two groups have in common, of which
+# the likeliest are chosen.
+EACH_LENGTH = (0.5, 1.0, 2.0, 4.0, 8.0)
+BETWEEN_GROUPS = (0.0, 0.6, 0.95)
 # Variance of the process over that of the noise; no process at all has half of the prior.
 RATIOS = np.array([0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0])
 LOG_PRIOR = np.log(np.where(RATIOS == 0, 0.5, 0.5 / (len(RATIOS) - 1)))
-# What runs at one point of two groups have in common of the process.
-BETWEEN_GROUPS = 0.6
+# Runs from which lengths are chosen.
+ENOUGH_RUNS = 160
+SWEEPS = 2
 MOST_RUNS = 500
+
+
+class Metric(NamedTuple):
+    """How far each input reaches (inputs,), in its own unit, and the correlation between groups."""
+
+    lengths: Array
+    between: float
 
 
 class Leftover(NamedTuple):
@@ -33,38 +45,41 @@ class Leftover(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """Eigenbases of the correlations of runs, one for each length.
+    """Eigenbases of the correlations of runs, one for each factor on the lengths.
 
     Attributes:
-        places: standardised inputs of the runs used, (runs, inputs).
+        places: inputs of the runs used, each in its own length, (runs, inputs).
         group: of those.
         index: which runs of the table are used.
-        eigen: for each length its eigenvalues and eigenvectors.
+        metric: the lengths, and what groups have in common.
+        eigen: for each factor the eigenvalues and eigenvectors.
     """
 
     places: Array
     group: Array
     index: Array
+    metric: Metric
     eigen: tuple[tuple[Array, Array], ...]
 
     @classmethod
-    def of(cls, places: Array, group: Array) -> Basis:
-        """The bases of runs at standardised ``places``."""
+    def of(cls, places: Array, group: Array, metric: Metric) -> Basis:
+        """The bases of runs at ``places`` (runs, inputs), in the unit of the metric's lengths."""
         index = np.arange(len(places))
         if len(index) > MOST_RUNS:
             index = np.sort(np.random.default_rng(0).permutation(len(index))[:MOST_RUNS])
-        places, group = places[index], group[index]
+        places, group = places[index] / metric.lengths, group[index]
         eigen = []
-        for length in LENGTHS:
-            values, vectors = np.linalg.eigh(correlation(places, group, places, group, length))
+        for factor in LENGTHS:
+            values, vectors = np.linalg.eigh(correlation(places, group, places, group, factor, metric.between))
             eigen.append((np.maximum(values, 0.0), vectors))
-        return cls(places, group, index, tuple(eigen))
+        return cls(places, group, index, metric, tuple(eigen))
 
     def crossing(self, places: Array, group: Array) -> list[Array]:
-        """For each length the correlations of points with the runs, in the eigenbasis, (points, runs)."""
+        """For each factor the correlations of points with the runs, in the eigenbasis, (points, runs)."""
+        places = places / self.metric.lengths
         return [
-            correlation(places, group, self.places, self.group, length) @ vectors
-            for length, (_, vectors) in zip(LENGTHS, self.eigen, strict=True)
+            correlation(places, group, self.places, self.group, factor, self.metric.between) @ vectors
+            for factor, (_, vectors) in zip(LENGTHS, self.eigen, strict=True)
         ]
 
     def estimate(self, residuals: Array, constants: float, crossing: list[Array]) -> Leftover:
@@ -91,9 +106,40 @@ class Basis:
         return Leftover(mean, np.sqrt(variance), float(np.sqrt(np.concatenate(noises) @ shares / freedom)))
 
 
-def correlation(first: Array, group: Array, second: Array, other: Array, length: float) -> Array:
+def correlation(first: Array, group: Array, second: Array, other: Array, length: float, between: float) -> Array:
     """The Matérn correlation with ν = 5/2 between points, less between groups."""
-    squares = ((first[:, None] - second[None]) ** 2).sum(axis=2) / length**2
-    reach = np.sqrt(5 * squares)
-    same = np.where(group[:, None] == other[None], 1.0, BETWEEN_GROUPS)
-    return (1 + reach + reach**2 / 3) * np.exp(-reach) * same
+    squares = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1) - 2 * first @ second.T
+    reach = np.sqrt(5 * np.maximum(squares, 0)) / length
+    return (1 + reach + reach**2 / 3) * np.exp(-reach) * np.where(group[:, None] == other[None], 1.0, between)
+
+
+def choose_metric(places: Array, group: Array, residuals: Array) -> Metric:
+    """The likeliest lengths, one input after another, and what groups have in common, for residuals (runs,)."""
+    index = np.arange(len(places))
+    if len(index) > ENOUGH_RUNS:
+        index = np.random.default_rng(1).permutation(len(index))[:ENOUGH_RUNS]
+    places, group, left = places[index], group[index], residuals[index]
+    lengths, between = np.ones(places.shape[1]), 0.6
+    best = _likelihood(places, group, left, lengths, between)
+    for _ in range(SWEEPS):
+        for place in range(len(lengths)):
+            for length in EACH_LENGTH:
+                tried = lengths.copy()
+                tried[place] = length
+                likelihood = _likelihood(places, group, left, tried, between)
+                if likelihood > best + 1e-9:
+                    best, lengths = likelihood, tried
+        for other in BETWEEN_GROUPS if len(np.unique(group)) > 1 else ():
+            likelihood = _likelihood(places, group, left, lengths, other)
+            if likelihood > best + 1e-9:
+                best, between = likelihood, other
+    return Metric(lengths, between)
+
+
+def _likelihood(places: Array, group: Array, left: Array, lengths: Array, between: float) -> float:
+    """The likelihood of residuals, the best ratio of process to noise taken."""
+    scaled = places / lengths
+    values, vectors = np.linalg.eigh(correlation(scaled, group, scaled, group, 1.0, between))
+    total = 1 + RATIOS[:, None] * np.maximum(values, 0)
+    noise = ((left @ vectors) ** 2 / total).mean(axis=1) + 1e-18
+    return float((-len(left) / 2 * np.log(noise) - np.log(total).sum(axis=1) / 2).max())

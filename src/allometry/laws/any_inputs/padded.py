@@ -29,6 +29,12 @@ class Padded:
     weights: Array
     index: Array
 
+    @property
+    def apart(self) -> Padded:
+        """The same with the groups as a batch of one group each, so that each has a θ of its own."""
+        log, raw = self.log[:, :, None], self.raw[:, :, None]
+        return Padded(log, raw, self.values[:, None], self.weights[:, None], self.index)
+
 
 def middle_of(points: Array) -> Array:
     """The middle of the logarithms of each input, 0 for one that is not above zero."""

@@ -21,10 +21,18 @@ RIDGE = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Pooling:
-    """What the coefficients of a group are expected to be: ``mean`` (columns,), ``precision`` (columns, columns)."""
+    """What is expected before the data: of θ mean and deviation (constants,); of the coefficients of a group mean
+    (columns,) and precision (columns, columns), None where nothing is."""
 
-    mean: Array
-    precision: Array
+    theta_mean: Array
+    theta_deviation: Array
+    mean: Array | None = None
+    precision: Array | None = None
+
+    @classmethod
+    def of(cls, form: ComposedForm) -> Pooling:
+        """What a form expects of its own constants."""
+        return cls(form.expected[2], form.expected[3])
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,31 +46,43 @@ class Solved:
     squares: Array
     inverse: Array
 
+    def where(self, better: Array, other: Solved) -> Solved:
+        """This one in the rows where ``better`` holds, the other elsewhere."""
+        pairs = (
+            (getattr(self, name), getattr(other, name))
+            for name in ("theta", "coefficients", "objective", "squares", "inverse")
+        )
+        return Solved(*(np.where(better.reshape(-1, *[1] * (one.ndim - 1)), one, two) for one, two in pairs))
+
 
 def project(
-    form: ComposedForm, data: Padded, target: Array, theta: Array, noise: float, pooling: Pooling | None
+    form: ComposedForm, data: Padded, target: Array, theta: Array, noise: Array, pooling: Pooling
 ) -> tuple[Solved, Array, Array]:
-    """The coefficients at θ, with the columns and the residuals (batch, groups, runs)."""
+    """The coefficients at θ, with the columns and the residuals (batch, groups, runs).
+
+    ``noise`` is the standard deviation of a run, one number or one a row of the batch.
+    """
     columns = form.columns(theta, data.log, data.raw)
-    weighted = columns * data.weights[:, None]
+    weighted = columns * data.weights[..., None, :]
     gram = weighted @ columns.swapaxes(2, 3)
     right = (weighted @ target[..., None])[..., 0]
     scale = np.sqrt(np.maximum(np.einsum("bgjj->bgj", gram).mean(axis=1, keepdims=True), 1e-300))
-    if pooling is not None:
-        gram = gram + noise**2 * pooling.precision
-        right = right + noise**2 * pooling.precision @ pooling.mean
+    variance = np.broadcast_to(np.square(noise), len(theta))[:, None, None]
+    if pooling.precision is not None:
+        gram = gram + variance[..., None] * pooling.precision
+        right = right + variance * (pooling.precision @ pooling.mean)
     normal = gram / scale[..., :, None] / scale[..., None, :] + RIDGE * np.eye(gram.shape[-1])
     inverse = np.linalg.inv(normal) / scale[..., :, None] / scale[..., None, :]
     coefficients = (inverse @ right[..., None])[..., 0]
-    residual = target - np.einsum("bgj,bgjm->bgm", coefficients, columns)
+    residual = target - (coefficients[..., None, :] @ columns)[..., 0, :]
     squares = (data.weights * residual**2).sum(axis=(1, 2))
     objective = squares.copy()
-    if pooling is not None:
+    if pooling.precision is not None:
         off = coefficients - pooling.mean
-        objective += noise**2 * np.einsum("bgi,ij,bgj->b", off, pooling.precision, off)
+        objective += variance[:, 0, 0] * np.einsum("bgi,ij,bgj->b", off, pooling.precision, off)
     if theta.shape[1]:
-        _, _, mean, deviation = form.expected
-        objective += noise**2 * (((theta - mean) / deviation) ** 2).sum(axis=1)
+        standard = (theta - pooling.theta_mean) / pooling.theta_deviation
+        objective += variance[:, 0, 0] * (standard**2).sum(axis=1)
     return Solved(theta, coefficients, objective, squares, inverse), columns, residual
 
 
@@ -71,71 +91,71 @@ def solve(
     data: Padded,
     target: Array,
     starts: Array,
-    noise: float,
-    pooling: Pooling | None = None,
+    noise: Array,
+    pooling: Pooling,
     steps: int = 25,
 ) -> Solved:
-    """The optimum from every start, (starts, constants)."""
+    """The optimum from every start, (starts, constants); where each start has data of its own, of that."""
     with np.errstate(all="ignore"):
         return _solve(form, data, target, starts, noise, pooling, steps)
 
 
 def _solve(form, data, target, starts, noise, pooling, steps) -> Solved:
     best, columns, residual = project(form, data, target, starts, noise, pooling)
-    if not starts.shape[1]:
+    count = starts.shape[1]
+    if not count:
         return best
-    theta, objective = starts.copy(), np.where(np.isfinite(best.objective), best.objective, np.inf)
+    best = Solved(best.theta, best.coefficients, _finite(best.objective), best.squares, best.inverse)
     low, high, *_ = form.expected
-    damping = np.full(len(theta), 1e-2)
-    active = np.flatnonzero(np.isfinite(objective))
-    parts = _normal(form, data, best, columns, residual, noise)
-    gradient, matrix = (np.where(np.isfinite(part), part, 0.0) for part in parts)
+    damping, going = np.full(len(starts), 1e-2), np.isfinite(best.objective)
+    gradient, matrix = _normal(form, data, best, columns, residual, noise, pooling)
     for _ in range(steps):
-        if not len(active):
-            break
-        diagonal = np.einsum("bii->bi", matrix[active])
+        diagonal = np.einsum("bii->bi", matrix)
         scale = np.sqrt(np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300))
-        held = ((theta[active] <= low) & (gradient[active] > 0)) | ((theta[active] >= high) & (gradient[active] < 0))
+        held = ((best.theta <= low) & (gradient > 0)) | ((best.theta >= high) & (gradient < 0))
         free = ~held
-        normal = matrix[active] / scale[:, :, None] / scale[:, None, :] * (free[:, :, None] & free[:, None, :])
-        normal = normal + np.eye(theta.shape[1]) * (damping[active][:, None] + held + 1e-12)[:, :, None]
-        right = np.where(free, -gradient[active], 0) / scale
+        normal = matrix / scale[:, :, None] / scale[:, None, :] * (free[:, :, None] & free[:, None, :])
+        normal = normal + np.eye(count) * (damping[:, None] + held + 1e-12)[:, :, None]
+        right = np.where(free, -gradient, 0) / scale
         step = np.linalg.solve(normal, right[..., None])[..., 0]
         promised = (step * right).sum(axis=1)
-        candidate = np.clip(theta[active] + step / scale, low, high)
+        candidate = np.clip(best.theta + np.where(going[:, None], step / scale, 0), low, high)
         tried, columns, residual = project(form, data, target, candidate, noise, pooling)
-        better = tried.objective < objective[active]
-        rows = active[better]
+        better = going & (_finite(tried.objective) < best.objective)
+        gained = np.where(better, best.objective - tried.objective, 0.0)
+        going &= (promised > TOLERANCE * best.objective + 1e-300) & (better | (damping < 1e6))
+        going &= ~(better & (gained < TOLERANCE * best.objective))
+        damping = np.clip(damping * np.where(better, 0.2, 6.0), 1e-12, 1e12)
         if better.any():
-            chosen = Solved(
-                tried.theta[better],
-                tried.coefficients[better],
-                tried.objective[better],
-                tried.squares[better],
-                tried.inverse[better],
-            )
-            slopes = _normal(form, data, chosen, columns[better], residual[better], noise)
-            theta[rows], objective[rows] = chosen.theta, chosen.objective
-            gradient[rows], matrix[rows] = (np.where(np.isfinite(part), part, 0.0) for part in slopes)
-        damping[active] = np.clip(damping[active] * np.where(better, 0.2, 6.0), 1e-12, 1e12)
-        done = (promised <= TOLERANCE * objective[active] + 1e-300) | (~better & (damping[active] > 1e8))
-        active = active[~done]
-    return project(form, data, target, theta, noise, pooling)[0]
+            slopes = _normal(form, data, tried, columns, residual, noise, pooling)
+            best = tried.where(better, best)
+            gradient = np.where(better[:, None], slopes[0], gradient)
+            matrix = np.where(better[:, None, None], slopes[1], matrix)
+        if not going.any():
+            break
+    return best
 
 
-def _normal(form: ComposedForm, data: Padded, at: Solved, columns: Array, residual: Array, noise: float):
+def _finite(objective: Array) -> Array:
+    return np.where(np.isfinite(objective), objective, np.inf)
+
+
+def _normal(
+    form: ComposedForm, data: Padded, at: Solved, columns: Array, residual: Array, noise: Array, pooling: Pooling
+) -> tuple[Array, Array]:
     """Gradient (batch, constants) and Gauss–Newton matrix of half the objective."""
     projected = jacobian(form, data, at, columns)
-    weighted = projected * data.weights[:, None]
-    gradient = -np.einsum("bgpm,bgm->bp", weighted, residual)
-    matrix = np.einsum("bgpm,bgqm->bpq", weighted, projected)
-    _, _, mean, deviation = form.expected
-    gradient += noise**2 * (at.theta - mean) / deviation**2
-    return gradient, matrix + noise**2 * np.diag(1 / deviation**2)
+    weighted = projected * data.weights[..., None, :]
+    gradient = -(weighted @ residual[..., None])[..., 0].sum(axis=1)
+    matrix = (weighted @ projected.swapaxes(2, 3)).sum(axis=1)
+    variance = np.broadcast_to(np.square(noise), len(at.theta))[:, None]
+    gradient += variance * (at.theta - pooling.theta_mean) / pooling.theta_deviation**2
+    matrix += variance[..., None] * np.diag(1 / pooling.theta_deviation**2)
+    return np.nan_to_num(gradient, posinf=0, neginf=0), np.nan_to_num(matrix, posinf=0, neginf=0)
 
 
 def jacobian(form: ComposedForm, data: Padded, at: Solved, columns: Array) -> Array:
     """Derivatives of the fitted target by θ that the coefficients cannot take up, (batch, groups, constants, runs)."""
     slopes = form.slopes(at.theta, data.log, data.raw, at.coefficients)
-    along = (slopes * data.weights[:, None]) @ columns.swapaxes(2, 3)
+    along = (slopes * data.weights[..., None, :]) @ columns.swapaxes(2, 3)
     return slopes - (along @ at.inverse) @ columns

@@ -1,0 +1,119 @@
+"""How forms are weighed: by their backtest, the more the more a split resembles the point to predict for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..tables.measurements import Measurements
+from .backtest_forms import Trial
+from .held_out import likeness
+
+Array = np.ndarray
+# Weights fall with this power of the errors.
+SHARPNESS = 5.0
+# A form with one constant more must predict better by this share to weigh as much.
+PRICE = 0.01
+# Errors below this part of a run's noise are taken for equal.
+NOISE_PART = 0.3
+LEAST_WEIGHT = 0.05
+MOST_OF_A_KIND = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What the backtest showed.
+
+    Attributes:
+        names: of the splits.
+        along: what each lies along: the place of an input, COST or INSIDE.
+        logged: logarithm of each form's error on each split, its price added, (forms, splits).
+    """
+
+    names: tuple[str, ...]
+    along: Array
+    logged: Array
+
+    @classmethod
+    def of(cls, trials: Sequence[Sequence[Trial]], constants: Sequence[float]) -> Record:
+        """From each form's trials and its number of constants."""
+        if not trials or not trials[0]:
+            return cls((), np.zeros(0, int), np.zeros((len(trials), 0)))
+        noise = np.median([one.noise for one in trials[0]]), min(one.noise for rows in trials for one in rows)
+        floor = NOISE_PART * min(noise) + 1e-12
+        logged = np.array([[np.log(np.hypot(rms(one.error), floor)) for one in rows] for rows in trials])
+        logged += PRICE * np.array(constants)[:, None]
+        return cls(tuple(one.split.name for one in trials[0]), np.array([one.split.along for one in trials[0]]), logged)
+
+    def weights(self, kinds: Array) -> Array:
+        """Weights of the forms (…, forms) for likenesses to the splits (…, splits)."""
+        forms = len(self.logged)
+        if not self.logged.shape[1]:
+            return np.full((*kinds.shape[:-1], forms), 1 / forms)
+        scores = kinds @ self.logged.T / kinds.sum(axis=-1, keepdims=True)
+        raw = np.exp(-SHARPNESS * (scores - scores.min(axis=-1, keepdims=True)))
+        raw /= raw.sum(axis=-1, keepdims=True)
+        raw = np.where(raw < np.minimum(LEAST_WEIGHT, raw.max(axis=-1, keepdims=True)), 0, raw)
+        return raw / raw.sum(axis=-1, keepdims=True)
+
+    def at(self, runs: Measurements, points: Array) -> Array:
+        """Weights of the forms at points, (points, forms)."""
+        return self.weights(likeness(runs, points, self.along))
+
+    @property
+    def kinds(self) -> Array:
+        """The likenesses of a point wholly of one kind, for each kind, and of one of all kinds, (kinds, splits)."""
+        each = [np.where(self.along == one, 1.0, 0.15) for one in np.unique(self.along)]
+        return np.stack([*each, np.ones(len(self.along))])
+
+    def best(self) -> list[int]:
+        """The forms that weigh most in any kind of prediction, the overall best first."""
+        by_kind = self.weights(self.kinds)
+        chosen = {int(form) for row in by_kind for form in np.argsort(-row)[:MOST_OF_A_KIND] if row[form] > 0}
+        return sorted(chosen, key=lambda form: -by_kind[-1][form])
+
+    def where(self, forms: Sequence[int]) -> Record:
+        """The record of some of the forms."""
+        return Record(self.names, self.along, self.logged[list(forms)])
+
+    def mixed(self, trials: Sequence[Sequence[Trial]]) -> list[Trial]:
+        """The trials of the mixture, each split weighed as a point of its kind."""
+        rows = []
+        for number, parts in enumerate(zip(*trials, strict=True)):
+            kind = np.where(self.along == self.along[number], 1.0, 0.15)
+            shares = self.weights(kind)
+            errors = np.stack([part.error for part in parts])
+            centre = shares @ errors
+            unsure = shares @ (np.stack([part.unsure**2 for part in parts]) + (errors - centre) ** 2)
+            noise = float(np.sqrt(shares @ [part.noise**2 for part in parts]))
+            rows.append(Trial(parts[0].split, centre, noise, np.sqrt(unsure)))
+        return rows
+
+    def to_json(self) -> dict[str, list]:
+        """Plain data that ``from_json`` takes back."""
+        return {"names": list(self.names), "along": self.along.tolist(), "logged": self.logged.tolist()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, list]) -> Record:
+        """The record that ``to_json`` wrote."""
+        forms = np.array(data["logged"], float).reshape(-1, len(data["names"]))
+        return cls(tuple(data["names"]), np.array(data["along"], int), forms)
+
+
+def inflation(mixed: Sequence[Trial]) -> float:
+    """What the uncertain part is multiplied by so that the backtest's errors are as large as was said."""
+    factors = np.geomspace(0.25, 8, 60)
+    logged = -0.5 * (np.log(factors) / 0.6) ** 2
+    for one in mixed:
+        variance = one.noise**2 + factors[:, None] ** 2 * one.unsure**2
+        count = min(len(one.error), 6) / max(len(one.error), 1)
+        logged += count * (-0.5 * np.log(variance) - 2.5 * np.log1p(one.error**2 / variance / 4)).sum(axis=1)
+    shares = np.exp(logged - logged.max())
+    return float((factors * shares).sum() / shares.sum())
+
+
+def rms(errors: Array) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(errors**2)))
