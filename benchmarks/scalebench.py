@@ -1,12 +1,12 @@
-"""How well does ``laws.forecast`` predict dearer runs of nine public tasks of any inputs? R², beside what was published.
+"""How well does ``laws.forecast`` predict dearer runs of nine public tasks of any inputs? R², beside published ones.
 
-The rows that the two benchmarks judge on are kept aside, so runs are held out of the training rows, by several rules:
+The rows that the two benchmarks judge on are kept aside, so runs are held out of the training rows by several rules:
 the dearest fifth by cost, and the runs at the largest values of each input. A task is fitted apart for each rule. R²
-is over all groups together, of several targets their mean, clipped at −1, as the benchmarks do; "inside" is the share of
-held-out runs in the 90 % interval. For ``data_constrained`` the public test rows are predicted too.
+is over all groups together, of several targets their mean, clipped at −1, as the benchmarks do; "inside" is the share
+of held-out runs in the 90 % interval. For ``data_constrained`` the public test rows are predicted too.
 
 Published: SLDBench (arXiv 2507.21184: human experts, and the best of five runs of the best agent) and ScaleBench
-(arXiv 2604.22753: the mean over its ten laws, fitted to all training rows), each judged on rows that are not in the table here.
+(arXiv 2604.22753: the mean over its ten laws, fitted to all training rows), each judged on rows kept aside.
 
     python benchmarks/scalebench.py [--only TASK] [--json FILE]
 """
@@ -187,9 +187,8 @@ def main() -> None:
             f"   half width {one.half_width:5.2f} sd{one.seconds:7.1f} s",
             flush=True,
         )
-    print(
-        f"\n{'task':17}{'held out: mean R²':>18}{'least':>9}{'inside':>8}   experts   best agent   ScaleBench (other rows)"
-    )
+    head = f"{'task':17}{'held out: mean R²':>18}{'least':>9}{'inside':>8}"
+    print(f"\n{head}     experts  best agent  ScaleBench (published, other rows)")
     for name in dict.fromkeys(one.task for one in results):
         scores = [one.r2 for one in results if one.task == name]
         inside = np.average(*zip(*((one.inside, one.held_out) for one in results if one.task == name), strict=True))

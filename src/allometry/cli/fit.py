@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .terminal.options import Json, Level
+from .terminal.options import Json, Level, pairs
 
 
 def fit(
@@ -25,6 +25,23 @@ def fit(
     where: Annotated[list[str] | None, typer.Option(help="Only these rows: dataset=c4.")] = None,
     counted: Annotated[
         str | None, typer.Option(help="Which parameters to take: non_embedding, total or matmul.")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="The column to predict; may be repeated.", rich_help_panel="Any inputs")
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="A column to predict it from; repeat it.", rich_help_panel="Any inputs"),
+    ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(help="A column whose cells have constants of their own.", rich_help_panel="Any inputs"),
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="A column: fit a law for each of its cells.", rich_help_panel="Any inputs")
+    ] = None,
+    cost: Annotated[
+        str | None, typer.Option(help='What a run took: a column, or "6*N*D".', rich_help_panel="Any inputs")
     ] = None,
     objective: Annotated[
         str | None, typer.Option(help="For a single law: log_squares, huber or squares.", rich_help_panel="One law")
@@ -47,9 +64,25 @@ def fit(
     from .terminal.output import answer, answer_json, as_options
     from .terminal.progress import Terminal
 
-    columns = {name: _column(value) for name, value in _pairs(column, "--column").items()} or None
-    rows, listener = _pairs(where, "--where") or None, Terminal(as_json=json)
-    if not isoflop:
+    columns = {name: _column(value) for name, value in pairs(column, "--column").items()} or None
+    rows, listener = pairs(where, "--where") or None, Terminal(as_json=json)
+    if target or inputs or group or by or cost:
+        if law or isoflop or objective or delta:
+            raise UserError("--target, --input, --group, --by, --cost take no --law, --isoflop, --objective, --delta")
+        fitted = workflow.fit_inputs(
+            source,
+            target or (),
+            inputs or (),
+            group or (),
+            by=by,
+            cost=cost,
+            columns=columns,
+            where=rows,
+            counted=counted,
+            output=output,
+            listener=listener,
+        )
+    elif not isoflop:
         fitted = workflow.fit_runs(
             source,
             law,
@@ -73,19 +106,6 @@ def fit(
         answer_json(fitted.to_json())
     else:
         answer(as_options(fitted.summary(level=level) if isinstance(fitted, laws.Fit) else fitted.summary()))
-
-
-def _pairs(options: list[str] | None, flag: str) -> dict[str, str]:
-    """``name=value`` of an option that may be repeated."""
-    from ..errors import UserError
-
-    pairs = {}
-    for option in options or []:
-        name, equals, value = option.partition("=")
-        if not (equals and name and value):
-            raise UserError(f"{flag} wants name=value, not {option!r}")
-        pairs[name] = value
-    return pairs
 
 
 def _column(value: str) -> str | float | None:

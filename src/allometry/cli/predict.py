@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
-from .terminal.options import Json, Level
+from .terminal.options import Json, Level, pairs
 
 FLAGS = {"num_params": "--params", "tokens": "--tokens", "batch_tokens": "--batch", "unique_tokens": "--unique"}
 NEEDED = "--params and --tokens of the model to predict are needed: --params 1e9 --tokens 20e9"
@@ -20,6 +20,10 @@ def predict(
     tokens: Annotated[str | None, typer.Option(help="Training tokens: 20e9, 20B.")] = None,
     batch: Annotated[str | None, typer.Option(help="Tokens of a batch, for a law that reads it.")] = None,
     unique: Annotated[str | None, typer.Option(help="Unique tokens, for a law of repeated data.")] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(help="For a law of any inputs: name=value, also of a group: experts=64, model=gpt2; repeat it."),
+    ] = None,
     level: Level = 0.9,
     metric: Annotated[float | None, typer.Option(help="A measured value to carry over by a power law.")] = None,
     from_params: Annotated[str | None, typer.Option(help="Parameters of the measured model.")] = None,
@@ -38,10 +42,42 @@ def predict(
     measured = {"metric": metric, "from_params": from_params, "from_tokens": from_tokens, "alpha": alpha, "beta": beta}
     if any(value is not None for value in measured.values()):
         _carry_over(source, point, measured, as_json=json)
+    elif source is not None and (fitted := _of_inputs(source)) is not None:
+        given = {name: value for name, value in options.items() if value is not None}
+        _by_inputs(fitted, given | pairs(at, "--at"), level, as_json=json)
+    elif at:
+        raise UserError("--at is for a law of any inputs: fit one with --target and --input, and write it with -o")
     elif source is None:
         raise UserError("give a fit.json or a study, or --metric with --from-params, --from-tokens, --alpha, --beta")
     else:
         _by_fit(source, point, level, as_json=json)
+
+
+def _of_inputs(source: Path) -> Any:
+    """A forecast of any inputs, or of several targets; None where the source is something else."""
+    from .. import workflow
+
+    return workflow.load_forecast(source)
+
+
+def _by_inputs(fitted: Any, point: dict[str, str], level: float, *, as_json: bool) -> None:
+    """The predictions of a law of any inputs, one a line, each with its evidence."""
+    from .. import workflow
+    from .terminal.output import answer, answer_json, note
+
+    parts = workflow.predict_inputs(fitted, point, level)
+    if as_json:
+        answer_json(
+            [{"target": one.label, **one.prediction.to_json(), "at": point, "notes": one.notes} for one in parts]
+            if len(parts) > 1
+            else {"target": parts[0].label, **parts[0].prediction.to_json(), "at": point, "notes": parts[0].notes}
+        )
+        return
+    for one in parts:
+        value = one.prediction
+        answer(f"{one.label} {value.value:.4f} [{value.low:.4f}, {value.high:.4f}] {100 * level:g} %")
+    for text in dict.fromkeys(text for one in parts for text in one.notes):
+        note(f"note: {text}")
 
 
 def _by_fit(source: Path, point: dict[str, float], level: float, *, as_json: bool) -> None:

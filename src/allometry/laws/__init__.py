@@ -20,6 +20,7 @@ from .along_a_run.curve_fit import CurveFit, fit_curves
 from .along_a_run.multi_power import MultiPower, wsd
 from .any_inputs.choose import forecast
 from .any_inputs.input_forecast import InputForecast
+from .any_inputs.several import ForecastPart, Forecasts
 from .base import Law
 from .fitting.fit import fit
 from .fitting.result import Fit
@@ -38,7 +39,7 @@ from .prediction import Prediction
 from .saved import load, save
 from .tables.curves import Curves
 from .tables.diagnosis import Finding, Noise
-from .tables.measurements import Measurements
+from .tables.measurements import Measurements, cells_of
 from .tables.observations import Observations
 
 __all__ = [
@@ -56,6 +57,8 @@ __all__ = [
     "Finding",
     "Fit",
     "Forecast",
+    "ForecastPart",
+    "Forecasts",
     "Formula",
     "InputForecast",
     "IsoFlop",
@@ -75,6 +78,7 @@ __all__ = [
     "SumOfPowers",
     "ThreeTerm",
     "backtest",
+    "cells_of",
     "fit",
     "fit_curves",
     "fit_metric",

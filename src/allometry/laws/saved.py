@@ -9,17 +9,19 @@ from ..errors import UserError
 from ..files import write_json
 from .along_a_run.curve_fit import CurveFit
 from .any_inputs.input_forecast import InputForecast
+from .any_inputs.several import Forecasts
 from .base import Law
 from .fitting.result import Fit
 from .forecasting.forecast import Forecast
 from .isoflop_slices.isoflop import IsoFlop
 from .metrics import MetricFit
 
-Result = Fit | Forecast | InputForecast | IsoFlop | CurveFit | MetricFit
+Result = Fit | Forecast | InputForecast | Forecasts | IsoFlop | CurveFit | MetricFit
 KINDS: dict[str, type[Result]] = {
     "fit": Fit,
     "forecast": Forecast,
     "input_forecast": InputForecast,
+    "forecasts": Forecasts,
     "isoflop": IsoFlop,
     "curve_fit": CurveFit,
     "metric_fit": MetricFit,

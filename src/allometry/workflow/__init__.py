@@ -20,6 +20,7 @@ And for a study that exists, what the other commands do:
 
 - ``train_ladder``: the ladder of a study, without a plan;
 - ``fit_runs``, ``fit_isoflop``, ``load_fit``, ``evidence``: laws of a study or a table of runs;
+- ``fit_inputs``, ``load_forecast``, ``predict_inputs``: laws of any inputs, of several targets, or one a cell;
 - ``plan``, ``resume_plan``: a plan for a budget, or for what is left of one;
 - ``export``: a run as transformers or llama.cpp read it;
 - ``train_plan``, ``train_run``: the run of a plan, with its outcome, or the run of a TOML file.
@@ -33,6 +34,7 @@ from ..planning import Outcome, Plan
 from ..runs.hooks import Progress
 from .budget_left import resume_plan
 from .early_warning import EarlyWarning
+from .input_fit import PredictedPart, fit_inputs, load_forecast, predict_inputs
 from .ladder_cost import LadderCost, RunCost
 from .listener import (
     Event,
@@ -68,6 +70,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Planned",
+    "PredictedPart",
     "Progress",
     "Recorded",
     "Remark",
@@ -81,12 +84,15 @@ __all__ = [
     "conclude",
     "evidence",
     "export",
+    "fit_inputs",
     "fit_isoflop",
     "fit_runs",
     "load_fit",
+    "load_forecast",
     "open_study",
     "plan",
     "planned_run",
+    "predict_inputs",
     "quickstart",
     "record_outcome",
     "refuse_model_options",

@@ -19,3 +19,16 @@ TrackerNames = Annotated[
     list[str] | None,
     typer.Option(help="Log to a tracker as well: tensorboard, wandb (offline) or mlflow; in trackers/ of the study."),
 ]
+
+
+def pairs(options: list[str] | None, flag: str) -> dict[str, str]:
+    """``name=value`` of an option that may be repeated."""
+    from ...errors import UserError
+
+    chosen = {}
+    for option in options or []:
+        name, equals, value = option.partition("=")
+        if not (equals and name and value):
+            raise UserError(f"{flag} wants name=value, not {option!r}")
+        chosen[name] = value
+    return chosen

@@ -121,7 +121,7 @@ class ComposedForm:
         """
         values = self._values(theta, log, raw)
         ones = np.ones((len(theta), *log.shape[-2:]))
-        slopes = np.zeros((*ones.shape[:2], theta.shape[1], ones.shape[2]))
+        slopes = np.zeros((*ones.shape[:2], theta.shape[1], log.shape[-1]))
         weights = coefficients[..., None]
         along = [np.zeros_like(ones) for _ in self.features]
         for number, product in enumerate(self.products):

@@ -24,8 +24,8 @@ def formula_text(fitted: FittedForm, target: str, inputs: tuple[str, ...], group
     linear = _sum_text(_expanded(form.products, coefficients, parts))
     place_of_term = len(form.products)
     if form.falling:
-        exponent = _sum_text(_expanded(form.falling, -theta[place : place + len(form.falling)], parts))
-        linear += f" + {_number(coefficients[place_of_term])}·exp({exponent})"
+        rates = -theta[place : place + len(form.falling)]
+        linear += f" + {_number(coefficients[place_of_term])}·{_falling_text(form.falling, rates, parts)}"
         place += len(form.falling)
     if form.joined:
         weights = [0.0, *theta[place : place + len(form.joined) - 1]]
@@ -68,6 +68,21 @@ def _affine(feature: Feature, theta: np.ndarray, middle: np.ndarray, inputs: Inp
     if abs(exponent) < NEAR_ZERO:
         return 0.0, 1.0, f"ln({inside})"
     return 1 / exponent, -1 / exponent, f"({inside})^{_number(-exponent)}"
+
+
+def _falling_text(products, rates, parts) -> str:
+    """The exponential of a sum, a logarithm alone in a product written as a power."""
+    powers, rest = [], []
+    for product, rate in zip(products, rates, strict=True):
+        text = parts[product[0]][2] if len(product) == 1 else ""
+        if text.startswith("ln("):
+            powers.append(f"({text[3:-1]})^{_number(rate)}")
+        else:
+            rest.append((product, rate))
+    if rest:
+        inside = _sum_text(_expanded([product for product, _ in rest], [rate for _, rate in rest], parts))
+        powers.append(f"exp({inside})".replace("+ −", "− ").replace("(0 + ", "("))
+    return "·".join(powers)
 
 
 def _expanded(products, coefficients, parts) -> dict[tuple[str, ...], float]:

@@ -57,7 +57,7 @@ def splits(runs: Measurements) -> list[HeldOut]:
         held = _far_end(values)
         if held is not None:
             chosen.append(HeldOut(f"largest {name}", place, held))
-    chosen += _folds(runs)[:1]
+    chosen += [fold._replace(name="every fifth point") for fold in _folds(runs)[:1]]
     distinct = {split.held.tobytes(): split for split in reversed(chosen)}
     kept = [split for split in reversed(distinct.values()) if _fit_for(runs, split.held)]
     return kept or _folds(runs)

@@ -26,7 +26,7 @@ from .fitted_form import FittedForm
 from .formula_text import formula_text
 from .held_out import splits
 from .leftovers import Basis, Metric, choose_metric
-from .mixing import Record, inflation, rms
+from .mixing import Record, inflations, rms
 from .padded import logs, middle_of
 
 Array = np.ndarray
@@ -51,7 +51,7 @@ class InputForecast:
         metric: over which distance the leftovers of runs agree.
         logarithmic: whether forms are mixed on the scale of the target's logarithm.
         least: the least value that a form may predict there.
-        inflation: what the uncertain part of the interval is multiplied by.
+        inflation: what the uncertain part of the interval is multiplied by, as each split showed, (splits,).
         notes: what was left out, and what would help.
     """
 
@@ -62,7 +62,7 @@ class InputForecast:
     metric: Metric
     logarithmic: bool
     least: float
-    inflation: float
+    inflation: Array
     notes: tuple[str, ...] = ()
     kind: str = field(default="input_forecast", init=False)
 
@@ -180,7 +180,14 @@ class InputForecast:
         centre = (shares * centres).sum(axis=0)
         apart = (np.stack(centres) - centre) ** 2
         unsure = (shares * (np.stack(variances) + apart)).sum(axis=0) + (self._drift * self._distance(points)) ** 2
-        return centre, np.sqrt(np.array(noises) @ shares + self.inflation**2 * unsure)
+        return centre, np.sqrt(np.array(noises) @ shares + self._inflation(points) ** 2 * unsure)
+
+    def _inflation(self, points: Array) -> Array:
+        """What the uncertain part is multiplied by at points, by their likeness to the splits."""
+        if not len(self.inflation):
+            return np.ones(len(points))
+        kinds = self.record.likeness(self.runs, points)
+        return np.exp(kinds @ np.log(self.inflation) / kinds.sum(axis=1))
 
     @cached_property
     def _drift(self) -> float:
@@ -202,6 +209,13 @@ class InputForecast:
         shown = ", ".join(f"{split} {error:.2g}" for split, error in self.errors.items())
         return "; ".join(lines or ["inside the runs"]) + (f"\nbacktest, rms of errors: {shown}" if shown else "")
 
+    @property
+    def _simplest(self) -> FittedForm:
+        """Of the forms that weigh at least half as much as the heaviest the one with the fewest constants."""
+        weights = self.weights
+        near = [fit for fit, weight in zip(self.fits, weights, strict=True) if weight >= 0.5 * weights.max()]
+        return min(near, key=lambda fit: fit.num_constants)
+
     def summary(self) -> str:
         """The formula in its best form, the weights and the backtest, for people."""
         groups = len(self.runs.group_names)
@@ -209,7 +223,7 @@ class InputForecast:
             f"{self.runs.target} from {', '.join(self.inputs)}: {plural(self.num_runs, 'run')}"
             + (f" in {plural(groups, 'group')}" if groups > 1 else "")
         ]
-        best = self.fits[0]
+        best = self._simplest
         for number, name in list(enumerate(self.runs.group_names))[:4]:
             prefix = f"{name}: " if groups > 1 else ""
             lines.append("  " + prefix + formula_text(best, self.runs.target, self.inputs, number))
@@ -227,7 +241,7 @@ class InputForecast:
         """Plain data that ``from_json`` takes back without loss."""
         return {
             "kind": self.kind,
-            "formula": formula_text(self.fits[0], self.runs.target, self.inputs),
+            "formula": formula_text(self._simplest, self.runs.target, self.inputs),
             "fits": [fit.to_json() for fit in self.fits],
             "record": self.record.to_json(),
             "errors": dict(self.errors),
@@ -235,7 +249,7 @@ class InputForecast:
             "between": self.metric.between,
             "logarithmic": self.logarithmic,
             "least": self.least if np.isfinite(self.least) else None,
-            "inflation": self.inflation,
+            "inflation": self.inflation.tolist(),
             "notes": list(self.notes),
             "runs": self.runs.to_json(),
         }
@@ -256,7 +270,7 @@ class InputForecast:
                 Metric(np.array(data["lengths"], float), float(data["between"])),
                 bool(data["logarithmic"]),
                 -np.inf if data["least"] is None else float(data["least"]),
-                float(data["inflation"]),
+                np.array(data["inflation"], float),
                 tuple(data["notes"]),
             )
         except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
@@ -297,7 +311,7 @@ def forecast_inputs(runs: Measurements, seed: int = 0) -> InputForecast:
         for one in (ranked[number] for number in kept)
     )
     errors = {one.split.name: rms(one.error) for one in mixed}
-    settings = (common.logarithmic, common.least, inflation(mixed))
+    settings = (common.logarithmic, common.least, inflations(mixed))
     return InputForecast(runs, fits, record, errors, metric, *settings, tuple(notes))
 
 

@@ -19,6 +19,10 @@ PRICE = 0.01
 # Errors below this part of a run's noise are taken for equal.
 NOISE_PART = 0.3
 LEAST_WEIGHT = 0.05
+# How far the inflation of all splits may be from one, and that of one split from theirs, as logarithms; and for how
+# many independent errors a split stands.
+WIDE, NARROW = 0.6, 0.7
+ERRORS_OF_A_SPLIT = 6
 MOST_OF_A_KIND = 3
 
 
@@ -60,7 +64,11 @@ class Record:
 
     def at(self, runs: Measurements, points: Array) -> Array:
         """Weights of the forms at points, (points, forms)."""
-        return self.weights(likeness(runs, points, self.along))
+        return self.weights(self.likeness(runs, points))
+
+    def likeness(self, runs: Measurements, points: Array) -> Array:
+        """How much each point resembles each split, (points, splits)."""
+        return likeness(runs, points, self.along)
 
     @property
     def kinds(self) -> Array:
@@ -102,16 +110,31 @@ class Record:
         return cls(tuple(data["names"]), np.array(data["along"], int), forms)
 
 
-def inflation(mixed: Sequence[Trial]) -> float:
-    """What the uncertain part is multiplied by so that the backtest's errors are as large as was said."""
-    factors = np.geomspace(0.25, 8, 60)
-    logged = -0.5 * (np.log(factors) / 0.6) ** 2
-    for one in mixed:
-        variance = one.noise**2 + factors[:, None] ** 2 * one.unsure**2
-        count = min(len(one.error), 6) / max(len(one.error), 1)
-        logged += count * (-0.5 * np.log(variance) - 2.5 * np.log1p(one.error**2 / variance / 4)).sum(axis=1)
+def inflations(mixed: Sequence[Trial]) -> Array:
+    """For each split, what the uncertain part is multiplied by so that errors there are as large as was said.
+
+    What all splits say together is what is expected of each.
+    """
+    if not mixed:
+        return np.empty(0)
+    factors = np.geomspace(0.25, 10, 60)
+    each = np.stack([_evidence(one, factors) for one in mixed])
+    together = -0.5 * (np.log(factors) / WIDE) ** 2 + each.sum(axis=0)
+    common = _mean(together, np.log(factors))
+    own = -0.5 * ((np.log(factors) - common) / NARROW) ** 2
+    return np.exp([_mean(own + 2 * one, np.log(factors)) for one in each])
+
+
+def _evidence(one: Trial, factors: Array) -> Array:
+    """The likelihood of each factor, counted for a few independent errors."""
+    variance = one.noise**2 + factors[:, None] ** 2 * one.unsure**2
+    count = min(len(one.error), ERRORS_OF_A_SPLIT) / max(len(one.error), 1)
+    return count * (-0.5 * np.log(variance) - 2.5 * np.log1p(one.error**2 / variance / 4)).sum(axis=1)
+
+
+def _mean(logged: Array, values: Array) -> float:
     shares = np.exp(logged - logged.max())
-    return float((factors * shares).sum() / shares.sum())
+    return float((values * shares).sum() / shares.sum())
 
 
 def rms(errors: Array) -> float:

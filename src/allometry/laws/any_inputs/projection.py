@@ -56,7 +56,7 @@ class Solved:
 
 
 def project(
-    form: ComposedForm, data: Padded, target: Array, theta: Array, noise: Array, pooling: Pooling
+    form: ComposedForm, data: Padded, target: Array, theta: Array, noise: float | Array, pooling: Pooling
 ) -> tuple[Solved, Array, Array]:
     """The coefficients at θ, with the columns and the residuals (batch, groups, runs).
 
@@ -91,7 +91,7 @@ def solve(
     data: Padded,
     target: Array,
     starts: Array,
-    noise: Array,
+    noise: float | Array,
     pooling: Pooling,
     steps: int = 25,
 ) -> Solved:
@@ -141,7 +141,13 @@ def _finite(objective: Array) -> Array:
 
 
 def _normal(
-    form: ComposedForm, data: Padded, at: Solved, columns: Array, residual: Array, noise: Array, pooling: Pooling
+    form: ComposedForm,
+    data: Padded,
+    at: Solved,
+    columns: Array,
+    residual: Array,
+    noise: float | Array,
+    pooling: Pooling,
 ) -> tuple[Array, Array]:
     """Gradient (batch, constants) and Gauss–Newton matrix of half the objective."""
     projected = jacobian(form, data, at, columns)

@@ -169,6 +169,21 @@ class Measurements:
         return inside and bool((np.abs(self.points.sum(axis=1) - 1) <= SHARE_TOLERANCE).all())
 
 
+def cells_of(source: Any, column: str, where: Mapping[str, Any] | None = None) -> list[str]:
+    """The different cells of a column of a table, as text, in the order in which they come first.
+
+    Raises:
+        UserError: no such table or column, or a cell is blank.
+    """
+    table = read_table(source).select(where or {})
+    if column not in table.columns:
+        raise UserError(f"{table.name}: no column {column!r}; found: {table.shown}")
+    cells = list(dict.fromkeys(table.texts(column)))
+    if "" in cells:
+        raise UserError(f"{table.name}: {column} is blank in some rows; fill them in or leave them out by --where")
+    return cells
+
+
 def _names_of(given: str | Sequence[str] | None, what: str) -> tuple[str, ...]:
     """One name or several, as a tuple; a blank one is refused."""
     names = () if given is None else (given,) if isinstance(given, str) else tuple(given)
