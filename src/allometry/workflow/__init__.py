@@ -34,7 +34,8 @@ from ..planning import Outcome, Plan
 from ..runs.hooks import Progress
 from .budget_left import resume_plan
 from .early_warning import EarlyWarning
-from .input_fit import PredictedPart, fit_inputs, load_forecast, predict_inputs
+from .fits.input_fit import PredictedPart, fit_inputs, load_forecast, predict_inputs
+from .fits.study_fit import evidence, fit_isoflop, fit_runs, load_fit
 from .ladder_cost import LadderCost, RunCost
 from .listener import (
     Event,
@@ -55,7 +56,6 @@ from .outcome import planned_run, record_outcome
 from .runs_under_way import RunState, RunsUnderWay
 from .session import StudySession, open_study
 from .single_run import train_plan, train_run
-from .study_fit import evidence, fit_isoflop, fit_runs, load_fit
 from .study_plan import plan, refuse_model_options
 
 __all__ = [

@@ -17,9 +17,9 @@ from ..planning import Alternative, Checkpoint, Continuation
 from ..runs import saved_states
 from ..runs.record import RunRecord
 from ..runs.study import Study
+from .fits.study_fit import load_fit
 from .listener import Listener, Note, note_to, silent
 from .outcome import planned_run
-from .study_fit import load_fit
 from .study_plan import StudyPractice, budget_of, standing_plan
 
 

@@ -12,7 +12,7 @@ from ..planning.resources.shapes import size_of
 from ..quantities import format_count
 from ..runs.record import RunRecord
 from ..runs.study import Study
-from .study_fit import load_fit
+from .fits.study_fit import load_fit
 
 # The law that is fitted to the rungs that have ended, until the study has one of its own; refits for its interval.
 LAW, REFITS = "chinchilla", 40

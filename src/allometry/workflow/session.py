@@ -24,13 +24,13 @@ from ..runs.trackers import Trackers, import_trackers
 from ..runs.trunks import trunk_costs
 from .choose_engine import for_ladder, for_one_run
 from .early_warning import EarlyWarning
+from .fits.study_fit import fit_runs
 from .ladder_cost import LadderCost
 from .listener import Fitted, Listener, Note, Planned, note_to, silent
 from .monitor import Monitor
 from .outcome import planned_run
 from .prepare import begin_study, design_of, speed_of
 from .single_run import train_one
-from .study_fit import fit_runs
 from .study_plan import standing_plan, study_plan
 
 TARGET_TIME_MARGIN = 1.3  # the target may take this many times what the design set aside for it

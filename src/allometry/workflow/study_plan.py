@@ -18,9 +18,9 @@ from ..ladder.shape import shape_near
 from ..planning.optimum.repeated_data import repetition_note
 from ..quantities import format_flops
 from ..runs.study import Study
+from .fits.study_fit import load_fit
 from .listener import Listener, Note, silent
 from .outcome import planned_run
-from .study_fit import load_fit
 
 
 def plan(

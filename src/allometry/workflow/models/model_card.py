@@ -7,7 +7,7 @@ from ...planning import Outcome, Plan
 from ...quantities import format_count, format_flops, plural
 from ...runs.record import RunRecord
 from ...runs.study import Study
-from ..study_fit import load_fit
+from ..fits.study_fit import load_fit
 
 _HEAD = """---
 library_name: {library}

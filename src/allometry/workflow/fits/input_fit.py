@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import laws
-from ..errors import UserError
-from ..files import write_json
-from ..quantities import parse_number
-from .listener import Listener, Note, silent
+from ... import laws
+from ...errors import UserError
+from ...files import write_json
+from ...quantities import parse_number
+from ..listener import Listener, Note, silent
 
 Fitted = laws.Forecast | laws.InputForecast | laws.Forecasts
 MOST_PARTS = 200

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import laws
-from ..errors import UserError
-from ..files import write_json
-from ..runs.study import Study
-from .listener import Listener, Note, silent
+from ... import laws
+from ...errors import UserError
+from ...files import write_json
+from ...runs.study import Study
+from ..listener import Listener, Note, silent
 
 
 def fit_runs(

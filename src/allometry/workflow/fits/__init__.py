@@ -1,0 +1,1 @@
+"""Laws of a study or of any table: fitted, written, read back, asked."""
