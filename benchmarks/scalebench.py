@@ -147,8 +147,7 @@ def measure(name: str, task: Task, rule: str, fitted: dict, held: dict) -> Outco
     groups = {} if task.group is None else {"group": task.group}
     start, scores, inside, half = time.process_time(), [], [], []
     for target in task.targets:
-        cost = {"cost": task.cost} if task.cost and not task.cost.endswith("num_params") else {}
-        runs = laws.Observations.read(fitted, target=target, inputs=list(task.inputs), **groups, **cost)
+        runs = laws.Observations.read(fitted, target=target, inputs=list(task.inputs), **groups)
         prediction = laws.forecast(runs).predict(held, level=0.9)
         actual = np.array(held[target], float)
         spread = actual.std()

@@ -7,7 +7,7 @@ products, products, products above a floor, and powers that add up in an effecti
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from .form import IDENTITY, LOG, ComposedForm, up_to_squares
 PLAIN = ("product of powers", "sum of powers", "product above a floor")
 # More inputs than this are not tried in pairs or one by one.
 MOST_PAIRED = 6
+# Runs of a group for each constant of a form with products of three.
+LEAST_RUNS_A_CONSTANT = 8
 
 
 def candidates(runs: Measurements) -> list[ComposedForm]:
@@ -29,7 +31,8 @@ def candidates(runs: Measurements) -> list[ComposedForm]:
     features = {place: _default(runs, place) for place in varying}
     forms = _plain(features, positive)
     if len(varying) <= MOST_PAIRED:
-        forms += _with_products(features, positive) + _upgraded(runs, features, positive) + _tuned(features, positive)
+        forms += _with_products(features, positive, len(runs) / len(runs.group_names))
+        forms += _upgraded(runs, features, positive) + _tuned(features, positive)
     forms += _joined(features)
     return list({form: None for form in forms})
 
@@ -62,8 +65,8 @@ def _plain(features: dict[int, str], positive: bool) -> list[ComposedForm]:
     ]
 
 
-def _with_products(features: dict[int, str], positive: bool) -> list[ComposedForm]:
-    """Sums with the products of pairs, and of squares, on either scale."""
+def _with_products(features: dict[int, str], positive: bool, runs: float) -> list[ComposedForm]:
+    """Sums with the products of pairs, of squares and, with many runs in a group, of three, on either scale."""
     count, forms = len(features), []
     pairs = tuple(combinations(range(count), 2))
     logarithms = _features({place: _logarithmic(kind) for place, kind in features.items()})
@@ -79,6 +82,10 @@ def _with_products(features: dict[int, str], positive: bool) -> list[ComposedFor
             )
         squares = up_to_squares(range(count))
         forms.append(ComposedForm(f"parabolas in logarithms{scale}", link, logarithms, ((), *_each(count), *squares)))
+        cubes = tuple(combinations_with_replacement(range(count), 3))
+        if LEAST_RUNS_A_CONSTANT * (1 + count + len(squares) + len(cubes)) < runs:
+            products = ((), *_each(count), *squares, *cubes)
+            forms.append(ComposedForm(f"powers with products of three{scale}", link, powers, products))
     if pairs:
         forms.append(
             ComposedForm("product with products above a floor", IDENTITY, logarithms, ((),), (*_each(count), *pairs))

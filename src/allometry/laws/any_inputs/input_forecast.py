@@ -33,7 +33,7 @@ Array = np.ndarray
 STARTS, BACKTEST_STARTS = 8, 1
 # Forms that are tested, the plain ones among them; of the best also with exponents of each group.
 MOST_TESTED, MOST_APART = 12, 3
-MOST_RUNS, MOST_FITTED = 400, 1500
+MOST_RUNS, MOST_FITTED = 600, 1500
 # Standard deviation that a prediction gains for each e-fold beyond the runs, in those of the target.
 DRIFT = 0.01
 POINTS_AT_ONCE = 2000
@@ -180,7 +180,17 @@ class InputForecast:
         centre = (shares * centres).sum(axis=0)
         apart = (np.stack(centres) - centre) ** 2
         unsure = (shares * (np.stack(variances) + apart)).sum(axis=0) + (self._drift * self._distance(points)) ** 2
-        return centre, np.sqrt(np.array(noises) @ shares + self._inflation(points) ** 2 * unsure)
+        stated = np.sqrt(np.array(noises) @ shares + self._inflation(points) ** 2 * unsure)
+        return centre, np.maximum(stated, np.sqrt(stated * self._shown(points)))
+
+    def _shown(self, points: Array) -> Array:
+        """The errors of the backtest, by the points' likeness to its splits; where they exceed what is stated, the
+        interval goes halfway to them, since a process that knows its runs too well states too little."""
+        if not self.errors:
+            return np.zeros(len(points))
+        kinds = self.record.likeness(self.runs, points)
+        logged = np.log(np.maximum(list(self.errors.values()), 1e-300))
+        return np.exp(kinds @ logged / kinds.sum(axis=1))
 
     def _inflation(self, points: Array) -> Array:
         """What the uncertain part is multiplied by at points, by their likeness to the splits."""

@@ -23,9 +23,9 @@ BETWEEN_GROUPS = (0.0, 0.6, 0.95)
 RATIOS = np.array([0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0])
 LOG_PRIOR = np.log(np.where(RATIOS == 0, 0.5, 0.5 / (len(RATIOS) - 1)))
 # Runs from which lengths are chosen.
-ENOUGH_RUNS = 160
+ENOUGH_RUNS = 250
 SWEEPS = 2
-MOST_RUNS = 500
+MOST_RUNS = 1000
 
 
 class Metric(NamedTuple):
