@@ -51,7 +51,9 @@ def scale_model(
     - ``running``: β and γ follow the training batches, each with ``momentum``.
     - ``power_of_two``: factors are rounded to powers of two; the outputs are then equal bit for bit.
 
-    Biases, and gains of norms, stay as they are. Before fine-tuning see :func:`~allometry.nn.finetune_groups`.
+    Parameters that enter no product (biases, gains, tokens, positions) stay as they are. Models of transformers are
+    treated whole; their ``save_pretrained`` writes the plain weights. Before fine-tuning see
+    :func:`~allometry.nn.finetune_groups`.
 
     Raises:
         ValueError: an unknown rule; an example that is not finite; a module or function that the rule does not know

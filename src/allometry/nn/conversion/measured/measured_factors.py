@@ -149,9 +149,16 @@ class MeasuredFactor(nn.Module):
 
 
 class WeightFactor(MeasuredFactor):
-    """Forward: θ → θ/α; :meth:`restore` multiplies by α. Weights have shape (fan_out, …); d is the fan-in."""
+    """Forward: θ → θ/α; :meth:`restore` multiplies by α. d is the fan-in.
+
+    Weights have shape (fan_out, …); (fan_in, fan_out) if ``transposed``.
+    """
+
+    transposed = False
 
     def length(self, tensor: Tensor) -> int:
+        if self.transposed:
+            return tensor.shape[0]
         return tensor.numel() // tensor.shape[0] if tensor.dim() > 1 else tensor.numel()
 
     def forward(self, theta: Tensor) -> Tensor:

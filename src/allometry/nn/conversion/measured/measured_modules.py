@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -176,6 +177,17 @@ class MeasuredLinear(ProductModule, nn.Linear):
         return self._multiply(_MeasuredLinearFunction.apply, flat).view(*input.shape[:-1], self.out_features)
 
 
+class MeasuredTransposedLinear(ProductModule):
+    """A linear map whose weight has shape (fan_in, fan_out), as transformers' ``Conv1D``, with measured factors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._multiply(_transposed_product, x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+
+
+def _transposed_product(x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands) -> Tensor:
+    return _MeasuredLinearFunction.apply(x, weight.t(), bias, operands)
+
+
 class _MeasuredConv(ProductModule):
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
@@ -228,20 +240,36 @@ MEASURED_MODULES: dict[type[nn.Module], type[MeasuredModule]] = {
     nn.Conv3d: MeasuredConv3d,
     nn.Embedding: MeasuredEmbedding,
 }
-PLAIN_MODULES = {measured: plain for plain, measured in MEASURED_MODULES.items()}
 FACTOR_NAMES = ("weight_factor", "input_factor", "grad_factor")
+
+
+def measured_form(module: nn.Module) -> type[MeasuredModule] | None:
+    """The class that gives a module measured factors; None for what is no matrix product that we know."""
+    if _is_transposed(module):
+        return MeasuredTransposedLinear
+    return MEASURED_MODULES.get(type(module))
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    """transformers' ``Conv1D`` (of GPT-2), known by its name and its fields, so that transformers is not imported."""
+    return type(module).__name__ == "Conv1D" and {"nf", "nx"} <= module.__dict__.keys()
 
 
 def feature_dim(module: Treated) -> int:
     """The dimension of a module's input and output that holds features, or channels."""
-    return -1 if isinstance(module, nn.Linear | nn.Embedding) else 1 - module.weight.dim()
+    if isinstance(module, nn.Linear | nn.Embedding) or module.weight.dim() < 3:
+        return -1
+    return 1 - module.weight.dim()
 
 
 def attach_factors(
     module: Treated, weight: WeightFactor, activation: ActivationFactor | None, gradient: GradientFactor | None
 ) -> None:
     """Turn a plain module into its measured one, in place. The caller divides the weight, which may be shared."""
-    _change_class(module, MEASURED_MODULES[type(module)])
+    form, plain = measured_form(module), type(module)
+    assert form is not None
+    _change_class(module, form)
+    module.__dict__["plain_form"] = plain
     module.weight_factor = weight
     if activation is not None and gradient is not None:
         module.input_factor, module.grad_factor = activation, gradient
@@ -249,6 +277,52 @@ def attach_factors(
 
 def _change_class(module: nn.Module, kind: type[nn.Module]) -> None:
     module.__class__ = kind
+
+
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dictionary of the plain model: weights θ, no factors; what is one tensor here is one there."""
+    factors = {id(module.weight): module.weight_factor.value for module in measured_modules(model).values()}
+    prefixes = tuple(
+        f"{path}.{name}." if path else f"{name}." for path in measured_modules(model) for name in FACTOR_NAMES
+    )
+    plain: dict[int, Tensor] = {}
+    for key, tensor in model.state_dict(keep_vars=True).items():
+        if not key.startswith(prefixes) and id(tensor) not in plain:
+            value = tensor.detach()
+            plain[id(tensor)] = value * factors[id(tensor)] if id(tensor) in factors else value
+    return {
+        key: plain[id(tensor)]
+        for key, tensor in model.state_dict(keep_vars=True).items()
+        if not key.startswith(prefixes)
+    }
+
+
+class SavesPlainWeights:
+    """Mixed into the class of a scaled model of transformers: ``save_pretrained`` writes the plain model."""
+
+    def save_pretrained(self, *arguments: Any, **options: Any) -> Any:
+        if options.get("state_dict") is None:
+            options["state_dict"] = plain_state(self)  # pyright: ignore[reportArgumentType]  # mixed into a module
+        return super().save_pretrained(*arguments, **options)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@cache
+def _saving_plain(kind: type[nn.Module]) -> type[nn.Module]:
+    return type(kind.__name__, (SavesPlainWeights, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+
+
+def save_plain_weights(model: nn.Module) -> None:
+    """Let every part of a scaled model that has a ``save_pretrained`` write plain weights by it."""
+    for module in model.modules():
+        if hasattr(type(module), "save_pretrained") and not isinstance(module, SavesPlainWeights):
+            _change_class(module, _saving_plain(type(module)))
+
+
+def save_as_they_are(model: nn.Module) -> None:
+    """Undo :func:`save_plain_weights`."""
+    for module in model.modules():
+        if isinstance(module, SavesPlainWeights):
+            _change_class(module, type(module).__bases__[1])
 
 
 def measured_modules(model: nn.Module) -> dict[str, MeasuredModule]:
@@ -259,12 +333,13 @@ def measured_modules(model: nn.Module) -> dict[str, MeasuredModule]:
 @torch.no_grad()
 def unscale(model: nn.Module) -> nn.Module:
     """Restore the plain modules and the weights θ of ``model``, in place; training is not undone. Returns ``model``."""
+    save_as_they_are(model)
     restored: set[int] = set()
     for module in measured_modules(model).values():
         if id(module.weight) not in restored:
             module.weight.mul_(module.weight_factor.value)
             restored.add(id(module.weight))
-        _change_class(module, PLAIN_MODULES[type(module)])
+        _change_class(module, module.__dict__.pop("plain_form"))
         for name in FACTOR_NAMES:
             module._modules.pop(name, None)
         module.__dict__.pop("formats", None)

@@ -10,7 +10,18 @@ from torch import Tensor, nn
 
 from ...checks.probe import tensors_in
 from .measured_factors import PARTS, ActivationFactor, GradientFactor, WeightFactor, check_real
-from .measured_modules import MEASURED_MODULES, Treated, attach_factors, feature_dim, measured_modules, unscale
+from .measured_modules import (
+    MEASURED_MODULES,
+    MeasuredTransposedLinear,
+    Treated,
+    attach_factors,
+    feature_dim,
+    measured_form,
+    measured_modules,
+    save_plain_weights,
+    unscale,
+)
+from .operands_of_products import in_products
 from .run_batches import Loss, evaluate, run_batches, undisturbed
 
 # These modules own parameters and multiply no matrix by them. There is nothing to bring into range: they stay as is.
@@ -24,23 +35,36 @@ NO_PRODUCT = (
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 
 
-def treatable(model: nn.Module, strict: bool) -> tuple[dict[str, Treated], dict[str, str]]:
-    """The modules that the rules treat, by path; and the other modules with parameters, each with the reason.
+def treatable(
+    model: nn.Module, batch: Any, loss: Loss | None, strict: bool
+) -> tuple[dict[str, Treated], dict[str, str]]:
+    """The modules that the rules treat, by path; and others whose parameters enter a product, each with the reason.
+
+    Parameters that enter no product (gains, biases, tokens, positions) have nothing to bring into range: the module
+    that owns them stays as it is. Whether a matrix enters one is seen on ``batch``.
 
     Raises:
         ValueError: there are others and ``strict``, or there is no module to treat.
     """
     modules: dict[str, Treated] = {}
     left: dict[str, str] = {}
+    unknown: dict[str, list[Tensor]] = {}
     for path, module in model.named_modules():
         name = path or "(model)"
-        if isinstance(module, Treated) and type(module) in MEASURED_MODULES:
+        if measured_form(module) is not None:
             if getattr(module, "max_norm", None) is None:
-                modules[name] = module
+                modules[name] = module  # pyright: ignore[reportArgumentType]  # the forms are those of Treated
             else:
                 left[name] = "Embedding with max_norm, which rescales its rows"
-        elif not isinstance(module, NO_PRODUCT) and next(module.parameters(recurse=False), None) is not None:
-            left[name] = type(module).__name__
+        elif not isinstance(module, NO_PRODUCT):
+            matrices = [parameter for parameter in module.parameters(recurse=False) if parameter.dim() > 1]
+            if matrices:
+                unknown[name] = matrices
+    if unknown:
+        used = in_products(model, batch, loss, [matrix for matrices in unknown.values() for matrix in matrices])
+        for name, matrices in unknown.items():
+            if any(id(matrix) in used for matrix in matrices):
+                left[name] = type(model.get_submodule("" if name == "(model)" else name)).__name__
     if left and strict:
         listed = ", ".join(f"{name} ({kind})" for name, kind in left.items())
         known = ", ".join(f"torch.nn.{kind.__name__}" for kind in MEASURED_MODULES)
@@ -69,7 +93,7 @@ def scale_measured(
     for part in parts:
         if part not in PARTS:
             raise ValueError(f"parts: {part!r} is unknown; any of {', '.join(map(repr, PARTS))}")
-    modules, left = treatable(model, strict)
+    modules, left = treatable(model, batches[0], loss, strict)
     options = {"running": running, "momentum": momentum, "power_of_two": power_of_two}
     operands = _Operands(modules, rule, parts, options)
     before = run_batches(model, modules, batches, loss, operands.observe)
@@ -86,6 +110,7 @@ def scale_measured(
                 factor.to(module.weight.device).train(module.training)
         attach_factors(module, weights[path], inputs, gradients)
     _verify(model, batches[0], loss, before)
+    save_plain_weights(model)
     for module in measured_modules(model).values():
         module.formats = formats
     return left
@@ -127,6 +152,7 @@ def _divide_weights(
         weight = module.weight
         if id(weight) not in by_weight:
             factor = by_weight[id(weight)] = WeightFactor(rule, power_of_two=power_of_two)
+            factor.transposed = measured_form(module) is MeasuredTransposedLinear
             if measure:
                 factor.observe(weight)
                 with torch.no_grad():

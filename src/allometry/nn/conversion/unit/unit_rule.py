@@ -23,6 +23,7 @@ from ..plain_linear_maps import lower
 from .branches import GraphStructure
 from .counterparts import COUNTERPARTS, MEASURED, PASSING, MeasuredScale
 from .graph import Values, mark_wrapped, path_of, trace
+from .known_families import counterpart_of_family
 from .rewrite_functions import rewrite_functions
 from .rewrite_modules import check_parameters, is_leaf, rewrite_modules
 from .rewriting import Rewriting
@@ -38,6 +39,9 @@ def scale_unit(
     """
     if inplace and not _is_chain(model):
         raise ValueError("inplace: the unit rule makes a new model of anything but a chain of nn.Sequential")
+    family = counterpart_of_family(model)
+    if family is not None:
+        return family.to(next(model.parameters()).device)
     if type(model) in COUNTERPARTS or isinstance(model, MEASURED):
         return scale_unit(nn.Sequential(model), example, False, strict, readout).get_submodule("0")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
