@@ -10,7 +10,8 @@ The layers have the names and the argument order of ``torch.nn``. The package ne
 
 - ``functional``: the operations, whose code is in ``ops/``; ``layers/``: the modules;
 - ``schemes``, ``parametrization``, ``optim``: multiplier, initial deviation and learning rate of each weight, by role;
-- ``precision/``: number formats and FP8; ``checks/``: audit and coordinate check; ``conversion/``: existing models;
+- ``precision/``: number formats, FP8, quantised layers; ``checks/``: audit and coordinate check;
+- ``conversion/``: existing models;
 - ``own_modules``: which modules belong to this package.
 """
 
@@ -59,6 +60,7 @@ from .ops.scale import Scale, exact_scale, scale
 from .optim import SGD, Adam, AdamW, Lion, Muon, param_groups
 from .parametrization import learning_rate_factors, parametrize, roles
 from .precision import formats, fp8
+from .precision.quantized import QuantizedLinear, quantize, quantized_bytes
 from .schemes import Base, Role, Scheme, residual_taus
 
 __all__ = [
@@ -102,6 +104,7 @@ __all__ = [
     "OperandRange",
     "Parameter",
     "Parametrized",
+    "QuantizedLinear",
     "RMSNorm",
     "RangeReport",
     "ReLU",
@@ -134,6 +137,8 @@ __all__ = [
     "learning_rate_factors",
     "param_groups",
     "parametrize",
+    "quantize",
+    "quantized_bytes",
     "range_report",
     "residual_taus",
     "roles",

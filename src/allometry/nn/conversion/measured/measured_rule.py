@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ def treatable(
     """
     modules: dict[str, Treated] = {}
     left: dict[str, str] = {}
-    unknown: dict[str, list[Tensor]] = {}
+    unknown: dict[str, Sequence[Tensor]] = {}
     for path, module in model.named_modules():
         name = path or "(model)"
         if measured_form(module) is not None:
