@@ -9,6 +9,7 @@ from torch import nn as plain
 
 from allometry import nn
 from allometry.nn.checks.coord_check import coord_check, slope
+from allometry.nn.checks.coord_trace import few_rows
 
 WIDTHS = (64, 128, 256)
 
@@ -161,7 +162,7 @@ def test_divergence_is_a_failure_of_its_own():
 
 def test_too_many_rows_are_named_as_a_cause_of_shrinking():
     found = known(-0.5, 0.0)
-    assert "rows" not in str(found)
+    assert "rows are more" not in str(found)
     crowded = coord_check(
         lambda width: Known(width, -0.5, 0.0),
         (16, 32),
@@ -169,8 +170,87 @@ def test_too_many_rows_are_named_as_a_cause_of_shrinking():
         loss=lambda output, targets: output.sum(),
         optimizer=sgd,
         seeds=(0,),
+        rows=40,
     )
     assert "40 rows are more than width 16" in str(crowded)
+
+
+def decoders(scheme="umup", rows=(1, 16), tied=False, norm="pre", lr=None):
+    """The check of real decoders with four heads at every width, on random tokens."""
+
+    def make(width):
+        model = nn.Decoder(vocab_size=256, layers=2, width=width, heads=4, tied=tied, norm=norm)
+        tokens = torch.randint(256, (rows[0], rows[1] + 1), generator=torch.Generator().manual_seed(0))
+        return nn.parametrize(model, scheme), (tokens[:, :-1], tokens[:, 1:])
+
+    return coord_check(make, (32, 64, 128), steps=2, seeds=(0, 1), lr=lr)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"lr": 0.5},
+        {"rows": (8, 64)},
+        {"tied": True},
+        {"scheme": "mup"},
+        {"scheme": "completep", "rows": (8, 64)},
+        {"scheme": "mus", "norm": "post"},
+    ],
+    ids=str,
+)
+def test_a_decoder_passes_under_every_scheme_that_transfers(options):
+    found = decoders(**options)
+    assert found.ok, str(found)
+    assert found.batch_rows == 8
+    assert {row.verdict for row in found.rows} <= {"ok", "inherits", "heads"}
+
+
+def test_a_decoder_under_the_standard_parametrization_fails():
+    found = decoders("sp")
+    growing = [row.name for row in found.rows if row.verdict == "grows"]
+    assert len(growing) > len(found.rows) / 2
+    assert any("qkv" in name for name in growing)
+    assert "grows: a learning rate tuned at one width is too high" in str(found)
+
+
+def test_what_only_the_embedding_moves_inherits_its_slope_and_the_rest_does_not():
+    found = decoders()
+    inheriting = {row.name for row in found.rows if row.verdict == "inherits"}
+    assert inheriting == {"embedding", "stack.blocks.0.attention.qkv(input)"}
+    first = one(found, "stack.blocks.0.attention.qkv")
+    assert first.parts["input"][-1] == pytest.approx(-0.5, abs=0.1)  # and alone it would drag this one down
+    assert abs(first.parts["hidden"][-1]) < 0.2
+    assert "inherits: it shrinks as the embedding's learning rate does" in str(found)
+
+
+def test_a_rate_that_shrinks_with_the_width_fails_though_the_parts_are_told_apart():
+    """Hidden weights at 1/width of u-μP's rate learn less and less."""
+
+    def slow(model):
+        groups = [{"params": [p], "lr": 3.0 / model.norm.normalized_shape} for p in model.parameters()]
+        return torch.optim.Adam(groups)
+
+    def make(width):
+        tokens = torch.randint(256, (1, 17), generator=torch.Generator().manual_seed(0))
+        model = nn.Decoder(vocab_size=256, layers=2, width=width, heads=width // 16)
+        return model, (tokens[:, :-1], tokens[:, 1:])
+
+    found = coord_check(make, (32, 64, 128), steps=2, seeds=(0, 1), optimizer=slow)
+    assert one(found, "stack.blocks.1.mlp.up").verdict == "shrinks"
+
+
+def test_few_rows_of_a_batch_are_whole_samples_and_of_a_sequence_its_beginning():
+    tokens = torch.arange(6 * 50).view(6, 50)
+    inputs, targets = few_rows((tokens, tokens + 1), 8)
+    assert torch.equal(inputs, tokens[:1, :8])
+    assert torch.equal(targets, tokens[:1, :8] + 1)
+    inputs, targets = few_rows((tokens[:, :4], tokens[:, :4]), 8)
+    assert inputs.shape == (2, 4)
+    images, labels = few_rows((torch.randn(64, 3, 5, 5), torch.arange(64)), 8)
+    assert (images.shape, labels.shape) == ((1, 3, 5, 5), (1,))  # fifteen rows of a convolution's input each
+    features = few_rows({"x": torch.randn(64, 7), "y": torch.arange(64)}, 8)
+    assert len(features["x"]) == len(features["y"]) == 8
 
 
 def test_it_shows_itself_as_text_html_and_json():

@@ -46,6 +46,42 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(parts):
         torch.testing.assert_close(q.grad, p.grad, msg=name)
 
 
+@pytest.mark.parametrize("sizes", [[3, 3, 2], [1, 7], [5, 1, 2]])
+def test_pieces_of_any_size_give_the_gradient_of_the_whole_or_an_error(sizes):
+    tokens = torch.randint(64, (8, 17))
+    whole, pieces = decoder().double(), decoder().double()
+    next_token_loss(whole, tokens).backward()
+    for piece in tokens.split(sizes):
+        with nn.accumulation(rows=len(piece), of=8):
+            next_token_loss(pieces, piece).backward()
+    for (name, p), q in zip(whole.named_parameters(), pieces.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, msg=name)
+
+    def one_by_one():
+        for piece in tokens.split(sizes):
+            with nn.accumulation(len(sizes)):
+                next_token_loss(pieces, piece).backward()
+
+    def together():
+        with nn.accumulation(len(sizes)):
+            for piece in tokens.split(sizes):
+                next_token_loss(pieces, piece).backward()
+
+    for wrong in (one_by_one, together):
+        with pytest.raises(ValueError, match=r"parts=\d is for equal pieces.*accumulation\(rows=…, of=…\)"):
+            wrong()
+        for size in (4, 2, 4):  # what was given up is forgotten; batches of other sizes are their own
+            for piece in tokens[:size].chunk(2):
+                with nn.accumulation(2):
+                    next_token_loss(pieces, piece).backward()
+
+
+def test_a_piece_says_how_large_it_is_in_one_way():
+    for given in ({}, {"parts": 2, "rows": 1, "of": 2}, {"rows": 3}, {"rows": 3, "of": 2}, {"of": 2}):
+        with pytest.raises(ValueError, match=r"accumulation: give either|rows: a piece of 3 rows of a batch of 2"):
+            nn.accumulation(**given).__enter__()
+
+
 def test_accumulation_covers_biases_gains_convolutions_and_embeddings():
     def model():
         torch.manual_seed(0)

@@ -83,7 +83,7 @@ def backward_in_pieces(
     for number, (first, count) in enumerate(pieces, 1):
         batch = tuple(devices.put(side, device) for side in task.batch(first, max(1, count)))
         apart = until_last() if number < len(pieces) else nullcontext()
-        with nn.accumulation(rows / max(1, count)), apart:
+        with nn.accumulation(rows=max(1, count), of=rows), apart:
             loss = task.loss(model, batch)
             (loss if count else 0.0 * loss).backward()
         part += count / rows * loss.item()

@@ -11,19 +11,26 @@ appendix D.1).
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .check_table import BAD, GOOD, CheckLine, CheckTable, short
-from .objective import Objective, default_optimizer
-from .probe import INPUT, untouched, unwrap, watched
+from .coord_trace import EMBEDDING, TOGETHER, Trace, attentions, few_rows, heads_held, parts_of, train_a_little
+from .objective import Objective
+from .probe import unwrap
 
-OK, GROWS, SHRINKS, NON_FINITE = "ok", "grows", "shrinks", "non-finite"
+OK, INHERITS, HEADS, GROWS, SHRINKS, NON_FINITE = "ok", "inherits", "heads", "grows", "shrinks", "non-finite"
+HARMLESS = (OK, INHERITS, HEADS)
+LEAST_ROWS, ROWS_PER_WIDTH = 4, 1 / 4  # of the batch that is trained on, of the least width
+
+Traces = dict[str, dict[int, list[Trace]]]  # by part and width, one of each seed
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,10 @@ class Coordinate:
 
     ``change`` and ``value``: by step and by width, the root mean square of its difference from the start, and of itself
     (geometric means over seeds). ``slopes`` and ``value_slopes``: by step, the slope of their logs against the log of
-    the width, or None if a value is zero or not finite.
+    the width, or None if a value is zero or not finite. ``parts``: the slopes of the change if only that kind of
+    weight is trained ("input", "hidden", "output", "bias and gain"); empty for a model whose weights have no roles.
+    ``verdict`` is "ok", "inherits" (it shrinks only because the embedding does), "heads" (it grows only because
+    attention's heads do), "grows", "shrinks" or "non-finite".
     """
 
     name: str
@@ -41,11 +51,12 @@ class Coordinate:
     slopes: tuple[float | None, ...]
     value_slopes: tuple[float | None, ...]
     verdict: str
+    parts: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
-        """Whether it neither grows nor shrinks with the width."""
-        return self.verdict == OK
+        """Whether it neither grows nor shrinks with the width, but for what it inherits."""
+        return self.verdict in HARMLESS
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,7 @@ class CoordCheck:
     seeds: tuple[int, ...]
     tolerance: float
     batch_rows: int
+    given_rows: int
     rows: tuple[Coordinate, ...]
 
     @property
@@ -83,12 +95,14 @@ class CoordCheck:
         first, last = self.widths[0], self.widths[-1]
         about = f"slope of log rms against log width over {len(self.widths)} widths, {first} to {last}; the worst of "
         about += f"{self.steps} steps for the change, the last for the value; healthy within ±{self.tolerance:g}"
-        columns = ("activation", "slope", f"change@{first}", f"@{last}", "value slope", "verdict")
+        if self.batch_rows < self.given_rows:
+            about += f"; on {self.batch_rows} of the batch's {self.given_rows} rows"
+        columns = ("activation", "slope", "leading part", f"change@{first}", f"@{last}", "value slope", "verdict")
         lines = [_line(row) for row in sorted(self.rows, key=lambda row: row.ok)]
         return CheckTable(CheckLine((head, about), GOOD if self.ok else BAD), columns, tuple(lines), self._notes())
 
     def _notes(self) -> tuple[str, ...]:
-        kinds = {row.verdict for row in self.failures}
+        kinds = {row.verdict for row in self.rows}
         crowd = ""
         if self.batch_rows > self.widths[0]:
             crowd = f"; or it only appears to: {self.batch_rows} rows are more than width {self.widths[0]}, give fewer"
@@ -98,6 +112,10 @@ class CoordCheck:
             SHRINKS: "shrinks: the wider the model, the less this learns; its learning rate or multiplier decreases "
             "too fast" + crowd,
             NON_FINITE: "non-finite: training diverged; lower lr",
+            INHERITS: "inherits: it shrinks as the embedding's learning rate does by u-μP's table, and no other weight "
+            "comes before it; no fault",
+            HEADS: "heads: attention's heads have more dimensions in wider models, and under 1/√head_dim their logits "
+            "then change more; the weights transfer. More heads instead, of the same dimension, avoid it",
         }
         return tuple(text for kind, text in advice.items() if kind in kinds)
 
@@ -122,42 +140,95 @@ def coord_check(
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
     seeds: Iterable[int] = (0, 1, 2),
     tolerance: float = 0.25,
+    rows: int | None = None,
 ) -> CoordCheck:
     """Train ``make_model(width)`` a few steps at each width, and fit how each activation's change depends on the width.
 
     ``make_model`` returns a model, or ``(model, batch)`` or ``(model, batch, loss)`` if ``batch`` is None; the batch of
     the first width is then used for all. ``batch`` and ``loss`` are as in :func:`.audit`; ``optimizer(model)`` is by
-    default our AdamW at ``lr`` (0.1), or torch's (0.001) for a model without layers of ours. Each seed draws other
-    weights; the data are the same for all, and so is dropout at each step.
+    default our AdamW at ``lr`` (0.1 under u-μP, 0.01 under μS, else 0.001), or torch's for a model without our layers.
+    Each seed draws other weights; the data are the same for all, and so is dropout at each step.
 
     An activation is ok if the slope of log rms(change) against log width is within ±``tolerance`` at every step, and
     that of its value after the last step too. A drift that spoils transfer has a slope of ±½ or 1; the default is
-    half-way to the smaller. Two quantities may shrink: the value of the model's output, which begins at width^-½ in μP
-    and u-μP; and the change of what comes before any hidden weight, since u-μP's learning rate for the embedding is
-    width^-½ (arXiv 2407.17465, table 2).
+    half-way to the smaller. The change is a sum of what the kinds of weights contribute, and at large widths the part
+    with the largest slope is left; so each kind is trained alone as well. An activation *grows* if any part does, and
+    *shrinks* if all do; each by more than the standard error over seeds. Three things are no failures: the value of the
+    model's output, which begins at width^-½ in μP and u-μP; what shrinks because only the embedding comes before it,
+    whose learning rate in u-μP is width^-½ (arXiv 2407.17465, table 2); and, where heads grow with the width, what
+    grows no more once the logits of our attention are held at the scale that they have at the least width.
 
-    Give few rows and wide models. The law holds for widths far above the number of independent rows. With more rows, an
-    Adam step on one row is mostly noise of the others, which averages out as width^-½, and every slope comes out too
-    low (u-μP, widths 64 to 512: −0.1 with 4 random tokens, −0.3 with 64).
+    The law holds for widths far above the number of independent rows: with more, an Adam step on one row is mostly
+    noise of the others, which averages out as width^-½, and every slope comes out too low. So at most ``rows`` rows of
+    the batch are used, by default a quarter of the least width, at least 4.
 
     Raises:
         TypeError, ValueError: fewer than two widths, no loss to train on, models whose activations differ by name.
     """
     sizes, draws = _checked(widths, steps, seeds, tolerance)
-    traces: dict[int, list[_Trace]] = defaultdict(list)
+    most = max(LEAST_ROWS, int(sizes[0] * ROWS_PER_WIDTH)) if rows is None else max(1, rows)
+    checked = _Checked(make_model, batch, loss, steps, lr, optimizer, sizes, draws, most)
+    traces = checked.traces()
+    first = traces[TOGETHER][sizes[0]][0]
     for width in sizes:
-        for seed in draws:
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
-                model, batch, loss = _model_and_batch(make_model(width), batch, loss)
-            traces[width].append(_trace(model, batch, loss, steps, lr, optimizer, seed))
-    first = traces[sizes[0]][0]
-    for width in sizes:
-        if set(traces[width][0].changes) != set(first.changes):
-            odd = sorted(set(traces[width][0].changes) ^ set(first.changes))
+        if set(traces[TOGETHER][width][0].changes) != set(first.changes):
+            odd = sorted(set(traces[TOGETHER][width][0].changes) ^ set(first.changes))
             raise ValueError(f"make_model: width {width} has other activations than width {sizes[0]}: {odd[0]}")
-    rows = [_coordinate(name, first, traces, sizes, tolerance) for name in first.changes]
-    return CoordCheck(first.model, sizes, steps, draws, tolerance, first.rows, tuple(rows))
+    found = [_coordinate(name, traces, sizes, tolerance) for name in first.changes]
+    if checked.heads_grow and any(row.verdict == GROWS for row in found):
+        held = checked.traces(hold_heads=True)
+        again = [_coordinate(row.name, held, sizes, tolerance) for row in found]
+        found = [
+            replace(row, verdict=HEADS) if row.verdict == GROWS and other.ok else row
+            for row, other in zip(found, again, strict=True)
+        ]
+    return CoordCheck(first.model, sizes, steps, draws, tolerance, first.rows, checked.given_rows, tuple(found))
+
+
+class _Checked:
+    """The trainings of a check: every width, seed and part."""
+
+    def __init__(
+        self,
+        make_model: Callable[[int], Any],
+        batch: Any,
+        loss: Callable | None,
+        steps: int,
+        lr: float | None,
+        optimizer: Callable | None,
+        sizes: tuple[int, ...],
+        draws: tuple[int, ...],
+        most_rows: int,
+    ):
+        self.make_model, self.batch, self.loss, self.sizes, self.draws = make_model, batch, loss, sizes, draws
+        self.training, self.most_rows = (steps, lr, optimizer), most_rows
+        self.few: Any = None
+        self.given_rows = 0
+        self.head_dims: dict[str, int] = {}
+        self.heads_grow = False
+
+    def traces(self, hold_heads: bool = False) -> Traces:
+        traces: Traces = defaultdict(lambda: defaultdict(list))
+        for width in self.sizes:
+            for seed in self.draws:
+                with torch.random.fork_rng():
+                    torch.manual_seed(seed)
+                    model, self.batch, self.loss = _model_and_batch(self.make_model(width), self.batch, self.loss)
+                self._look_at(model)
+                with heads_held(model, self.head_dims) if hold_heads else nullcontext():
+                    for part in (TOGETHER, *parts_of(model)):
+                        trace = train_a_little(model, self.few, self.loss, *self.training, seed, part)
+                        traces[part][width].append(trace)
+        return traces
+
+    def _look_at(self, model: nn.Module) -> None:
+        """Cut the batch by the first model; note whether the heads of our attention grow from one to the next."""
+        dims = {name: attention.head_dim for name, attention in attentions(model).items()}
+        if self.few is None:
+            whole = Objective(model, self.batch, self.loss)
+            self.head_dims, self.given_rows = dims, whole.rows
+            self.few = few_rows(self.batch, self.most_rows) if whole.rows > self.most_rows else self.batch
+        self.heads_grow |= dims.keys() == self.head_dims.keys() and dims != self.head_dims
 
 
 def _checked(widths: Any, steps: Any, seeds: Any, tolerance: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -185,97 +256,61 @@ def _model_and_batch(returned: Any, batch: Any, loss: Callable | None) -> tuple[
     return unwrap(parts[0]), batch, loss or (parts[2] if len(parts) > 2 else None)
 
 
-class _Trace:
-    """By activation and step: mean squares of value and change, at one width and seed."""
-
-    def __init__(self, model: nn.Module, rows: int):
-        self.model, self.rows = type(model).__name__, rows
-        self.start: dict[tuple[str, int], Tensor] = {}
-        self.changes: dict[str, list[float]] = {}
-        self.values: dict[str, list[float]] = {}
-        self.early: set[str] = set()  # computed before any hidden weight
-        self.final: set[str] = set()
-
-    def record(self, model: nn.Module, objective: Objective, seed: int) -> Tensor | None:
-        """Run one forward pass and record it as the next step; returns its loss."""
-        calls: dict[str, int] = defaultdict(int)
-        sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0])
-        begin, hidden = not self.start, False
-
-        def activation(name: str, module: nn.Module, tensor: Tensor) -> None:
-            nonlocal hidden
-            if name.startswith(INPUT):
-                return
-            reading = name.endswith(INPUT)  # no weight of this module has been applied yet
-            kinds = set() if reading else set(getattr(module, "roles", {}).values())
-            # Children run before their containers; after the first hidden weight, every tensor may depend on one.
-            hidden = hidden or bool(kinds & {"hidden", "output"})
-            if begin and not hidden and ("input" in kinds or self.early):
-                self.early.add(name)
-            if begin and "output" in kinds:
-                self.final.add(name)
-            key = name, calls[name]
-            calls[name] += 1
-            x = tensor.detach().to(torch.complex128 if tensor.is_complex() else torch.float64)
-            start = self.start.setdefault(key, x.clone())
-            if start.shape != x.shape:
-                raise ValueError(f"make_model: {name} has another shape at each step; its change cannot be measured")
-            pool = sums[name]
-            pool[0] += float(x.abs().square().sum())
-            pool[1] += float((x - start).abs().square().sum())
-            pool[2] += x.numel()
-
-        torch.manual_seed(seed)  # the same dropout at each step
-        with watched(model, activation) as watch:
-            value = objective()
-            self.final |= watch.outputs
-        for name, (square, change, count) in sums.items():
-            self.values.setdefault(name, []).append(math.sqrt(square / count))
-            if not begin:
-                self.changes.setdefault(name, []).append(math.sqrt(change / count))
-        return value
+def _coordinate(name: str, traces: Traces, sizes: tuple[int, ...], tolerance: float) -> Coordinate:
+    first = traces[TOGETHER][sizes[0]][0]
+    of = lambda part, what: _by_step([[getattr(each, what)[name] for each in traces[part][width]] for width in sizes])
+    change, value = of(TOGETHER, "changes"), of(TOGETHER, "values")
+    by_step = lambda numbers: tuple(slope(sizes, at) for at in numbers)
+    parts = {part: by_step(of(part, "changes")) for part in traces if part != TOGETHER}
+    row = Coordinate(name, change, value, by_step(change), by_step(value), OK, parts)
+    sure = lambda part, what, slopes: _less_error(slopes, name, traces[part], what, sizes)
+    certain = replace(
+        row,
+        slopes=sure(TOGETHER, "changes", row.slopes),
+        value_slopes=sure(TOGETHER, "values", row.value_slopes),
+        parts={part: sure(part, "changes", slopes) for part, slopes in parts.items()},
+    )
+    return replace(row, verdict=_verdict(certain, first, tolerance))
 
 
-def _trace(
-    model: nn.Module,
-    batch: Any,
-    loss: Callable | None,
-    steps: int,
-    lr: float | None,
-    optimizer: Callable | None,
-    seed: int,
-) -> _Trace:
-    objective = Objective(model, batch, loss)
-    trace = _Trace(model, objective.rows)
-    with untouched(model, seed):
-        stepper = optimizer(model) if optimizer else default_optimizer(model, lr)
-        for step in range(steps + 1):
-            value = trace.record(model, objective, seed)
-            if objective.is_upstream or value is None:
-                raise ValueError("loss: there is none to train on; give loss, or targets in the batch")
-            if step < steps:
-                model.zero_grad(set_to_none=True)
-                value.backward()
-                stepper.step()
-    return trace
+def _less_error(
+    slopes: Sequence[float | None], name: str, traces: dict[int, list[Trace]], what: str, sizes: tuple[int, ...]
+) -> tuple[float | None, ...]:
+    """Slopes by step, nearer to 0 by their standard error over seeds."""
+    certain: list[float | None] = []
+    for step, mean in enumerate(slopes):
+        of_seeds = [
+            slope(sizes, [getattr(trace, what)[name][step] for trace in column])
+            for column in zip(*(traces[w] for w in sizes), strict=True)
+        ]
+        known = [one for one in of_seeds if one is not None]
+        if mean is None or len(known) < 2:
+            certain.append(mean)
+            continue
+        error = statistics.stdev(known) / math.sqrt(len(known))
+        certain.append(math.copysign(max(0.0, abs(mean) - error), mean))
+    return tuple(certain)
 
 
-def _coordinate(name: str, first: _Trace, traces: dict, sizes: tuple[int, ...], tolerance: float) -> Coordinate:
-    change = _by_step([[trace.changes[name] for trace in traces[width]] for width in sizes])
-    value = _by_step([[trace.values[name] for trace in traces[width]] for width in sizes])
-    slopes, value_slopes = (tuple(slope(sizes, at) for at in by_step) for by_step in (change, value))
-    verdict = OK
-    known = [one for one in slopes if one is not None]
-    last = value_slopes[-1] or 0.0
-    if not all(map(math.isfinite, (number for at in (*change, *value) for number in at))):
-        verdict = NON_FINITE
-    elif max([*known, last]) > tolerance:
-        verdict = GROWS
-    elif (name not in first.early and min([*known, 0.0]) < -tolerance) or (
-        name not in first.final and last < -tolerance
-    ):
-        verdict = SHRINKS
-    return Coordinate(name, change, value, slopes, value_slopes, verdict)
+def _verdict(row: Coordinate, first: Trace, tolerance: float) -> str:
+    """The verdict on slopes from which their noise has been taken."""
+    value = row.value_slopes[-1] or 0.0
+    if not all(map(math.isfinite, (number for at in (*row.change, *row.value) for number in at))):
+        return NON_FINITE
+    known = {part: [one for one in slopes if one is not None] for part, slopes in row.parts.items()}
+    known = {part: slopes for part, slopes in known.items() if slopes}
+    together = [one for one in row.slopes if one is not None]
+    if max([value, *together, *(one for slopes in known.values() for one in slopes)]) > tolerance:
+        return GROWS
+    if row.name not in first.final and value < -tolerance:
+        return SHRINKS
+    # What is left at large widths is the part that shrinks least; at each step, of all that contribute.
+    counted = known or {TOGETHER: together}
+    leading = [max(at) for at in zip(*counted.values(), strict=False)]
+    if min([*leading, 0.0]) >= -tolerance:
+        return OK
+    exempt = row.name in first.embedded or (set(known) == {EMBEDDING} if known else row.name in first.early)
+    return INHERITS if exempt else SHRINKS
 
 
 def _by_step(by_width: list[list[list[float]]]) -> tuple[tuple[float, ...], ...]:
@@ -301,12 +336,22 @@ def _line(row: Coordinate) -> CheckLine:
     cells = (
         row.name,
         sign(max(known, key=abs) if known else None),
+        _leading(row),
         short(row.change[-1][0]),
         short(row.change[-1][-1]),
         sign(row.value_slopes[-1]),
         row.verdict,
     )
     return CheckLine(cells, "" if row.ok else BAD)
+
+
+def _leading(row: Coordinate) -> str:
+    """The kind of weight whose share is left at large widths, with its slope at the last step."""
+    last = {part: slopes[-1] for part, slopes in row.parts.items() if slopes[-1] is not None}
+    if not last:
+        return ""
+    part = max(last, key=lambda one: last[one] or 0.0)
+    return f"{part} {last[part]:+.2f}"
 
 
 def _listed(value: Any) -> Any:

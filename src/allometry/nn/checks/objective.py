@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
+from ..layers.with_parameters import Parametrized
 from ..optim import AdamW
 from ..own_modules import has_ours
 from .probe import is_real, tensors_in
@@ -128,8 +129,13 @@ def _scalar_in(output: Any) -> Tensor | None:
 
 
 def default_optimizer(model: nn.Module, lr: float | None) -> torch.optim.Optimizer:
-    """Our AdamW at ``lr`` (0.1) if the model has layers of ours, else torch's (0.001); both without weight decay."""
+    """Our AdamW if the model has layers of ours, else torch's; both without weight decay.
+
+    The default ``lr`` changes what a layer gives by some per cent a step: weights of deviation 1 take 0.1 (u-μP) or
+    0.01 (μS), those of deviation 1/√width 0.001.
+    """
     if has_ours(model):
-        return AdamW(model, 0.1 if lr is None else lr)
+        scheme = next((module.scheme for module in model.modules() if isinstance(module, Parametrized)), "umup")
+        return AdamW(model, {"umup": 0.1, "mus": 0.01}.get(scheme, 1e-3) if lr is None else lr)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(parameters, lr=1e-3 if lr is None else lr, weight_decay=0.0)

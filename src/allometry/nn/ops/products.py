@@ -30,25 +30,78 @@ class Factors(NamedTuple):
     grad_weight: float = 1.0
 
 
-@contextmanager
-def accumulation(parts: float):
-    """Context in which each backward pass is one of ``parts`` equal pieces of a batch; their gradients are summed.
+class _Pieces:
+    """The sums over rows of the backward passes of the batch under way, by which unequal pieces are noticed.
 
-    The gradient of a weight carries rows^-½, so the plain sum of k pieces would be √k times the gradient of the whole.
-    In this context the sum is the gradient of the whole. Put forward and backward inside, and do not divide the loss.
+    Passes with another number of sums belong to another model or loss, and are a batch of their own.
     """
-    if parts < 1:
+
+    def __init__(self) -> None:
+        self.batches: dict[tuple[float, int], tuple[list[int], int]] = {}
+
+    def check(self, parts: float, passes: dict[int, list[int]]) -> None:
+        """Compare the backward passes of one context with each other, and with those of the contexts before it.
+
+        Raises:
+            ValueError: they sum over different numbers of rows.
+        """
+        for sums in map(sorted, passes.values()):
+            first, count = self.batches.get((parts, len(sums)), (sums, 0))
+            if count >= parts:  # another batch begins
+                first, count = sums, 0
+            if first != sums:
+                self.batches.clear()
+                raise ValueError(
+                    f"accumulation: parts={parts:g} is for equal pieces, and these sum over {first[-1]} rows and over "
+                    f"{sums[-1]}; give each piece its size and that of the whole: accumulation(rows=…, of=…)"
+                )
+            self.batches[parts, len(sums)] = first, count + 1
+
+
+_pieces = _Pieces()
+_passes: dict[int, list[int]] | None = None  # of the context that is open, by the number of autograd's pass
+
+
+@contextmanager
+def accumulation(parts: float | None = None, *, rows: int | None = None, of: int | None = None):
+    """Context in which each backward pass is a piece of a batch; the gradients of the pieces are summed.
+
+    Either one of ``parts`` equal pieces, or ``rows`` rows (sequences, samples) ``of`` a whole batch, for pieces of any
+    size. The gradient of a weight carries rows^-½, so the plain sum of k pieces would be √k times the gradient of the
+    whole. In this context the sum is the gradient of the whole. Put forward and backward inside, and do not divide the
+    loss: each piece's own mean is right.
+
+    Raises:
+        ValueError: fewer than one part, more rows than the whole; at the end of the context, pieces that were said to
+            be equal and are not.
+    """
+    if (parts is None) == (rows is None) or (rows is None) != (of is None):
+        raise ValueError("accumulation: give either parts, for equal pieces, or rows and of, for pieces of any size")
+    if parts is not None and parts < 1:
         raise ValueError(f"parts: {parts} pieces of a batch; there must be at least 1")
-    global _parts
-    before, _parts = _parts, Constants(_parts.values[0] * parts)
+    if rows is not None and of is not None and not 1 <= rows <= of:
+        raise ValueError(f"rows: a piece of {rows} rows of a batch of {of}; give 1 to {of}")
+    share = float(parts) if parts is not None else of / rows  # pyright: ignore[reportOptionalOperand]
+    global _parts, _passes
+    before, _parts = _parts, Constants(_parts.values[0] * share)
+    outer, _passes = _passes, {} if parts is not None and _passes is None else None
     try:
         yield
+        if _passes is not None:
+            _pieces.check(share, _passes)
+    except BaseException:
+        _pieces.batches.clear()  # the batch under way is given up
+        raise
     finally:
-        _parts = before
+        _parts, _passes = before, outer
 
 
 def over_rows(rows: int) -> float:
     """rows^-½, the factor of a gradient that sums over ``rows`` rows of independent terms."""
+    if not torch.compiler.is_compiling() and _passes is not None:
+        number = torch._C._current_graph_task_id()
+        if number >= 0:
+            _passes.setdefault(number, []).append(rows)
     return (rows * _parts()[0]) ** -0.5
 
 
