@@ -71,6 +71,8 @@ def kind(field: FieldInfo) -> str:
         return f"list of {get_args(hint)[0].__name__}"
     if isinstance(hint, type) and issubclass(hint, Config):
         return "table"
+    if get_origin(hint) is dict:
+        return "dict"
     limits = []
     for limit in field.metadata:
         for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"), ("multiple_of", "multiple of")):

@@ -49,7 +49,7 @@ LIBRARIES = {
     "laws": {"numpy", "scipy", "pyarrow"},  # pyarrow within functions, to read files
     "planning": {"numpy", "scipy"},  # scipy within functions
     "config": {"pydantic", "tomli_w"},
-    "data": {"numpy", "pyarrow", "tokenizers", "datasets", "huggingface_hub"},  # most within functions
+    "data": {"numpy", "pyarrow", "tokenizers", "datasets", "huggingface_hub", "sklearn"},  # most within functions
     "runs": {"numpy", "scipy", "ray", "submitit"},  # all but NumPy within functions
     "ladder": {"numpy"},
 }

@@ -21,6 +21,9 @@ EXTRAS = {
     "gguf": "gguf",
     "transformers": "models",
     "lm_eval": "evaluation",
+    "sklearn": "tasks",
+    "sacrebleu": "tasks",
+    "rouge_score": "tasks",
 }
 # trainer: the libraries that it needs, beyond what a ladder needs anyway
 TRAINER_LIBRARIES = {"built_in": ("torch", "safetensors")}

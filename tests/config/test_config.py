@@ -17,10 +17,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from allometry.config.base import Config, OneOf
 from allometry.config.external import ExternalRun
-from allometry.config.model import Activation, DecoderConfig, DecoderOptions, ModelConfig, Norms
+from allometry.config.model import Activation, DecoderConfig, DecoderOptions, ModelConfig, ModuleConfig, Norms
 from allometry.config.run import RunConfig
 from allometry.config.study import StudyConfig
-from allometry.config.task import TaskConfig, TextConfig
+from allometry.config.task import (
+    AudioConfig,
+    ImagesConfig,
+    QuestionsConfig,
+    SummariesConfig,
+    TaskConfig,
+    TextConfig,
+    TranslationConfig,
+)
 from allometry.config.training import BuiltInConfig, TrainConfig, TrainerConfig
 from allometry.errors import UserError
 from allometry.lm.decoder import build
@@ -398,8 +406,15 @@ def test_every_configuration_is_one_of_these():
     assert ours == {OneOf, TrainConfig, RunConfig, ExternalRun, StudyConfig, DecoderOptions}
     kinds = {base: base.kinds for base in OneOf.__subclasses__() if base.__module__.startswith("allometry.")}
     assert kinds == {
-        ModelConfig: {"decoder": DecoderConfig},
-        TaskConfig: {"text": TextConfig},
+        ModelConfig: {"decoder": DecoderConfig, "module": ModuleConfig},
+        TaskConfig: {
+            "text": TextConfig,
+            "images": ImagesConfig,
+            "audio": AudioConfig,
+            "translation": TranslationConfig,
+            "summaries": SummariesConfig,
+            "questions": QuestionsConfig,
+        },
         TrainerConfig: {"built_in": BuiltInConfig},
     }
 

@@ -5,9 +5,10 @@ The counts are computed from the configuration alone, without torch.
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from .base import Config, OneOf
 
@@ -150,6 +151,61 @@ class DecoderConfig(ModelConfig, kind="decoder"):
     @property
     def row_tokens(self) -> int:
         return self.context
+
+
+class ModuleConfig(ModelConfig, kind="module"):
+    """A PyTorch module of the user's: what a function from the width (and ``fields``) returns.
+
+    ``function`` is its name, ``code`` the fingerprint of its file and of what that imports from its own folder,
+    ``source`` how the user named it. ``parametrization`` is "sp" (the module as it is, one learning rate) or "umup"
+    (made unit-scaled). The rest follows from these and from the task, was measured when the member was made
+    (:mod:`allometry.lm.modules`), and is no part of the identity.
+    """
+
+    family: Literal["module"] = "module"
+    width: int = Field(ge=1)
+    function: str
+    code: str
+    source: str
+    fields: dict[str, JsonValue] = Field(default={})
+    parametrization: Literal["sp", "umup"] = "sp"
+    input_shape: tuple[int, ...]
+    input_high: int = Field(default=0, ge=0)  # inputs are integers below it; 0: real numbers
+    units: int = Field(default=1, ge=1)
+    counted: tuple[int, int, int]
+    unit_flops: float = Field(gt=0)
+    row_bytes: float = Field(ge=0)
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.identity(), sort_keys=True))
+
+    def identity(self) -> dict[str, Any]:
+        follows = {"source", "input_shape", "input_high", "units", "counted", "unit_flops", "row_bytes"}
+        return {key: value for key, value in super().identity().items() if key not in follows}
+
+    @property
+    def num_params(self) -> int:
+        """Parameters without tables that are only looked up and without the last linear map."""
+        return self.counted[0]
+
+    @property
+    def num_params_matmul(self) -> int:
+        """Parameters without tables that are only looked up."""
+        return self.counted[1]
+
+    @property
+    def num_params_total(self) -> int:
+        """All parameters."""
+        return self.counted[2]
+
+    @property
+    def flops_per_token(self) -> float:
+        """Forward and backward FLOPs for one unit of data, as PyTorch counts them."""
+        return self.unit_flops
+
+    @property
+    def row_tokens(self) -> int:
+        return self.units
 
 
 class DecoderOptions(Config):

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import SerializeAsAny
 
+from ..errors import UserError
 from .base import Config
 from .model import DecoderConfig, ModelConfig
 from .schedule import Schedule
@@ -55,10 +56,10 @@ class RunConfig(Config):
         """The model, where only the built-in decoder will do.
 
         Raises:
-            TypeError: the model is of another family.
+            UserError: the model is of another family.
         """
         if not isinstance(self.model, DecoderConfig):
-            raise TypeError(f"run {self.id} trains a model of family {self.model.family}, not the built-in decoder")
+            raise UserError(f"run {self.id} trains a model of family {self.model.family}, not the built-in decoder")
         return self.model
 
     @property
@@ -66,11 +67,16 @@ class RunConfig(Config):
         """The task, where only text will do.
 
         Raises:
-            TypeError: the run learns another task.
+            UserError: the run learns another task.
         """
         if not isinstance(self.task, TextConfig):
-            raise TypeError(f"run {self.id} learns the task {self.task.name}, not text")
+            raise UserError(f"run {self.id} learns the task {self.task.name}, not text")
         return self.task
+
+    @property
+    def stackable(self) -> bool:
+        """Whether runs like it can be trained as one batched model."""
+        return self.model.stackable and isinstance(self.task, TextConfig)
 
     @property
     def num_params(self) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from .base import Config
 from .model import DecoderOptions
@@ -17,6 +17,9 @@ class StudyConfig(Config):
     learning rate; without it, ``lr`` and ``batch_tokens`` (the values after a million tokens) are used as given. A
     rung that diverges is recorded as diverged, and tried again up to ``retries`` times, each time at half the
     learning rate. ``decoder`` has the options of the models.
+
+    ``task`` names what is learned. ``family`` is the built-in decoder or a function of a file, "model.py:Net", which is
+    called with the width and ``fields`` and trained as it is ("sp") or made unit-scaled ("umup").
     """
 
     data: str = "stdlib"
@@ -29,6 +32,10 @@ class StudyConfig(Config):
     lr: float = Field(default=0.5, gt=0, allow_inf_nan=False)
     batch_tokens: int = Field(default=512, ge=16)
     retries: int = Field(default=0, ge=0, le=10)
+    task: str = "text"
+    family: str = "decoder"
+    parametrization: Literal["sp", "umup"] = "sp"
+    fields: dict[str, JsonValue] = Field(default={})
     decoder: DecoderOptions = DecoderOptions()
 
     @model_validator(mode="after")
@@ -36,8 +43,18 @@ class StudyConfig(Config):
         given = (self.minutes is not None, self.widths is not None, self.tokens is not None)
         if given not in ((True, False, False), (False, True, True)):
             raise ValueError("give either minutes, or widths and tokens")
-        if self.widths is not None and (len(set(self.widths)) < 2 or min(self.widths) < 8):
-            raise ValueError("widths: give at least two different ones, each 8 or more")
+        if self.family != "decoder" and ".py:" not in self.family:
+            raise ValueError(f"family: {self.family!r}; write the file and the function in it, as model.py:Net")
+        if self.minutes is not None and not self.measures_text:
+            raise ValueError("minutes: only for the built-in decoder on text or audio; give widths and tokens")
+        least = 8 if self.family == "decoder" else 1
+        if self.widths is not None and (len(set(self.widths)) < 2 or min(self.widths) < least):
+            raise ValueError(f"widths: give at least two different ones, each {least} or more")
         if self.tokens is not None and (not self.tokens or min(self.tokens) < 10_000):
             raise ValueError("tokens: give at least one length, each 10 000 or more")
         return self
+
+    @property
+    def measures_text(self) -> bool:
+        """Whether the built-in decoder learns next tokens, for which sizes and speed are known beforehand."""
+        return self.family == "decoder" and self.task in ("text", "audio")

@@ -34,6 +34,14 @@ class TaskConfig(OneOf):
         informative = {"source", "train_tokens"}
         return {key: value for key, value in super().identity().items() if key not in informative}
 
+    def of_module(self, context: int) -> tuple[dict[str, Any], tuple[int, ...], int, int]:
+        """What a module of the user's is told, and reads: keyword arguments, input shape, integers' bound, units a row.
+
+        Raises:
+            ValueError: a module cannot learn this task.
+        """
+        raise ValueError(f"task {self.name}: a module cannot learn it")
+
     def bits_per_byte(self, loss: float) -> float | None:
         """The loss in bits per byte of text; None for a task without text."""
         return None
@@ -62,6 +70,9 @@ class TextConfig(TaskConfig, kind="text"):
         follows = {"vocab_size", "bytes_per_token"}
         return {key: value for key, value in super().identity().items() if key not in follows}
 
+    def of_module(self, context: int) -> tuple[dict[str, Any], tuple[int, ...], int, int]:
+        return {"vocab_size": self.vocab_size, "context": context}, (context,), self.vocab_size, context
+
     def bits_per_byte(self, loss: float) -> float:
         """A loss in nats per token as bits per byte of text, which can be compared between tokenizers."""
         return loss / (math.log(2) * self.bytes_per_token)
@@ -69,3 +80,65 @@ class TextConfig(TaskConfig, kind="text"):
     @property
     def loss_unit(self) -> str:
         return "nats per byte" if self.tokenizer == "bytes" else "nats per token"
+
+
+class ImagesConfig(TaskConfig, kind="images"):
+    """Name the class of an image. ``shape`` is channels, height, width; it and ``classes`` follow from the data."""
+
+    unit: ClassVar[str] = "image"
+
+    name: Literal["images"] = "images"
+    shape: tuple[int, ...] = (1, 28, 28)
+    classes: int = Field(default=10, ge=2)
+
+    def identity(self) -> dict[str, Any]:
+        return {key: value for key, value in super().identity().items() if key not in {"shape", "classes"}}
+
+    def of_module(self, context: int) -> tuple[dict[str, Any], tuple[int, ...], int, int]:
+        return {"shape": self.shape, "classes": self.classes}, self.shape, 0, 1
+
+
+class AudioConfig(TextConfig, kind="audio"):
+    """Predict the next sample of speech, one of 256 levels of μ-law."""
+
+    unit: ClassVar[str] = "sample"
+
+    name: Literal["audio"] = "audio"
+
+    @property
+    def loss_unit(self) -> str:
+        return "nats per sample"
+
+
+class Pairs:
+    """What the tasks on pairs of texts have in common.
+
+    Write what answers a given text, byte by byte: the loss is that of the answer alone, in nats a byte of it.
+
+    A row is one pair, filled up to the context; D counts all its positions.
+    """
+
+    unit: ClassVar[str] = "token"
+    vocab_size: ClassVar[int] = 256
+    loss_unit: ClassVar[str] = "nats per byte of the answer"
+
+    def of_module(self, context: int) -> tuple[dict[str, Any], tuple[int, ...], int, int]:
+        return {"vocab_size": self.vocab_size, "context": context}, (context,), self.vocab_size, context
+
+
+class TranslationConfig(Pairs, TaskConfig, kind="translation"):
+    """Pairs of a message and its translation."""
+
+    name: Literal["translation"] = "translation"
+
+
+class SummariesConfig(Pairs, TaskConfig, kind="summaries"):
+    """Pairs of a description and its synopsis."""
+
+    name: Literal["summaries"] = "summaries"
+
+
+class QuestionsConfig(Pairs, TaskConfig, kind="questions"):
+    """Pairs of a question and its answer; also scored by choosing among four."""
+
+    name: Literal["questions"] = "questions"

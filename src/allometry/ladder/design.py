@@ -8,13 +8,14 @@ decides a run is written to the study before the run starts, so the same command
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..config.model import ModelConfig
 from ..config.run import RunConfig
 from ..config.study import StudyConfig
-from ..config.task import TextConfig
+from ..config.task import TaskConfig, TextConfig
 from ..errors import UserError
 from ..quantities import format_seconds
 from ..runs.cost import PROCESS_BYTES, memory_bytes
@@ -30,6 +31,7 @@ SIZES = 5
 LENGTHS = (0.35, 0.6, 1)  # lengths of a trunk's runs over its longest; shorter runs say little about longer ones
 # A ladder takes consecutive ones. Below 24, one learning rate no longer serves all widths (docs/log.md).
 WIDTHS = (24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
+PLAIN_RATE = 0.002  # of Adam, for small models in the standard parametrization
 LEAST_TOKENS = 40_000  # a shorter run says nothing about longer ones
 TOKENS_PER_PARAM = 2.5  # least for the longest run of the widest size: below it, a narrower ladder is better
 
@@ -89,6 +91,33 @@ class Design:
             target_seconds=value["target_seconds"],
             batched=value.get("batched", False),
         )
+
+
+def design_members(config: StudyConfig, task: TaskConfig, members: Mapping[int, ModelConfig]) -> Design:
+    """Every member of a family, by width, at every length: the ladder of any family and task, without its seconds.
+
+    The first learning rate is the study's; without one, 0.002 for modules that are trained as they are. A warmup takes
+    a tenth of the shortest run at most.
+    """
+    lengths = sorted(set(config.tokens or ()))
+    rate = config.lr if "lr" in config.model_fields_set else PLAIN_RATE if _plain(config) else config.lr
+    recipe = Recipe(lr=rate, batch_tokens=config.batch_tokens)
+    recipe = replace(recipe, warmup_tokens=min(recipe.warmup_tokens, lengths[0] // 10))
+    rungs = [
+        recipe.run(members[width], task, tokens, config.seed)
+        for width in sorted(set(config.widths or ()))
+        for tokens in lengths
+    ]
+    return Design(_sweep(config, recipe, task, rungs), tuple(rungs), recipe)
+
+
+def _plain(config: StudyConfig) -> bool:
+    return config.family != "decoder" and config.parametrization == "sp"
+
+
+def with_seconds(design: Design, speed: Speed) -> Design:
+    """The design with the seconds that it is expected to take."""
+    return _with_seconds(design, speed)
 
 
 def make_design(config: StudyConfig, task: TextConfig, train_tokens: int, speed: Speed | None) -> Design:
@@ -186,7 +215,7 @@ def _ladder(config: StudyConfig, task: TextConfig, recipe: Recipe, top: int, flo
     return Design(_sweep(config, recipe, task, configs), tuple(configs), recipe)
 
 
-def _sweep(config: StudyConfig, recipe: Recipe, task: TextConfig, rungs: Sequence[RunConfig]) -> tuple[RunConfig, ...]:
+def _sweep(config: StudyConfig, recipe: Recipe, task: TaskConfig, rungs: Sequence[RunConfig]) -> tuple[RunConfig, ...]:
     """The sweep of a ladder: its second smallest size, at its shortest length and half of that.
 
     The smallest size is too narrow for its best learning rate to carry over: it is lower (docs/log.md).

@@ -35,6 +35,7 @@ class Recipe:
     reference_tokens: int = REFERENCE_TOKENS
     precision: str = "fp32"
     compile: bool = False
+    warmup_tokens: int = 20_000
     measured: str = "defaults, not measured on this text"
 
     def at(self, tokens: float) -> tuple[float, float]:
@@ -44,8 +45,7 @@ class Recipe:
 
     def run(self, model: ModelConfig, task: TaskConfig, tokens: int, seed: int) -> RunConfig:
         """The configuration of a run of ``tokens`` tokens by this recipe."""
-        names = ("lr", "batch_tokens", "batch_exponent", "lr_exponent", "reference_tokens", "precision", "compile")
-        values = {name: getattr(self, name) for name in names}
+        values = {name: value for name, value in asdict(self).items() if name != "measured"}
         train = TrainConfig.parse(values | {"tokens": tokens, "seed": seed}, "recipe")
         return RunConfig(model=model, task=task, train=train)
 

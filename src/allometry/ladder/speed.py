@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,18 @@ class Speed:
         parts = Throughput(**value["ladder"]), Throughput(**value["target"])
         ways = value["precision"], value["compile"], value["batched"]
         return cls(*parts, value["workers"], *ways)
+
+
+def measure_runs(ladder: LadderEngine, target: LadderEngine, runs: Sequence[RunConfig]) -> Speed:
+    """Time steps of a ladder's own smallest and largest models, where no other shapes are known to measure."""
+    by_size = sorted({run.model: run for run in runs}.values(), key=lambda run: run.model.num_params_total)
+    chosen = [
+        by_size[place].with_train(batch_tokens=rows * by_size[place].model.row_tokens, batch_exponent=0.0)
+        for place in (0, len(by_size) // 2, -1)
+        for rows in (4, 64)
+    ]
+    seconds = ladder.measure(chosen), target.measure(chosen[2:])
+    return Speed(Throughput.fit(chosen, seconds[0]), Throughput.fit(chosen[2:], seconds[1]), ladder.workers)
 
 
 def measure_speed(

@@ -38,6 +38,8 @@ def capture(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
         state[f"model.{name}"] = parameter.detach().to("cpu", copy=True)
         for key, value in optimizer.state.get(parameter, {}).items():
             state[f"{key}.{name}"] = value.detach().to("cpu", copy=True)
+    for name, buffer in model.named_buffers():
+        state[f"buffer.{name}"] = buffer.detach().to("cpu", copy=True)
     return state
 
 
@@ -53,6 +55,8 @@ def restore(model: nn.Module, optimizer: Optimizer, state: dict[str, Tensor]) ->
             }
             optimizer.state[parameter].clear()
             optimizer.state[parameter].update(moments)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(state[f"buffer.{name}"])
 
 
 def save_state(

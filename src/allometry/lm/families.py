@@ -70,7 +70,7 @@ class Family(Protocol):
         ...
 
 
-FAMILIES = {"decoder": "allometry.lm.decoder:DECODER"}
+FAMILIES = {"decoder": "allometry.lm.decoder:DECODER", "module": "allometry.lm.modules.module_family:MODULES"}
 
 
 def family_of(model: ModelConfig) -> Family:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config.model import DecoderConfig
+from ..config.model import DecoderConfig, ModelConfig, ModuleConfig
 from ..config.run import RunConfig
 from ..config.task import EVALUATED_TOKENS
 
@@ -25,6 +25,8 @@ HELD_OUT_SHARE = 1 / 3  # cost of a held-out token over that of a training token
 @dataclass(frozen=True)
 class Throughput:
     """Seconds of a training step: ``overhead·layers + per_activation·activations + per_flop·flops``.
+
+    Of a module of the user's: ``overhead + per_activation·parameters + per_flop·flops``.
 
     The overhead of each operation limits small models, arithmetic limits wide ones, memory traffic those between. The
     three coefficients, all at least 0, are fitted to measured steps by relative error.
@@ -39,7 +41,7 @@ class Throughput:
         """Fit the coefficients to measured steps of one or more configurations."""
         from scipy.optimize import nnls
 
-        rows = np.array([cls._features(config.decoder, config.train.batch_tokens) for config in configs])
+        rows = np.array([cls._features(config.model, config.train.batch_tokens) for config in configs])
         times = np.asarray(seconds, float)
         weighted = rows / times[:, None]
         size = weighted.max(axis=0)
@@ -47,12 +49,14 @@ class Throughput:
         return cls(*map(float, coefficients / size))
 
     @staticmethod
-    def _features(model: DecoderConfig, batch_tokens: int) -> tuple[float, float, float]:
+    def _features(model: ModelConfig, batch_tokens: int) -> tuple[float, float, float]:
+        if not isinstance(model, DecoderConfig):  # of a module, its parameters stand for the memory traffic
+            return 1.0, float(model.num_params_total), model.flops_per_token * batch_tokens
         layer = 4 * model.width + 2 * model.kv_width + model.up_width + model.hidden
         activations = batch_tokens * (model.layers * layer + 2 * model.vocab_size)
         return float(model.layers), float(activations), model.flops_per_token * batch_tokens
 
-    def step_seconds(self, model: DecoderConfig, batch_tokens: int) -> float:
+    def step_seconds(self, model: ModelConfig, batch_tokens: int) -> float:
         features = self._features(model, batch_tokens)
         return float(np.dot(features, (self.overhead, self.per_activation, self.per_flop)))
 
@@ -62,7 +66,7 @@ class Throughput:
         ends = [stage.first_step for stage in stages[1:]] + [config.schedule.steps]
         return sum(
             max(0, min(last, end) - max(first, stage.first_step))
-            * self.step_seconds(config.decoder, stage.batch * config.decoder.context)
+            * self.step_seconds(config.model, stage.batch * config.model.row_tokens)
             for stage, end in zip(stages, ends, strict=True)
         )
 
@@ -70,8 +74,9 @@ class Throughput:
         """Seconds that each run of a trunk adds, including its evaluation; the shortest run first."""
         added, before = [], 0
         for config in sorted(configs, key=lambda config: config.train.tokens):
-            batch = 32 * config.decoder.context
-            evaluation = HELD_OUT_SHARE * held_out_tokens / batch * self.step_seconds(config.decoder, batch)
+            batch = 32 * config.model.row_tokens
+            held_out = min(held_out_tokens, (config.task.train_tokens or held_out_tokens) // 8)
+            evaluation = HELD_OUT_SHARE * held_out / batch * self.step_seconds(config.model, batch)
             added.append(self.seconds_between(config, before, config.schedule.steps) + evaluation)
             before = config.schedule.decay_start
         return added
@@ -88,7 +93,10 @@ def memory_bytes(config: RunConfig, most_rows: int | None = None) -> float:
     growth of the resident set over contexts from 128 to 4096 and widths from 64 to 256: -5 to -1 % compiled without
     evaluation, +9 to +17 % eager (``benchmarks/growth.py``).
     """
-    model, batch = config.decoder, config.schedule.stages[-1].batch
+    model, batch = config.model, config.schedule.stages[-1].batch
+    if isinstance(model, ModuleConfig):  # counted when the member was made
+        return 16 * model.num_params_total + min(batch, most_rows or batch) * model.row_bytes
+    model = config.decoder
     tokens = min(batch, most_rows or batch) * model.context
     states = 16 * model.num_params_total
     if not (config.train.compile and model.plain):

@@ -24,7 +24,7 @@ def groups(configs: Sequence[RunConfig], batched: bool) -> list[list[list[RunCon
     alike: dict[Any, list[list[RunConfig]]] = defaultdict(list)
     for trunk, runs in trunks.items():
         lengths = sorted(config.train.tokens for config in runs)
-        together = batched and runs[0].model.stackable
+        together = batched and runs[0].stackable
         alike[step_shape(runs[0]), *lengths, "" if together else trunk].append(runs)
     return list(alike.values())
 

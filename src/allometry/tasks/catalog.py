@@ -5,7 +5,14 @@ from __future__ import annotations
 from ..plugins import load
 from .contract import TaskSource
 
-TASKS = {"text": "allometry.tasks.text:TEXT"}
+TASKS = {
+    "text": "allometry.tasks.text:TEXT",
+    "audio": "allometry.tasks.text:TEXT",
+    "images": "allometry.tasks.image_classes:IMAGES",
+    "translation": "allometry.tasks.answers:PAIRS",
+    "summaries": "allometry.tasks.answers:PAIRS",
+    "questions": "allometry.tasks.answers:PAIRS",
+}
 
 
 def task_named(name: str) -> TaskSource:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ..config.run import RunConfig
+from ..lm.modules.module_code import offer
 from ..lm.training.step_seconds import step_seconds
 from ..lm.training.train_batched import train_batched
 from ..lm.training.train_trunk import train_trunk
@@ -26,6 +27,7 @@ class BuiltIn:
         self._tasks: dict[tuple[str, str], OpenTask] = {}  # the data of a study are opened once
 
     def train(self, job: Job, study: Study, hooks: Hooks = SILENT, follows: int | None = None) -> None:
+        offer(study.path)  # the code of its models, if they are the user's
         key = str(study.path), job.configs[0].task.name
         if key not in self._tasks:
             self._tasks[key] = task_named(key[1]).open(study.corpus_path)

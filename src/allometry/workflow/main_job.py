@@ -111,5 +111,7 @@ def write_sample(study: Study) -> None:
     from ..lm.inference.sampling import Sampling
 
     record = study.best_run()
+    if record.config.task.name != "text" or record.config.model.family != "decoder":
+        return  # only a language model writes
     (written,) = generate(study, record, [PROMPT], Writing(SAMPLE_TOKENS, Sampling(temperature=0.6)))
     study.write("sample.json", {"run": record.id, "prompt": PROMPT, "text": written.text})

@@ -5,22 +5,36 @@ Each step is written to the study when it is done, and read back when the same s
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..config.base import Config
-from ..config.model import DecoderConfig
+from ..config.model import DecoderConfig, ModelConfig
 from ..config.run import RunConfig
 from ..config.study import StudyConfig
+from ..config.task import AudioConfig, Pairs, TaskConfig, TextConfig
 from ..config.training import TRAINER_VERSION, TrainConfig, TrainerConfig
 from ..data.corpus import Corpus, read_corpus, save_corpus
+from ..data.task_data.image_files import read_images
+from ..data.task_data.sample_set import MANIFEST as SAMPLES_MANIFEST
+from ..data.task_data.sample_set import Samples
+from ..data.task_data.sound_files import read_speech
+from ..data.task_data.text_pairs import read_pairs
 from ..errors import UserError
 from ..extras import require_trainer
-from ..ladder.design import Design, make_design
-from ..ladder.speed import Speed, measure_speed
+from ..ladder.design import Design, design_members, make_design, with_seconds
+from ..ladder.shape import shape
+from ..ladder.speed import Speed, measure_runs, measure_speed
 from ..runs.engines.contract import LadderEngine
 from ..runs.study import Study
 from .listener import Listener, Note, note_to, silent
+
+Data = Corpus | Samples
 
 
 class RunFile(Config):
@@ -31,15 +45,89 @@ class RunFile(Config):
     train: TrainConfig
 
 
-def begin_study(config: StudyConfig, out: Path, listener: Listener = silent) -> tuple[Study, Corpus]:
-    """Read the corpus, and open the study at ``out`` or begin it; a wait for another process is noted.
+def begin_study(config: StudyConfig, out: Path, listener: Listener = silent) -> tuple[Study, Data]:
+    """Read the data, and open the study at ``out`` or begin it; a wait for another process is noted.
 
     Raises:
-        UserError: there is no such corpus or it is too short, or ``out`` holds something else; nothing is written then.
+        UserError: there are no such data or they are too few, the family's code does not run, or ``out`` holds
+            something else; nothing is written then.
     """
-    corpus = read_corpus(config.data)
-    corpus.check(config.context, corpus.vocab_size)
-    return _open_or_begin(out, {"study": config.to_dict()}, corpus, listener), corpus
+    data = read_data(config)
+    settings: dict[str, Any] = {"study": config.to_dict()}
+    if config.family == "decoder":
+        return _open_or_begin(out, settings, data, listener), data
+    from ..lm.modules.module_code import keep, read_code  # torch
+
+    code = read_code(config.family)
+    members_of(config, task_of(config, data), config.widths or (), check=True)  # before anything is written
+    study = _open_or_begin(out, settings | {"code": code.fingerprint}, data, listener)
+    with study.lock(note_to(listener)):
+        keep(code, study.path)
+    return study, data
+
+
+def read_data(config: StudyConfig) -> Data:
+    """The data of a study's task.
+
+    Raises:
+        UserError: there are none, they are too few, or the task is unknown.
+    """
+    if config.task == "text" or config.task == "audio":
+        corpus = read_corpus(config.data) if config.task == "text" else read_speech(config.data)
+        corpus.check(config.context, corpus.vocab_size)
+        return corpus
+    if config.task == "images":
+        return read_images(config.data)
+    if config.task in ("translation", "summaries", "questions"):
+        return read_pairs(config.task, config.data, config.context)
+    known = ", ".join(TaskConfig.kinds)
+    raise UserError(f"task {config.task!r}: unknown; there are {known}")
+
+
+def task_of(config: StudyConfig, data: Data) -> TaskConfig:
+    """The task of a study's runs on its data."""
+    if isinstance(data, Samples):
+        return data.task(config.context if data.task_name != "images" else 1)
+    if config.task == "audio":
+        return AudioConfig(source=config.data, fingerprint=data.fingerprint, train_tokens=len(data.train))
+    return data.task(config.data)
+
+
+def members_of(
+    config: StudyConfig, task: TaskConfig, widths: Sequence[int], check: bool = False
+) -> dict[int, ModelConfig]:
+    """The members of a study's family by width.
+
+    Raises:
+        UserError: a member cannot be made, or the family is none (``check``).
+    """
+    if config.family == "decoder":
+        if not isinstance(task, TextConfig | Pairs):
+            raise UserError(f'task {task.name}: the built-in decoder reads tokens; give family = "model.py:Net"')
+        return {width: shape(width, config.context, task.vocab_size, config.decoder) for width in widths}
+    from ..lm.modules.count_member import check_members, member
+    from ..lm.modules.module_code import read_code  # torch
+
+    code = read_code(config.family)
+    members = {
+        width: member(code, width, task, config.context, dict(config.fields), config.parametrization)
+        for width in sorted(set(widths))
+    }
+    if check:
+        check_members([*members.values()])
+    return members
+
+
+def sizes_between(config: StudyConfig, task: TaskConfig) -> list[ModelConfig]:
+    """Members of a module family that a plan may choose: widths from the ladder's least to eight times its widest."""
+    given = sorted(set(config.widths or ()))
+    step = math.gcd(*given)
+    grid = np.unique(np.round(np.geomspace(given[0], 8 * given[-1], 48) / step).astype(int) * step).tolist()
+    sizes: dict[int, ModelConfig] = {}
+    for width in sorted({*given, *grid}):
+        with contextlib.suppress(UserError):  # a width that the module cannot have
+            sizes |= members_of(config, task, [width])
+    return [*sizes.values()]
 
 
 def begin_run(file: RunFile, out: Path, listener: Listener = silent) -> tuple[Study, RunConfig]:
@@ -60,13 +148,16 @@ def begin_run(file: RunFile, out: Path, listener: Listener = silent) -> tuple[St
     return study, config
 
 
-def _open_or_begin(out: Path, settings: dict[str, Any], corpus: Corpus, listener: Listener) -> Study:
-    """The study with these settings, its corpus saved."""
+def _open_or_begin(out: Path, settings: dict[str, Any], data: Data, listener: Listener) -> Study:
+    """The study with these settings, its data saved."""
     check_version(out)
-    study = Study.create(out, settings | {"fingerprint": corpus.fingerprint, "trainer": TRAINER_VERSION})
+    study = Study.create(out, settings | {"fingerprint": data.fingerprint, "trainer": TRAINER_VERSION})
     with study.lock(note_to(listener)):
-        if not (study.corpus_path / "manifest.json").exists():
-            save_corpus(corpus, study.corpus_path)
+        if isinstance(data, Samples):
+            if not (study.corpus_path / SAMPLES_MANIFEST).exists():
+                data.save(study.corpus_path)
+        elif not (study.corpus_path / "manifest.json").exists():
+            save_corpus(data, study.corpus_path)
     return study
 
 
@@ -104,6 +195,30 @@ def design_of(study: Study, config: StudyConfig, corpus: Corpus, speed: Speed | 
     value = study.read("ladder.json")
     if value is not None:
         return Design.from_json(value)
-    design = make_design(config, corpus.task(config.data), len(corpus.train), speed)
+    task = task_of(config, corpus)
+    assert isinstance(task, TextConfig)  # a corpus is text, or speech as text
+    design = make_design(config, task, len(corpus.train), speed)
     study.write("ladder.json", design.to_json())
     return design
+
+
+def design_any(
+    study: Study, config: StudyConfig, data: Data, ladder: LadderEngine, target: LadderEngine
+) -> tuple[Design, Speed]:
+    """The design of any family on any task, and the speed of its own runs: as recorded, or made now and recorded.
+
+    Raises:
+        UserError: a member cannot be made or measured.
+    """
+    value, calibration = study.read("ladder.json"), study.read("calibration.json")
+    if value is not None and calibration is not None:
+        return Design.from_json(value), Speed.from_json(calibration)
+    task = task_of(config, data)
+    design = design_members(config, task, members_of(config, task, config.widths or ()))
+    speed = measure_runs(ladder, target, design.rungs)
+    design = with_seconds(design, speed)
+    if config.family != "decoder":
+        study.write("members.json", {"members": [model.to_dict() for model in sizes_between(config, task)]})
+    study.write("calibration.json", speed.to_json())
+    study.write("ladder.json", design.to_json())
+    return design, speed

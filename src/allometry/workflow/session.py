@@ -11,6 +11,7 @@ from .. import laws, planning
 from ..config.run import RunConfig
 from ..config.study import StudyConfig
 from ..config.training import TrainerConfig
+from ..data.corpus import Corpus
 from ..extras import require_trainer
 from ..ladder.climb import run_sweep, train_rungs
 from ..ladder.design import Design
@@ -29,7 +30,7 @@ from .ladder_cost import LadderCost
 from .listener import Fitted, Listener, Note, Planned, note_to, silent
 from .monitor import Monitor
 from .outcome import planned_run
-from .prepare import begin_study, design_of, speed_of
+from .prepare import begin_study, design_any, design_of, speed_of
 from .single_run import train_one
 from .study_plan import standing_plan, study_plan
 
@@ -66,17 +67,20 @@ def open_study(
     """
     import_trackers(tracker_names)  # before anything is written
     require_trainer(TrainerConfig.default_kind)  # which trains every ladder
-    study, corpus = begin_study(config, Path(out), listener)
-    listener(Note(f"{config.data}: {corpus.describe()}"))
+    study, data = begin_study(config, Path(out), listener)
+    listener(Note(f"{config.data}: {data.describe()}"))
     begun = study.read("calibration.json") is not None
-    for line in () if begun else corpus.notes:  # once in the life of a study
+    for line in () if begun else data.notes:  # once in the life of a study
         listener(Note(f"note: {line}"))
     with study.session(), for_ladder(engine, device, gpus) as ladder_engine, for_one_run(device) as target_engine:
         with study.lock(note_to(listener)):
             if study.read("calibration.json") is None:
                 listener(Note("measuring this machine's speed …"))
-            speed = speed_of(study, ladder_engine, target_engine, config, corpus.vocab_size)
-            design = design_of(study, config, corpus, speed)
+            if isinstance(data, Corpus) and config.measures_text:
+                speed = speed_of(study, ladder_engine, target_engine, config, data.vocab_size)
+                design = design_of(study, config, data, speed)
+            else:
+                design, speed = design_any(study, config, data, ladder_engine, target_engine)
         with Trackers(study, tracker_names, note_to(listener)) as trackers:
             yield StudySession(study, config, design, speed, ladder_engine, target_engine, trackers, listener)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import laws, planning
-from ..config.model import DecoderConfig
+from ..config.model import ModelConfig
 from ..config.run import RunConfig
 from ..config.study import StudyConfig
+from ..config.task import Pairs, TextConfig
 from ..errors import UserError
 from ..files import write_json
 from ..ladder.recipe import Recipe
@@ -102,13 +104,18 @@ class StudyPractice:
         self.rungs = [record.config for record in study.records("ladder") if record.status == "finished"]
         if not self.rungs:
             raise UserError(f"{study.path}: no finished run of a ladder to plan by; run `allometry ladder` on it")
-        self.task = self.rungs[0].text
+        self.task = self.rungs[0].task
+        stored = study.read("members.json") or {}
+        self.members = [ModelConfig.parse(value, "members.json") for value in stored.get("members", [])]
 
-    def shape(self, num_params: float) -> DecoderConfig:
-        """The model nearest to a number of non-embedding parameters."""
+    def shape(self, num_params: float) -> ModelConfig:
+        """The model nearest to a number of non-embedding parameters; of a module, among those that were counted."""
+        if self.members:
+            return min(self.members, key=lambda model: abs(math.log(model.num_params / num_params)))
+        assert isinstance(self.task, TextConfig | Pairs)
         return shape_near(num_params, self.config.context, self.task.vocab_size, self.config.decoder)
 
-    def run(self, model: DecoderConfig, tokens: float) -> RunConfig:
+    def run(self, model: ModelConfig, tokens: float) -> RunConfig:
         """The run of a model on so many tokens, by the study's recipe."""
         return self.recipe.run(model, self.task, round(tokens), self.config.seed)
 

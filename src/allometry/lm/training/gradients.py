@@ -40,6 +40,8 @@ class Pieces:
 
     def backward(self, places: Sequence[tuple[int, int]]) -> list[float]:
         [(first, rows)] = places
+        if not isinstance(self.member.model, LanguageModel):  # it may draw, as dropout does
+            torch.manual_seed(hash((self.member.config.train.seed, first)))
         pieces = [(first + begin, end - begin) for begin, end in shares(rows, max(1, rows // self.limits.rows))]
         return [backward_in_pieces(self.member.task, self.member.model, pieces, rows)]
 
@@ -53,7 +55,7 @@ class Stacked:
     def __init__(self, members: Sequence[Member]):
         self.members = members
         models = [member.model for member in members if isinstance(member.model, LanguageModel)]
-        if len(models) < len(members) or not all(member.config.model.stackable for member in members):
+        if len(models) < len(members) or not all(member.config.stackable for member in members):
             raise UserError("only models of the built-in decoder, without its options, are trained as one")
         self.stack = Stack(models)
 

@@ -12,6 +12,7 @@ import math
 import torch
 
 from ... import nn
+from ...nn.own_modules import has_ours
 from ...tasks.contract import Batch
 
 SPIKE_NATS = 0.5  # a rise that undoes a factor of ten to a hundred in compute, at the slopes of fitted laws
@@ -52,8 +53,11 @@ ROWS = 4  # enough to judge scales by, and cheap beside a training
 def scale_warning(model: torch.nn.Module, batch: Batch) -> str | None:
     """A line on the tensors whose scale is not healthy, by one step's forward and backward; None if all are.
 
-    The model is left as it was. See :func:`allometry.nn.checks.audit`.
+    The model is left as it was. See :func:`allometry.nn.checks.audit`. A model without layers of ours is not meant to
+    have unit scale, so none is looked for.
     """
+    if not has_ours(model):
+        return None
     audit = nn.audit(model, tuple(part[:ROWS] for part in batch))
     if audit.ok:
         return None

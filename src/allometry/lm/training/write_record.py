@@ -109,8 +109,8 @@ def record_of(
 
 
 def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
-    """The weights of a model by name, in the CPU's memory."""
-    return {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
+    """The weights of a model by name, in the CPU's memory, and what else it has learned (running means)."""
+    return {name: value.detach().cpu() for name, value in (*model.named_parameters(), *model.named_buffers())}
 
 
 def save_weights(path: Path, model: torch.nn.Module, config: RunConfig) -> None:

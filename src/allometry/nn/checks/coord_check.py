@@ -174,15 +174,15 @@ def coord_check(
         if set(traces[TOGETHER][width][0].changes) != set(first.changes):
             odd = sorted(set(traces[TOGETHER][width][0].changes) ^ set(first.changes))
             raise ValueError(f"make_model: width {width} has other activations than width {sizes[0]}: {odd[0]}")
-    found = [_coordinate(name, traces, sizes, tolerance) for name in first.changes]
-    if checked.heads_grow and any(row.verdict == GROWS for row in found):
+    rows_checked = [_coordinate(name, traces, sizes, tolerance) for name in first.changes]
+    if checked.heads_grow and any(row.verdict == GROWS for row in rows_checked):
         held = checked.traces(hold_heads=True)
-        again = [_coordinate(row.name, held, sizes, tolerance) for row in found]
-        found = [
+        again = [_coordinate(row.name, held, sizes, tolerance) for row in rows_checked]
+        rows_checked = [
             replace(row, verdict=HEADS) if row.verdict == GROWS and other.ok else row
-            for row, other in zip(found, again, strict=True)
+            for row, other in zip(rows_checked, again, strict=True)
         ]
-    return CoordCheck(first.model, sizes, steps, draws, tolerance, first.rows, checked.given_rows, tuple(found))
+    return CoordCheck(first.model, sizes, steps, draws, tolerance, first.rows, checked.given_rows, tuple(rows_checked))
 
 
 class _Checked:
