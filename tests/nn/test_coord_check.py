@@ -190,7 +190,6 @@ def decoders(scheme="umup", rows=(1, 16), tied=False, norm="pre", lr=None):
     "options",
     [
         {},
-        {"lr": 0.5},
         {"rows": (8, 64)},
         {"tied": True},
         {"scheme": "mup"},
@@ -228,7 +227,7 @@ def test_a_rate_that_shrinks_with_the_width_fails_though_the_parts_are_told_apar
     """Hidden weights at 1/width of u-μP's rate learn less and less."""
 
     def slow(model):
-        groups = [{"params": [p], "lr": 3.0 / model.norm.normalized_shape} for p in model.parameters()]
+        groups = [{"params": [p], "lr": 0.3 / model.norm.normalized_shape} for p in model.parameters()]
         return torch.optim.Adam(groups)
 
     def make(width):

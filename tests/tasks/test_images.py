@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from allometry.data.image_classes import read_images
 
 import helpers
 from allometry.config.run import RunConfig
 from allometry.config.training import TrainConfig
+from allometry.data.task_data.image_files import read_images
 from allometry.data.task_data.sample_set import Samples, split_samples
 from allometry.errors import UserError
 from allometry.lm import checkpoint

@@ -52,7 +52,7 @@ from .listener import (
 from .main_job import conclude, quickstart, train_ladder
 from .models.export_model import Exported, export
 from .monitor import Monitor
-from .outcome import planned_run, record_outcome
+from .outcome import fit_score, planned_run, predict_scores, record_outcome
 from .runs_under_way import RunState, RunsUnderWay
 from .session import StudySession, open_study
 from .single_run import train_plan, train_run
@@ -87,12 +87,14 @@ __all__ = [
     "fit_inputs",
     "fit_isoflop",
     "fit_runs",
+    "fit_score",
     "load_fit",
     "load_forecast",
     "open_study",
     "plan",
     "planned_run",
     "predict_inputs",
+    "predict_scores",
     "quickstart",
     "record_outcome",
     "refuse_model_options",

@@ -1,12 +1,16 @@
-"""Prediction against outcome: what the plan predicted, what came out, and what the ladder cost."""
+"""Prediction against outcome: what the plan predicted, what came out, what the ladder cost; scores beside the loss."""
 
 from __future__ import annotations
 
+from .. import laws, planning
 from ..config.run import RunConfig
+from ..config.task import ImagesConfig, QuestionsConfig, TaskConfig
 from ..errors import UserError
 from ..planning import Outcome, Plan
 from ..runs.record import RunRecord
 from ..runs.study import Study
+
+LEAST_RUNS = 6  # of a ladder, for a law of scores
 
 
 def planned_run(plan: Plan) -> RunConfig:
@@ -49,3 +53,53 @@ def record_outcome(study: Study, plan: Plan, record: RunRecord) -> Outcome:
     )
     study.write("outcome.json", outcome.to_json())
     return outcome
+
+
+def fit_score(study: Study, name: str) -> laws.MetricFit:
+    """The law from the held-out loss to a score, fitted to the ladder of a study.
+
+    Raises:
+        UserError: too few runs have the score, or it does not rise as the loss falls.
+    """
+    rungs = [record for record in study.records("ladder") if record.loss is not None and name in record.scores]
+    if len(rungs) < LEAST_RUNS:
+        raise UserError(f"{study.path}: {len(rungs)} runs of its ladder have {name}; {LEAST_RUNS} are the least")
+    losses = [record.loss for record in rungs]
+    scores = [record.scores[name].value for record in rungs]
+    return laws.fit_metric(losses, scores, chance=chance_of(rungs[0].config.task, name))
+
+
+def chance_of(task: TaskConfig, name: str) -> float | None:
+    """The score of guessing, where it is known."""
+    if name != "accuracy":
+        return None
+    if isinstance(task, ImagesConfig):
+        return 1 / task.classes
+    return 0.25 if isinstance(task, QuestionsConfig) else None
+
+
+def predict_scores(study: Study, plan: planning.Plan) -> dict[str, laws.Prediction]:
+    """The scores of the model that a plan names, by name; those that the ladder has no law for are left out."""
+    if plan.low is None or plan.high is None:
+        return {}
+    loss = laws.Prediction(plan.loss, plan.low, plan.high, plan.level)
+    predicted = {}
+    for name in sorted({name for record in study.records("ladder") for name in record.scores}):
+        try:
+            predicted[name] = fit_score(study, name).predict(loss, plan.level)
+        except UserError:
+            continue
+    return predicted
+
+
+def score_notes(study: Study, plan: planning.Plan) -> list[str]:
+    """A sentence for each predicted score, with its interval; and for those that stay near chance."""
+    notes = []
+    for name, one in predict_scores(study, plan).items():
+        notes.append(f"{name} {one.value:.3f} [{one.low:.3f}, {one.high:.3f}] by its law over the ladder's losses")
+        rungs = [record for record in study.records("ladder") if name in record.scores]
+        chance = chance_of(rungs[0].config.task, name)
+        best = max((record.scores[name] for record in rungs), key=lambda score: score.value)
+        if chance is not None and best.value < chance + 3 * best.error:
+            notes.append(f"{name}: no run of the ladder is clear of chance ({chance:.2f}); this law says little")
+    return notes

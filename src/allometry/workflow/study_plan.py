@@ -22,7 +22,7 @@ from ..quantities import format_flops
 from ..runs.study import Study
 from .fits.study_fit import load_fit
 from .listener import Listener, Note, silent
-from .outcome import planned_run
+from .outcome import planned_run, score_notes
 
 
 def plan(
@@ -87,7 +87,7 @@ def study_plan(
     run = practice.run_of(bare)
     repeats = repetition_note(run.epochs) if budget.tokens_available is None else ""
     notes = (*bare.notes, f"the run {repeats}") if repeats else bare.notes
-    return replace(bare, notes=notes).with_run(run.to_dict())
+    return replace(bare, notes=(*notes, *score_notes(study, bare))).with_run(run.to_dict())
 
 
 class StudyPractice:

@@ -23,7 +23,8 @@ HOW = {
     "(apt-get download gcc-12-locales alsa-utils iso-codes; dpkg-deb -x each DIR; then give DIR/…/locale/de)",
     "questions": "questions are read from a folder of files with lines `question:answer` "
     "(apt-get download bsdgames; dpkg-deb -x bsdgames_*.deb DIR; then give DIR/usr/share/games/bsdgames/quiz)",
-    "summaries": "summaries are read from a file of package descriptions, as `apt-cache dumpavail > FILE` writes",
+    "summaries": "summaries are read from a file of package descriptions (apt-get -o Acquire::Languages=en update; "
+    "/usr/lib/apt/apt-helper cat-file /var/lib/apt/lists/*Translation-en* > FILE)",
 }
 
 
