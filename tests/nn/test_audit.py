@@ -626,3 +626,28 @@ def test_complex_and_float8_tensors_are_measured():
         pool = Statistics()
         pool.add(tensor)
         assert pool.rms == pytest.approx(rms)
+
+
+def test_sure_logits_pass_though_most_of_their_gradient_is_tiny():
+    """As in a trained model, whose probabilities are mostly tiny: this gradient stays in a wide format."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(nn.Linear(64, 64), nn.Readout(64, 256))
+    with torch.no_grad():
+        model[1].weight.mul_(60)
+    checked = nn.audit(model, (torch.randn(512, 64), torch.randint(256, (512,))))
+    (last,) = [row for row in checked.rows if row.name == "1" and row.kind == "activation gradient"]
+    assert last.underflow["E5M2"] > 0.05
+    assert last.ok
+
+
+def test_a_tensor_at_the_right_scale_that_8_bits_do_not_hold_says_which_and_why():
+    class Tiny(torch.nn.Module):
+        def forward(self, x):
+            return torch.where(torch.rand_like(x) < 0.5, x * 1e-6, x)
+
+    model = torch.nn.Sequential(nn.Linear(64, 64), Tiny(), nn.Linear(64, 64), nn.Readout(64, 10))
+    checked = nn.audit(model, (torch.randn(256, 64), torch.randint(10, (256,))))
+    (row,) = [row for row in checked.rows if row.name == "1" and row.kind == "activation"]
+    assert row.verdict == "underflow"
+    assert "too small for E4M3: the next product would read zeros in their place" in row.advice
+    assert "nothing is lost in FP32 or BF16" in row.advice

@@ -20,6 +20,8 @@ class Echo(torch.nn.Module):
     def forward(self, tokens):
         logits = torch.zeros(*tokens.shape, 256)
         for row, line in enumerate(tokens.tolist()):
+            if 1 not in line:
+                continue
             text = [*line[: line.index(1)], 2]
             for step, position in enumerate(range(line.index(1), len(line))):
                 logits[row, position, text[min(step, len(text) - 1)]] = 20.0

@@ -50,21 +50,16 @@ class PairsTask:
         return cross_entropy_of(model, model(tokens).flatten(0, 1), targets.flatten())
 
     def evaluate(self, model: nn.Module, processes: Processes = ALONE) -> dict[str, Score]:
+        rows, choices = self.held_out["row"], self.held_out.get("choices")
+        every = rows if choices is None else np.concatenate([rows, choices.reshape(-1, choices.shape[-1])])
         with evaluating(model):
-            sums, counts = losses_of(model, self.held_out["row"], self.context, processes)
-            scores = {"loss": _ratio(sums, counts)}
-            if "choices" in self.held_out:
-                scores["accuracy"] = self._choose(model, processes)
-            else:
-                scores |= self._write(model)
-        return scores
-
-    def _choose(self, model: nn.Module, processes: Processes) -> Score:
-        """How often the right answer, the first, is the likeliest of the choices, by nats a byte."""
-        choices = self.held_out["choices"]
-        sums, counts = losses_of(model, choices.reshape(-1, choices.shape[-1]), self.context, processes)
-        per_byte = (sums / counts.clamp(min=1)).view(len(choices), -1)
-        return mean_of((per_byte.argmin(1) == 0).double())
+            sums, counts = losses_of(model, every, self.context, processes)
+            scores = {"loss": _ratio(sums[: len(rows)], counts[: len(rows)])}
+            if choices is None:
+                return scores | self._write(model)
+        # How often the right answer, the first, is the likeliest of the choices, by nats a byte.
+        per_byte = (sums[len(rows) :] / counts[len(rows) :].clamp(min=1)).view(len(choices), -1)
+        return scores | {"accuracy": mean_of((per_byte.argmin(1) == 0).double())}
 
     def _write(self, model: nn.Module) -> dict[str, Score]:
         """Exact match, and what a library says of the likeness."""

@@ -74,7 +74,8 @@ def judge(tensor: Measured, limits: Limits) -> str:
     Single numbers must only be finite. So must vectors of parameters (biases and gains), which no GEMM reads in 8 bits;
     a missing gradient is a fault of them too. The gradient of a parameter leaves its GEMM in a wide format: its root
     mean square is free. A readout's weight and the final output stay in a wide format as well: the output may be small,
-    as u-μP's logits are, and the weight may have any scale.
+    as u-μP's logits are, the weight may have any scale, and many entries of the output's gradient may be tiny, as those
+    of a trained model are.
     """
     stats, kind = tensor.stats, tensor.kind
     if stats.calls == 0:
@@ -98,6 +99,8 @@ def judge(tensor: Measured, limits: Limits) -> str:
         return OK
     if has_scale and stats.rms < limits.low:
         return SMALL
+    if tensor.final and kind == ACTIVATION_GRADIENT:
+        return OK  # once a model is sure of most classes, most of this gradient is tiny; it stays in a wide format
     return UNDERFLOW if stats.shares(stats.under)[tensor.format] > limits.underflow else OK
 
 
@@ -161,6 +164,8 @@ def _advice(tensor: Measured, verdict: str) -> str:
 
 def _gradient(tensor: Measured, verdict: str) -> str:
     power = round(-math.log2(tensor.stats.rms))
+    if verdict == UNDERFLOW and tensor.kind == ACTIVATION_GRADIENT:
+        return _at_risk(tensor, "what these entries would teach the layers before is lost there")
     if verdict == LARGE:
         return f"divide the loss by 2^{max(1, -power)}, or clip; unit-scaled layers and losses need neither"
     if tensor.final:
@@ -168,6 +173,15 @@ def _gradient(tensor: Measured, verdict: str) -> str:
     if is_plain(tensor):
         return f"scale the loss by 2^{max(1, power)} (FP16 style), or use unit-scaled layers: nn.scale_model"
     return f"scale the loss by 2^{max(1, power)}, or fix the gradient that comes in"
+
+
+def _at_risk(tensor: Measured, why: str) -> str:
+    """Of a tensor at the right scale, in which format it loses its small entries, and why that matters."""
+    share = 100 * tensor.stats.shares(tensor.stats.under)[tensor.format]
+    return (
+        f"the scale is right, but {share:.0f} % of its entries are too small for {tensor.format}: {why}; nothing is "
+        "lost in FP32 or BF16, and in 8 bits keep this tensor in BF16"
+    )
 
 
 def _parameter(tensor: Measured, verdict: str) -> str:
@@ -196,7 +210,7 @@ def _activation(tensor: Measured, verdict: str) -> str:
     if is_plain(tensor) and counterpart(tensor.module):
         return f"take allometry's nn.{kind} in place of torch's, or nn.scale_model(model, batch)"
     if verdict == UNDERFLOW:
-        return "many entries are tiny though the scale is right: keep this tensor in BF16"
+        return _at_risk(tensor, "the next product would read zeros in their place")
     return f"multiply by {short(1 / tensor.stats.rms)} here (nn.scale), or put a norm before what reads it"
 
 
