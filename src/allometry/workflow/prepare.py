@@ -203,9 +203,16 @@ def design_of(study: Study, config: StudyConfig, corpus: Corpus, speed: Speed | 
 
 
 def design_any(
-    study: Study, config: StudyConfig, data: Data, ladder: LadderEngine, target: LadderEngine
+    study: Study,
+    config: StudyConfig,
+    data: Data,
+    ladder: LadderEngine,
+    target: LadderEngine,
+    listener: Listener = silent,
 ) -> tuple[Design, Speed]:
     """The design of any family on any task, and the speed of its own runs: as recorded, or made now and recorded.
+
+    The coordinate check of a module comes first, as a note.
 
     Raises:
         UserError: a member cannot be made or measured.
@@ -214,7 +221,12 @@ def design_any(
     if value is not None and calibration is not None:
         return Design.from_json(value), Speed.from_json(calibration)
     task = task_of(config, data)
-    design = design_members(config, task, members_of(config, task, config.widths or ()))
+    members = members_of(config, task, config.widths or ())
+    if config.family != "decoder":
+        from ..lm.modules.count_member import transfer_note  # torch
+
+        listener(Note(transfer_note([*members.values()], task)))
+    design = design_members(config, task, members)
     speed = measure_runs(ladder, target, design.rungs)
     design = with_seconds(design, speed)
     if config.family != "decoder":

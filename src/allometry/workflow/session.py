@@ -80,7 +80,7 @@ def open_study(
                 speed = speed_of(study, ladder_engine, target_engine, config, data.vocab_size)
                 design = design_of(study, config, data, speed)
             else:
-                design, speed = design_any(study, config, data, ladder_engine, target_engine)
+                design, speed = design_any(study, config, data, ladder_engine, target_engine, listener)
         with Trackers(study, tracker_names, note_to(listener)) as trackers:
             yield StudySession(study, config, design, speed, ladder_engine, target_engine, trackers, listener)
 

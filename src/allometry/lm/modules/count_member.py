@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ...config.model import ModuleConfig
+from ... import nn as unit
+from ...config.model import ModelConfig, ModuleConfig
 from ...config.task import TaskConfig
 from ...errors import UserError
+from ..families import family_of
 from .module_code import Code, function_of, user_code
 
+CHECKED, CHECKED_ROWS = 3, 4  # widths, and rows of random data, of the coordinate check
 ROWS = 2  # of the batch that is counted: one alone is a special case of some modules
 
 
@@ -156,3 +159,34 @@ def check_members(members: Sequence[ModuleConfig]) -> None:
     if not same or not torch.equal(*outputs):
         what = "its outputs" if same else "its first weights"
         raise UserError(f"family {first.source}: {what} differ for the same seed; draw from torch's generator only")
+
+
+def transfer_note(members: Sequence[ModelConfig], task: TaskConfig) -> str:
+    """Whether one learning rate will serve a family, by the coordinate check of its narrower members, in a sentence."""
+    modules = {one.width: one for one in members if isinstance(one, ModuleConfig)}
+    widths = sorted(modules)[:CHECKED]
+    classes = getattr(task, "classes", None) or getattr(task, "vocab_size", 2)
+
+    def build(width: int) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+        one = modules[width]
+        generator = torch.Generator().manual_seed(0)
+        inputs = torch.empty(CHECKED_ROWS, *one.input_shape).normal_(generator=generator)
+        shape: tuple[int, ...] = (CHECKED_ROWS,)
+        if one.input_high:
+            shape = (CHECKED_ROWS, *one.input_shape)
+            inputs = torch.randint(one.input_high, shape, generator=generator)
+        return family_of(one).build(one, 0), (inputs, torch.randint(classes, shape, generator=generator))
+
+    try:
+        checked = unit.coord_check(build, widths, steps=2, seeds=(0, 1))
+    except (ValueError, TypeError, RuntimeError, UserError) as error:
+        return f"coordinate check: it cannot be done on this module ({' '.join(str(error).split())})"
+    over = f"widths {widths[0]} to {widths[-1]}"
+    if checked.ok:
+        return f"coordinate check: ok over {over}: one learning rate should serve them all"
+    bad, count = len(checked.failures), len(checked.rows)
+    how = ", ".join(sorted({row.verdict for row in checked.failures}))
+    return (
+        f"coordinate check: {bad} of {count} activations drift over {over} ({how}): the best learning rate changes "
+        'with the width; take parametrization = "umup", a sweep, or widths that lie close'
+    )
