@@ -129,14 +129,14 @@ def answer_of(row: np.ndarray) -> bytes:
 def _likeness(task: str, written: list[bytes], wanted: list[bytes]) -> dict[str, Score]:
     ours, theirs = ([text.decode("utf-8", "replace") for text in side] for side in (written, wanted))
     if task == "translation" and importlib.util.find_spec("sacrebleu"):
-        from sacrebleu.metrics.chrf import CHRF
+        from sacrebleu.metrics.chrf import CHRF  # pyright: ignore[reportMissingImports]  # of an extra
 
         one = CHRF()
         each = [one.sentence_score(a, [b]).score / 100 for a, b in zip(ours, theirs, strict=True)]
         whole = one.corpus_score(ours, [theirs]).score / 100
         return {"chrf": Score(whole, mean_of(torch.tensor(each, dtype=torch.float64)).error)}
     if task == "summaries" and importlib.util.find_spec("rouge_score"):
-        from rouge_score.rouge_scorer import RougeScorer
+        from rouge_score.rouge_scorer import RougeScorer  # pyright: ignore[reportMissingImports]  # of an extra
 
         scorer = RougeScorer(["rougeL"])
         each = [scorer.score(b, a)["rougeL"].fmeasure for a, b in zip(ours, theirs, strict=True)]

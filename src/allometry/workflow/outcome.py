@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .. import laws, planning
 from ..config.run import RunConfig
 from ..config.task import ImagesConfig, QuestionsConfig, TaskConfig
@@ -64,8 +66,8 @@ def fit_score(study: Study, name: str) -> laws.MetricFit:
     rungs = [record for record in study.records("ladder") if record.loss is not None and name in record.scores]
     if len(rungs) < LEAST_RUNS:
         raise UserError(f"{study.path}: {len(rungs)} runs of its ladder have {name}; {LEAST_RUNS} are the least")
-    losses = [record.loss for record in rungs]
-    scores = [record.scores[name].value for record in rungs]
+    losses = np.array([record.loss for record in rungs], float)
+    scores = np.array([record.scores[name].value for record in rungs], float)
     return laws.fit_metric(losses, scores, chance=chance_of(rungs[0].config.task, name))
 
 

@@ -109,7 +109,7 @@ def members_of(
     from ..lm.modules.module_code import read_code  # torch
 
     code = read_code(config.family)
-    members = {
+    members: dict[int, ModelConfig] = {
         width: member(code, width, task, config.context, dict(config.fields), config.parametrization)
         for width in sorted(set(widths))
     }

@@ -50,8 +50,8 @@ def _scikit_learn() -> tuple[np.ndarray, np.ndarray]:
     require("sklearn")
     from sklearn.datasets import load_digits
 
-    data = load_digits()
-    return data.images, data.target
+    x, y = load_digits(return_X_y=True)
+    return np.asarray(x).reshape(-1, 8, 8), np.asarray(y)
 
 
 def _npm(files: list[Path]) -> tuple[np.ndarray, np.ndarray]:

@@ -72,7 +72,8 @@ class Samples:
         folder.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         sides = {"train": self.train, "held_out": self.held_out}
-        np.savez(buffer, **{f"{side}.{name}": a for side, arrays in sides.items() for name, a in arrays.items()})
+        named: dict[str, Any] = {f"{side}.{name}": a for side, arrays in sides.items() for name, a in arrays.items()}
+        np.savez(buffer, **named)
         replace_file(folder / ARRAYS, buffer.getvalue())
         value = {"task": self.task_name, "source": self.source, "fingerprint": self.fingerprint}
         write_json(folder / MANIFEST, value | {"facts": dict(self.facts), "notes": list(self.notes)})

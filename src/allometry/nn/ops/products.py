@@ -81,7 +81,7 @@ def accumulation(parts: float | None = None, *, rows: int | None = None, of: int
         raise ValueError(f"parts: {parts} pieces of a batch; there must be at least 1")
     if rows is not None and of is not None and not 1 <= rows <= of:
         raise ValueError(f"rows: a piece of {rows} rows of a batch of {of}; give 1 to {of}")
-    share = float(parts) if parts is not None else of / rows  # pyright: ignore[reportOptionalOperand]
+    share = float(parts or 1.0) if rows is None or of is None else of / rows
     global _parts, _passes
     before, _parts = _parts, Constants(_parts.values[0] * share)
     outer, _passes = _passes, {} if parts is not None and _passes is None else None
