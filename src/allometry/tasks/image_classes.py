@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from .contract import ALONE, Batch, OpenTask, Processes
 from .sample_order import SampleOrder, evaluating
 
 EVALUATED = 256  # images at a time
+_unit_scaled: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # to ask it at every step costs some per cent
 
 
 class ImagesTask:
@@ -63,7 +65,9 @@ class ImagesTask:
 
 def cross_entropy_of(model: nn.Module, logits: Tensor, targets: Tensor, **options: Any) -> Tensor:
     """The mean cross-entropy; its gradient at unit scale for a model of our layers."""
-    function = F.cross_entropy if has_ours(model) else nn.functional.cross_entropy
+    if model not in _unit_scaled:
+        _unit_scaled[model] = has_ours(model)
+    function = F.cross_entropy if _unit_scaled[model] else nn.functional.cross_entropy
     return function(logits, targets, **options)
 
 

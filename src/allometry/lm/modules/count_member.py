@@ -136,12 +136,13 @@ def _check_output(config: ModuleConfig, task: TaskConfig, output: Any, inputs: T
         )
 
 
-def check_members(members: Sequence[ModuleConfig]) -> None:
+def check_members(family: Sequence[ModelConfig]) -> None:
     """Refuse a family whose members do not differ, and one that is not the same for the same seed.
 
     Raises:
         UserError: it ignores the width, or is not deterministic.
     """
+    members = [one for one in family if isinstance(one, ModuleConfig)]
     first = members[0]
     if len({member.width for member in members}) > 1 and len({member.num_params_total for member in members}) == 1:
         raise UserError(
