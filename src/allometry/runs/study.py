@@ -32,7 +32,7 @@ from .record import RunRecord, now
 
 _LOCK, _SESSION = ".lock", ".session"
 COLLECTION = {"holds": "external runs"}  # the settings of a study whose runs were recorded or imported
-_OF_OLD_SETTINGS = ("calibration.json", "ladder.json", "recipe.json")
+_OF_OLD_SETTINGS = ("calibration.json", "ladder.json", "members.json", "recipe.json")
 
 
 class Study:
