@@ -3,22 +3,23 @@
     python benchmarks/floor.py [--widths 24 32 64 128 256 352] [--threads 1] [--precisions fp32 bf16]
 
 For each width, with the recipe's shape and batch and compiled kernels, it measures the seconds of a step, the seconds
-of its bare GEMMs (each product of the forward and backward pass alone, at its shape and in its type, the smallest of
-several), and their ratio (1 would be the floor). FLOP/s follow from `flops_per_token`, which counts attention too. The
-parts are measured in the step itself, with a clock around each kernel, GEMM and the optimiser; `rest` is Python,
-autograd and memory. `layers` is the same step by PyTorch's layers (nn.Decoder in eager mode). With --torch-compile,
+of its bare GEMMs (PyTorch's, each product of the forward and backward pass alone, at its shape and in its type), and
+their ratio: at 1 the step takes as long as PyTorch's products alone. Each is the least of several, by the processor's
+time if there is one thread, since a busy machine only adds time. FLOP/s follow from `flops_per_token`, which counts
+attention too. The parts are measured with one thread, by kernels that are compiled with a clock around each; `rest` is
+Python and memory. `layers` is the same step by PyTorch's layers (nn.Decoder in eager mode). With --torch-compile,
 `torch.compile` is those layers compiled by PyTorch, with the seconds of its first three steps.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import platform
-import statistics
+import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,16 +27,28 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 import torch
 
-from allometry import nn
 from allometry.config.model import DecoderConfig
+from allometry.config.training import TrainConfig
 from allometry.files import write_json
 from allometry.ladder.shape import shape
 from allometry.lm.compiled import build as kernels
-from allometry.lm.decoder import PRECISIONS, build
+from allometry.lm.decoder import DECODER, PRECISIONS, build
+from allometry.runs.machine import compiler
 
 RESULTS = Path(__file__).parent / "results" / "floor.json"
-BATCHES = {24: 4, 32: 8, 64: 8, 128: 16, 256: 16, 352: 32}  # sequences
-KINDS = {"norm": "norms", "gate": "gate", "attention": "attention", "cross": "loss", "embedding": "embedding"}
+BATCHES = {8: 4, 16: 4, 24: 4, 32: 8, 48: 8, 64: 8, 96: 16, 128: 16, 256: 16, 352: 32}  # sequences
+PARTS = ("products", "attention", "norms", "gate", "loss", "embedding", "sums of gradients")  # as cpp/clock.h has them
+
+
+def processor() -> str:
+    """Its name, and the vectors that it has beyond the usual."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    name = next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), "")
+    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in text.split()]
+    return ", ".join(filter(None, [platform.machine(), name, *flags]))
+
+
+clock = time.thread_time  # with several threads, the time on the wall
 
 
 def best(call: Callable[[], object], seconds: float) -> float:
@@ -43,9 +56,9 @@ def best(call: Callable[[], object], seconds: float) -> float:
     call(), call()
     times, begin = [], time.perf_counter()
     while len(times) < 5 or time.perf_counter() - begin < seconds:
-        start = time.perf_counter()
+        start = clock()
         call()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return min(times)
 
 
@@ -72,86 +85,94 @@ def gemm_seconds(model: DecoderConfig, rows: int, dtype: torch.dtype) -> float:
     return total
 
 
-class Parts:
-    """Seconds inside kernels, GEMMs and optimiser, by a clock put around each."""
+class ClockedKernels:
+    """Kernels that are compiled with a clock around each part of a step, in place of the usual ones."""
 
-    def __init__(self):
-        self.seconds: Counter[str] = Counter()
+    def __init__(self, folder: Path):
+        path = compiler()
+        assert path is not None
+        self.library = ctypes.CDLL(str(kernels.compile_into(folder / "clocked.so", path, "-DCLOCKED")))
+        self.seconds = (ctypes.c_double * len(PARTS)).in_dll(self.library, "part_seconds")
 
-    def clocked(self, kind: str, function: Callable) -> Callable:
-        def call(*arguments, **options):
-            begin = time.perf_counter()
-            result = function(*arguments, **options)
-            self.seconds[kind] += time.perf_counter() - begin
-            return result
-
-        return call
-
-    def __enter__(self) -> Parts:
-        self.before = [(torch, "addmm", torch.addmm), (torch.Tensor, "addmm_", torch.Tensor.addmm_)]
-        self.before += [(torch, "_foreach_copy_", torch._foreach_copy_)]
-        self.before += [(nn.AdamW, "step", nn.AdamW.step)]
-        kinds = ["GEMM", "GEMM", "casts", "optimiser"]
-        for dtype in PRECISIONS.values():
-            compiled = kernels.kernels(dtype)
-            for name in kernels.SIGNATURES:
-                self.before.append((compiled, name, getattr(compiled, name)))
-                kinds.append(KINDS[name.split("_")[0]])
-        for (owner, name, function), kind in zip(self.before, kinds, strict=True):
-            setattr(owner, name, self.clocked(kind, function))
+    def __enter__(self) -> ClockedKernels:
+        self.usual = kernels._library
+        kernels._library = lambda: self.library
+        kernels.decoder_functions.cache_clear()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for owner, name, function in self.before:
-            setattr(owner, name, function)
+        kernels._library = self.usual
+        kernels.decoder_functions.cache_clear()
+
+    def shares(self, model: DecoderConfig, precision: str, batch: int, seconds: float) -> dict[str, float]:
+        """Percentages of a step's time, by part."""
+        step, optimiser = stepper(model, precision, batch, "ours")
+        step(), optimiser()
+        for i in range(len(PARTS)):
+            self.seconds[i] = 0.0
+        spent = count = 0
+        begin = time.perf_counter()
+        while count < 3 or time.perf_counter() - begin < seconds:
+            step()
+            start = time.perf_counter()
+            optimiser()
+            spent += time.perf_counter() - start
+            count += 1
+        whole = time.perf_counter() - begin
+        parts = dict(zip(PARTS, self.seconds, strict=True)) | {"optimiser": spent}
+        parts["rest"] = whole - sum(parts.values())
+        return {part: round(100 * value / whole, 1) for part, value in parts.items()}
 
 
-def stepper(model: DecoderConfig, precision: str, batch: int, way: str) -> Callable[[], None]:
+def stepper(
+    model: DecoderConfig, precision: str, batch: int, way: str
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """The two halves of a step: gradients, and what the optimiser makes of them."""
     language_model = build(model, 0, precision, way == "ours")
-    optimizer = nn.AdamW(language_model, 1e-3)
+    optimizer = DECODER.optimizer(language_model, TrainConfig(tokens=1, batch_tokens=1, lr=1e-3))
     tokens = torch.randint(model.vocab_size, (batch, model.context))
     loss_of = torch.compile(language_model.loss) if way == "torch.compile" else language_model.loss
 
-    def step() -> None:
+    def gradients() -> None:
+        step = language_model.whole_step
+        if step is not None:
+            step.gradients([language_model], tokens[None], tokens[None])
+            return
         loss = loss_of(tokens, tokens)
         loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
         loss.item()
 
-    return step
+    def update() -> None:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return gradients, update
 
 
-def measure(width: int, precision: str, threads: int, seconds: float, others: list[str]) -> dict[str, object]:
+def measure(
+    clocked: ClockedKernels, width: int, precision: str, threads: int, seconds: float, others: list[str]
+) -> dict[str, object]:
     model, batch = shape(width), BATCHES[width]
     rows = batch * model.context
     steps = {way: stepper(model, precision, batch, way) for way in ("ours", *others)}
     times: dict[str, list[float]] = {way: [] for way in steps}
     ready = {}
-    for way, step in steps.items():
+    for way, halves in steps.items():
         begin = time.perf_counter()
-        step(), step(), step()
+        for half in 3 * halves:
+            half()
         ready[way] = time.perf_counter() - begin
     begin = time.perf_counter()
     while len(times["ours"]) < 5 or time.perf_counter() - begin < seconds:
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - start)
-    count = 0
-    with Parts() as parts:
-        clocked = stepper(model, precision, batch, "ours")
-        clocked(), parts.seconds.clear()
-        begin = time.perf_counter()
-        while count < 3 or time.perf_counter() - begin < seconds / 2:
-            clocked()
-            count += 1
-        whole = time.perf_counter() - begin
-    parts.seconds["rest"] = whole - sum(parts.seconds.values())
+        for way, (gradients, update) in steps.items():
+            for _ in range(4 if way == "ours" else 1):
+                start = clock()
+                gradients(), update()
+                times[way].append(clock() - start)
     floor = gemm_seconds(model, rows, PRECISIONS[precision])
-    step = statistics.median(times["ours"])
-    ratio = lambda way: statistics.median(b / a for a, b in zip(times["ours"], times[way], strict=True))
-    flops = model.flops_per_token * rows
+    step, flops = min(times["ours"]), model.flops_per_token * rows
+    with clocked:
+        shares = clocked.shares(model, precision, batch, seconds / 2) if threads == 1 else {}
     return {
         "num_params": model.num_params,
         "batch tokens": rows,
@@ -162,8 +183,8 @@ def measure(width: int, precision: str, threads: int, seconds: float, others: li
         "GEMMs alone, ms": round(1e3 * floor, 2),
         "GEMMs alone, GFLOP/s": round(6 * model.num_params_matmul * rows / floor / 1e9),
         "of the floor": round(floor / step, 2),
-        "shares, %": {kind: round(100 * value / whole, 1) for kind, value in parts.seconds.most_common()},
-        **{f"{way}/ours": round(ratio(way), 2) for way in others},
+        "shares, %": shares,
+        **{f"{way}/ours": round(min(times[way]) / step, 2) for way in others},
         **{f"{way}, first three steps, s": round(ready[way], 1) for way in others if way != "layers"},
     }
 
@@ -177,14 +198,19 @@ def main() -> None:
     parser.add_argument("--torch-compile", action="store_true")
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
+    global clock
     torch.set_num_threads(given.threads)
+    if given.threads > 1:
+        clock = time.perf_counter
     others = ["layers", "torch.compile"] if given.torch_compile else ["layers"]
+    with tempfile.TemporaryDirectory() as folder:
+        clocked = ClockedKernels(Path(folder))
     for width in given.widths:
         for precision in given.precisions:
-            row = measure(width, precision, given.threads, given.seconds, others)
+            row = measure(clocked, width, precision, given.threads, given.seconds, others)
             print(width, precision, json.dumps(row), flush=True)
             result = json.loads(given.output.read_text()) if given.output.exists() else {}
-            result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, PyTorch {torch.__version__}"
+            result["machine"] = f"{processor()}, {os.cpu_count()} cores, PyTorch {torch.__version__}"
             key = f"width {width}, {precision}, {given.threads} threads"
             result[key] = result.get(key, {}) | row
             write_json(given.output, result)

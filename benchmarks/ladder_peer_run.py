@@ -1,9 +1,10 @@
 """One run as most people train it, for `ladder_peers.py`: Hugging Face's `Trainer`, `GPT2LMHeadModel`, defaults.
 
-    python benchmarks/ladder_peer_run.py TOKENS.npy WIDTH LAYERS HEADS CONTEXT BATCH STEPS LEARNING_RATE [HELD_OUT.npy]
+    python benchmarks/ladder_peer_run.py TOKENS.npy WIDTH LAYERS HEADS CONTEXT BATCH STEPS RATE [HELD_OUT.npy] [--bf16]
 
-Prints one JSON line: seconds a step (the lower quartile, since other work on the machine only adds time), seconds from
-the first step to the last, and the held-out loss if HELD_OUT.npy is given. Needs `pip install transformers accelerate`.
+Prints one JSON line: seconds a step and the processor's seconds a step (the lower quartile of each, since other work on
+the machine only adds time), seconds from the first step to the last, the processor's seconds of the rest, and the
+held-out loss if HELD_OUT.npy is given. Needs `pip install transformers accelerate`.
 """
 
 import argparse
@@ -37,6 +38,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(name, type=int)
     parser.add_argument("learning_rate", type=float)
     parser.add_argument("held_out", metavar="HELD_OUT.npy", nargs="?")
+    parser.add_argument("--bf16", action="store_true", help="mixed precision, as the Trainer has it")
     return parser.parse_args()
 
 
@@ -45,10 +47,12 @@ def main() -> None:
     import transformers  # after --help, which needs no peer
 
     ends: list[float] = []
+    processor: list[float] = []
 
     class Clock(transformers.TrainerCallback):
         def on_step_end(self, *_, **__) -> None:
             ends.append(time.perf_counter())
+            processor.append(time.process_time())
 
     transformers.set_seed(0)
     shape = {"n_embd": given.width, "n_layer": given.layers, "n_head": given.heads, "n_positions": given.context}
@@ -64,17 +68,21 @@ def main() -> None:
         report_to=[],
         disable_tqdm=True,
         use_cpu=True,
+        bf16=given.bf16,
     )
     model = transformers.GPT2LMHeadModel(config)
     windows = Windows(given.tokens, given.context)
     trainer = transformers.Trainer(model=model, args=arguments, train_dataset=windows, callbacks=[Clock()])
     trainer.train()
     trained = time.perf_counter()
-    between = [later - earlier for earlier, later in pairwise(ends[5:])]
-    result = {"step": statistics.quantiles(between, n=4)[0], "first_to_last": ends[-1] - ends[0]}
+    quartile = lambda moments: statistics.quantiles([later - earlier for earlier, later in pairwise(moments[5:])], n=4)[
+        0
+    ]
+    result = {"step": quartile(ends), "step_processor": quartile(processor), "first_to_last": ends[-1] - ends[0]}
     if given.held_out:
         result["loss"] = trainer.evaluate(Windows(given.held_out, given.context))["eval_loss"]
     result["evaluation"] = time.perf_counter() - trained
+    result["around_processor"] = time.process_time() - (processor[-1] - processor[0])
     result |= {"params": model.num_parameters(), "versions": [torch.__version__, transformers.__version__]}
     print(json.dumps(result))
 

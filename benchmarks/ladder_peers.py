@@ -1,6 +1,6 @@
 """Wall time of a whole ladder, ours and one run after another of Hugging Face's Trainer, and where the gain comes from.
 
-    python benchmarks/ladder_peers.py [total] [parts] [batched] [--peer-python PYTHON] [--output FILE.json]
+    python benchmarks/ladder_peers.py [total] [processor] [parts] [batched] [--peer-python PYTHON] [--output FILE.json]
 
 The ladder has five widths × three token counts, batch 4 × 128 tokens throughout, on the standard library's text. Ours
 is trained as `allometry ladder` does it, timed from the start of its processes to the last record. The peer is
@@ -16,11 +16,13 @@ import argparse
 import itertools
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +36,16 @@ from allometry.ladder.climb import missing_jobs
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
 from allometry.ladder.sweep import sweep_runs
+from allometry.lm.training.gradients import Pieces
+from allometry.lm.training.member import Member
 from allometry.lm.training.step_seconds import step_seconds
 from allometry.runs.engines.local import LocalEngine
 from allometry.runs.study import Study
+from allometry.tasks.catalog import task_named
 
 WIDTHS, TOKENS, CONTEXT, SEQUENCES = (24, 32, 48, 64, 96), (100_000, 200_000, 400_000), 128, 4
 RECIPE = Recipe(lr=0.4, batch_tokens=SEQUENCES * CONTEXT, batch_exponent=0.0, compile=True)  # the faster, as measured
+PRECISIONS = ("fp32", "bf16")  # of the peer
 TIMED_STEPS, HELD_OUT, PEER_LEARNING_RATE = 50, 512, 2e-3
 HERE = Path(__file__).parent
 
@@ -69,12 +75,13 @@ class Peer:
         np.save(folder / "train.npy", np.asarray(corpus.train[: max(TOKENS) + 1]))
         np.save(folder / "held_out.npy", np.asarray(corpus.held_out[: HELD_OUT * CONTEXT]))
 
-    def run(self, width: int, steps: int, evaluate: bool = True) -> dict:
+    def run(self, width: int, steps: int, evaluate: bool = True, precision: str = "fp32", threads: int = 2) -> dict:
         model = shape(width, CONTEXT)
         numbers = map(str, (model.width, model.layers, model.heads, CONTEXT, SEQUENCES, steps, PEER_LEARNING_RATE))
         command = [self.python, str(HERE / "ladder_peer_run.py"), "train.npy", *numbers]
         command += ["held_out.npy"] if evaluate else []
-        environment = os.environ | {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+        command += ["--bf16"] if precision == "bf16" else []
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
         begin = time.perf_counter()
         done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
         if done.returncode:
@@ -86,41 +93,87 @@ class Peer:
 
 
 def total(folder: Path, corpus: corpora.Corpus, python: str) -> dict:
-    """The wall time of both, and the check of the peer's estimate."""
+    """The wall time of both, the peer in each precision, and the check of the peer's estimate."""
     peer, where = Peer(python, folder, corpus), study(folder / "ours", corpus)
     configs = [run(width, tokens, fingerprint=corpus.fingerprint) for width in WIDTHS for tokens in TOKENS]
-    before = {width: peer.run(width, TIMED_STEPS) for width in WIDTHS}
+    cases = list(itertools.product(PRECISIONS, WIDTHS))
+    before = {case: peer.run(case[1], TIMED_STEPS, precision=case[0]) for case in cases}
     ours = train(where, configs, workers=2, threads=1)
-    after = {width: peer.run(width, TIMED_STEPS) for width in WIDTHS}
-    per_size = {
-        width: {key: min(before[width][key], after[width][key]) for key in ("step", "around", "evaluation")}
-        for width in WIDTHS
+    after = {case: peer.run(case[1], TIMED_STEPS, precision=case[0]) for case in cases}
+    each = {
+        case: {key: min(before[case][key], after[case][key]) for key in ("step", "around", "evaluation")}
+        for case in cases
     }
     steps = {tokens: run(24, tokens).schedule.steps for tokens in TOKENS}
-    expected = lambda width, count: (
-        count * per_size[width]["step"] + per_size[width]["around"] + per_size[width]["evaluation"]
-    )
+    expected = lambda case, count: count * each[case]["step"] + each[case]["around"] + each[case]["evaluation"]
     width, tokens = 48, TOKENS[0]
     check = peer.run(width, steps[tokens])
-    stepping = sum(count * per_size[width]["step"] for width in WIDTHS for count in steps.values())
-    theirs = sum(expected(width, count) for width in WIDTHS for count in steps.values())
+    peers = {}
+    for precision in PRECISIONS:
+        points = [((precision, width), count) for width in WIDTHS for count in steps.values()]
+        theirs = sum(expected(case, count) for case, count in points)
+        stepping = sum(count * each[case]["step"] for case, count in points)
+        peers[precision] = {
+            "seconds": theirs,
+            "ratio": theirs / ours,
+            "seconds_of_steps_alone": stepping,
+            "ratio_of_steps_alone": stepping / ours,
+            "each": {str(width): each[precision, width] for width in WIDTHS},
+        }
     return {
         "ours_seconds": ours,
-        "peer_seconds": theirs,
-        "ratio": theirs / ours,
-        "peer_seconds_of_steps_alone": stepping,
-        "ratio_of_steps_alone": stepping / ours,
-        "peer_each": {str(width): value for width, value in per_size.items()},
+        "peers": peers,
         "steps_each": list(steps.values()),
         "check": {
             "point": [width, tokens],
             "peer_whole_seconds": check["whole"],
-            "estimated_seconds": expected(width, steps[tokens]),
+            "estimated_seconds": expected(("fp32", width), steps[tokens]),
             "peer_loss": check["loss"],
             "our_loss": where.record(run(width, tokens, fingerprint=corpus.fingerprint).id).loss,
         },
         "versions": check["versions"],
     }
+
+
+def processor(folder: Path, corpus: corpora.Corpus, python: str) -> dict:
+    """The same by the processor's time, one thread each: it does not depend on what else the machine does."""
+    peer, where = Peer(python, folder, corpus), study(folder / "ours", corpus)
+    configs = [run(width, tokens, fingerprint=corpus.fingerprint) for width in WIDTHS for tokens in TOKENS]
+    used = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    begin = used()
+    train(where, configs, workers=2, threads=1)
+    ours = used() - begin
+    steps = [run(24, tokens).schedule.steps for tokens in TOKENS]
+    result: dict[str, object] = {"ours_seconds": ours}
+    for precision in PRECISIONS:
+        each = {}
+        for width in WIDTHS:
+            one = peer.run(width, TIMED_STEPS, precision=precision, threads=1)
+            mine = own_step(width, precision)
+            each[str(width)] = {
+                "step": one["step_processor"],
+                "around": one["around_processor"],
+                "our_step": mine,
+                "step_over_ours": one["step_processor"] / mine,
+            }
+        theirs = sum(len(steps) * case["around"] + sum(steps) * case["step"] for case in each.values())
+        result[precision] = {"peer_seconds": theirs, "ratio": theirs / ours, "each": each}
+    return result
+
+
+def own_step(width: int, precision: str) -> float:
+    """The processor's seconds of a step of ours, the lower quartile."""
+    config = run(width, TOKENS[0], replace(RECIPE, precision=precision))
+    member = Member.fresh(config, task_named(config.task.name).stand_in(config), torch.device("cpu"))
+    gradients, times = Pieces(member), []
+    torch.set_num_threads(1)
+    while len(times) < TIMED_STEPS:
+        begin = time.process_time()
+        gradients.backward([(0, SEQUENCES)])
+        member.optimizer.step()
+        gradients.clear()
+        times.append(time.process_time() - begin)
+    return statistics.quantiles(times[5:], n=4)[0]
 
 
 def parts(folder: Path, corpus: corpora.Corpus, python: str) -> dict:
@@ -183,7 +236,7 @@ def batched(folder: Path, corpus: corpora.Corpus, python: str) -> dict:
     }
 
 
-STAGES = {"total": total, "parts": parts, "batched": batched}
+STAGES = {"total": total, "processor": processor, "parts": parts, "batched": batched}
 
 
 def main() -> None:
