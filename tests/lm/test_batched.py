@@ -14,6 +14,7 @@ from allometry.ladder.shape import shape
 from allometry.lm import checkpoint
 from allometry.lm.compiled.build import available
 from allometry.lm.decoder import build
+from allometry.lm.training.member import Member
 from allometry.lm.training.stacked_models import Stack
 from allometry.lm.training.step_seconds import step_seconds
 from allometry.runs.hooks import Hooks, Interrupted
@@ -51,14 +52,10 @@ def calm(corpus, tmp_path_factory):
     return where
 
 
-COMPILED = pytest.mark.skipif(bool(available()), reason=available() or "there are kernels")
-WAYS = [("fp32", False), ("bf16", False), *(pytest.param(p, True, marks=COMPILED) for p in ("fp32", "bf16"))]
-
-
-@pytest.mark.parametrize(("precision", "compile"), WAYS)
-def test_losses_and_gradients_are_those_of_each_model(precision, compile):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_losses_and_gradients_are_those_of_each_model(precision):
     model = shape(24, context=16, vocab_size=50)
-    alone, together = ([build(model, seed, precision, compile) for seed in range(3)] for _ in range(2))
+    alone, together = ([build(model, seed, precision) for seed in range(3)] for _ in range(2))
     stack = Stack(together)
     close = {"fp32": 2e-5, "bf16": 0.05}[precision]
     for batch in (4, 2):
@@ -149,6 +146,28 @@ def test_trunks_that_step_differently_are_refused(corpus, tmp_path):
             batched([config(6_000), other], corpus, where)
 
 
-def test_a_step_of_several_takes_longer_than_a_step_of_one():
-    run = run_config(model=shape(64, context=64).to_dict(), batch_tokens=512)
-    assert step_seconds(run, budget=0.05) < step_seconds(run, models=4, budget=0.05)
+@pytest.mark.skipif(bool(available()), reason=available() or "there are kernels")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_by_kernels_each_ends_as_in_a_training_of_its_own_to_the_bit(corpus, tmp_path, precision):
+    runs = [config(tokens, lr, seed, compile=True, precision=precision) for lr, seed in MEMBERS for tokens in LENGTHS]
+    together, count = study(tmp_path / "together"), itertools.count(1)
+    with pytest.raises(Interrupted):
+        batched(runs, corpus, together, hooks=Hooks(should_stop=lambda: next(count) >= 30))
+    batched(runs, corpus, together)
+    for first in range(0, len(runs), len(LENGTHS)):
+        trunk = runs[first : first + len(LENGTHS)]
+        alone = study(tmp_path / trunk[0].id)
+        train(trunk, corpus, alone, kind="sweep")
+        for run in trunk:
+            assert together.record(run.id).loss == alone.record(run.id).loss
+            weights = [checkpoint.read(where.weights_path(run.id))[0] for where in (together, alone)]
+            assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+def test_a_step_of_several_trains_them_all(monkeypatch):
+    seen = []
+    fresh = Member.fresh.__func__
+    monkeypatch.setattr(Member, "fresh", classmethod(lambda cls, *given: seen.append(fresh(cls, *given)) or seen[-1]))
+    run = run_config(model=shape(16, context=16).to_dict(), batch_tokens=64)
+    assert step_seconds(run, models=4, budget=0.01) > 0
+    assert [next(iter(member.optimizer.state.values()))["step"] > 0 for member in seen] == [True] * 4

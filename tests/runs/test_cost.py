@@ -11,6 +11,7 @@ from allometry.ladder.shape import shape
 from allometry.lm.compiled.build import available
 from allometry.lm.decoder import build
 from allometry.runs.cost import HELD_OUT_SHARE, Throughput, memory_bytes
+from allometry.runs.machine import cores
 from helpers.builders import run_config
 
 PLANTED = Throughput(overhead=2e-4, per_activation=3e-9, per_flop=2e-11)
@@ -108,26 +109,31 @@ def test_memory_is_what_compiled_kernels_hold(precision, width, context, batch):
     config = run_config(model=shape(width, context=context).to_dict(), **options)
     model = build(config.model, 0, precision, compile=True)
     tokens = torch.zeros(batch // context, context, dtype=torch.long)
-    model.loss(tokens, tokens)
     windows = torch.zeros(EVALUATED_TOKENS // context, context, dtype=torch.long)
-    model.token_losses(windows, windows)
+    torch.set_num_threads(cores())
+    try:
+        model.step.gradients([model], tokens[None], tokens[None]) if model.step.whole else model.loss(tokens, tokens)
+        model.token_losses(windows, windows)
+    finally:
+        torch.set_num_threads(1)
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors_of(model)}
     for parameter in model.parameters():
-        storages.pop(parameter.untyped_storage().data_ptr(), None)
+        for known in (parameter, parameter.grad):
+            storages.pop(known.untyped_storage().data_ptr() if known is not None else 0, None)
     held = sum(storages.values()) + 16 * sum(parameter.numel() for parameter in model.parameters())
     assert memory_bytes(config) / held == pytest.approx(1, abs=0.1)
 
 
 def tensors_of(model):
     """All that the passes of a compiled step hold."""
-    tensors, look = [], list(model.step._passes.values())
+    tensors, look = [], [*model.step._passes.values(), *model.step._wholes.values()]
     while look:
         value = look.pop()
         if isinstance(value, torch.Tensor):
             tensors.append(value)
         elif isinstance(value, list | tuple):
             look += value
-        elif hasattr(value, "__dict__") and not callable(value):
+        elif hasattr(value, "__dict__") and not isinstance(value, torch.nn.Module):
             look += vars(value).values()
     return tensors
 

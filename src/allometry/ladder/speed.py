@@ -16,7 +16,7 @@ from ..runs.machine import compiler
 from .recipe import Recipe
 from .shape import PLAIN, least_width, shape
 
-BF16_GAIN = 1.1  # how many times faster BF16 must be to be used
+BF16_GAIN = 1.5  # how many times faster BF16 must be to be used, at the smallest width too: never by chance
 BATCHED_GAIN = 1.2  # how many times faster models of one shape must be as one batched model to be trained so
 MODELS_PER_BATCHED_STEP = 3  # of the sweep: the learning rate, its half and its double
 

@@ -16,6 +16,7 @@ from ..config.run import RunConfig
 from ..config.training import TrainConfig
 from ..runs.cost import memory_bytes
 from .compiled import step as compiled
+from .compiled.adamw import CompiledAdamW
 from .families import Counts
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -35,7 +36,13 @@ class LanguageModel(nn.Decoder):
         options |= {"kv_heads": config.kv_heads, "out_norm": config.norms == "pre+out"}
         super().__init__(*shape, compute=PRECISIONS[precision], **options)
         self.config = config
-        self.step = compiled.step(PRECISIONS[precision]) if compile and config.plain else None
+        self.step = compiled.step(PRECISIONS[precision], config.width) if compile and config.plain else None
+
+    @property
+    def whole_step(self) -> compiled.Step | None:
+        """Its step by kernels, where that is one call for loss and gradients; None on another device than the CPU."""
+        on_cpu = self.readout.weight.device.type == "cpu"
+        return self.step if self.step is not None and self.step.whole and on_cpu else None
 
     def forward(self, tokens: Tensor, cache: nn.KVCache | None = None) -> Tensor:
         return super().forward(tokens, cache).float()
@@ -81,7 +88,9 @@ class DecoderFamily:
         return Counts(model.num_params, model.num_params_matmul, model.num_params_total, model.flops_per_token)
 
     def optimizer(self, model: LanguageModel, train: TrainConfig) -> nn.AdamW:
-        return nn.AdamW(model, train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay)
+        on_cpu = model.readout.weight.device.type == "cpu"
+        kind = CompiledAdamW if model.step is not None and on_cpu else nn.AdamW
+        return kind(model, train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay)
 
     def memory_bytes(self, config: RunConfig, most_rows: int | None = None) -> float:
         return memory_bytes(config, most_rows)

@@ -15,6 +15,7 @@ import numpy as np
 from ..config.model import DecoderConfig, ModelConfig, ModuleConfig
 from ..config.run import RunConfig
 from ..config.task import EVALUATED_TOKENS
+from .machine import cores
 
 MEMORY_VARIABLE = "ALLOMETRY_MEMORY"  # bytes for this process, set by the process that starts several
 MEMORY_SHARE = 0.8  # share of the machine's memory for training; the rest is for the system and the estimate's error
@@ -90,26 +91,48 @@ def memory_bytes(config: RunConfig, most_rows: int | None = None) -> float:
 
     With ``most_rows``, the batch is cut into pieces of at most that many rows. Compiled kernels keep their
     working memory, including that for evaluation; without them, autograd's memory is counted. Compared with the
-    growth of the resident set over contexts from 128 to 4096 and widths from 64 to 256: -5 to -1 % compiled without
-    evaluation, +9 to +17 % eager (``benchmarks/growth.py``).
+    growth of the resident set: ``benchmarks/growth.py``.
     """
     model, batch = config.model, config.schedule.stages[-1].batch
+    rows = min(batch, most_rows or batch)
     if isinstance(model, ModuleConfig):  # counted when the member was made
-        return 16 * model.num_params_total + min(batch, most_rows or batch) * model.row_bytes
+        return 16 * model.num_params_total + rows * model.row_bytes
     model = config.decoder
-    tokens = min(batch, most_rows or batch) * model.context
-    states = 16 * model.num_params_total
+    tokens, states = rows * model.context, 16 * model.num_params_total
     if not (config.train.compile and model.plain):
         layer = 12 * model.width + 2 * model.kv_width + 2 * model.up_width + 2 * model.hidden
         per_token = model.layers * layer + 4 * model.vocab_size
         return states + 4.0 * tokens * per_token
+    half = config.train.precision == "bf16"
+    whole = 4.0 * _whole_step_entries(model, rows, half)
+    return states + (max(whole, _bytes_between_gemms(model, rows)) if half and model.width >= 128 else whole)
+
+
+def _bytes_between_gemms(model: DecoderConfig, rows: int) -> float:
+    """Working memory of ``lm/compiled/between_gemms.py``: wide models in BF16 on processors with a matrix unit."""
     layer = 7 * model.width + 3 * model.hidden
     common = 4 * model.width + model.hidden + model.vocab_size
     evaluated = max(EVALUATED_TOKENS, model.context)
-    entries = tokens * (model.layers * layer + common) + evaluated * (layer + common - model.width - model.hidden)
-    if config.train.precision == "bf16":  # and a copy of the weights for the GEMMs
-        return states + 2 * model.num_params_total + 2.0 * entries
-    return states + 4.0 * entries
+    entries = rows * model.context * (model.layers * layer + common)
+    entries += evaluated * (layer + common - model.width - model.hidden)
+    return 2.0 * (model.num_params_total + entries)  # and a copy of the weights for the GEMMs
+
+
+def _whole_step_entries(model: DecoderConfig, rows: int, half: bool) -> int:
+    """Floats of working memory of ``lm/compiled/cpp/decoder.h``: of sequences under way, sums, embedded tokens."""
+    panel = 16 if model.context <= 32 else 64
+    places = math.ceil(model.context / panel) * panel
+    up = lambda size: math.ceil(size / 16) * 16  # whole vectors
+    layer = 6 * model.width + 2 * model.hidden + 2 * model.heads + 3
+    widest = (2 if half else 1) * up(max(3 * model.width, 2 * model.hidden, model.vocab_size))
+    shared = 3 * model.width + model.hidden + model.vocab_size + widest + 4 * up(model.head_dim) + min(64, 2 * panel)
+    groups = min(8 if model.num_params_matmul < 8e6 else 4, rows)
+    trained = min(groups, cores()) * places * (model.layers * layer + shared)
+    evaluated = min(8, cores()) * places * (layer + shared) + max(EVALUATED_TOKENS, model.context)
+    weights = (
+        groups + 2 * half
+    ) * model.num_params_matmul  # sums of gradients; copies in BF16 to train and evaluate by
+    return trained + evaluated + weights + rows * model.context * (up(model.width) + 1)
 
 
 def memory_share() -> float:

@@ -1,6 +1,6 @@
 """The compiled kernels of a training step: built once on a machine, kept on its disk, called through ctypes.
 
-``cpp/kernels.cpp`` takes about three seconds of a C++ compiler and serves every shape. The library lies in the user's
+``cpp/kernels.cpp`` takes some seconds of a C++ compiler and serves every shape. The library lies in the user's
 cache folder under a hash of its source, the compiler and the processor.
 """
 
@@ -15,8 +15,6 @@ import tempfile
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-
-import torch
 
 from ...files import replace_file
 from ...runs.machine import compiler
@@ -40,7 +38,6 @@ SIGNATURES = {  # p: tensor, n: size, f: factor, i: threads
     "attention_backward": "ppppppnnnnfi",
 }
 _TYPES = {"p": _POINTER, "n": _SIZE, "f": _FLOAT, "i": _INT}
-_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 class Unavailable(Exception):
@@ -48,25 +45,51 @@ class Unavailable(Exception):
 
 
 class Kernels:
-    """The functions of ``cpp/kernels.cpp`` for tensors of one type, as attributes; pointers as integers."""
+    """The functions of ``cpp/kernels.cpp`` between two GEMMs in BF16, as attributes; pointers as integers."""
 
     embedding_backward: Callable[..., None]
 
-    def __init__(self, library: ctypes.CDLL, dtype: torch.dtype):
+    def __init__(self, library: ctypes.CDLL):
         for name, signature in SIGNATURES.items():
-            function = getattr(library, f"{name}_{_NAMES[dtype]}")
+            function = getattr(library, f"{name}_bfloat16")
             function.argtypes, function.restype = [_TYPES[letter] for letter in signature], None
             setattr(self, name, function)
 
 
 @lru_cache
-def kernels(dtype: torch.dtype) -> Kernels:
-    """The kernels for FP32 or BF16 tensors, built if they are not yet.
+def kernels() -> Kernels:
+    """The kernels for BF16 tensors, built if they are not yet.
 
     Raises:
         Unavailable: there is no C++ compiler, or it fails.
     """
-    return Kernels(_library(), dtype)
+    return Kernels(_library())
+
+
+@lru_cache
+def decoder_functions() -> tuple[Callable[..., int], Callable[..., int]]:
+    """The step of whole decoders, and the floats of working memory that it needs; see :mod:`.whole_step`.
+
+    Raises:
+        Unavailable: there is no C++ compiler, or it fails.
+    """
+    library = _library()
+    run, memory = library.decoder_run, library.decoder_memory
+    run.argtypes, run.restype = [_POINTER, _POINTER, _INT, _INT, _POINTER, _INT], _INT
+    memory.argtypes, memory.restype = [_POINTER, _POINTER, _INT, _INT, _INT], _SIZE
+    return run, memory
+
+
+@lru_cache
+def adamw_function() -> Callable[..., None]:
+    """A step of AdamW over several tensors; see :mod:`.adamw`.
+
+    Raises:
+        Unavailable: there is no C++ compiler, or it fails.
+    """
+    run, double = _library().adamw_run, ctypes.c_double
+    run.argtypes, run.restype = [_POINTER, _POINTER, _SIZE, double, double, _FLOAT, _INT], None
+    return run
 
 
 @lru_cache
@@ -80,6 +103,13 @@ def available() -> str:
 
 
 @lru_cache
+def matrix_unit() -> bool:
+    """Whether the processor multiplies BF16 matrices in a unit of its own (AMX)."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and "amx_bf16" in cpuinfo.read_text(errors="replace").split()
+
+
+@lru_cache
 def _library() -> ctypes.CDLL:
     compiler_path = compiler()
     if compiler_path is None:
@@ -89,15 +119,24 @@ def _library() -> ctypes.CDLL:
         path = folder / f"kernels-{_identity(compiler_path)}.so"
         if not path.exists():
             with tempfile.TemporaryDirectory() as scratch:
-                built = Path(scratch, "kernels.so")
-                command = [compiler_path, *FLAGS, str(SOURCE), "-o", str(built)]
-                done = subprocess.run(command, capture_output=True, text=True)
-                if done.returncode:
-                    raise Unavailable(f"{compiler_path} fails: {(done.stderr.splitlines() or ['no message'])[0]}")
+                built = compile_into(Path(scratch, "kernels.so"), compiler_path)
                 replace_file(path, built.read_bytes())
         return ctypes.CDLL(str(path))
     except (OSError, RuntimeError) as error:  # no such folder; no home
         raise Unavailable(f"they cannot be kept or loaded: {error}") from None
+
+
+def compile_into(path: Path, compiler_path: str, *flags: str) -> Path:
+    """Compile the library to ``path``, which is returned.
+
+    Raises:
+        Unavailable: the compiler fails.
+    """
+    command = [compiler_path, *FLAGS, *flags, str(SOURCE), "-o", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise Unavailable(f"{compiler_path} fails: {(done.stderr.splitlines() or ['no message'])[0]}")
+    return path
 
 
 def cache_folder() -> Path:

@@ -1,259 +1,104 @@
-"""The training step of a language model on a CPU, without autograd: GEMMs, and one compiled kernel between them.
+"""The training step of a language model on a CPU by compiled kernels: losses and gradients without autograd's work.
 
-The same function as ``nn.Decoder`` and its loss, equal to rounding, forward and backward written out. The
-kernels are those of :mod:`allometry.lm.compiled.build`; working memory is kept from step to step, and the backward pass
-overwrites what the forward pass kept. In BF16 weights are cast once a step; arithmetic between GEMMs is FP32.
-
-For a small model the interpreter is slower than the arithmetic. So a pass is put together once, for a shape of batch,
-as a list of calls whose arguments are all known, and then only run.
+The same function as ``nn.Decoder`` and its loss, equal to rounding. A step is one call (:mod:`.whole_step`). In BF16 on
+a processor with a matrix unit, that of a wide model is made of PyTorch's GEMMs instead (:mod:`.between_gemms`).
 """
 
 from __future__ import annotations
 
-import math
+import operator
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from ... import nn
-from ...nn.ops.products import over_rows
-from .build import available, kernels
+from .between_gemms import Pass, signature
+from .build import available, matrix_unit
+from .whole_step import WholeStep, check, refuse, weights_in_order
 
-_ZERO = {dtype: torch.zeros(1, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
-_SHARED = 1 << 17  # entries from which threads gain more than waking them costs
-
-
-@dataclass
-class _Layer:
-    """What a layer keeps for its backward pass: rows are tokens, norms are outputs with inverse root mean squares."""
-
-    norms: list[Tensor]  # before attention, after attention, before the MLP
-    inverses: list[Tensor]
-    qkv: Tensor  # becomes its gradient
-    mixed: Tensor  # what attention gives
-    lse: Tensor
-    up: Tensor  # becomes its gradient
-    gated: Tensor
-
-
-class Pass:
-    """Working memory and calls of a step for one shape of batch; with ``training`` each layer has memory of its own.
-
-    For several models side by side (:mod:`allometry.lm.training.stacked_models`), :attr:`models` and what
-    depends on it is replaced.
-    """
-
-    models = 1
-
-    def __init__(self, model: nn.Decoder, shape: tuple[int, int], dtype: torch.dtype, training: bool):
-        batch, length = shape
-        rows, first_block = batch * length, model.stack.layers[0]
-        attention, mlp = first_block.attention, first_block.mlp
-        width, hidden = attention.width, mlp.down.in_features
-        new = lambda *size: torch.empty(size, dtype=dtype)
-        statistic = lambda *size: torch.empty(size)
-
-        def layer() -> _Layer:
-            return _Layer(
-                norms=[new(rows, width) for _ in range(3)],
-                inverses=[statistic(rows) for _ in range(3)],
-                qkv=new(rows, 3 * width),
-                mixed=new(rows, width),
-                lse=statistic(batch * attention.heads * length),
-                up=new(rows, 2 * hidden),
-                gated=new(rows, hidden),
-            )
-
-        count = len(model.stack.blocks)
-        self.dtype, self.batch, self.length, self.rows, self.width = (dtype, batch, length, rows, width)
-        self.run, self.threads = kernels(dtype), torch.get_num_threads()
-        self.layers = [layer() for _ in range(count)] if training else [layer()] * count
-        self.tokens, self.targets = (torch.empty(shape, dtype=torch.int64) for _ in range(2))
-        self.stream, self.norm, self.inverse = (new(rows, width), new(rows, width), statistic(rows))
-        self.branch, self.grad_gated = (new(rows, width), new(rows, hidden) if training else None)
-        self.logits = new(rows, model.readout.out_features)
-        self.losses = statistic(rows)
-        self.cos, self.sin = nn.functional.rope_tables(length, attention.head_dim)
-        self.table, *masters = self._masters(model)
-        self.masters = masters
-        self.weights = masters if dtype == torch.float32 else [weight.to(dtype) for weight in masters]
-        self.signature = _signature(model, shape)
-        self.stamp = 0  # of the forward pass whose values the memory holds
-        self.forward_calls = self._forward(model)
-        self.backward_calls = self._backward(model) if training else []
-
-    def forward(self, tokens: Tensor, targets: Tensor) -> None:
-        """Leaves the losses, and instead of logits their gradients."""
-        self.stamp += 1
-        self.tokens.copy_(tokens)
-        self.targets.copy_(targets)
-        if self.weights is not self.masters:
-            torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]  # torch exports it without saying so
-                self.weights, self.masters
-            )
-        for call in self.forward_calls:
-            call()
-
-    def backward(self, upstream: float) -> list[Tensor]:
-        """The gradient of every weight, in the order of :func:`weights_in_order`."""
-        self.stamp += 1
-        if upstream != 1.0:
-            self.logits.mul_(upstream)
-        grads: list[Tensor | None] = [None] * (len(self.weights) + 1)
-        for call, place in self.backward_calls:
-            result = call()
-            if place is not None:
-                grads[place] = result if result.dtype == torch.float32 else result.float()
-        table = torch.zeros_like(self.table)
-        self.run.embedding_backward(
-            *(self.tokens.data_ptr(), self.stream.data_ptr(), table.data_ptr(), self.rows, self.width),
-            (self.table.shape[0] // self.models) ** 0.5 * over_rows(self.rows // self.models),
-        )
-        grads[0] = table
-        return grads  # pyright: ignore[reportReturnType]  # the calls have filled every place
-
-    def _kernel(self, name: str, *arguments: Tensor | float | None) -> Callable[[], None]:
-        """A call of a kernel: a tensor goes as its address, which working memory and weights keep."""
-        values = [a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments]
-        size = max(a.numel() for a in arguments if isinstance(a, Tensor))
-        threads = self.threads if size >= _SHARED or name.startswith("attention") else 1
-        return partial(getattr(self.run, name), *values, threads)
-
-    def _masters(self, model: nn.Decoder) -> list[Tensor]:
-        """The weights that are trained, in the order of :func:`weights_in_order`."""
-        return [weight.detach() for weight in weights_in_order(model)]
-
-    def _product(self, a: Tensor, b: Tensor, alpha: float, out: Tensor, beta: float = 0.0) -> Callable[[], Tensor]:
-        """β·out + α·a·b, into ``out``."""
-        addend = out if beta else _ZERO[self.dtype]
-        return partial(torch.addmm, addend, a, b, beta=beta, alpha=alpha, out=out)
-
-    def _gradient(self, upper: Tensor, lower: Tensor, alpha: float) -> Callable[[], Tensor]:
-        """α·upperᵀ·lower, the gradient of a weight."""
-        return partial(torch.addmm, _ZERO[self.dtype], upper.t(), lower, beta=0, alpha=alpha)
-
-    def _attention(self, block: nn.TransformerBlock) -> tuple[float, ...]:
-        """What attention's kernels ask for beside tensors."""
-        attention = block.attention
-        factor = attention.multiplier()[0] / math.sqrt(attention.head_dim)
-        return self.batch, self.length, attention.heads, attention.head_dim, factor
-
-    def _forward(self, model: nn.Decoder) -> list[Callable]:
-        x, rows, width = self.stream, self.rows, self.width
-        weights = iter([weight.mT for weight in self.weights])
-        calls: list[Callable] = [self._kernel("embedding_forward", self.tokens, self.table, x, rows, width)]
-
-        def norm(source: Tensor, output: Tensor, inverse: Tensor, eps: float) -> None:
-            calls.append(self._kernel("norm_forward", source, output, inverse, rows, width, eps))
-
-        def onto(lower: Tensor, layer: nn.Linear, weights_of: Callable) -> None:
-            keep, share = weights_of()
-            alpha = share * layer.factors().output
-            calls.append(self._product(lower, next(weights), alpha, x, keep))
-
-        for block, kept in zip(model.stack.layers, self.layers, strict=True):
-            (eps,), attention, mlp = block.eps(), block.attention, block.mlp
-            assert attention.norm is not None  # a plain decoder has it
-            norm(x, kept.norms[0], kept.inverses[0], eps)
-            calls.append(self._product(kept.norms[0], next(weights), attention.qkv.factors().output, kept.qkv))
-            tensors = kept.qkv, self.cos, self.sin, kept.mixed, kept.lse
-            calls.append(self._kernel("attention_forward", *tensors, *self._attention(block)))
-            norm(kept.mixed, kept.norms[1], kept.inverses[1], *attention.norm.eps())
-            onto(kept.norms[1], attention.out, block.weights[0])
-            norm(x, kept.norms[2], kept.inverses[2], eps)
-            calls.append(self._product(kept.norms[2], next(weights), mlp.up.factors().output, kept.up))
-            hidden = kept.gated.shape[1]
-            calls.append(self._kernel("gate_forward", kept.up, kept.gated, rows, hidden, mlp.factor()[0]))
-            onto(kept.gated, mlp.down, block.weights[1])
-        norm(x, self.norm, self.inverse, *model.norm.eps())
-        calls.append(self._product(self.norm, next(weights), model.readout.factors().output, self.logits))
-        classes = self.logits.shape[1]
-        factor = classes / (classes - 1) ** 0.5
-        calls.append(self._kernel("cross_entropy", self.logits, self.targets, self.losses, rows, classes, factor))
-        return calls
-
-    def _backward(self, model: nn.Decoder) -> list[tuple[Callable, int | None]]:
-        """Calls, and of which weight they give the gradient, if of any."""
-        grad, branch, rows, width = self.stream, self.branch, self.rows, self.width
-        grad_gated = self.grad_gated
-        assert grad_gated is not None  # a pass for training has it
-        per_row, position = over_rows(rows // self.models), len(self.weights)
-        calls: list[tuple[Callable, int | None]] = []
-
-        def kernel(name: str, *arguments: Tensor | float | None) -> None:
-            calls.append((self._kernel(name, *arguments), None))
-
-        def linear(layer: nn.Linear, upper: Tensor, lower: Tensor, result: Tensor) -> None:
-            """The gradients of a linear map's weight and input."""
-            nonlocal position
-            factors = layer.factors()
-            alpha = factors.grad_weight * per_row
-            calls.append((self._gradient(upper, lower, alpha), position))
-            position -= 1
-            calls.append((self._product(upper, self.weights[position], factors.grad_input, result), None))
-
-        def join(kept: _Layer, i: int, weights_of: Callable, ratio: float) -> None:
-            """Where a branch left the stream: its gradient through the norm, and the stream's."""
-            keep, share = weights_of()
-            tensors = branch, kept.norms[i], kept.inverses[i], grad, grad
-            kernel("norm_backward", *tensors, rows, width, share / ratio, keep)
-
-        linear(model.readout, self.logits, self.norm, branch)
-        kernel("norm_backward", branch, self.norm, self.inverse, None, grad, rows, width, 1.0, 0.0)
-        for block, kept in zip(reversed(model.stack.layers), reversed(self.layers), strict=True):
-            attention, mlp, hidden = block.attention, block.mlp, kept.gated.shape[1]
-            linear(mlp.down, grad, kept.gated, grad_gated)
-            kernel("gate_backward", grad_gated, kept.up, rows, hidden, *mlp.factor())
-            linear(mlp.up, kept.up, kept.norms[2], branch)
-            join(kept, 2, block.weights[1], mlp.backward_ratio)
-            linear(attention.out, grad, kept.norms[1], branch)
-            kernel("norm_backward", branch, kept.norms[1], kept.inverses[1], None, branch, rows, width, 1.0, 0.0)
-            tensors = branch, kept.mixed, kept.lse, self.cos, self.sin, kept.qkv
-            kernel("attention_backward", *tensors, *self._attention(block))
-            linear(attention.qkv, kept.qkv, kept.norms[0], branch)
-            join(kept, 0, block.weights[0], attention.backward_ratio)
-        return calls
+WIDE = 128  # from which width on products are large enough for a matrix unit
 
 
 class Step:
-    """Loss and gradients of a model, by kernels."""
+    """Loss and gradients of a model, by kernels. ``whole``: by one call."""
 
-    def __init__(self, dtype: torch.dtype):
-        self.dtype = dtype
+    def __init__(self, dtype: torch.dtype, whole: bool):
+        self.dtype, self.whole = dtype, whole
         self._passes: dict[bool, Pass] = {}
+        self._wholes: dict[str, WholeStep] = {}
 
     def __reduce__(self):  # a copy makes its own passes, for its own weights
-        return Step, (self.dtype,)
+        return Step, (self.dtype, self.whole)
 
     def loss(self, model: nn.Decoder, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean loss in nats a token, with a backward pass."""
-        step_pass = self._pass(model, tokens, targets, training=True)
-        return _Loss.apply(step_pass, tokens, targets, *weights_in_order(model))
+        if not torch.is_grad_enabled():
+            return self.token_losses(model, tokens, targets).mean(dtype=torch.float64).float()
+        check(tokens, targets)
+        if self.whole:
+            whole = self._whole("loss", [model], (1, *tokens.shape))
+            return _WholeLoss.apply(whole, tokens, targets, *weights_in_order(model))
+        return _Loss.apply(self._pass(model, tokens, targets, training=True), tokens, targets, *weights_in_order(model))
 
     def token_losses(self, model: nn.Decoder, tokens: Tensor, targets: Tensor) -> Tensor:
         """Loss of every token, without one: (batch, length)."""
+        check(tokens, targets)
+        if self.whole:
+            whole = self._whole("token_losses", [model], (1, *tokens.shape))
+            whole(tokens, targets)
+            return whole.losses[0].clone()
         step_pass = self._pass(model, tokens, targets, training=False)
         step_pass.forward(tokens, targets)
         return step_pass.losses.clone().view(targets.shape)
 
+    def gradients(self, models: Sequence[nn.Decoder], tokens: Tensor, targets: Tensor, add: bool = True) -> list[float]:
+        """The gradients of each model's mean loss, of (models, batch, length), to its weights'; the losses.
+
+        Without autograd, and without copies: what it leaves as gradients are its own tensors, which its next call
+        overwrites unless it adds to them. ``add``: to the gradients that the weights have; else in their place.
+        ``models`` are of one shape; :attr:`whole` only.
+        """
+        check(tokens.flatten(0, 1), targets.flatten(0, 1))
+        whole = self._whole("gradients", models, tuple(tokens.shape))
+        before = [weight.grad for weight in whole.weights]
+        if all(map(operator.is_, before, whole.flat_grads)):
+            whole(tokens, targets, add)
+            return whole.mean_losses()
+        others = [None if grad is None or not add else grad.clone() for grad in before]
+        whole(tokens, targets)
+        for weight, grad, other in zip(whole.weights, whole.flat_grads, others, strict=True):
+            weight.grad = grad if other is None else other.add_(grad)
+        return whole.mean_losses()
+
+    def _whole(self, use: str, models: Sequence[nn.Decoder], shape: tuple[int, ...]) -> WholeStep:
+        """The step for these models and this shape (models, sequences, length), the last one if it still fits."""
+        whole = self._wholes.get(use)
+        if whole is None or not whole.fits(models, shape):
+            self._wholes.pop(use, None)  # before the new one exists
+            _, sequences, length = shape
+            training = use != "token_losses"
+            whole = self._wholes[use] = WholeStep(models, (sequences, length), self.dtype, training)
+        return whole
+
     def _pass(self, model: nn.Decoder, tokens: Tensor, targets: Tensor, training: bool) -> Pass:
         """The pass for these tokens, the last one if it still fits."""
-        check(model, tokens, targets)
+        refuse(tokens, targets, model.readout.out_features)
         step_pass = self._passes.get(training)
-        if step_pass is None or step_pass.signature != _signature(model, tokens.shape):
+        if step_pass is None or step_pass.signature != signature(model, tokens.shape):
             self._passes.pop(training, None)  # before the new one exists
             batch, length = tokens.shape
-            step_pass = self._passes[training] = Pass(model, (batch, length), self.dtype, training)
+            step_pass = self._passes[training] = Pass(model, (batch, length), training)
         return step_pass
 
 
-def step(dtype: torch.dtype) -> Step | None:
+def step(dtype: torch.dtype, width: int) -> Step | None:
     """A step by kernels; None, with one line on standard error, on a machine that has none."""
-    return None if _unavailable() else Step(dtype)
+    if _unavailable():
+        return None
+    return Step(dtype, whole=dtype == torch.float32 or width < WIDE or not matrix_unit())
 
 
 @lru_cache
@@ -262,6 +107,23 @@ def _unavailable() -> str:
     if why:
         print(f"no compiled kernels ({why}): training goes on without, several times slower", file=sys.stderr)
     return why
+
+
+class _WholeLoss(torch.autograd.Function):
+    """Gradients are there with the loss; the backward pass hands them on."""
+
+    @staticmethod
+    def forward(ctx, whole: WholeStep, tokens: Tensor, targets: Tensor, *weights: Tensor) -> Tensor:
+        whole(tokens, targets)
+        ctx.whole, ctx.stamp = whole, whole.stamp
+        return whole.losses.mean(dtype=torch.float64).float()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        if ctx.stamp != ctx.whole.stamp:
+            raise RuntimeError("backward: another loss was computed since")
+        [grads], upstream = ctx.whole.grads, grad.item()
+        return None, None, None, *(one * upstream for one in grads)
 
 
 class _Loss(torch.autograd.Function):
@@ -276,28 +138,3 @@ class _Loss(torch.autograd.Function):
         if ctx.stamp != ctx.step_pass.stamp:
             raise RuntimeError("backward: another loss was computed since, or this one's backward pass was taken")
         return None, None, None, *ctx.step_pass.backward(grad.item())
-
-
-def weights_in_order(model: nn.Decoder) -> list[Tensor]:
-    """All weights in the order in which the forward pass meets them."""
-    weights = [model.embedding.weight]
-    for block in model.stack.layers:
-        weights += [layer.weight for layer in (block.attention.qkv, block.attention.out, block.mlp.up, block.mlp.down)]
-    return [*weights, model.readout.weight]
-
-
-def _signature(model: nn.Decoder, shape: tuple[int, ...]) -> tuple:
-    """What the calls of a pass hold as it is: shape, threads, pieces of a batch, where the weights lie."""
-    addresses = [parameter.data_ptr() for parameter in model.parameters()]
-    return (*shape, torch.get_num_threads(), over_rows(1), *addresses)
-
-
-def check(model: nn.Decoder, tokens: Tensor, targets: Tensor) -> None:
-    """Refuse what would make a kernel read outside its tensors: it checks nothing itself."""
-    classes = model.readout.out_features
-    for name, values in (("tokens", tokens), ("targets", targets)):
-        if values.dtype != torch.int64 or values.shape != tokens.shape or values.dim() != 2:
-            raise ValueError(f"{name}: {values.dtype} of shape {tuple(values.shape)}; integers of (batch, length)")
-        low, high = torch.aminmax(values)
-        if low < 0 or high >= classes:
-            raise IndexError(f"{name}: from {low.item()} to {high.item()}, but there are {classes} tokens")

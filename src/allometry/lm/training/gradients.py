@@ -12,7 +12,9 @@ import torch
 from ... import nn
 from ...errors import UserError
 from ...tasks.contract import Task
+from ...tasks.text import TextTask
 from .. import device as devices
+from ..compiled.step import Step
 from ..decoder import LanguageModel
 from .member import Member
 from .stacked_models import Stack
@@ -37,6 +39,7 @@ class Pieces:
     def __init__(self, member: Member, limits: StepLimits | None = None):
         self.member = member
         self.limits = limits or step_limits(member)
+        self.cleared = True  # what lies there as gradients counts for nothing
 
     def backward(self, places: Sequence[tuple[int, int]]) -> list[float]:
         [(first, rows)] = places
@@ -47,10 +50,31 @@ class Pieces:
             else:
                 torch.manual_seed(seed)
         pieces = [(first + begin, end - begin) for begin, end in shares(rows, max(1, rows // self.limits.rows))]
+        if isinstance(self.member.task, TextTask) and (step := self._whole_step()) is not None:
+            return [self._by_whole_steps(self.member.task, step, pieces)]
         return [backward_in_pieces(self.member.task, self.member.model, pieces, rows)]
 
+    def _whole_step(self) -> Step | None:
+        """The model's step by kernels, if the task's loss is the model's and a step is one call."""
+        model = self.member.model
+        return model.whole_step if isinstance(model, LanguageModel) and isinstance(self.member.task, TextTask) else None
+
+    def _by_whole_steps(self, task: TextTask, step: Step, pieces: Sequence[tuple[int, int]]) -> float:
+        """The same without autograd."""
+        rows, total, model = sum(count for _, count in pieces), 0.0, self.member.model
+        assert isinstance(model, LanguageModel)
+        for first, count in pieces:
+            tokens, targets = task.batch(first, count)
+            with nn.accumulation(rows / count):
+                [loss] = step.gradients([model], tokens[None], targets[None], add=not self.cleared)
+            self.cleared = False
+            total += count / rows * loss
+        return total
+
     def clear(self) -> None:
-        self.member.optimizer.zero_grad(set_to_none=True)
+        self.cleared = True
+        if self._whole_step() is None:
+            self.member.optimizer.zero_grad(set_to_none=True)
 
 
 class Stacked:
@@ -61,15 +85,21 @@ class Stacked:
         models = [member.model for member in members if isinstance(member.model, LanguageModel)]
         if len(models) < len(members) or not all(member.config.stackable for member in members):
             raise UserError("only models of the built-in decoder, without its options, are trained as one")
-        self.stack = Stack(models)
+        self.models = models
+        self.step = models[0].whole_step  # which needs no stack
+        self.stack = Stack(models) if self.step is None else None
 
     def backward(self, places: Sequence[tuple[int, int]]) -> list[float]:
         batches = [member.task.batch(*place) for member, place in zip(self.members, places, strict=True)]
-        sides = (torch.stack(parts) for parts in zip(*batches, strict=True))
+        sides = [torch.stack(parts) for parts in zip(*batches, strict=True)]
+        if self.step is not None:
+            return self.step.gradients(self.models, *sides, add=False)
+        assert self.stack is not None
         return self.stack.backward(*(devices.put(side, self.members[0].device) for side in sides))
 
     def clear(self) -> None:
-        self.stack.zero_grad()
+        if self.stack is not None:
+            self.stack.zero_grad()
 
 
 def backward_in_pieces(

@@ -1,13 +1,13 @@
 """Several models of one shape as one: their weights side by side, every operation done once for all of them.
 
-A model of the ladder's small sizes waits for the dispatch of its operations, not for their arithmetic. K models side
-by side dispatch once what K models one after another dispatch K times. No value of one depends on another's.
+By its layers, a model of the ladder's small sizes waits for the dispatch of its operations, not for their arithmetic.
+K models side by side dispatch once what K models one after another dispatch K times. No value of one depends on
+another's. Compiled kernels need no stack: they take several models in one call (:mod:`..compiled.whole_step`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from ...nn.layers.transformer import Rotation
 from ...nn.ops.activations import gated_halves
 from ...nn.ops.products import Factors, over_rows
 from ...nn.ops.scale import scale
-from ..compiled.step import Pass, check, weights_in_order
 from ..decoder import LanguageModel
 
 Onto = tuple[Tensor, float, float]  # what a branch is added onto, and the weights of the two
@@ -44,19 +43,11 @@ class Stack:
             for parameter, value, grad in zip(own, stacked.detach().unbind(), grads.unbind(), strict=True):
                 parameter.data, parameter.grad = value, grad
 
-        self._kernels: _Pass | None = None
-
     def backward(self, tokens: Tensor, targets: Tensor) -> list[float]:
         """Each model's mean loss of its own batch, from (models, batch, length); adds to the gradients, from zero."""
-        if self.models[0].step is None or tokens.device.type != "cpu":
-            losses = self.losses(tokens, targets)
-            losses.sum().backward()
-            return losses.detach().mean(1).tolist()
-        signature = (*tokens.shape, over_rows(1))
-        if self._kernels is None or self._kernels.key != signature:
-            self._kernels = None  # before the new one exists
-            self._kernels = _Pass(self, tokens.shape, signature)
-        return self._kernels.step(tokens, targets)
+        losses = self.losses(tokens, targets)
+        losses.sum().backward()
+        return losses.detach().mean(1).tolist()
 
     def zero_grad(self) -> None:
         """Gradients to zero, in place: the models hold views of them."""
@@ -116,50 +107,6 @@ class Stack:
         y = _linear(x, self.weights[f"{name}.up.weight"], mlp.up.factors())
         y = gated_halves(mlp.activation, y, *mlp.factor())
         return _linear(y, self.weights[f"{name}.down.weight"], mlp.down.factors(), onto)
-
-
-class _Pass(Pass):
-    """The calls of a step for stacked weights: the kernels see more rows, the GEMMs are batched."""
-
-    def __init__(self, stack: Stack, shape: tuple[int, ...], key: tuple):
-        self.stack, self.key = stack, key
-        self.models, batch, length = shape
-        model = stack.models[0]
-        assert model.step is not None  # without kernels a stack takes no pass
-        super().__init__(model, (self.models * batch, length), model.step.dtype, training=True)
-
-    def step(self, tokens: Tensor, targets: Tensor) -> list[float]:
-        check(self.stack.models[0], tokens.flatten(0, 1), targets.flatten(0, 1))
-        vocab = self.table.shape[0] // self.models
-        first = torch.arange(0, self.models * vocab, vocab)[:, None, None]
-        self.forward((tokens + first).flatten(0, 1), targets.flatten(0, 1))
-        losses = self.losses.view(self.models, -1).mean(1, dtype=torch.float64).tolist()
-        for name, grad in zip(self._names(), self.backward(1.0), strict=True):
-            sums = self.stack.grads[name]
-            sums.add_(grad.view(sums.shape))
-        return losses
-
-    def _names(self) -> list[str]:
-        """Of the weights, in the order of :func:`..compiled.step.weights_in_order`."""
-        model = self.stack.models[0]
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
-        return [names[id(weight)] for weight in weights_in_order(model)]
-
-    def _masters(self, model: LanguageModel) -> list[Tensor]:
-        table, *weights = (self.stack.weights[name].detach() for name in self._names())
-        return [table.flatten(0, 1), *weights]
-
-    def _product(self, a: Tensor, b: Tensor, alpha: float, out: Tensor, beta: float = 0.0) -> Callable[[], Tensor]:
-        a, out = self._each(a), self._each(out)
-        return partial(torch.baddbmm, out, a, b, beta=beta, alpha=alpha, out=out)
-
-    def _gradient(self, upper: Tensor, lower: Tensor, alpha: float) -> Callable[[], Tensor]:
-        upper, lower = self._each(upper), self._each(lower)
-        return partial(torch.baddbmm, upper.new_zeros(1, 1, 1), upper.mT, lower, beta=0, alpha=alpha)
-
-    def _each(self, rows: Tensor) -> Tensor:
-        """(models·rows, columns) as (models, rows, columns)."""
-        return rows.view(self.models, -1, rows.shape[1])
 
 
 class _Linear(torch.autograd.Function):

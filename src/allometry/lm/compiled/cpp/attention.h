@@ -69,20 +69,6 @@ void scatter(float* from, int64_t stride, const Shape& s, const float* cos, cons
     }
 }
 
-// Sixteen rows, `stride` apart, become sixteen columns.
-inline void transpose_tile(const float* from, int64_t stride, float* to, int64_t to_stride) {
-    vec a[WIDE], b[WIDE];
-    for (int64_t i = 0; i < WIDE; i++) a[i] = load(from + i * stride);
-    for (int64_t round = 0; round < 4; round++) {  // each a perfect shuffle of all 256 entries by one place
-        for (int64_t i = 0; i < WIDE / 2; i++) {
-            const vec one = a[i], two = a[i + WIDE / 2];
-            b[2 * i] = SHUFFLE(one, two, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-            b[2 * i + 1] = SHUFFLE(one, two, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-        }
-        for (int64_t i = 0; i < WIDE; i++) a[i] = b[i];
-    }
-    for (int64_t i = 0; i < WIDE; i++) store(to + i * to_stride, a[i]);
-}
 void transpose(const float* from, const Shape& s, float* to) {  // (places, columns) -> (columns, places)
     const int64_t columns = s.columns(), places = s.places();
     for (int64_t t = 0; t < places; t += WIDE)

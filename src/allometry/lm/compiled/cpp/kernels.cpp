@@ -1,7 +1,10 @@
-// What a training step does between its GEMMs, each in one pass: norms, attention with rotary positions, the gate, the
-// loss, the embedding. Tensors are FP32 or BF16 (T), arithmetic is FP32. No result depends on the number of threads.
+// All kernels. First, what a step does between GEMMs in BF16, each in one pass: norms, attention with rotary positions,
+// the gate, the loss, the embedding; arithmetic is FP32. Then the step of whole models, and that of an optimiser. No
+// result depends on the number of threads.
 
+#include "adamw.h"
 #include "attention.h"
+#include "decoder.h"
 #include "vectors.h"
 
 namespace {
@@ -110,43 +113,63 @@ void embedding_backward(const int64_t* tokens, const T* grad, float* table, int6
 
 }  // namespace
 
-#define KERNELS(T, NAME)                                                                                              \
-    void norm_forward_##NAME(const T* x, T* y, float* inverse, int64_t rows, int64_t width, float eps, int threads) { \
-        norm_forward(x, y, inverse, rows, width, eps, threads);                                                       \
-    }                                                                                                                 \
-    void norm_backward_##NAME(const T* grad, const T* y, const float* inverse, const T* skip, T* result,              \
-                              int64_t rows, int64_t width, float share, float keep, int threads) {                    \
-        norm_backward(grad, y, inverse, skip, result, rows, width, share, keep, threads);                             \
-    }                                                                                                                 \
-    void gate_forward_##NAME(const T* x, T* y, int64_t rows, int64_t hidden, float factor, int threads) {             \
-        gate_forward(x, y, rows, hidden, factor, threads);                                                            \
-    }                                                                                                                 \
-    void gate_backward_##NAME(const T* grad, T* x, int64_t rows, int64_t hidden, float factor, int threads) {         \
-        gate_backward(grad, x, rows, hidden, factor, threads);                                                        \
-    }                                                                                                                 \
-    void cross_entropy_##NAME(T* logits, const int64_t* targets, float* losses, int64_t rows, int64_t classes,        \
-                              float factor, int threads) {                                                            \
-        cross_entropy(logits, targets, losses, rows, classes, factor, threads);                                       \
-    }                                                                                                                 \
-    void embedding_forward_##NAME(const int64_t* tokens, const float* table, T* x, int64_t rows, int64_t width,       \
-                                  int threads) {                                                                      \
-        embedding_forward(tokens, table, x, rows, width, threads);                                                    \
-    }                                                                                                                 \
-    void embedding_backward_##NAME(const int64_t* tokens, const T* grad, float* table, int64_t rows, int64_t width,   \
-                                   float factor) {                                                                    \
-        embedding_backward(tokens, grad, table, rows, width, factor);                                                 \
-    }                                                                                                                 \
-    void attention_forward_##NAME(const T* x, const float* cos, const float* sin, T* y, float* lse, int64_t batch,    \
-                                  int64_t length, int64_t heads, int64_t size, float factor, int threads) {           \
-        attention_forward(x, cos, sin, y, lse, {batch, length, heads, size}, factor, threads);                        \
-    }                                                                                                                 \
-    void attention_backward_##NAME(const T* grad, const T* y, const float* lse, const float* cos, const float* sin,   \
-                                   T* x, int64_t batch, int64_t length, int64_t heads, int64_t size, float factor,    \
-                                   int threads) {                                                                     \
-        attention_backward(grad, y, lse, cos, sin, x, {batch, length, heads, size}, factor, threads);                 \
-    }
+extern "C" {
+void norm_forward_bfloat16(const bf16* x, bf16* y, float* inverse, int64_t rows, int64_t width, float eps, int threads) {
+    norm_forward(x, y, inverse, rows, width, eps, threads);
+}
+void norm_backward_bfloat16(const bf16* grad, const bf16* y, const float* inverse, const bf16* skip, bf16* result,
+                            int64_t rows, int64_t width, float share, float keep, int threads) {
+    norm_backward(grad, y, inverse, skip, result, rows, width, share, keep, threads);
+}
+void gate_forward_bfloat16(const bf16* x, bf16* y, int64_t rows, int64_t hidden, float factor, int threads) {
+    gate_forward(x, y, rows, hidden, factor, threads);
+}
+void gate_backward_bfloat16(const bf16* grad, bf16* x, int64_t rows, int64_t hidden, float factor, int threads) {
+    gate_backward(grad, x, rows, hidden, factor, threads);
+}
+void cross_entropy_bfloat16(bf16* logits, const int64_t* targets, float* losses, int64_t rows, int64_t classes,
+                            float factor, int threads) {
+    cross_entropy(logits, targets, losses, rows, classes, factor, threads);
+}
+void embedding_forward_bfloat16(const int64_t* tokens, const float* table, bf16* x, int64_t rows, int64_t width,
+                                int threads) {
+    embedding_forward(tokens, table, x, rows, width, threads);
+}
+void embedding_backward_bfloat16(const int64_t* tokens, const bf16* grad, float* table, int64_t rows, int64_t width,
+                                 float factor) {
+    embedding_backward(tokens, grad, table, rows, width, factor);
+}
+void attention_forward_bfloat16(const bf16* x, const float* cos, const float* sin, bf16* y, float* lse, int64_t batch,
+                                int64_t length, int64_t heads, int64_t size, float factor, int threads) {
+    attention_forward(x, cos, sin, y, lse, {batch, length, heads, size}, factor, threads);
+}
+void attention_backward_bfloat16(const bf16* grad, const bf16* y, const float* lse, const float* cos, const float* sin,
+                                 bf16* x, int64_t batch, int64_t length, int64_t heads, int64_t size, float factor,
+                                 int threads) {
+    attention_backward(grad, y, lse, cos, sin, x, {batch, length, heads, size}, factor, threads);
+}
+}
+
+// The step of whole models, see decoder.h: panels of four vectors, or of one for short sequences; products in FP32, or
+// in BF16 if `paired`.
+constexpr int64_t SHORT = 32;
 
 extern "C" {
-KERNELS(float, float32)
-KERNELS(bf16, bfloat16)
+int64_t decoder_memory(const Decoder* models, const Batch* batch, int paired, int training, int threads) {
+    const auto size = batch->length <= SHORT ? (paired ? memory_size<1, Pairs> : memory_size<1, Single>)
+                                             : (paired ? memory_size<4, Pairs> : memory_size<4, Single>);
+    return size(*models, *batch, training, threads);
+}
+void adamw_run(const Moments* moments, const Rates* rates, int64_t count, double beta1, double beta2, float eps,
+               int threads) {
+    for (int64_t i = 0; i < count; i++) adamw(moments[i], rates[i], beta1, beta2, eps, threads);
+}
+int decoder_run(const Decoder* models, const Batch* batch, int paired, int training, float* memory, int threads) {
+    const int64_t tokens = batch->models * batch->sequences * batch->length, classes = models->classes;
+    if (!within(batch->tokens, tokens, classes) || !within(batch->targets, tokens, classes)) return 1;
+    const auto step = batch->length <= SHORT ? (paired ? run<1, Pairs> : run<1, Single>)
+                                             : (paired ? run<4, Pairs> : run<4, Single>);
+    step(models, *batch, training, memory, threads);
+    return 0;
+}
 }
