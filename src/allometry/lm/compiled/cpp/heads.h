@@ -114,6 +114,7 @@ struct Heads {
             const float *g = grad + head * size * TOKENS, *o = y + head * size * TOKENS;
             Tensor::turn(q, stride(), size, panels, qt);
             Tensor::turn(g, width * TOKENS, size, panels, gt);
+            if (narrow()) twin(qt), twin(gt);
             weighted(g, o, scales, deltas);
             for (int64_t first = places() - QUERIES; first >= 0; first -= QUERIES) {
                 const int64_t keys = first + QUERIES, panel = first / TOKENS, place = first % TOKENS;
@@ -135,22 +136,42 @@ struct Heads {
                     }
                 // The last block of queries meets all keys, and is the first to come: it sets the sums.
                 const float beta = keys == places() ? 0.0f : 1.0f;
-                onto_keys(columns / WIDE, keys, slopes, qt + first * columns, columns, dkt, beta);
-                onto_keys(columns / WIDE, keys, scores, gt + first * columns, columns, dvt, beta);
+                onto_keys(keys, slopes, qt, first, dkt, beta);
+                onto_keys(keys, scores, gt, first, dvt, beta);
                 over_keys(k, slopes, keys, q + panel * stride() + place);
             }
+            if (narrow()) join_twins(dkt), join_twins(dvt);
             Tensor::turn_back(dkt, stride(), size, panels, k);
             Tensor::turn_back(dvt, stride(), size, panels, v);
         }
     }
 
   private:
-    // sums (keys, columns) = beta·sums + scores (keys, QUERIES) · b (QUERIES, columns).
-    static void onto_keys(int64_t vectors, int64_t keys, const float* scores, const float* b, int64_t columns,
-                          float* sums, float beta) {
+    // sums (keys, columns) = beta·sums + scores (keys, QUERIES) · the block at `first` of b (places, columns).
+    void onto_keys(int64_t keys, const float* scores, const float* b, int64_t first, float* sums, float beta) const {
+        const int64_t columns = whole(size), vectors = columns / WIDE;
+        if (narrow())
+            return product<Twins, 1>(keys, QUERIES / 2, scores, QUERIES, 2, b + first / 2 * WIDE, WIDE, sums, WIDE, 1.0f,
+                                     beta);
         for (int64_t i = 0; i < vectors; i += 4)
-            product<Single>(std::min<int64_t>(4, vectors - i), keys, QUERIES, scores, QUERIES, 1, b + i * WIDE, columns,
-                            sums + i * WIDE, columns, 1.0f, beta);
+            product<Single>(std::min<int64_t>(4, vectors - i), keys, QUERIES, scores, QUERIES, 1,
+                            b + first * columns + i * WIDE, columns, sums + i * WIDE, columns, 1.0f, beta);
+    }
+
+    // A head of at most half a vector: then two queries share one, in alternating lanes.
+    bool narrow() const { return size <= WIDE / 2; }
+    void twin(float* x) const {  // (places, 16) becomes (places / 2, 16), in place
+        for (int64_t t = 0; t < places(); t += 2) {
+            const vec one = load(x + t * WIDE), two = load(x + (t + 1) * WIDE);
+            store(x + t / 2 * WIDE, SHUFFLE(one, two, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
+        }
+    }
+    void join_twins(float* x) const {
+        for (int64_t t = 0; t < places(); t++) {
+            const vec v = load(x + t * WIDE), none = {};
+            const vec even = SHUFFLE(v, none, 0, 2, 4, 6, 8, 10, 12, 14, 16, 16, 16, 16, 16, 16, 16, 16);
+            store(x + t * WIDE, even + SHUFFLE(v, none, 1, 3, 5, 7, 9, 11, 13, 15, 16, 16, 16, 16, 16, 16, 16, 16));
+        }
     }
 
     // Of each token, the sum over the head of gradient · output.

@@ -28,10 +28,12 @@ constexpr int64_t DEPTH = 128;  // terms of a product for which a panel of the r
 // neighbouring terms of the sum.
 struct Single {
     static constexpr int64_t TERMS = 1;
+    static native left(const float* a) { return *a - native{}; }  // which is *a, also -0: nothing is left to compute
     static native add_product(native sum, native a, native b) { return sum + a * b; }
 };
 struct Pairs {
     static constexpr int64_t TERMS = 2;
+    static native left(const float* a) { return Single::left(a); }
     static native add_product(native sum, native a, native b) {
 #ifdef __AVX512BF16__
         return (native)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
@@ -41,6 +43,16 @@ struct Pairs {
         return sum + (native)((native_words)a & high) * (native)((native_words)b & high);
 #endif
     }
+};
+
+// Two FP32 terms in neighbouring lanes, for results of eight columns: their sums are apart, see join_twins.
+struct Twins {
+    static native left(const float* a) {
+        double both;
+        std::memcpy(&both, a, sizeof both);
+        return (native)(both - native_doubles{});
+    }
+    static native add_product(native sum, native a, native b) { return sum + a * b; }
 };
 
 // c (M, 16·V) = beta·c + alpha · a (M, depth) · b (depth, 16·V); with beta 0, c is not read.
@@ -55,7 +67,7 @@ void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_column, const 
         for (int n = 0; n < N; n++) right[n] = *reinterpret_cast<const loose_native*>(b + n * NATIVE);
 #pragma GCC unroll 12
         for (int m = 0; m < M; m++) {
-            const native left = a[m * a_row] - native{};  // which is that number, also -0: nothing is left to compute
+            const native left = Held::left(a + m * a_row);
 #pragma GCC unroll 4
             for (int n = 0; n < N; n++) sums[m][n] = Held::add_product(sums[m][n], right[n], left);
         }

@@ -32,6 +32,7 @@ constexpr int NATIVE = 4;
 #endif
 typedef float native __attribute__((vector_size(4 * NATIVE)));
 typedef float loose_native __attribute__((vector_size(4 * NATIVE), aligned(4), may_alias));
+typedef double native_doubles __attribute__((vector_size(4 * NATIVE)));
 typedef int32_t native_ints __attribute__((vector_size(4 * NATIVE)));
 typedef uint32_t native_words __attribute__((vector_size(4 * NATIVE)));
 
