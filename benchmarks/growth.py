@@ -2,8 +2,8 @@
 
     python benchmarks/growth.py [--eager] [--output results/growth.json]
 
-Each case runs in a fresh process, on one thread: a training step of the recipe's shapes, then the evaluation of 512
-windows (of 4096 tokens at most 16). Memory is the growth of the peak resident set after the model is built; the
+Each case runs in a fresh process, on one thread, by the processor's time: a training step of the recipe's shapes, then
+the evaluation of 512 windows (of 4096 tokens at most 16). Memory is the growth of the peak resident set after the model is built; the
 estimate of `runs.cost.memory_bytes` is given for comparison. Exponents are least-squares slopes in logarithms. By
 context, the tokens of a step stay the same, and the share of attention is given: its FLOPs grow as the context, the
 others do not grow.
@@ -24,13 +24,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from allometry import nn
 from allometry.config.run import RunConfig
 from allometry.config.task import TextConfig
 from allometry.files import write_json
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
-from allometry.lm.decoder import build
+from allometry.lm.decoder import DECODER, LanguageModel, build
 from allometry.runs.cost import memory_bytes
 from allometry.tasks.text import evaluate_windows
 
@@ -59,30 +58,38 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
+def train_step(model: LanguageModel, optimizer: torch.optim.Optimizer, tokens: torch.Tensor, targets: torch.Tensor):
+    """As the trainer does it."""
+    if model.whole_step is not None:
+        model.whole_step.gradients([model], tokens[None], targets[None], add=False)
+        optimizer.step()
+        return
+    model.loss(tokens, targets).backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
 def case(width: int, context: int, sequences: int, compiled: bool) -> dict[str, float]:
     """One case, in this process."""
     torch.set_num_threads(1)
     config = configuration(width, context, sequences, compiled)
     tiny = build(shape(16, 16), 0, compile=compiled)  # what the first use of anything takes
-    tiny.loss(*torch.randint(256, (2, 2, 16))).backward()
-    nn.AdamW(tiny, 0.1).step()
+    train_step(tiny, DECODER.optimizer(tiny, config.train), *torch.randint(256, (2, 2, 16)))
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what is free but resident would be used first, and not be seen
     forget_peak()
     before = resident(peak=False)
     model = build(config.model, 0, compile=compiled)
-    optimizer = nn.AdamW(model, 0.01)
+    optimizer = DECODER.optimizer(model, config.train)
     tokens, targets = torch.randint(256, (2, sequences, context))
     times: list[float] = []
     while len(times) < 3 or sum(times) < SECONDS:
-        begin = time.perf_counter()
-        model.loss(tokens, targets).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        times.append(time.perf_counter() - begin)
+        begin = time.thread_time()
+        train_step(model, optimizer, tokens, targets)
+        times.append(time.thread_time() - begin)
     trained = resident(peak=True)
     windows = torch.randint(256, (2, max(16, min(512, 65536 // context)), context))
-    begin = time.perf_counter()
+    begin = time.thread_time()
     evaluate_windows(model, windows.unbind())
     attention = 12 * config.model.layers * width * (context + 1) / 2
     return {
@@ -90,7 +97,7 @@ def case(width: int, context: int, sequences: int, compiled: bool) -> dict[str, 
         "context": context,
         "sequences": sequences,
         "tokens_per_second": sequences * context / statistics.median(times[1:]),
-        "evaluated_tokens_per_second": windows[0].numel() / (time.perf_counter() - begin),
+        "evaluated_tokens_per_second": windows[0].numel() / (time.thread_time() - begin),
         "step_bytes": trained - before,
         "beyond_by_evaluation_bytes": resident(peak=True) - trained,
         "estimated_bytes": memory_bytes(config),

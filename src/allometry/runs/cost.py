@@ -129,9 +129,8 @@ def _whole_step_entries(model: DecoderConfig, rows: int, half: bool) -> int:
     groups = min(8 if model.num_params_matmul < 8e6 else 4, rows)
     trained = min(groups, cores()) * places * (model.layers * layer + shared)
     evaluated = min(8, cores()) * places * (layer + shared) + max(EVALUATED_TOKENS, model.context)
-    weights = (
-        groups + 2 * half
-    ) * model.num_params_matmul  # sums of gradients; copies in BF16 to train and evaluate by
+    copies = 2 if half else 0  # of the weights in BF16, to train and to evaluate by
+    weights = (groups + copies) * model.num_params_matmul  # and the sums of gradients
     return trained + evaluated + weights + rows * model.context * (up(model.width) + 1)
 
 
