@@ -3,10 +3,10 @@
     python benchmarks/growth.py [--eager] [--output results/growth.json]
 
 Each case runs in a fresh process, on one thread, by the processor's time: a training step of the recipe's shapes, then
-the evaluation of 512 windows (of 4096 tokens at most 16). Memory is the growth of the peak resident set after the model is built; the
-estimate of `runs.cost.memory_bytes` is given for comparison. Exponents are least-squares slopes in logarithms. By
-context, the tokens of a step stay the same, and the share of attention is given: its FLOPs grow as the context, the
-others do not grow.
+the evaluation of 512 windows (of 4096 tokens at most 16). Memory is the growth of the peak resident set after the model
+is built; the estimate of `runs.cost.memory_bytes` is given for comparison. Exponents are least-squares slopes in
+logarithms. By context, the tokens of a step stay the same, and the share of attention is given: its FLOPs grow as the
+context, the others do not grow.
 """
 
 from __future__ import annotations
