@@ -43,7 +43,8 @@ class CompiledAdamW(nn.AdamW):
         table = self._table
         if table is None or not table.holds(self.state):
             table = self._table = _Table(self)
-        table.step(self.param_groups, *self.defaults["betas"], self.defaults["eps"])
+        (beta1, beta2), eps = self.defaults["betas"], self.defaults["eps"]
+        table.step(self.param_groups, beta1, beta2, eps)
         return loss
 
     step.hooked = True  # pyright: ignore[reportFunctionMemberAccess]  # PyTorch's wrapper takes as long as a small step
