@@ -15,8 +15,8 @@ from allometry.laws import LAWS, Forecast, Observations, backtest, fit, forecast
 from allometry.laws.fitting.fit import make_problem, optimum
 from allometry.laws.forecasting.backtest import Backtest, BacktestRow
 from allometry.laws.forecasting.calibration import (
+    FLOORLESS,
     FORECAST,
-    PRIOR_SLOPE,
     Correction,
     calibrate,
     correct,
@@ -163,14 +163,14 @@ def test_law_weights_follow_score_and_fit():
     tested = Backtest(tuple(rows), 12)
     assert tested.score("power") == pytest.approx(0.01)
     weights = law_weights(tested, {"power": 0.01, "chinchilla": 0.01})
-    assert weights["power"] / weights["chinchilla"] == pytest.approx(2**4)
+    assert weights["power"] / weights["chinchilla"] == pytest.approx(FLOORLESS["power"] * 2**4)
     weights = law_weights(tested, {"power": 0.02, "chinchilla": 0.01})
-    assert weights["power"] / weights["chinchilla"] == pytest.approx(2**3)
+    assert weights["power"] / weights["chinchilla"] == pytest.approx(FLOORLESS["power"] * 2**3)
     assert law_weights(Backtest((), 5), {"power": 0.01}) == {"power": 1.0}
 
 
-def slopes(values, spread=0.0):
-    return Backtest(tuple(row(FORECAST, cut, value, spread=spread) for cut, value in enumerate(values)), 9)
+def slopes(values, spread=0.0, sigma=0.0):
+    return Backtest(tuple(row(FORECAST, cut, value, spread=spread, sigma=sigma) for cut, value in enumerate(values)), 9)
 
 
 def test_correction_needs_errors_that_drift_one_way():
@@ -179,9 +179,10 @@ def test_correction_needs_errors_that_drift_one_way():
     assert abs(correct(slopes([0.02, -0.02, 0.03])).slope) < 0.001
     assert correct(slopes([0.02])) == (0, 0)
     assert correct(Backtest((), 5)) == (0, 0)
-    values, prior = np.array([0.01, 0.02, 0.03]), PRIOR_SLOPE**2
+    values, prior = np.array([0.01, 0.02, 0.03]), PUBLIC_TABLES.sd**2
     assert correct(slopes(values)).slope == pytest.approx(0.02 * prior / (prior + values.var(ddof=1)))
-    assert correct(slopes([0.02] * 3, spread=0.004)).slope == pytest.approx(0.01)
+    assert correct(slopes([0.02] * 3, spread=PUBLIC_TABLES.sd)).slope == pytest.approx(0.01)
+    assert correct(slopes([0.02] * 3, sigma=PUBLIC_TABLES.sd)).slope == pytest.approx(0.01)
     near = Backtest(tuple(row(FORECAST, cut, 0.02, factor=1.1) for cut in range(3)), 9)
     assert correct(near) == (0, 0)
 
@@ -193,9 +194,9 @@ def test_correction_goes_no_further_than_the_backtest():
 def test_scale_is_the_prior_where_errors_are_as_expected():
     assert calibrate(Backtest((), 5)) == (1, 2)
     expected = np.hypot(0.001, PUBLIC_TABLES.sd)
-    scale, freedom = calibrate(slopes([expected, -expected, expected, -expected]))
+    scale, freedom = calibrate(slopes([expected, -expected, expected, -expected], sigma=0.001))
     assert (scale, freedom) == (pytest.approx(1), 6)
-    scale, _ = calibrate(slopes([3 * expected] * 4))
+    scale, _ = calibrate(slopes([3 * expected] * 4, sigma=0.001))
     assert scale == pytest.approx(np.sqrt((PUBLIC_TABLES.cuts + 4 * 9) / (PUBLIC_TABLES.cuts + 4)))
     assert calibrate(slopes([1.0] * 4))[0] == pytest.approx(
         np.sqrt((PUBLIC_TABLES.cuts + 4 * 25) / (PUBLIC_TABLES.cuts + 4))

@@ -13,17 +13,19 @@ from .backtest import LATE, LEAST_ERROR, Backtest, BacktestRow, rows
 from .cuts import Origin
 from .drift import PUBLIC_TABLES, DriftPrior
 from .residuals import ResidualProcess
+from .smoothing import smoothed
 
 Array = np.ndarray
 FORECAST = "forecast"
 # A cut's errors share their fit, so a cut counts as one observation; this many at most are believed in the weights.
 MOST_EVIDENCE = 4.0
 FIT_EVIDENCE = 1.0
+# A text has an entropy, so a law without a floor is wrong somewhere; where noise hides where, others are likelier.
+FLOORLESS = {"power": 0.5, "kaplan": 0.5}
 # The correction rests on the cuts that fitted two thirds of the runs or more, the nearest to the fit that is used, and
-# on runs at least a fifth of an e-fold beyond them. Slopes of error over ln(factor) are of this size on public tables.
+# on runs at least a fifth of an e-fold beyond them.
 CORRECTION_SHARE = 2 / 3
 LEAST_DISTANCE = 0.2
-PRIOR_SLOPE = 0.004
 # Degrees of freedom of an interval without any backtest.
 PRIOR_FREEDOM = 2.0
 # The most that one run counts, in variances.
@@ -45,13 +47,14 @@ def law_weights(tested: Backtest, sigmas: Mapping[str, float]) -> dict[str, floa
     """Weights of the laws from the backtest's scores and the noise that each fit left (``sigmas``, by law name).
 
     score^(−k) is the likelihood of k independent errors of unknown size: k cuts, at most four. The fit's own
-    noise counts too, but little: 1/σ.
+    noise counts too, but little: 1/σ. A law without a floor needs more of either.
     """
     evidence = min(MOST_EVIDENCE, len(tested.cuts(LATE)))
     logs = []
     for name, sigma in sigmas.items():
         predicted = -evidence * np.log(tested.score(name)) if tested.rows else 0.0
-        logs.append(predicted - FIT_EVIDENCE * np.log(max(sigma, LEAST_ERROR)))
+        before = np.log(FLOORLESS.get(name, 1.0))
+        logs.append(before + predicted - FIT_EVIDENCE * np.log(max(sigma, LEAST_ERROR)))
     weights = np.exp(np.array(logs) - max(logs))
     return {name: float(weight) for name, weight in zip(sigmas, weights / weights.sum(), strict=True)}
 
@@ -62,13 +65,14 @@ def mix(weights: Array, log_loss: Array, spread: Array) -> tuple[Array, Array]:
     return centre, weights @ ((log_loss - centre) ** 2 + spread**2)
 
 
-def ignorance(mixed: Array, left: Array) -> Array:
+def ignorance(mixed: Array, left: Array, noise_share: float) -> Array:
     """The variance of ln L apart from noise and drift.
 
-    Spread of the constants and distance between the laws (``mixed``, their sum) and what the residuals leave open
-    (``left``) are three views of one ignorance: their mean is the variance.
+    Where residuals are noise (``noise_share`` 1), it is that of the constants and between the laws (``mixed``, their
+    sum). Where they are what no law follows, these and what the process leaves open (``left``) are three views of one
+    ignorance, and their mean is the variance.
     """
-    return (mixed + left) / 3
+    return (mixed * (1 + 2 * noise_share) + left) / 3
 
 
 def combined(
@@ -87,21 +91,22 @@ def combined(
     share = np.array(list(weights.values()))
     table = []
     for each in origins:
-        below, above = each.below, each.above
+        below, above, smooth = each.below, each.above, smoothed(each.below)
         every = np.stack([each.log_loss[name] for name in weights])
         spread = np.stack([each.spread[name] for name in weights])
         centre, variance = mix(share, every[:, len(below) :], spread)
         observed = np.log(below.loss)
-        left = ResidualProcess(
+        process = ResidualProcess(
             below.num_params,
             below.tokens,
             observed - share @ every[:, : len(below)],
-            excess(below),
+            excess(smooth),
             constants,
             None if noise is None else noise.trunks_of(below),
-        ).at(above.num_params, above.tokens, excess(below, above.flops, centre))
+        )
+        left = process.at(above.num_params, above.tokens, excess(smooth, above.flops, centre))
         shared = 0.0 if noise is None else noise.at(above.num_params)
-        unsure = np.sqrt(ignorance(variance, left.spread**2) + shared**2)
+        unsure = np.sqrt(ignorance(variance, left.spread**2, process.noise_share) + shared**2)
         table += rows(each, FORECAST, centre + left.mean, unsure, left.noise)
     return table
 
@@ -110,22 +115,24 @@ def correct(tested: Backtest, drift: DriftPrior = PUBLIC_TABLES) -> Correction:
     """The systematic slope of the forecast's errors over ln(factor) in the late cuts, after shrinkage.
 
     Each cut gives one slope. Cuts share runs, so their mean is no surer than one of them: its variance s² is the
-    scatter of the slopes and the mean of what the spread of predictions allows them, and it is shrunk by
-    τ²/(τ² + s²), τ = ``PRIOR_SLOPE``, towards the slope that is known before.
+    scatter of the slopes and the mean of what spread and noise of predictions allow them, and it is shrunk by
+    τ²/(τ² + s²), towards the slope that is known before, whose standard deviation is τ.
     """
     slopes, allowed, reach = [], [], 0.0
     for cut in tested.cuts(CORRECTION_SHARE):
-        error, spread, _, distance, share = _columns(cut.get(FORECAST, []))
+        error, spread, sigma, distance, share = _columns(cut.get(FORECAST, []))
         if len(error) and distance.max() > LEAST_DISTANCE:
             square = (share * distance**2).sum()
             slopes.append((share * error * distance).sum() / square)
-            allowed.append((share * spread**2).sum() / square)
+            # What is unknown is unknown alike in all runs of a cut; noise is each run's own.
+            noise = (share**2 * distance**2 * sigma**2).sum() / square**2
+            allowed.append((share * spread**2).sum() / square + noise)
             reach = max(reach, float(distance.max()))
     if len(slopes) < 2:
         return Correction(0.0, 0.0)
     variance = np.var(slopes, ddof=1) + np.mean(allowed)
     beyond = np.mean(slopes) + drift.slope  # errors are those of predictions, the prior's slope that of losses
-    return Correction(float(beyond * PRIOR_SLOPE**2 / (PRIOR_SLOPE**2 + variance)), reach)
+    return Correction(float(beyond * drift.sd**2 / (drift.sd**2 + variance)), reach)
 
 
 def calibrate(tested: Backtest, drift: DriftPrior = PUBLIC_TABLES) -> tuple[float, float]:

@@ -90,10 +90,13 @@ def origins(
         return []
     sides = [(ordered.where(np.arange(size)), ordered.where(np.arange(size, len(ordered)))) for size in sizes]
     if fits is None and has_trunks(ordered):
-        weights = prediction_weights(ordered)
-        fits = {form.name: fit(form, ordered, weights=weights, bootstrap=0) for form in forms}
+        counting = prediction_weights(ordered)
+        fits = {form.name: fit(form, ordered, weights=counting, bootstrap=0) for form in forms}
     below = [below for below, _ in sides]
-    fitted = {form.name: _fit_below(form, ordered, below, (fits or {}).get(form.name)) for form in forms}
+    weights = np.zeros((len(below), len(ordered)))  # a run above a cut has none
+    for row, runs in zip(weights, below, strict=True):
+        row[: len(runs)] = prediction_weights(runs)
+    fitted = {form.name: _fit_below(form, ordered, below, weights, (fits or {}).get(form.name)) for form in forms}
     weight = relevance(ordered)
     return [
         Origin(
@@ -146,7 +149,9 @@ class _Below(NamedTuple):
     sigma: float
 
 
-def _fit_below(form: Law, ordered: Observations, below: list[Observations], whole: Fit | None) -> list[_Below]:
+def _fit_below(
+    form: Law, ordered: Observations, below: list[Observations], weights: Array, whole: Fit | None
+) -> list[_Below]:
     """The law fitted below each cut; all cuts are one batch, in which a run above a cut has no weight.
 
     A run above a cut does not affect its bounds either; cuts share only their starts, and what the ``whole`` fit says
@@ -157,9 +162,6 @@ def _fit_below(form: Law, ordered: Observations, below: list[Observations], whol
         prior = constants_prior(form, centre, whole.priors, whole.variance)
         trunks = None if whole.trunk_noise is None else whole.trunk_noise.trunks_of(ordered)
         problem = replace(problem, trunks=trunks, prior=prior)
-    weights = np.zeros((len(below), len(ordered)))
-    for row, runs in zip(weights, below, strict=True):
-        row[: len(runs)] = prediction_weights(runs)
     lower, upper = (np.array(ends) for ends in zip(*(form.bounds(runs.loss) for runs in below), strict=True))
     start = np.concatenate([_starts(problem, weights[0]), _starts(problem, weights[-1])])
     cut = np.repeat(np.arange(len(below)), len(start))

@@ -36,6 +36,7 @@ from .cuts import by_compute, origins, predictive
 from .drift import PUBLIC_TABLES, DriftPrior
 from .residuals import ResidualProcess
 from .run_weights import prediction_weights
+from .smoothing import smoothed
 
 Array = np.ndarray
 DRAWS = 300
@@ -139,9 +140,11 @@ class Forecast:
         values = np.stack([np.log(one.law.loss(one.values, n, d)) for one in fits])
         spreads = np.stack([_spread(one.log_samples(n, d)) for one in fits])
         centre, variance = mix(np.array(list(self.weights.values())), values, spreads)
-        left = self._residuals.at(n, d, excess(self.runs, 6 * n * d * self._flops_ratio, centre))
+        left = self._residuals.at(n, d, excess(self._smooth, 6 * n * d * self._flops_ratio, centre))
         distance = self._distance(n, d)
-        unsure = ignorance(variance, left.spread**2) + (self.drift_prior.sd * distance) ** 2
+        unsure = (
+            ignorance(variance, left.spread**2, self._residuals.noise_share) + (self.drift_prior.sd * distance) ** 2
+        )
         bias = Correction(self.correction, self.tested).at(distance) - self.drift_prior.slope * distance
         shared = 0.0 if self.trunk_noise is None else self.trunk_noise.at(n)
         noise = (left.noise**2 + shared**2) / repeats
@@ -158,6 +161,10 @@ class Forecast:
         return float(np.median(self.runs.flops / (6 * self.runs.num_params * self.runs.tokens)))
 
     @cached_property
+    def _smooth(self) -> Observations:
+        return smoothed(self.runs)
+
+    @cached_property
     def _residuals(self) -> ResidualProcess:
         runs, observed = self.runs, np.log(self.runs.loss)
         fits = [self.fits[name] for name in self.weights]
@@ -165,7 +172,7 @@ class Forecast:
         left = observed - np.array(list(self.weights.values())) @ fitted
         trunks = None if self.trunk_noise is None else self.trunk_noise.trunks_of(runs)
         share = constants(self.fits, self.weights)
-        return ResidualProcess(runs.num_params, runs.tokens, left, excess(runs), share, trunks)
+        return ResidualProcess(runs.num_params, runs.tokens, left, excess(self._smooth), share, trunks)
 
     def evidence(self, num_params: float, tokens: float) -> str:
         """How far a prediction goes beyond the data, and the backtest's error at that distance; one or two lines."""

@@ -77,6 +77,13 @@ class ResidualProcess:
     def _points(self) -> Array:
         return _plane(self.num_params[self._thin], self.tokens[self._thin])
 
+    @property
+    def noise_share(self) -> float:
+        """How much of the residuals' variance is noise, that of trunks included; the process is the rest."""
+        *_, noises, shares = self._solved
+        noise = float(shares @ noises) * (1.0 if self.trunks is None else 1.0 + float(self.trunks.ratio.mean()))
+        return noise / (noise + float((shares * noises) @ RATIOS))
+
     def _whiten(self, rows: Array) -> Array:
         """Rows over the runs used, (..., runs), by the covariance of their noise."""
         if self.trunks is None:
