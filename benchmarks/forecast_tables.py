@@ -9,7 +9,10 @@ do not count in "all".
 Simulated small ladders have 5 sizes × 3 token counts of a tiny byte-level model: a true law of each family with noise,
 and a target at 8 to 10 times the largest run's compute; "bent" is a power law whose short runs lie above it.
 
-    python benchmarks/forecast_tables.py [--ladders 60] [--only NAME]
+    python benchmarks/forecast_tables.py [--ladders 60] [--only NAME] [--output FILE]
+
+The figures of every table and group stay in `results/forecast_tables.json`, with which a change of the forecast is
+compared; it is written when all tables were run.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,8 +29,10 @@ from typing import NamedTuple
 import numpy as np
 
 from allometry import laws
+from allometry.files import write_json
 from allometry.laws import Observations
 
+RESULTS = Path(__file__).parent / "results" / "forecast_tables.json"
 SHARED = Path(os.environ.get("ALLOMETRY_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 OWN_LOSS = {
     "c4_original": "loss_c4_val",
@@ -168,7 +174,7 @@ def _true_law(generator: np.random.Generator, kind: str) -> Callable:
             )
 
 
-def report(title: str, results: Iterable[Result]) -> None:
+def report(title: str, results: Iterable[Result]) -> dict[str, float]:
     """One line: geometric mean error, of one law alone; coverage of all held-out runs, the least; half width."""
     error, alone, inside, half, runs = map(np.array, zip(*results, strict=True))
     print(
@@ -177,15 +183,24 @@ def report(title: str, results: Iterable[Result]) -> None:
         f"   under 75 %: {(inside < 0.75).sum():2}   half width {_mean(half):5.1%}",
         flush=True,
     )
+    figures = {
+        "error": _mean(error),
+        "one law": _mean(alone),
+        "inside": float(np.average(inside, weights=runs)),
+        "least": float(inside.min()),
+        "half": _mean(half),
+    }
+    return {"splits": len(error), **{name: round(value, 5) for name, value in figures.items()}}
 
 
 def _mean(values: np.ndarray) -> float:
     return float(np.exp(np.log(values).mean()))
 
 
-def report_tables(only: str) -> None:
+def report_tables(only: str) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Every table, then groups of them for each split, then all that count with both splits together."""
     results: dict[tuple[str, str], Result] = {}
+    groups: dict[str, dict[str, float]] = {}
     for name, runs in public_tables():
         if not name.startswith(only):
             continue
@@ -198,20 +213,27 @@ def report_tables(only: str) -> None:
             chosen = [r for (s, name), r in results.items() if s.startswith(split) and name.startswith(group)]
             title = "all that count" if group is COUNTED else group
             if chosen:
-                report(f"{split or 'both':5} {title}", chosen)
+                groups[f"{split or 'both'} {title}"] = report(f"{split or 'both':5} {title}", chosen)
+    rows = {f"{split} {name}": result._asdict() for (split, name), result in results.items()}
+    return {name: {key: round(float(x), 5) for key, x in row.items()} for name, row in rows.items()}, groups
 
 
 def main() -> None:
     """Run both parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ladders", type=int, default=60, help="simulated ladders of each kind")
-    parser.add_argument("--only", default="", help="only tables whose name begins so")
+    parser.add_argument("--only", default="", help="only tables whose name begins so; nothing is written then")
+    parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     start = time.perf_counter()
-    report_tables(arguments.only)
+    tables, groups = report_tables(arguments.only)
     for kind in ("power", "power_floor", "chinchilla", "skaling", "bent") if arguments.ladders else ():
-        report(f"ladder {kind}", [measure(*simulated_ladder(seed, kind)) for seed in range(arguments.ladders)])
+        measured = [measure(*simulated_ladder(seed, kind)) for seed in range(arguments.ladders)]
+        groups[f"ladder {kind}"] = report(f"ladder {kind}", measured)
     print(f"{time.perf_counter() - start:.0f} s")
+    if not arguments.only:
+        command = " ".join(["benchmarks/forecast_tables.py", *sys.argv[1:]])
+        write_json(arguments.output, {"command": command, "groups": groups, "tables": tables})
 
 
 if __name__ == "__main__":
