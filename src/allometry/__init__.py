@@ -7,8 +7,19 @@ Three parts that can be used alone, meeting only in plain records:
 - ``allometry.planning``: from a law and a budget to a model, its tokens, batch and learning rate.
 
 ``allometry.workflow`` joins them: it does what ``allometry quickstart`` and the study commands do, from Python.
+``allometry.Recorder`` records runs of a training loop of one's own into a study.
 
 Nothing is imported here, so that ``import allometry`` costs nothing: import the part that you need.
 """
 
+from typing import Any
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Recorder":
+        from .recording.recorder import Recorder
+
+        return Recorder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

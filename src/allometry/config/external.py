@@ -32,6 +32,7 @@ class ExternalRun(Config):
         shape: fields of the model (width, layers, …); ``settings``: anything else that tells runs apart.
         notes: how a fact was derived, one sentence each.
         source: where the run was read from.
+        open_ended: its length was not decided when it began, so length and FLOPs do not belong to its identity.
 
     Notes, source and the size of the data belong to no identity: the same run read again is found.
     """
@@ -56,9 +57,11 @@ class ExternalRun(Config):
     settings: dict[str, Scalar] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
     source: str = ""
+    open_ended: bool = False
 
     def identity(self) -> dict[str, Any]:
         informative = {"notes", "source", "train_tokens", "bytes_per_token"}
+        informative |= {"tokens", "flops"} if self.open_ended else set()
         return {key: value for key, value in super().identity().items() if key not in informative}
 
     @property

@@ -24,7 +24,7 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -124,6 +124,28 @@ def take(folder: Path, trunk: str, follows: int | None = None) -> Claim:
     return claim
 
 
+def take_when_free(folder: Path, trunk: str, say: Callable[[str], None] | None = None) -> Claim:
+    """Claim a trunk, also one whose owner cannot be seen from here and has stopped beating.
+
+    A process of this machine is seen to be gone at once. Of one on another machine, in another container, or before
+    the machine was started again, only the heartbeat tells: it is watched for :data:`STALE_SECONDS`, after ``say`` has
+    received a line.
+
+    Raises:
+        Taken: the owner lives, or another process was faster.
+    """
+    observer, first = Observer(folder), _read(folder / f"{trunk}.json")
+    while (follows := observer.free(trunk)) is None:
+        stored = _read(folder / f"{trunk}.json")
+        if stored.get("owner") != first.get("owner") or stored.get("beat") != first.get("beat") or _is_here(stored):
+            raise Taken
+        if say is not None:
+            say(f"another machine's process has claimed this; watching for {STALE_SECONDS:.0f} s whether it lives")
+            say = None
+        time.sleep(min(1.0, STALE_SECONDS / 10))
+    return take(folder, trunk, follows)
+
+
 class Observer:
     """Watches heartbeats to find the trunks that may be claimed; by its own clock, because machines' clocks differ."""
 
@@ -181,6 +203,11 @@ def _locked(folder: Path) -> Iterator[None]:
                     ) from None
                 time.sleep(0.01)
         yield
+
+
+def _is_here(stored: dict[str, Any]) -> bool:
+    """Whether the owner is a process of this machine that has not ended."""
+    return stored.get("machine") == _machine() and not _gone(stored)
 
 
 def _gone(stored: dict[str, Any]) -> bool:

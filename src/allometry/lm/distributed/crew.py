@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from torch import Tensor
 from ...config.run import RunConfig
 from ...errors import UserError
 from ...runs import saved_states
-from ...runs.claims import Claim, Taken
+from ...runs.claims import Claim, Taken, take_when_free
 from ...runs.engines.contract import silent
 from ...runs.hooks import EventHandler, Hooks, Interrupted
 from ...runs.job import Job
@@ -153,7 +153,7 @@ def train_run(world: World, study: Study, job: Job, parallel: str, hooks: Hooks)
         UserError: it cannot be trained so, or a process is gone. Interrupted: one was asked to stop; all is saved.
     """
     [config] = job.configs
-    with world.watching(), _claimed(world, study, job.claim) as claim:
+    with world.watching(), _claimed(world, study, job.claim, lambda text: hooks.note(config.id, text)) as claim:
         task = world.agree(lambda: _task(study, config, world))
         largest = config.schedule.stages[-1].batch
         if world.size > largest:
@@ -191,15 +191,15 @@ def _record(
 
 
 @contextmanager
-def _claimed(world: World, study: Study, trunk: str) -> Iterator[Claim | None]:
-    """In process 0 the claim on a trunk, which beats while the block runs."""
+def _claimed(world: World, study: Study, trunk: str, say: Callable[[str], None]) -> Iterator[Claim | None]:
+    """In process 0 the claim on a trunk, which beats while the block runs; one left by another machine is watched."""
     held: list[Claim] = []
 
     def take() -> None:
         if not study.settings_path.is_file():
             raise UserError(f"{study.path}: no study there")
         try:
-            held.append(study.claim(trunk))
+            held.append(take_when_free(study.claims_path, trunk, say))
         except Taken:
             raise UserError(f"{study.path}: another process is training this run; wait for it") from None
 
