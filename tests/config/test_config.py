@@ -19,6 +19,13 @@ from allometry.config.base import Config, OneOf
 from allometry.config.external import ExternalRun
 from allometry.config.model import Activation, DecoderConfig, DecoderOptions, ModelConfig, ModuleConfig, Norms
 from allometry.config.run import RunConfig
+from allometry.config.script import (
+    ScriptConfig,
+    ScriptCounts,
+    ScriptModelConfig,
+    ScriptStudyConfig,
+    ScriptTaskConfig,
+)
 from allometry.config.study import StudyConfig
 from allometry.config.task import (
     AudioConfig,
@@ -403,10 +410,19 @@ def test_a_runs_flops_are_its_tokens_times_those_of_one():
 
 def test_every_configuration_is_one_of_these():
     ours = {kind for kind in Config.__subclasses__() if kind.__module__.startswith("allometry.config.")}
-    assert ours == {OneOf, TrainConfig, RunConfig, ExternalRun, StudyConfig, DecoderOptions}
+    assert ours == {
+        OneOf,
+        TrainConfig,
+        RunConfig,
+        ExternalRun,
+        StudyConfig,
+        DecoderOptions,
+        ScriptCounts,
+        ScriptStudyConfig,
+    }
     kinds = {base: base.kinds for base in OneOf.__subclasses__() if base.__module__.startswith("allometry.")}
     assert kinds == {
-        ModelConfig: {"decoder": DecoderConfig, "module": ModuleConfig},
+        ModelConfig: {"decoder": DecoderConfig, "module": ModuleConfig, "script": ScriptModelConfig},
         TaskConfig: {
             "text": TextConfig,
             "images": ImagesConfig,
@@ -414,8 +430,9 @@ def test_every_configuration_is_one_of_these():
             "translation": TranslationConfig,
             "summaries": SummariesConfig,
             "questions": QuestionsConfig,
+            "script": ScriptTaskConfig,
         },
-        TrainerConfig: {"built_in": BuiltInConfig},
+        TrainerConfig: {"built_in": BuiltInConfig, "script": ScriptConfig},
     }
 
 

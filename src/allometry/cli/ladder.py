@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,14 +30,17 @@ def ladder(
     from .terminal.progress import Terminal
     from .terminal.show_cost import confirmation
 
-    rows = workflow.train_ladder(
-        workflow.StudyConfig.read(study),
-        out,
-        engine=engine,
-        device=device,
-        gpus=gpus,
-        tracker_names=tracker or [],
-        confirm=confirmation(dry_run=dry_run, yes=yes, as_json=json),
-        listener=Terminal(as_json=json),
-    ).rows("sweep", "ladder")
+    options: dict[str, Any] = {
+        "engine": engine,
+        "device": device,
+        "gpus": gpus,
+        "tracker_names": tracker or [],
+        "confirm": confirmation(dry_run=dry_run, yes=yes, as_json=json),
+        "listener": Terminal(as_json=json),
+    }
+    if (program := workflow.read_script_study(study)) is not None:
+        trained = workflow.train_script_ladder(program, out, **options)
+    else:
+        trained = workflow.train_ladder(workflow.StudyConfig.read(study), out, **options)
+    rows = trained.rows("sweep", "ladder")
     answer_json(rows) if json else answer(f"{plural(len(rows), 'run')} in {out}; `allometry fit {out}` fits the law")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,10 @@ def quickstart(
         typer.Option(help="A text file, a folder of them, one that `data` wrote, or stdlib: Python's own sources."),
     ] = "stdlib",
     minutes: Annotated[float, typer.Option(help="What the whole may take on this machine.")] = 3.0,
+    study: Annotated[
+        Path | None,
+        typer.Option(help="Instead of a text: the study.toml of a program of yours, whose [trainer] has a command."),
+    ] = None,
     out: Out = Path("quickstart"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of initial weights and of the order of the text.")] = 0,
     engine: Engine = "local",
@@ -29,6 +33,7 @@ def quickstart(
 ) -> None:
     """Real text to a plan that comes true: ladder, law, plan, prediction, proof, report."""
     from .. import workflow
+    from ..errors import UserError
     from ..quantities import format_seconds
     from ..report import outcome_lines
     from .terminal.output import answer, answer_json
@@ -36,18 +41,21 @@ def quickstart(
     from .terminal.show_cost import confirmation
 
     begun = time.monotonic()
-    outcome = workflow.quickstart(
-        data,
-        minutes=minutes,
-        out=out,
-        seed=seed,
-        engine=engine,
-        device=device,
-        gpus=gpus,
-        tracker_names=tracker or [],
-        confirm=confirmation(dry_run=dry_run, yes=yes, as_json=json),
-        listener=Terminal(as_json=json),
-    )
+    options: dict[str, Any] = {
+        "out": out,
+        "engine": engine,
+        "device": device,
+        "gpus": gpus,
+        "tracker_names": tracker or [],
+        "confirm": confirmation(dry_run=dry_run, yes=yes, as_json=json),
+        "listener": Terminal(as_json=json),
+    }
+    if study is None:
+        outcome = workflow.quickstart(data, minutes=minutes, seed=seed, **options)
+    elif (program := workflow.read_script_study(study)) is not None:
+        outcome = workflow.quickstart_script(program, **options)
+    else:
+        raise UserError(f"{study}: its [trainer] has no command; `allometry ladder {study}` trains a ladder on text")
     if json:
         answer_json(outcome.to_json())
         return

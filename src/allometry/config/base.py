@@ -48,14 +48,7 @@ class Config(BaseModel):
         Raises:
             UserError: the file does not exist, or does not parse.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-            values = json.loads(text) if Path(path).suffix == ".json" else tomllib.loads(text)
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}") from None
-        except ValueError as error:
-            raise UserError(f"{path}: not readable as {Path(path).suffix or 'TOML'}: {error}") from None
-        return cls.parse(values, str(path))
+        return cls.parse(read_values(path), str(path))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON and TOML can hold them."""
@@ -133,6 +126,24 @@ class OneOf(Config):
 
     def identity(self) -> dict[str, Any]:
         return {self.key: getattr(self, self.key)} | super().identity()
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The values in a TOML or JSON file.
+
+    Raises:
+        UserError: the file does not exist, or does not parse.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        values = json.loads(text) if Path(path).suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as {Path(path).suffix or 'TOML'}: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no table of settings")
+    return values
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:

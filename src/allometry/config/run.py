@@ -13,6 +13,7 @@ from ..errors import UserError
 from .base import Config
 from .model import DecoderConfig, ModelConfig
 from .schedule import Schedule
+from .script import ScriptModelConfig, steps_of, told_to_program
 from .task import TaskConfig, TextConfig
 from .training import BuiltInConfig, TrainConfig, TrainerConfig
 
@@ -33,7 +34,7 @@ class RunConfig(Config):
     @property
     def trunk(self) -> str:
         """The identity of the trunk: runs that differ only in their length share it until their decay begins."""
-        return self._digest("tokens", "decay")
+        return self._digest("tokens", "decay") if self.trainer.schedules else self.id
 
     def _digest(self, *without: str) -> str:
         train = self.train.identity()
@@ -84,8 +85,21 @@ class RunConfig(Config):
 
     @property
     def tokens(self) -> int:
-        """The number of tokens that the run trains on: whole steps of whole batches."""
-        return self.schedule.tokens
+        """The number of tokens that the run trains on: whole steps of whole batches, or what its program said."""
+        if isinstance(self.model, ScriptModelConfig) and self.model.counts and self.model.counts.tokens:
+            return self.model.counts.tokens
+        return self.schedule.tokens if self.trainer.schedules else self.train.tokens
+
+    @property
+    def steps(self) -> int:
+        """The number of steps of the run."""
+        return self.schedule.steps if self.trainer.schedules else steps_of(self.train)
+
+    @property
+    def last_batch_tokens(self) -> int:
+        """The batch of the last step, in tokens."""
+        last = self.schedule.stages[-1].batch * self.model.row_tokens
+        return last if self.trainer.schedules else self.train.batch_tokens
 
     @property
     def epochs(self) -> float | None:
@@ -96,6 +110,12 @@ class RunConfig(Config):
     def flops(self) -> float:
         """Exact FLOPs of the run, from the shapes."""
         return self.model.flops_per_token * self.tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        values = super().to_dict()
+        if not self.trainer.schedules:  # what the trainer does not read was no part of the run
+            values["train"] = told_to_program(self.train)
+        return values
 
     def with_train(self, **changes: Any) -> RunConfig:
         """The same run with these values of its training changed."""

@@ -51,6 +51,9 @@ class TrainerConfig(OneOf):
     name: str
     version: int
 
+    # Whether batch and rate follow config.schedule along a run, so that runs of different length share a trunk.
+    schedules: ClassVar[bool] = True
+
     @property
     def current(self) -> bool:
         """Whether this is the trainer's present version; runs of different versions cannot be compared."""

@@ -155,10 +155,9 @@ def _law_notes(contents: StudyContents) -> list[str]:
 
 def _growth(contents: StudyContents) -> str:
     """How batch and learning rate change along a run, as the runs recorded it."""
-    rules = {
-        (t.reference_tokens, t.batch_exponent, t.lr_exponent)
-        for t in (r.config.train for r in contents.records if not r.external)
-    }
+    runs = [record.config for record in contents.records if not record.external]
+    scheduled = [run.train for run in runs if run.trainer.schedules]
+    rules = {(train.reference_tokens, train.batch_exponent, train.lr_exponent) for train in scheduled}
     if len(rules) != 1:
         return ""
     reference, batch, lr = rules.pop()

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..config.external import ExternalRun
 from ..config.run import RunConfig
+from ..config.script import ScriptConfig
 from ..errors import UserError
 from ..quantities import Score, clean
 
@@ -81,7 +82,10 @@ class RunRecord:
     @property
     def counted(self) -> str:
         """Which parameters ``num_params`` counts."""
-        return self.run.counted if isinstance(self.run, ExternalRun) else "non_embedding"
+        if isinstance(self.run, ExternalRun):
+            return self.run.counted
+        trainer = self.run.trainer
+        return trainer.counted if isinstance(trainer, ScriptConfig) else "non_embedding"
 
     @property
     def tokens(self) -> int:
@@ -124,7 +128,7 @@ class RunRecord:
     def counts(self) -> dict[str, float | None]:
         """Parameters and FLOPs under every convention; tokens and steps. None: not known."""
         run = self.run
-        model, steps = (run, run.steps) if isinstance(run, ExternalRun) else (run.model, run.schedule.steps)
+        model, steps = (run, run.steps) if isinstance(run, ExternalRun) else (run.model, run.steps)
         counts = {
             "num_params": self.num_params,
             "num_params_total": model.num_params_total,

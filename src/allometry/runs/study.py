@@ -21,6 +21,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,10 @@ class Study:
         with allowed or nullcontext():
             replace_file(self.run_path(record.id) / "metrics.jsonl", lines.encode())
             write_json(self.run_path(record.id) / "record.json", record.to_json())
+
+    def promote(self, record: RunRecord, kind: str) -> None:
+        """Give a run another kind: a run of the sweep may turn out to be a rung."""
+        self.save(replace(record, kind=kind), self.points(record.id))
 
     def curve(self, run: str) -> list[tuple[float, float]]:
         """The training curve of a run: (tokens, training loss)."""

@@ -1,1 +1,1 @@
-"""Who trains a run: the contract, the catalog by name, the built-in trainer, and the process that engines start."""
+"""Who trains a run: the contract, the catalog, the built-in trainer, that of programs, the process of an engine."""

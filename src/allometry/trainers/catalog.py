@@ -6,7 +6,7 @@ from ..extras import require_trainer
 from ..plugins import load
 from .contract import Trainer
 
-TRAINERS = {"built_in": "allometry.trainers.built_in:BuiltIn"}
+TRAINERS = {"built_in": "allometry.trainers.built_in:BuiltIn", "script": "allometry.trainers.script:Script"}
 
 
 def trainer_named(name: str) -> Trainer:

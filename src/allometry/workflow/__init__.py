@@ -18,7 +18,7 @@ The same, step by step; each step is found again when it was done before, also b
 
 And for a study that exists, what the other commands do:
 
-- ``train_ladder``: the ladder of a study, without a plan;
+- ``train_ladder``: the ladder of a study, without a plan; ``train_script_ladder``, ``quickstart_script``: of a program;
 - ``fit_runs``, ``fit_isoflop``, ``load_fit``, ``evidence``: laws of a study or a table of runs;
 - ``fit_inputs``, ``load_forecast``, ``predict_inputs``: laws of any inputs, of several targets, or one a cell;
 - ``plan``, ``resume_plan``: a plan for a budget, or for what is left of one;
@@ -53,6 +53,13 @@ from .main_job import conclude, quickstart, train_ladder
 from .models.export_model import Exported, export
 from .monitor import Monitor
 from .outcome import fit_score, planned_run, predict_scores, record_outcome
+from .programs.script_study import (
+    ScriptCost,
+    open_script_study,
+    quickstart_script,
+    read_script_study,
+    train_script_ladder,
+)
 from .runs_under_way import RunState, RunsUnderWay
 from .session import StudySession, open_study
 from .single_run import train_plan, train_run
@@ -79,6 +86,7 @@ __all__ = [
     "RunsEnded",
     "RunsToCome",
     "RunsUnderWay",
+    "ScriptCost",
     "StudyConfig",
     "StudySession",
     "conclude",
@@ -90,12 +98,15 @@ __all__ = [
     "fit_score",
     "load_fit",
     "load_forecast",
+    "open_script_study",
     "open_study",
     "plan",
     "planned_run",
     "predict_inputs",
     "predict_scores",
     "quickstart",
+    "quickstart_script",
+    "read_script_study",
     "record_outcome",
     "refuse_model_options",
     "resume_plan",
@@ -103,4 +114,5 @@ __all__ = [
     "train_ladder",
     "train_plan",
     "train_run",
+    "train_script_ladder",
 ]

@@ -16,10 +16,11 @@ from ..ladder.design import Design
 from ..planning import Alternative, Checkpoint, Continuation
 from ..runs import saved_states
 from ..runs.record import RunRecord
-from ..runs.study import Study
+from ..runs.study import COLLECTION, Study
 from .fits.study_fit import load_fit
 from .listener import Listener, Note, note_to, silent
 from .outcome import planned_run
+from .programs.script_practice import is_of_a_program
 from .study_plan import StudyPractice, budget_of, standing_plan
 
 
@@ -48,6 +49,8 @@ def resume_plan(
     """
     predictor = load_fit(fit or source)
     study = Study.open(Path(source))
+    if is_of_a_program(study) or study.settings() == COLLECTION:
+        raise UserError(f"{study.path}: only trainings of the built-in trainer can be gone on with; plan anew")
     practice = StudyPractice(study)
     under_way = _under_way(study, listener)
     checkpoints = [*(checkpoint for checkpoint, _ in under_way), *_finished(study)]

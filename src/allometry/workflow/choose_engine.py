@@ -42,6 +42,36 @@ def for_ladder(engine: str = "local", device: str = "auto", gpus: float = 0.0) -
     raise UserError(f"--engine {engine}: unknown; there are {', '.join(ENGINES)}")
 
 
+def for_programs(engine: str = "local", device: str = "auto", gpus: float = 0.0) -> LadderEngine:
+    """The engine of a ladder whose trainer starts programs: here one for each GPU, or for each core without any.
+
+    Raises:
+        UserError: as :func:`for_ladder`.
+    """
+    if _under_torchrun():
+        raise UserError("torchrun is for `allometry train`; a program may start it itself, as its command says")
+    if engine == "local":
+        if gpus:
+            raise UserError("--gpus is for --engine ray and slurm; on this machine give --device cuda")
+        count = visible_gpus() if device in ("auto", "cuda") else 0
+        if device not in ("auto", "cpu") and not count:
+            raise UserError(f"--device {device}: a program can be given GPUs (cuda), and this machine shows none")
+        return LocalEngine(workers=count or None, device="cuda" if count else "cpu", trainer="script")
+    if engine == "ray":
+        from ..runs.engines.ray_cluster import RayEngine
+
+        return RayEngine(gpus=gpus, trainer="script")
+    return for_ladder(engine, device, gpus)
+
+
+def visible_gpus() -> int:
+    """How many GPUs a program started here would see; asked without any library."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return len([name for name in named.split(",") if name.strip() not in ("", "-1")])
+    return len([path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()])
+
+
 def for_one_run(device: str = "auto") -> LocalEngine:
     """The engine of one run on this machine: a process that has all its cores, or one of its devices."""
     return LocalEngine(workers=1, threads=cores(), device=_device(device)[0])

@@ -90,5 +90,5 @@ class Monitor:
                 self._remark(config, warning)
         if remarks := self._remarks[config.id]:
             record = replace(record, note="; ".join(filter(None, (record.note, *remarks))))
-            self.study.save(record, self.study.curve(config.id))
+            self.study.save(record, self.study.points(config.id))
         return record

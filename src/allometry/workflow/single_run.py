@@ -13,7 +13,7 @@ from ..runs.job import Job
 from ..runs.record import RunRecord
 from ..runs.study import Study
 from ..runs.trackers import Trackers, import_trackers
-from .choose_engine import for_train
+from .choose_engine import for_programs, for_train
 from .early_warning import EarlyWarning, saved_law
 from .listener import Listener, note_to, silent
 from .monitor import Monitor
@@ -46,16 +46,21 @@ def train_plan(
     import_trackers(tracker_names)  # before anything is written
     source = Path(source)
     path = source / "plan.json" if source.is_dir() else source
-    with for_train(device, parallel) as engine:
-        plan = Plan.load(path)
+    plan = Plan.load(path)
+    config = planned_run(plan)
+    with engine_of(config, device, parallel) as engine:
         study = Study.open(Path(out) if out is not None else path.parent)
-        config = planned_run(plan)
         if study.record(config.id) is None:
             require_trainer(config.trainer.name)
         if study.record(config.id) is None and plan.to_json() != study.read("plan.json"):
             # before the training starts, so that the study shows what was predicted
             study.write("plan.json", plan.to_json())
         return record_outcome(study, plan, _train_alone(study, config, "target", engine, tracker_names, listener))
+
+
+def engine_of(config: RunConfig, device: str, parallel: str) -> Engine:
+    """What trains a single run: a process that starts its program, or one of the built-in trainer's, or several."""
+    return for_programs(device=device) if config.trainer.name == "script" else for_train(device, parallel)
 
 
 def train_run(
@@ -106,7 +111,7 @@ def train_one(
         its record.
     """
     expected = {} if seconds is None else {config.id: seconds}
-    early = EarlyWarning(study, saved_law(study))
+    early = EarlyWarning(study, saved_law(study)) if config.trainer.schedules else None
     monitor = Monitor(study, kind, [config], listener, seconds=expected, early=early, trackers=trackers)
     record = study.record(config.id)
     if record is not None:

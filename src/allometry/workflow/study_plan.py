@@ -19,10 +19,11 @@ from ..ladder.recipe import Recipe
 from ..ladder.shape import shape_near
 from ..planning.optimum.repeated_data import repetition_note
 from ..quantities import format_flops
-from ..runs.study import Study
+from ..runs.study import COLLECTION, Study
 from .fits.study_fit import load_fit
 from .listener import Listener, Note, silent
 from .outcome import planned_run, score_notes
+from .programs.script_practice import ScriptPractice, is_of_a_program
 
 
 def plan(
@@ -79,6 +80,10 @@ def study_plan(
 ) -> planning.Plan:
     """A plan; with a study, in its shapes, by its recipe, with the run that carries it out and its ``seconds``."""
     if study is None:
+        return planning.plan(predictor, budget, **options)
+    if is_of_a_program(study):
+        return ScriptPractice(study).plan(predictor, budget, **options)
+    if study.settings() == COLLECTION:
         return planning.plan(predictor, budget, **options)
     practice = StudyPractice(study)
     if seconds is not None:

@@ -9,14 +9,14 @@ import typer
 from rich.table import Table
 
 from ...quantities import format_count, format_flops, plural
-from ...workflow import LadderCost
+from ...workflow import LadderCost, ScriptCost
 from .output import answer, answer_json, note, notes
 
 
-def confirmation(*, dry_run: bool, yes: bool, as_json: bool) -> Callable[[LadderCost], None]:
+def confirmation(*, dry_run: bool, yes: bool, as_json: bool) -> Callable[[LadderCost | ScriptCost], None]:
     """A function that shows the cost, and leaves the command where nothing is to be trained."""
 
-    def confirm(cost: LadderCost) -> None:
+    def confirm(cost: LadderCost | ScriptCost) -> None:
         if dry_run and as_json:
             answer_json(cost.to_json())
             raise typer.Exit
@@ -37,7 +37,7 @@ def confirmation(*, dry_run: bool, yes: bool, as_json: bool) -> Callable[[Ladder
     return confirm
 
 
-def cost_table(cost: LadderCost) -> Table:
+def cost_table(cost: LadderCost | ScriptCost) -> Table:
     """Every run of a ladder, what it is for and the seconds it will take, before anything is spent."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("kind", "params", "total", "tokens", "epochs", "batch", "lr", "FLOPs", "seconds"):
@@ -50,7 +50,7 @@ def cost_table(cost: LadderCost) -> Table:
             format_count(config.model.num_params_total),
             format_count(config.tokens),
             "" if config.epochs is None else f"{config.epochs:.2g}",
-            format_count(config.schedule.stages[-1].batch * config.model.row_tokens),
+            format_count(config.last_batch_tokens),
             f"{config.train.lr:.3g}",
             format_flops(config.flops),
             f"{run.seconds:.1f}",

@@ -56,7 +56,7 @@ def _curves(path: Path) -> Iterator[RunCurve]:
 
     study = Study.open(path)
     for record in study.records("ladder"):
-        if record.external:
+        if record.external or not record.config.trainer.schedules:
             if (curve := _external_curve(record, study.points(record.id))) is not None:
                 yield curve
             continue

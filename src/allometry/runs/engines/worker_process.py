@@ -14,11 +14,12 @@ WORKER = "allometry.trainers.worker"
 
 
 def start_worker(
-    threads: int, device: str = "cpu", place: int = 0, memory: float | None = None, trainer: str = ""
+    threads: int, device: str = "cpu", place: int | None = None, memory: float | None = None, trainer: str = ""
 ) -> subprocess.Popen[str]:
     """A training process of ``threads`` threads: jobs in on its standard input, events out on its standard output.
 
-    It trains on the device number ``place`` of the kind ``device``, within ``memory`` bytes: by default all there are.
+    It trains on the device number ``place`` of the kind ``device`` (by default on those that it is left to see, of
+    which it takes the first), within ``memory`` bytes: by default all there are.
     It loads ``trainer`` at once, so that this takes no time from the first job; by default when a job needs one.
     """
     count = str(threads)
@@ -26,7 +27,8 @@ def start_worker(
     # elsewhere; one that sleeps at once makes it a quarter slower always.
     spin = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "2000")}
     environment = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count} | spin
-    environment |= {"ALLOMETRY_DEVICE": device, "ALLOMETRY_PLACE": str(place)}
+    environment |= {"ALLOMETRY_DEVICE": device}
+    environment |= {} if place is None else {"ALLOMETRY_PLACE": str(place)}
     environment |= {} if memory is None else {MEMORY_VARIABLE: str(memory)}
     # A terminal sends Ctrl-C to all of them; a worker inherits that it is ignored, from its first instruction on.
     in_main = threading.current_thread() is threading.main_thread()  # elsewhere there is no terminal
