@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -21,9 +22,14 @@ def replace_file(path: Path, content: bytes, allowed: AbstractContextManager[Any
     ``allowed`` is entered for the rename only: it may hold a lock, or raise to forbid the rename.
 
     Raises:
-        OSError: for example, the disk is full; the old file is then still there.
+        OSError: for example, the disk is full; the old file is then still there. Or ``path`` is there and is no
+            regular file: a rename would destroy a device.
     """
     path = Path(path)
+    if path == Path("-"):
+        raise OSError(errno.EINVAL, "give a file; --json prints the answer on standard output", "-")
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is no regular file and is left as it is; give another name", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -49,6 +55,18 @@ def write_json(path: Path, value: Any, allowed: AbstractContextManager[Any] | No
         OSError: as :func:`replace_file`.
     """
     replace_file(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), allowed)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The JSON value in a text.
+
+    Raises:
+        ValueError: it is none, or is nested too deeply to be anybody's data.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def append_line(path: Path, value: Any) -> None:
@@ -79,7 +97,7 @@ def read_lines(path: Path) -> list[Any]:
     values = []
     for line in content.splitlines():
         with contextlib.suppress(ValueError):  # an incomplete object is never valid JSON
-            values.append(json.loads(line))
+            values.append(parse_json(line))
     return values
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from .errors import UserError
@@ -123,6 +123,38 @@ def clean(value: float | None) -> float | int | None:
         return None
     rounded = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
     return int(rounded) if rounded.is_integer() and abs(rounded) < 2**63 else rounded
+
+
+_KINDS: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "str": (str,), "bool": (bool,)}
+
+
+def check_fields(kind: type, record: Mapping[str, Any]) -> None:
+    """Check that the plain fields of a dataclass (numbers, texts, None where it may be) have their kind in a record.
+
+    Raises:
+        TypeError: names the first that has not.
+    """
+    if not isinstance(record, Mapping):
+        raise TypeError(f"{record!r:.60} is no {kind.__name__}")
+    for field in fields(kind):
+        parts = [part.strip() for part in str(field.type).split("|")]
+        if field.name not in record or not all(part in _KINDS or part == "None" for part in parts):
+            continue
+        value = record[field.name]
+        allowed = tuple(one for part in parts if part != "None" for one in _KINDS[part])
+        is_right = isinstance(value, allowed) and (bool in allowed or not isinstance(value, bool))
+        if not (is_right or (value is None and "None" in parts)):
+            raise TypeError(f"{field.name} is {value!r:.60}, not {' or '.join(parts)}")
+
+
+def check_numbers(name: str, record: Any) -> None:
+    """Check that a record maps names to numbers.
+
+    Raises:
+        TypeError: it does not.
+    """
+    if not isinstance(record, Mapping) or not all(type(value) in (int, float) for value in record.values()):
+        raise TypeError(f"{name} is {record!r:.60}, not numbers by name")
 
 
 def require_positive(**numbers: float | None) -> None:

@@ -27,6 +27,7 @@ from .plan import plan
 from .predict import predict
 from .quickstart import quickstart
 from .report import report
+from .runs import runs
 from .scale import scale
 from .train import train
 
@@ -37,7 +38,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (quickstart, ladder, data, fit, predict, plan, scale, train, audit, generate, evaluate, export, report):
+COMMANDS = (
+    quickstart,
+    ladder,
+    runs,
+    data,
+    fit,
+    predict,
+    plan,
+    scale,
+    train,
+    audit,
+    generate,
+    evaluate,
+    export,
+    report,
+)
+for command in COMMANDS:
     app.command()(command)
 
 INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT, 128 + SIGTERM

@@ -11,9 +11,7 @@ from .terminal.options import Device, DryRun, Engine, Gpus, Json, Out, TrackerNa
 
 
 def ladder(
-    study: Annotated[
-        Path, typer.Argument(help="What to train: a TOML file with data, and minutes or widths and tokens.")
-    ],
+    study: Annotated[Path, typer.Argument(help="What to train: a TOML file, or a study, which then goes on.")],
     out: Out = Path("study"),
     engine: Engine = "local",
     device: Device = "auto",
@@ -38,9 +36,11 @@ def ladder(
         "confirm": confirmation(dry_run=dry_run, yes=yes, as_json=json),
         "listener": Terminal(as_json=json),
     }
+    if study.is_dir():  # a study: it goes on by the settings that are in it
+        out = study
     if (program := workflow.read_script_study(study)) is not None:
         trained = workflow.train_script_ladder(program, out, **options)
     else:
-        trained = workflow.train_ladder(workflow.StudyConfig.read(study), out, **options)
+        trained = workflow.train_ladder(workflow.read_study(study), out, **options)
     rows = trained.rows("sweep", "ladder")
     answer_json(rows) if json else answer(f"{plural(len(rows), 'run')} in {out}; `allometry fit {out}` fits the law")

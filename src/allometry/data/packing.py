@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..files import lock_file, replace_file, write_json
+from ..files import lock_file, parse_json, replace_file, write_json
 from ..quantities import plural
 from .corpus import Corpus, load_corpus
 from .documents import MANIFEST, PREPARING, Source
@@ -211,7 +211,7 @@ def _begin(out: Path, request: dict[str, str], say: Say) -> None:
             )
         say(f"{out}: already prepared")
         return
-    if path.exists() and decisive(json.loads(path.read_text())) != decisive(request):
+    if path.exists() and decisive(parse_json(path.read_text())) != decisive(request):
         say(f"{out}: was begun with another text or tokenizer; starting again")
         _empty(out)
     if not path.exists():

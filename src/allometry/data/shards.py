@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..files import write_json
+from ..files import parse_json, write_json
 from .documents import MANIFEST, PREPARING
 
 FORMAT = 2
@@ -88,7 +88,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if (folder / PREPARING).exists() and not (folder / MANIFEST).exists():
         raise UserError(f"{folder}: not completely prepared yet; run the same `allometry data` command again")
     try:
-        value = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        value = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
         if "train_tokens" in value:
             return _from_first_format(folder, value)
         if value.get("format", FORMAT) != FORMAT:

@@ -10,14 +10,13 @@ The last of the three is written last and marks the chunk as complete.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from ..files import replace_file, write_json
+from ..files import parse_json, replace_file, write_json
 from ..quantities import plural
 from .documents import Source
 from .split import keys_of
@@ -35,7 +34,7 @@ class Spool:
         self._place = (0, 0)
         self.ends: list[int] = []  # documents up to the end of each chunk
         while (marker := folder / f"chunk-{self.chunks:05d}.json").exists():
-            value = json.loads(marker.read_text())
+            value = parse_json(marker.read_text())
             self._place, self.complete = (value["part"], value["row"]), value["complete"]
             self.tally = Tally(**value["tally"])
             self.ends.append(self.tally.documents)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import io
-import json
 import os
 from collections.abc import Iterator
 from itertools import islice
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import UserError
+from ..files import parse_json
 from .documents import BOM, PIECE, Item, NoField, clean, is_corpus, no_field_message, piece_end, pieces, text_of_row
 
 LARGE = 16 * 1024**2  # a text file of more bytes is read in pieces
@@ -142,7 +142,7 @@ def _json_rows(path: Path, field: str, skip: int) -> Iterator[str]:
             if seen <= skip:
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as error:
                 raise UserError(f"{path}: line {number} is not a JSON value ({error})") from None
             yield text_of_row(row, field, f"{path}: line {number}", seen == 1)

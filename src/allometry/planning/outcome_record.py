@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..errors import UserError
+from ..quantities import check_fields
 
 
 @dataclass(frozen=True)
@@ -49,4 +50,8 @@ class Outcome:
         if wrong:
             names = ", ".join(sorted(wrong))
             raise UserError(f"not an outcome of this version: missing or unknown fields {names}; train the plan again")
+        try:
+            check_fields(cls, record)
+        except TypeError as error:
+            raise UserError(f"not an outcome of this version: {error}; train the plan again") from None
         return cls(**record)

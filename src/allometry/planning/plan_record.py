@@ -6,7 +6,6 @@ so that planning depends on neither.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import write_json
-from ..quantities import format_bytes, format_count, format_flops, format_seconds
+from ..files import parse_json, write_json
+from ..quantities import check_fields, check_numbers, format_bytes, format_count, format_flops, format_seconds
 from ..text_table import Row, table
 from .batch_and_rate.settings import Interval
 from .optimum.optimum_record import Optimum
@@ -138,6 +137,9 @@ class Plan:
             wrong = ", ".join(sorted(known ^ set(values)))
             raise UserError(f"not a plan of this version: missing or unknown fields {wrong}; plan again")
         try:
+            for kind, value in _parts(values):
+                check_fields(kind, value)
+            check_numbers("exact_counts", values["exact_counts"])
             nested = {
                 "budget": Budget.from_json(values["budget"]),
                 "optimum": Optimum.from_json(values["optimum"]),
@@ -162,12 +164,12 @@ class Plan:
             UserError: no such file, no JSON, or no plan.
         """
         try:
-            record = json.loads(Path(path).read_text("utf-8"))
+            record = parse_json(Path(path).read_text("utf-8"))
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; write one with allometry plan -o {path}") from None
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except ValueError:
             raise UserError(f"{path}: not JSON; a plan is what allometry plan -o writes") from None
         try:
             return cls.from_json(record)
@@ -177,6 +179,15 @@ class Plan:
     def summary(self) -> str:
         """The plan as a person reads it, a table without a trailing newline."""
         return describe(self)
+
+
+def _parts(values: Mapping[str, Any]) -> list[tuple[type, Mapping[str, Any]]]:
+    """The records within that of a plan, and its own, with the class of each."""
+    parts: list[tuple[type, Mapping[str, Any]]] = [(Plan, values)]
+    parts += [(Budget, values["budget"]), (Optimum, values["optimum"])]
+    parts += [(Recommendation, each) for each in values["recommendations"].values()]
+    parts += [(Interval, each) for each in values["intervals"].values()]
+    return parts + ([(Memory, values["memory"])] if values["memory"] else [])
 
 
 def describe(plan: Plan) -> str:

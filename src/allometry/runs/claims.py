@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import platform
 import threading
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import UserError
-from ..files import lock_file, write_json
+from ..files import lock_file, parse_json, write_json
 
 # If a disk blocks for longer than this, a living process may be regarded as dead; its work is then repeated.
 STALE_SECONDS = float(os.environ.get("ALLOMETRY_STALE_SECONDS", "60"))
@@ -181,7 +180,7 @@ class Observer:
 def _read(path: Path) -> dict[str, Any]:
     """The content of a claim; empty if there is none or it is damaged, so that no token matches."""
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
     return value if isinstance(value, dict) and isinstance(value.get("attempt"), int) else {}

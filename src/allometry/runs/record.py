@@ -218,7 +218,9 @@ class RunRecord:
             scores = {name: Score.from_json(score) for name, score in value.get("scores", {}).items()}
             record = cls(run=run, scores=scores, **{name: value[name] for name in names})
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"a run record lacks {error}; delete that run and run the same command again") from None
+            raise UserError(
+                f"a run record lacks {error}; `allometry runs` drops that run, and the same command trains it again"
+            ) from None
         current = isinstance(run, ExternalRun) or run.trainer.current
         if record.id != value["id"] or not current:
             raise UserError(f"run {value['id']}: its configuration was changed, or an older version trained it")

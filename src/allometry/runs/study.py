@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import append_line, lock_file, read_lines, replace_file, write_json
+from ..files import append_line, lock_file, parse_json, read_lines, replace_file, write_json
 from ..quantities import plural
 from . import claims
 from .record import RunRecord, now
@@ -102,7 +102,7 @@ class Study:
     def _start_again(self, settings: dict[str, Any], difference: str) -> None:
         """Replace the settings of a study in which nothing was trained, and delete what the old ones produced."""
         if self.begun():
-            raise UserError(f"{self.path}: holds a study with {difference}; give another --out, or delete the folder")
+            raise UserError(f"{self.path}: holds a study with {difference}; give another --out")
         with open(self.path / _SESSION, "a") as file:
             try:
                 lock_file(file, wait=False)
@@ -114,6 +114,14 @@ class Study:
                 (self.path / name).unlink(missing_ok=True)
             shutil.rmtree(self.corpus_path, ignore_errors=True)
             write_json(self.settings_path, settings)
+
+    def discard(self) -> None:
+        """Delete the study, if nothing was trained in it and no other process works on it."""
+        if self.begun() or not self.path.is_dir():
+            return
+        with open(self.path / _SESSION, "a") as file, contextlib.suppress(BlockingIOError):
+            lock_file(file, wait=False)
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def settings(self) -> dict[str, Any]:
         """The settings that the study was created with."""
@@ -193,13 +201,13 @@ class Study:
         """
         path = self.path / name
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return parse_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise UserError(f"{path}: not readable ({error.strerror or error})") from None
         except ValueError as error:
-            raise UserError(f"{path}: not readable ({error}); delete it and run the command again") from None
+            raise UserError(f"{path}: not readable ({error}); {_advice(name)}") from None
 
     def write(self, name: str, value: Any) -> None:
         """Write a JSON value to a file of the study, atomically."""
@@ -312,6 +320,15 @@ def find_run(path: Path) -> tuple[Study, RunRecord]:
         study = Study(path.parent)
         return study, study.find(path.name)
     raise UserError(f"{path}: neither a study nor a run of one; write STUDY or STUDY/RUN")
+
+
+def _advice(name: str) -> str:
+    """What to do about a damaged file of a study: what can be made again may go, what cannot is not to be deleted."""
+    if name == "study.json":
+        return "its settings are lost: put back a copy of it, or give another --out"
+    if name.endswith("record.json"):
+        return f"`allometry runs` drops run {name.split('/')[-2]}, and the same command trains it again"
+    return "it can be made again: move it away and run the command again"
 
 
 def _is_empty(folder: Path) -> bool:

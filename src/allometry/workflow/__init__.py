@@ -53,6 +53,7 @@ from .main_job import conclude, quickstart, train_ladder
 from .models.export_model import Exported, export
 from .monitor import Monitor
 from .outcome import fit_score, planned_run, predict_scores, record_outcome
+from .prepare import read_study
 from .programs.script_study import (
     ScriptCost,
     open_script_study,
@@ -107,6 +108,7 @@ __all__ = [
     "quickstart",
     "quickstart_script",
     "read_script_study",
+    "read_study",
     "record_outcome",
     "refuse_model_options",
     "resume_plan",

@@ -13,6 +13,7 @@ from ..runs.study import Study
 from .ladder_cost import LadderCost
 from .listener import Listener, silent
 from .outcome import record_outcome
+from .programs.script_practice import finished_rungs
 from .session import open_study
 
 PROMPT = "def "  # what the sample in the report begins with
@@ -58,6 +59,7 @@ def quickstart(
     ) as session:
         confirm(session.cost())
         session.train_rungs(session.run_sweep())
+        finished_rungs(session.study)
         plan = session.plan()
         record = session.train(plan)
     return conclude(session.study, plan, record)
@@ -77,13 +79,14 @@ def train_ladder(
     """Train the ladder of a study: sweep and rungs; arguments as for :func:`quickstart`.
 
     Raises:
-        UserError: the corpus or the options cannot be used, or the minutes are too few.
+        UserError: the corpus or the options cannot be used, the minutes are too few, or no rung finished.
     """
     with open_study(
         config, out, engine=engine, device=device, gpus=gpus, tracker_names=tracker_names, listener=listener
     ) as session:
         confirm(session.cost())
         session.train_rungs(session.run_sweep())
+    finished_rungs(session.study)
     return session.study
 
 

@@ -19,7 +19,8 @@ from ..config.run import RunConfig
 from ..config.study import StudyConfig
 from ..config.task import AudioConfig, Pairs, TaskConfig, TextConfig
 from ..config.training import TRAINER_VERSION, TrainConfig, TrainerConfig
-from ..data.corpus import Corpus, read_corpus, save_corpus
+from ..data.corpus import Corpus, load_corpus, read_corpus, save_corpus
+from ..data.documents import STDLIB
 from ..data.task_data.image_files import read_images
 from ..data.task_data.sample_set import MANIFEST as SAMPLES_MANIFEST
 from ..data.task_data.sample_set import Samples
@@ -31,6 +32,7 @@ from ..ladder.design import Design, design_members, make_design, with_seconds
 from ..ladder.shape import shape
 from ..ladder.speed import Speed, measure_runs, measure_speed
 from ..runs.engines.contract import LadderEngine
+from ..runs.machine import compiler
 from ..runs.study import Study
 from .listener import Listener, Note, note_to, silent
 
@@ -45,6 +47,20 @@ class RunFile(Config):
     train: TrainConfig
 
 
+def read_study(path: Path) -> StudyConfig:
+    """The settings of a ladder: from a TOML file, or from a study that goes on by those that are in it.
+
+    Raises:
+        UserError: the file cannot be read, or the study is no such ladder.
+    """
+    if not path.is_dir():
+        return StudyConfig.read(path)
+    settings = Study.open(path).settings()
+    if "study" not in settings:
+        raise UserError(f"{path}: holds no ladder that could go on; give the TOML file of one")
+    return StudyConfig.parse(settings["study"], f"{path}/study.json")
+
+
 def begin_study(config: StudyConfig, out: Path, listener: Listener = silent) -> tuple[Study, Data]:
     """Read the data, and open the study at ``out`` or begin it; a wait for another process is noted.
 
@@ -52,9 +68,10 @@ def begin_study(config: StudyConfig, out: Path, listener: Listener = silent) -> 
         UserError: there are no such data or they are too few, the family's code does not run, or ``out`` holds
             something else; nothing is written then.
     """
-    data = read_data(config)
+    data = read_data(config, out)
     settings: dict[str, Any] = {"study": config.to_dict()}
     if config.family == "decoder":
+        members_of(config, task_of(config, data), config.widths or ())  # refuses a width that cannot be
         return _open_or_begin(out, settings, data, listener), data
     from ..lm.modules.module_code import keep, read_code  # torch
 
@@ -66,14 +83,14 @@ def begin_study(config: StudyConfig, out: Path, listener: Listener = silent) -> 
     return study, data
 
 
-def read_data(config: StudyConfig) -> Data:
-    """The data of a study's task.
+def read_data(config: StudyConfig, out: Path) -> Data:
+    """The data of a study's task; of a text that is gone, those inside the study, which may have been copied here.
 
     Raises:
         UserError: there are none, they are too few, or the task is unknown.
     """
     if config.task == "text" or config.task == "audio":
-        corpus = read_corpus(config.data) if config.task == "text" else read_speech(config.data)
+        corpus = _corpus_of(config.data, out) if config.task == "text" else read_speech(config.data)
         corpus.check(config.context, corpus.vocab_size)
         return corpus
     if config.task == "images":
@@ -82,6 +99,13 @@ def read_data(config: StudyConfig) -> Data:
         return read_pairs(config.task, config.data, config.context)
     known = ", ".join(TaskConfig.kinds)
     raise UserError(f"task {config.task!r}: unknown; there are {known}")
+
+
+def _corpus_of(data: str, out: Path) -> Corpus:
+    inside = Study(out).corpus_path
+    if data != STDLIB and not Path(data).exists() and (inside / "manifest.json").is_file():
+        return load_corpus(inside)
+    return read_corpus(data)
 
 
 def task_of(config: StudyConfig, data: Data) -> TaskConfig:
@@ -142,7 +166,10 @@ def begin_run(file: RunFile, out: Path, listener: Listener = silent) -> tuple[St
     if "vocab_size" not in model.model_fields_set:
         model = model.model_copy(update={"vocab_size": corpus.vocab_size})
     corpus.check(model.context, model.vocab_size)
-    config = RunConfig(model=model, task=corpus.task(file.data), train=file.train)
+    train = file.train
+    if "compile" not in train.model_fields_set and model.plain and compiler() is not None:
+        train = train.model_copy(update={"compile": True})  # as a ladder is trained
+    config = RunConfig(model=model, task=corpus.task(file.data), train=train)
     study = _open_or_begin(out, {"data": file.data}, corpus, listener)
     listener(Note(corpus.describe()))
     return study, config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from ..ladder.recipe import Recipe
 from ..ladder.speed import Speed
 from ..planning import Plan
 from ..runs.engines.contract import LadderEngine
+from ..runs.machine import compiler
 from ..runs.record import RunRecord
 from ..runs.study import Study
 from ..runs.trackers import Trackers, import_trackers
@@ -30,7 +31,7 @@ from .ladder_cost import LadderCost
 from .listener import Fitted, Listener, Note, Planned, note_to, silent
 from .monitor import Monitor
 from .outcome import planned_run
-from .prepare import begin_study, design_any, design_of, speed_of
+from .prepare import Data, begin_study, design_any, design_of, speed_of
 from .single_run import train_one
 from .study_plan import standing_plan, study_plan
 
@@ -67,12 +68,38 @@ def open_study(
     """
     import_trackers(tracker_names)  # before anything is written
     require_trainer(TrainerConfig.default_kind)  # which trains every ladder
+    engines = for_ladder(engine, device, gpus), for_one_run(device)  # refuses a device that is not there
+    is_new = not Path(out).exists()
     study, data = begin_study(config, Path(out), listener)
+    with discarded_unless_begun(study) if is_new else nullcontext():
+        yield from _at_work(study, config, data, engines, tracker_names, listener)
+
+
+@contextmanager
+def discarded_unless_begun(study: Study) -> Iterator[None]:
+    """Delete the folder of a new study that is left before any training, as after a dry run or a refusal."""
+    try:
+        yield
+    finally:
+        study.discard()
+
+
+def _at_work(
+    study: Study,
+    config: StudyConfig,
+    data: Data,
+    engines: tuple[LadderEngine, LadderEngine],
+    tracker_names: Sequence[str],
+    listener: Listener,
+) -> Iterator[StudySession]:
+    """The session of a study, its speed measured and its runs designed."""
     listener(Note(f"{config.data}: {data.describe()}"))
     begun = study.read("calibration.json") is not None
     for line in () if begun else data.notes:  # once in the life of a study
         listener(Note(f"note: {line}"))
-    with study.session(), for_ladder(engine, device, gpus) as ladder_engine, for_one_run(device) as target_engine:
+    if compiler() is None and not begun:
+        listener(Note("no C++ compiler here: training takes 1.4 to 2.9 times as long as with g++ or clang++"))
+    with study.session(), engines[0] as ladder_engine, engines[1] as target_engine:
         with study.lock(note_to(listener)):
             if study.read("calibration.json") is None:
                 listener(Note("measuring this machine's speed …"))

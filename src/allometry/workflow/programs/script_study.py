@@ -289,9 +289,14 @@ def train_script_ladder(
 def read_script_study(path: Path) -> ScriptStudyConfig | None:
     """The settings in a TOML file whose ``[trainer]`` names a command, which runs in the folder of the file; else None.
 
+    From a study of a program those that are in it.
+
     Raises:
         UserError: the file cannot be read, or a key is unknown or missing, or has a bad value.
     """
+    if path.is_dir():
+        program = Study(path).read("program.json")
+        return None if program is None else ScriptStudyConfig.parse(program, f"{path}/program.json")
     values = read_values(path)
     trainer = values.get("trainer")
     if not isinstance(trainer, Mapping) or "command" not in trainer:
