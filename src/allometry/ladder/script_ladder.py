@@ -211,13 +211,16 @@ class ProgramSpeed:
     @classmethod
     def of(cls, records: Sequence[RunRecord], workers: int) -> ProgramSpeed:
         """From short runs of several widths; neither part is below zero."""
-        from scipy.optimize import nnls
-
         flops = np.array([record.flops for record in records], float)
         seconds = np.array([record.seconds for record in records], float)
-        scale = float(flops.max())
-        (start, slope), _ = nnls(np.column_stack([np.ones_like(flops), flops / scale]), seconds)
-        return cls(float(start), float(slope) / scale, workers)
+        x = flops / flops.max()
+        slope = float(((x - x.mean()) * seconds).sum() / max(((x - x.mean()) ** 2).sum(), 1e-12))
+        start = float(seconds.mean() - slope * x.mean())
+        if slope < 0:
+            start, slope = float(seconds.mean()), 0.0
+        elif start < 0:
+            start, slope = 0.0, float((x * seconds).sum() / (x**2).sum())
+        return cls(start, slope / float(flops.max()), workers)
 
     def seconds(self, run: RunConfig) -> float:
         """What a run is expected to take."""
