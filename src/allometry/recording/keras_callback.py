@@ -26,7 +26,7 @@ def for_keras(study: str | Path, *, batch_tokens: int, loss: str = "val_loss", *
     """
     from keras.callbacks import Callback  # pyright: ignore[reportMissingImports]
 
-    class RecordRun(Callback):
+    class RecordKerasRun(Callback):
         run: Recorder | None = None
         scored: dict[str, Any] = {}  # noqa: RUF012
 
@@ -63,4 +63,4 @@ def for_keras(study: str | Path, *, batch_tokens: int, loss: str = "val_loss", *
             run.finish(loss=self.scored[loss], tokens=tokens, **scores_in(self.scored, loss, "val_"))
             run.__exit__(None)
 
-    return RecordRun()
+    return RecordKerasRun()

@@ -32,7 +32,7 @@ def for_lightning(
     except ImportError:
         from pytorch_lightning import Callback  # pyright: ignore[reportMissingImports]
 
-    class RecordRun(Callback):
+    class RecordLightningRun(Callback):
         run: Recorder | None = None
         batch = 0
         scored: dict[str, Any] = {}  # noqa: RUF012
@@ -84,7 +84,7 @@ def for_lightning(
             if run is not None:
                 run.__exit__(type(exception))
 
-    return RecordRun()
+    return RecordLightningRun()
 
 
 def _rows(batch: Any) -> int:

@@ -27,7 +27,7 @@ def for_trainer(study: str | Path, *, row_tokens: int, loss: str = "eval_loss", 
     """
     from transformers import TrainerCallback  # pyright: ignore[reportMissingImports]
 
-    class RecordRun(TrainerCallback):
+    class RecordTrainerRun(TrainerCallback):
         run: Recorder | None = None
         batch = 0
         ended = False
@@ -73,7 +73,7 @@ def for_trainer(study: str | Path, *, row_tokens: int, loss: str = "eval_loss", 
             if run is not None:
                 run.__exit__(None)
 
-    return RecordRun()
+    return RecordTrainerRun()
 
 
 def scores_in(metrics: dict[str, Any], loss: str, prefix: str) -> dict[str, Any]:
