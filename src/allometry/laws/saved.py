@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import write_json
+from ..files import parse_json, write_json
 from .along_a_run.curve_fit import CurveFit
 from .any_inputs.input_forecast import InputForecast
 from .any_inputs.several import Forecasts
@@ -43,8 +42,8 @@ def load(path: str | Path, form: Law | None = None) -> Result:
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        data = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError:
         raise UserError(f"{path} is not JSON; write it with allometry fit -o {path.name}") from None
     kind = data.get("kind") if isinstance(data, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:

@@ -46,6 +46,8 @@ class Outcome:
         Raises:
             UserError: fields are missing or unknown.
         """
+        if not isinstance(record, Mapping):
+            raise UserError("not an outcome: give a record of names and values, as allometry train writes")
         wrong = {field.name for field in fields(cls)} ^ set(record)
         if wrong:
             names = ", ".join(sorted(wrong))

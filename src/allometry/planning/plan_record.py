@@ -17,7 +17,7 @@ from ..files import parse_json, write_json
 from ..quantities import check_fields, check_numbers, format_bytes, format_count, format_flops, format_seconds
 from ..text_table import Row, table
 from .batch_and_rate.settings import Interval
-from .optimum.optimum_record import Optimum
+from .optimum.optimum_record import Basin, Optimum
 from .resources.budget import Budget
 from .resources.memory import Memory
 from .rules import Recommendation
@@ -187,6 +187,8 @@ def _parts(values: Mapping[str, Any]) -> list[tuple[type, Mapping[str, Any]]]:
     parts += [(Budget, values["budget"]), (Optimum, values["optimum"])]
     parts += [(Recommendation, each) for each in values["recommendations"].values()]
     parts += [(Interval, each) for each in values["intervals"].values()]
+    basin = values["optimum"].get("basin")
+    parts += [(Basin, basin)] if basin else []
     return parts + ([(Memory, values["memory"])] if values["memory"] else [])
 
 

@@ -56,16 +56,16 @@ class StudyContents:
         """
         records = tuple(study.records())
         plan = study.path / "plan.json"
-        ladder = study.read("ladder.json")
+        ladder = study.table("ladder.json")
         return cls(
             records=records,
             curves={record.id: study.curve(record.id) for record in records if record.kind != "sweep"},
             predictor=_load_predictor(study.path / "fit.json"),
             plan=Plan.load(plan) if plan.is_file() else None,
-            outcome=Outcome.from_json(outcome) if (outcome := study.read("outcome.json")) else None,
-            recipe=study.read("recipe.json"),
-            sample=study.read("sample.json"),
-            corpus=study.read("corpus/manifest.json"),
+            outcome=Outcome.from_json(outcome) if (outcome := study.table("outcome.json")) else None,
+            recipe=study.table("recipe.json"),
+            sample=study.table("sample.json"),
+            corpus=study.table("corpus/manifest.json"),
             settings=study.settings(),
             rungs=len(ladder["rungs"]) if ladder else None,
             sweep_ids=frozenset(

@@ -125,7 +125,7 @@ class Study:
 
     def settings(self) -> dict[str, Any]:
         """The settings that the study was created with."""
-        return self.read("study.json") or {}
+        return self.table("study.json") or {}
 
     def begun(self) -> bool:
         """Whether any training has left something in the study."""
@@ -208,6 +208,17 @@ class Study:
             raise UserError(f"{path}: not readable ({error.strerror or error})") from None
         except ValueError as error:
             raise UserError(f"{path}: not readable ({error}); {_advice(name)}") from None
+
+    def table(self, name: str) -> dict[str, Any] | None:
+        """The JSON object in a file of the study, or None if the file does not exist.
+
+        Raises:
+            UserError: the file cannot be read, or holds something else.
+        """
+        value = self.read(name)
+        if value is None or isinstance(value, dict):
+            return value
+        raise UserError(f"{self.path / name}: holds no names and values; {_advice(name)}")
 
     def write(self, name: str, value: Any) -> None:
         """Write a JSON value to a file of the study, atomically."""

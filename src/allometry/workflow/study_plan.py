@@ -104,7 +104,7 @@ class StudyPractice:
 
     def __init__(self, study: Study) -> None:
         self.config = StudyConfig.parse(study.settings()["study"], "study.json")
-        stored = study.read("recipe.json") or {}
+        stored = study.table("recipe.json") or {}
         self.recipe = Recipe(**{key: value for key, value in stored.items() if key != "evidence"})
         self.rungs = [record.config for record in study.records("ladder") if record.status == "finished"]
         if not self.rungs:

@@ -47,8 +47,8 @@ class ScriptPractice:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.config = ScriptStudyConfig.parse(study.read("program.json") or {}, f"{study.path}/program.json")
-        stored = study.read("recipe.json") or given_recipe(self.config).to_json()
+        self.config = ScriptStudyConfig.parse(study.table("program.json") or {}, f"{study.path}/program.json")
+        stored = study.table("recipe.json") or given_recipe(self.config).to_json()
         self.recipe = ScriptRecipe(**{key: value for key, value in stored.items() if key != "evidence"})
         self.rungs = finished_rungs(study)
         self.sizes = Sizes.of(self.config, study.records())

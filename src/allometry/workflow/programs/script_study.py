@@ -295,7 +295,7 @@ def read_script_study(path: Path) -> ScriptStudyConfig | None:
         UserError: the file cannot be read, or a key is unknown or missing, or has a bad value.
     """
     if path.is_dir():
-        program = Study(path).read("program.json")
+        program = Study(path).table("program.json")
         return None if program is None else ScriptStudyConfig.parse(program, f"{path}/program.json")
     values = read_values(path)
     trainer = values.get("trainer")
