@@ -19,6 +19,7 @@ from .build import decoder_functions
 
 _POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 PANEL = 64  # tokens; positions are padded up to it
+GROUPS = 8  # of a model's sequences, at most, as in cpp/decoder.h; each is one thread's
 
 Weighted = nn.Embedding | nn.Linear
 
@@ -67,6 +68,7 @@ class WholeStep:
         self.run, memory = decoder_functions()
         self.ways = (dtype == torch.bfloat16, training)
         self.threads, self.parts = torch.get_num_threads(), over_rows(1)
+        self.used_threads = min(self.threads, len(models) * min(GROUPS, shape[0]))  # others would find no work
         self.shape = (len(models), *shape)
         self.stamp = 0  # of the step whose values are there
         self.losses = torch.empty(self.shape)
@@ -83,7 +85,7 @@ class WholeStep:
         self.models = (_Decoder * len(models))(*(self._decoder(model, per_row, places) for model in models))
         self.batch = _Batch(*self.shape, 0, 0, self.losses.data_ptr(), 0)
         self.batch_address = ctypes.addressof(self.batch)
-        self.memory = torch.empty(memory(self.models, self.batch_address, *self.ways, self.threads))
+        self.memory = torch.empty(memory(self.models, self.batch_address, *self.ways, self.used_threads))
 
     def fits(self, models: Sequence[nn.Decoder], shape: tuple[int, ...]) -> bool:
         """Whether it serves these models and this shape (models, sequences, length) as they are now."""
@@ -99,7 +101,7 @@ class WholeStep:
         self.stamp += 1
         tokens, targets = tokens.contiguous(), targets.contiguous()
         self.batch.tokens, self.batch.targets, self.batch.add = tokens.data_ptr(), targets.data_ptr(), add
-        if self.run(self.models, self.batch_address, *self.ways, self.memory.data_ptr(), self.threads):
+        if self.run(self.models, self.batch_address, *self.ways, self.memory.data_ptr(), self.used_threads):
             refuse(tokens, targets, self.models[0].classes)
 
     def mean_losses(self) -> list[float]:

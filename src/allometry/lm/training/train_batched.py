@@ -1,9 +1,10 @@
 """Train several trunks of one shape as one batched model: the sweep's, which differ in learning rate, or seeds.
 
 Every trunk sees the data in its own order and has its own optimiser, loss, branches and records; only the dispatch of
-operations is shared. Each reaches the loss of a training of its own but for rounding. One state on the disk holds them
-all, so a training that was interrupted ends, to the bit, where an undisturbed one of the same trunks does. It is saved
-on the common trunk: the runs so trained are short, and a decay that was cut short is begun again.
+operations is shared. Each reaches the loss of a training of its own: by compiled kernels to the bit, by the layers but
+for rounding. One state on the disk holds them all, so a training that was interrupted ends, to the bit, where an
+undisturbed one of the same trunks does. It is saved on the common trunk: the runs so trained are short, and a decay
+that was cut short is begun again.
 """
 
 from __future__ import annotations
