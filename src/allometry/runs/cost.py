@@ -76,7 +76,8 @@ class Throughput:
         added, before = [], 0
         for config in sorted(configs, key=lambda config: config.train.tokens):
             batch = 32 * config.model.row_tokens
-            held_out = min(held_out_tokens, (config.task.train_tokens or held_out_tokens) // 8)
+            units = config.task.train_tokens
+            held_out = min(held_out_tokens, units // 8) if units else held_out_tokens
             evaluation = HELD_OUT_SHARE * held_out / batch * self.step_seconds(config.model, batch)
             added.append(self.seconds_between(config, before, config.schedule.steps) + evaluation)
             before = config.schedule.decay_start
