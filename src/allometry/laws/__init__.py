@@ -29,6 +29,7 @@ from .forecasting.drift import DriftPrior
 from .forecasting.forecast import Forecast
 from .forms.farseer import Farseer
 from .forms.formula import COEFFICIENT, FLOOR, DataConstrained, Formula
+from .forms.input_laws import INPUT_LAWS, mixing_law
 from .forms.joined_powers import Kaplan, KaplanFloor, Skaling
 from .forms.named_laws import LAWS, law
 from .forms.sums_of_powers import Chinchilla, ChinchillaTied, Power, PowerFloor, SumOfPowers, ThreeTerm
@@ -45,6 +46,7 @@ from .tables.observations import Observations
 __all__ = [
     "COEFFICIENT",
     "FLOOR",
+    "INPUT_LAWS",
     "LAWS",
     "Backtest",
     "Chinchilla",
@@ -86,6 +88,7 @@ __all__ = [
     "isoflop",
     "law",
     "load",
+    "mixing_law",
     "save",
     "wsd",
 ]

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..tables.measurements import Measurements
+from .composing.form import LOG
 from .fitted_form import FittedForm, fit_apart, fit_form
-from .form import LOG, ComposedForm
 from .held_out import HeldOut
 from .leftovers import Basis
 from .padded import pad
+from .projection import AnyForm
 
 Array = np.ndarray
 
@@ -60,7 +61,7 @@ class CommonScale:
         """To the target's own scale."""
         return np.exp(values) if self.logarithmic else values
 
-    def weights(self, form: ComposedForm, values: Array) -> Array | None:
+    def weights(self, form: AnyForm, values: Array) -> Array | None:
         """Weights of the runs so that a form's errors are those of this scale, as far as its link allows."""
         if self.logarithmic and form.link != LOG:
             return 1 / values**2 * np.median(values**2)
@@ -82,7 +83,7 @@ class CommonScale:
 
 
 def fit_to(
-    form: ComposedForm, runs: Measurements, middle: Array, scale: CommonScale, starts: Array, own: bool = False
+    form: AnyForm, runs: Measurements, middle: Array, scale: CommonScale, starts: Array, own: bool = False
 ) -> FittedForm:
     """A form fitted to runs so that its errors on the common scale are least; ``own``: with a θ for each group."""
     data = pad(runs, middle, scale.weights(form, runs.values))

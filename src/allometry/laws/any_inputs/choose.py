@@ -10,8 +10,11 @@ from ..base import Law
 from ..forecasting.drift import PUBLIC_TABLES, DriftPrior
 from ..forecasting.forecast import Forecast
 from ..forecasting.forecast import forecast as forecast_sizes
+from ..forms.formula import Formula
+from ..forms.input_laws import input_law
 from ..tables.measurements import Measurements
 from ..tables.observations import Observations
+from .composing.formula_form import FormulaForm
 from .input_forecast import InputForecast, forecast_inputs
 
 Priors = Mapping[str, Mapping[str, tuple[float, float]]]
@@ -30,7 +33,7 @@ def forecast(
 @overload
 def forecast(
     observations: Measurements,
-    laws: None = None,
+    laws: Sequence[Law | str] | None = None,
     seed: int = 0,
     drift: DriftPrior = PUBLIC_TABLES,
     priors: None = None,
@@ -49,16 +52,26 @@ def forecast(
     Args:
         observations: the runs.
         laws: laws or names, for runs of parameters and tokens; the usual ones, as far as the number of runs allows, if
-            None. For any other inputs the forms are composed.
+            None. For any other inputs: formulas, or names of ``INPUT_LAWS``; the forms are composed if None.
         seed: of the refits and of the starting points.
         drift: how fast predictions go astray beyond the runs, where N and D are the inputs.
         priors: law → constant → (value, deviation), where N and D are the inputs.
 
     Raises:
-        UserError: a design that supports no law, an unknown law, laws for inputs of one's own.
+        UserError: a design that supports no law, an unknown law, a law that reads other inputs.
     """
     if isinstance(observations, Measurements):
-        if laws is not None or priors is not None:
-            raise UserError("a forecast over named inputs composes its own forms: leave laws and priors out")
-        return forecast_inputs(observations, seed)
+        if priors is not None:
+            raise UserError("priors are for laws of parameters and tokens: leave them out")
+        forms = None
+        if laws is not None:
+            forms = [FormulaForm.of(_formula(law), observations.inputs) for law in laws]
+        return forecast_inputs(observations, seed, forms)
     return forecast_sizes(observations, laws, seed, drift, priors)
+
+
+def _formula(law: Law | str) -> Formula:
+    """A law of named inputs."""
+    if isinstance(law, str | Formula):
+        return input_law(law)
+    raise UserError(f"law {law.name} is of parameters and tokens alone: give a Formula")

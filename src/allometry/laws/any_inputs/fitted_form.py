@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from .form import LOG, ComposedForm
+from ...errors import UserError
+from ..forms.input_laws import INPUT_LAWS
+from .composing.form import LOG, ComposedForm
+from .composing.formula_form import FormulaForm
 from .padded import Padded, logs
-from .projection import Pooling, Solved, jacobian, project, solve
+from .projection import AnyForm, Pooling, Solved, jacobian, project, solve
 
 Array = np.ndarray
 POOLING_ROUNDS = 4
@@ -31,7 +34,7 @@ class FittedForm:
         own: whether each group has a θ of its own.
     """
 
-    form: ComposedForm
+    form: AnyForm
     theta: Array
     coefficients: Array
     noise: float
@@ -79,7 +82,7 @@ class FittedForm:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> FittedForm:
         """The fit that ``to_json`` wrote."""
-        form = ComposedForm.from_json(data["form"])
+        form = _form_of(data["form"])
         return cls(
             form,
             np.array(data["theta"], float).reshape(-1, len(form.constants)),
@@ -91,14 +94,22 @@ class FittedForm:
         )
 
 
-def target_of(form: ComposedForm, data: Padded) -> Array:
+def _form_of(data: dict[str, Any]) -> AnyForm:
+    if "formula" not in data:
+        return ComposedForm.from_json(data)
+    if data["formula"] not in INPUT_LAWS:
+        raise UserError(f"law {data['formula']!r} is one's own, which a file does not hold: fit it anew")
+    return FormulaForm(INPUT_LAWS[data["formula"]], tuple(data["places"]))
+
+
+def target_of(form: AnyForm, data: Padded) -> Array:
     """The target on the scale of the form's link, 0 where there is no run."""
     if form.link != LOG:
         return np.where(data.weights > 0, data.values, 0.0)
     return np.where(data.weights > 0, np.log(np.where(data.weights > 0, np.maximum(data.values, 1e-300), 1.0)), 0.0)
 
 
-def fit_form(form: ComposedForm, data: Padded, middle: Array, starts: Array, steps: int = 25) -> FittedForm:
+def fit_form(form: AnyForm, data: Padded, middle: Array, starts: Array, steps: int = 25) -> FittedForm:
     """The best optimum of all starts, with its noise estimated and coefficients pooled over groups."""
     target, groups = target_of(form, data), len(data.values)
     noise, pooling = _first_noise(data, target), Pooling.of(form)
@@ -145,7 +156,7 @@ def _first_noise(data: Padded, target: Array) -> float:
     return 0.01 * float(used.std()) + 1e-12
 
 
-def _noise(form: ComposedForm, data: Padded, solved: Solved, count: int) -> float:
+def _noise(form: AnyForm, data: Padded, solved: Solved, count: int) -> float:
     """Standard deviation of the residuals, corrected for the constants fitted."""
     used = data.weights > 0
     runs = float(used.sum())
@@ -168,7 +179,7 @@ def _pooled(expected: Pooling, coefficients: Array, inverse: Array, noise: float
     return Pooling(expected.theta_mean, expected.theta_deviation, mean, precision)
 
 
-def _spread(form: ComposedForm, data: Padded, solved: Solved, columns: Array, noise: float, pooling: Pooling) -> Array:
+def _spread(form: AnyForm, data: Padded, solved: Solved, columns: Array, noise: float, pooling: Pooling) -> Array:
     """Covariance of (θ, coefficients) of each group: θ's own, and how the coefficients follow it."""
     batch, groups, linear = solved.coefficients.shape
     count = solved.theta.shape[1]

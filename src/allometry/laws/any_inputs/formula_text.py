@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .features import Feature
+from .composing.features import Feature
+from .composing.form import LOG
+from .composing.formula_form import FormulaForm
 from .fitted_form import FittedForm
-from .form import LOG
 
 Inputs = tuple[str, ...]
 NEAR_ZERO = 0.01
@@ -16,6 +17,11 @@ DIGITS = 4
 def formula_text(fitted: FittedForm, target: str, inputs: tuple[str, ...], group: int = 0) -> str:
     """``loss = 1.69 + 0.35·(N/2.1e+08)^−0.34 + …`` with the constants of one group."""
     form, theta, coefficients = fitted.form, fitted.theta[group], fitted.coefficients[group]
+    if isinstance(form, FormulaForm):
+        values = dict(zip(form.linear, coefficients, strict=True))
+        values |= {symbol: value.item() for symbol, value in form.natural(theta[None]).items()}
+        shown = ", ".join(f"{symbol} = {_number(values[symbol])}" for symbol in form.formula.constants)
+        return f"{target}: {form.formula.formula}; {shown}"
     parts, place = [], 0
     for feature in form.features:
         width = len(feature.constants)

@@ -21,13 +21,14 @@ from ..field_names import KNOWN, normalise
 from ..prediction import Prediction, around, check_level
 from ..tables.measurements import Measurements
 from .backtest_forms import CommonScale, Trial, fit_to, trial
-from .candidates import PLAIN, candidates
+from .composing.candidates import PLAIN, candidates
 from .fitted_form import FittedForm
 from .formula_text import formula_text
 from .held_out import splits
 from .leftovers import Basis, Metric, choose_metric
 from .mixing import Record, inflations, rms
 from .padded import logs, middle_of
+from .projection import AnyForm
 
 Array = np.ndarray
 STARTS, BACKTEST_STARTS = 8, 1
@@ -289,16 +290,17 @@ class InputForecast:
             ) from None
 
 
-def forecast_inputs(runs: Measurements, seed: int = 0) -> InputForecast:
+def forecast_inputs(runs: Measurements, seed: int = 0, forms: Sequence[AnyForm] | None = None) -> InputForecast:
     """Fit the grammar's forms, test them on runs that are held out, and mix the best.
 
     Args:
         runs: the runs, as ``Observations.read(…, target=…, inputs=…)`` gives them.
         seed: of the starting points.
+        forms: the forms to fit instead of the grammar's.
     """
     notes = list(runs.notes)
     thin, middle, common = thinned(runs, MOST_RUNS, seed), middle_of(runs.points), CommonScale.of(runs.values)
-    forms = candidates(runs)
+    forms = candidates(runs) if forms is None else forms
     ranked = _shortlist([fit_to(form, thin, middle, common, form.starts(STARTS, seed)) for form in forms], thin, common)
     if len(runs.group_names) > 1:
         apart = [one for one in ranked if one.theta.shape[1]][:MOST_APART]
@@ -310,7 +312,7 @@ def forecast_inputs(runs: Measurements, seed: int = 0) -> InputForecast:
     record = Record.of(trials, [one.theta.shape[1] + one.form.num_linear for one in ranked])
     if not record.names:
         notes.append("too few runs for a backtest: plain forms share the weight")
-        kept = [number for number, one in enumerate(ranked) if one.form.name in PLAIN]
+        kept = [number for number, one in enumerate(ranked) if one.form.name in PLAIN] or list(range(len(ranked)))
     else:
         kept = record.best()
     record = record.where(kept)

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .form import ComposedForm
+from .composing.form import ComposedForm
+from .composing.formula_form import FormulaForm
 from .padded import Padded
 
 Array = np.ndarray
+AnyForm = ComposedForm | FormulaForm
 TOLERANCE = 1e-7
 RIDGE = 1e-9
 
@@ -30,7 +32,7 @@ class Pooling:
     precision: Array | None = None
 
     @classmethod
-    def of(cls, form: ComposedForm) -> Pooling:
+    def of(cls, form: AnyForm) -> Pooling:
         """What a form expects of its own constants."""
         return cls(form.expected[2], form.expected[3])
 
@@ -56,7 +58,7 @@ class Solved:
 
 
 def project(
-    form: ComposedForm, data: Padded, target: Array, theta: Array, noise: float | Array, pooling: Pooling
+    form: AnyForm, data: Padded, target: Array, theta: Array, noise: float | Array, pooling: Pooling
 ) -> tuple[Solved, Array, Array]:
     """The coefficients at θ, with the columns and the residuals (batch, groups, runs).
 
@@ -87,7 +89,7 @@ def project(
 
 
 def solve(
-    form: ComposedForm,
+    form: AnyForm,
     data: Padded,
     target: Array,
     starts: Array,
@@ -141,7 +143,7 @@ def _finite(objective: Array) -> Array:
 
 
 def _normal(
-    form: ComposedForm,
+    form: AnyForm,
     data: Padded,
     at: Solved,
     columns: Array,
@@ -160,7 +162,7 @@ def _normal(
     return np.nan_to_num(gradient, posinf=0, neginf=0), np.nan_to_num(matrix, posinf=0, neginf=0)
 
 
-def jacobian(form: ComposedForm, data: Padded, at: Solved, columns: Array) -> Array:
+def jacobian(form: AnyForm, data: Padded, at: Solved, columns: Array) -> Array:
     """Derivatives of the fitted target by θ that the coefficients cannot take up, (batch, groups, constants, runs)."""
     slopes = form.slopes(at.theta, data.log, data.raw, at.coefficients)
     along = (slopes * data.weights[..., None, :]) @ columns.swapaxes(2, 3)

@@ -91,7 +91,7 @@ class Formula(Law):
     def starts(self, inputs, loss, weights):
         lower, upper = self.bounds(loss)
         linear = np.array([isinstance(kind, str) for kind in self.constants.values()])
-        theta = np.where(linear, 0.0, lower + _low_discrepancy(SAMPLES, self.num_constants) * (upper - lower))
+        theta = np.where(linear, 0.0, lower + low_discrepancy(SAMPLES, self.num_constants) * (upper - lower))
         raw = [np.exp(x) for x in inputs]
         with np.errstate(all="ignore"):
             natural = self._natural(theta)
@@ -157,7 +157,7 @@ def worth(amount: Array, unique: Array, decay: Array) -> Array:
     return np.where(np.real(amount) > np.real(unique), repeated, amount)
 
 
-def _low_discrepancy(count: int, dimensions: int) -> Array:
+def low_discrepancy(count: int, dimensions: int) -> Array:
     """Points in the unit cube by the additive recurrence of Roberts: even in any number of dimensions."""
     root = 2.0
     for _ in range(64):  # the positive root of x^(d + 1) = x + 1

@@ -11,7 +11,7 @@ from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 
-from ..tables.measurements import Measurements
+from ...tables.measurements import Measurements
 from .features import Feature
 from .form import IDENTITY, LOG, ComposedForm, up_to_squares
 
