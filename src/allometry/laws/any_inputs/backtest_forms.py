@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..tables.measurements import Measurements
 from .composing.form import LOG
 from .fitted_form import FittedForm, fit_apart, fit_form
-from .held_out import HeldOut
+from .frontier import excess, excess_at, frontier_weights, growth
+from .held_out import HeldOut, cost_at
 from .leftovers import Basis
 from .padded import pad
 from .projection import AnyForm
@@ -24,14 +25,21 @@ class Trial:
     Attributes:
         split: the split.
         error: predicted − observed, on the common scale, (held out,).
-        noise: standard deviation of a run's noise.
+        noise: standard deviation of a run's noise, (held out,).
         unsure: standard deviation of everything else, (held out,).
+        counts: how much each error counts, (held out,).
     """
 
     split: HeldOut
     error: Array
-    noise: float
+    noise: Array
     unsure: Array
+    counts: Array
+
+    @property
+    def rms(self) -> float:
+        """Root mean square of the errors, as they count."""
+        return float(np.sqrt(np.average(self.error**2, weights=self.counts)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +91,53 @@ class CommonScale:
 
 
 def fit_to(
-    form: AnyForm, runs: Measurements, middle: Array, scale: CommonScale, starts: Array, own: bool = False
+    form: AnyForm,
+    runs: Measurements,
+    middle: Array,
+    scale: CommonScale,
+    starts: Array,
+    own: bool = False,
+    frontier: bool = False,
 ) -> FittedForm:
-    """A form fitted to runs so that its errors on the common scale are least; ``own``: with a θ for each group."""
-    data = pad(runs, middle, scale.weights(form, runs.values))
+    """A form fitted to runs so that its errors on the common scale are least.
+
+    ``own``: with a θ for each group; ``frontier``: runs far above the frontier count less.
+    """
+    weights = scale.weights(form, runs.values)
+    if frontier:
+        near = frontier_weights(runs)
+        weights = near if weights is None else near * weights
+    data = pad(runs, middle, weights)
     fitted = fit_form(form, data, middle, starts)
-    return fit_apart(fitted, data) if own else fitted
+    fitted = fit_apart(fitted, data) if own else fitted
+    return replace(fitted, frontier=frontier)
+
+
+def left_of(fitted: FittedForm, runs: Measurements, scale: CommonScale) -> Array:
+    """What a form leaves of runs, in units of what it is expected to leave there, (runs,)."""
+    left = scale.forward(runs.values) - scale.moments(fitted, runs.points, runs.group)[0]
+    return left / growth(excess(runs)) if fitted.frontier else left
+
+
+def with_leftovers(
+    fitted: FittedForm,
+    runs: Measurements,
+    left: Array,
+    scale: CommonScale,
+    basis: Basis,
+    crossing: list[Array],
+    points: Array,
+    group: Array,
+) -> tuple[Array, Array, Array]:
+    """Centre, variance and variance of a run's noise at points (points,), from what was left of the runs."""
+    centre, spread = scale.moments(fitted, points, group)
+    leftover = basis.estimate(left, fitted.num_constants, crossing)
+    grown = np.ones(len(points))
+    if fitted.frontier:
+        logged = np.log(np.maximum(scale.back(centre), 1e-300))
+        grown = growth(excess_at(runs, cost_at(runs, points), logged, group))
+    variance = spread**2 + (grown * leftover.spread) ** 2
+    return centre + grown * leftover.mean, variance, (grown * leftover.noise) ** 2
 
 
 def trial(
@@ -100,11 +149,12 @@ def trial(
     crossing: list[Array],
     split: HeldOut,
     drift: Array,
+    counts: Array,
 ) -> Trial:
-    """The errors of a form on what a split held out; ``drift``: what distance alone makes uncertain, (held out,)."""
-    observed = scale.forward(held.values)
-    centre, spread = scale.moments(fitted, held.points, held.group)
-    left = scale.forward(kept.values) - scale.moments(fitted, kept.points, kept.group)[0]
-    leftover = basis.estimate(left, fitted.num_constants, crossing)
-    unsure = np.sqrt(spread**2 + leftover.spread**2 + drift**2)
-    return Trial(split, centre + leftover.mean - observed, leftover.noise, unsure)
+    """The errors of a form on what a split held out.
+
+    ``drift``: what distance alone makes uncertain; ``counts``: how much each error counts; both (held out,).
+    """
+    left = left_of(fitted, kept, scale)
+    centre, variance, noise = with_leftovers(fitted, kept, left, scale, basis, crossing, held.points, held.group)
+    return Trial(split, centre - scale.forward(held.values), np.sqrt(noise), np.sqrt(variance + drift**2), counts)

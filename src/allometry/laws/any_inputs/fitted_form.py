@@ -32,6 +32,7 @@ class FittedForm:
         middle: of the logarithms of the inputs.
         spread: covariance of (θ, coefficients) of a group, (groups, constants + columns, the same).
         own: whether each group has a θ of its own.
+        frontier: whether runs far above the frontier count less.
     """
 
     form: AnyForm
@@ -41,11 +42,13 @@ class FittedForm:
     middle: Array
     spread: Array
     own: bool = False
+    frontier: bool = False
 
     @property
     def name(self) -> str:
         """The form's, and whether its exponents belong to each group."""
-        return self.form.name + (", exponents of each group" if self.own else "")
+        own, near = (", exponents of each group" if self.own else ""), (", frontier" if self.frontier else "")
+        return self.form.name + own + near
 
     @property
     def num_constants(self) -> float:
@@ -77,6 +80,7 @@ class FittedForm:
             "middle": self.middle.tolist(),
             "spread": self.spread.tolist(),
             "own": self.own,
+            "frontier": self.frontier,
         }
 
     @classmethod
@@ -91,6 +95,7 @@ class FittedForm:
             np.array(data["middle"], float),
             np.array(data["spread"], float),
             bool(data["own"]),
+            bool(data["frontier"]),
         )
 
 

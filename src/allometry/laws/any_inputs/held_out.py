@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..tables.columns import COUNTED, KNOWN, normalise
 from ..tables.measurements import Measurements
 
 Array = np.ndarray
@@ -38,11 +39,25 @@ class HeldOut(NamedTuple):
 
 
 def cost_of(runs: Measurements) -> Array:
-    """The cost of each run: as given, or the product of the inputs above zero that reach beyond one."""
-    if runs.cost is not None:
-        return runs.cost
-    counts = [values for values in runs.points.T if (values > 0).all() and values.max() > 1]
-    return np.exp(sum((np.log(values) for values in counts), np.zeros(len(runs))))
+    """The cost of each run: as given, or as its inputs have it."""
+    return runs.cost if runs.cost is not None else cost_at(runs, runs.points)
+
+
+def cost_at(runs: Measurements, points: Array) -> Array:
+    """What points cost, by their inputs: parameters times tokens, or the product of the inputs that are counts."""
+    counts = _counts(runs)
+    return np.exp(np.log(np.maximum(points[:, counts], 1e-300)).sum(axis=1))
+
+
+def _counts(runs: Measurements) -> list[int]:
+    """The inputs that make up a cost: one of parameters and one of tokens, or else all above zero and beyond one."""
+    names = [normalise(name) for name in runs.inputs]
+    sizes = {*KNOWN["num_params"], *" ".join(COUNTED.values()).split()}
+    size = next((place for place, name in enumerate(names) if name in sizes), None)
+    tokens = next((place for place, name in enumerate(names) if name in KNOWN["tokens"]), None)
+    if size is not None and tokens is not None and (runs.points[:, [size, tokens]] > 0).all():
+        return [size, tokens]
+    return [place for place, own in enumerate(runs.points.T) if (own > 0).all() and own.max() > 1]
 
 
 def splits(runs: Measurements) -> list[HeldOut]:
@@ -111,8 +126,7 @@ def likeness(runs: Measurements, points: Array, along: Array) -> Array:
                 beyond[:, along == place] = np.log(np.maximum(values, 1e-300) / own.max())[:, None]
         else:
             beyond[:, along == place] = ((values - own.max()) / max(float(own.std()), 1e-12))[:, None]
-    counts = [place for place, own in enumerate(runs.points.T) if (own > 0).all() and own.max() > 1]
-    cost, own = (np.log(np.maximum(array[:, counts], 1e-300)).sum(axis=1) for array in (points, runs.points))
+    cost, own = (np.log(cost_at(runs, array)) for array in (points, runs.points))
     # Of two splits by cost each counts half.
     beyond[:, along == COST] = (cost - own.max())[:, None]
     reach = np.clip(beyond / WHOLLY, 0, 1) / np.where(along == COST, max((along == COST).sum(), 1), 1)

@@ -20,20 +20,21 @@ from ...quantities import plural
 from ..field_names import KNOWN, normalise
 from ..prediction import Prediction, around, check_level
 from ..tables.measurements import Measurements
-from .backtest_forms import CommonScale, Trial, fit_to, trial
+from .backtest_forms import CommonScale, Trial, fit_to, left_of, trial, with_leftovers
 from .composing.candidates import PLAIN, candidates
 from .fitted_form import FittedForm
 from .formula_text import formula_text
+from .frontier import has_frontier, relevance
 from .held_out import splits
 from .leftovers import Basis, Metric, choose_metric
-from .mixing import Record, inflations, rms
+from .mixing import Record, inflations
 from .padded import logs, middle_of
 from .projection import AnyForm
 
 Array = np.ndarray
 STARTS, BACKTEST_STARTS = 8, 1
-# Forms that are tested, the plain ones among them; of the best also with exponents of each group.
-MOST_TESTED, MOST_APART = 12, 3
+# Forms that are tested, the plain ones among them; of the best also with exponents of each group, or by the frontier.
+MOST_TESTED, MOST_APART, MOST_NEAR = 12, 3, 7
 MOST_RUNS, MOST_FITTED = 600, 1500
 # Standard deviation that a prediction gains for each e-fold beyond the runs, in those of the target.
 DRIFT = 0.01
@@ -163,25 +164,22 @@ class InputForecast:
         """The process over the runs, and what each form leaves at them."""
         runs, common = self.runs, self._scale
         basis = Basis.of(standardised(runs.points, *self._places), runs.group, self.metric)
-        observed = common.forward(runs.values)
-        return basis, [observed - common.moments(fit, runs.points, runs.group)[0] for fit in self.fits]
+        return basis, [left_of(fit, runs, common) for fit in self.fits]
 
     def _moments(self, points: Array, group: Array) -> tuple[Array, Array]:
         """Centre and scale of the prediction, on the scale of the mixture."""
         basis, left = self._basis
         crossing = basis.crossing(standardised(points, *self._places), group)
         shares = self.record.at(self.runs, points).T
-        centres, variances, noises = [], [], []
-        for fit, residuals in zip(self.fits, left, strict=True):
-            centre, spread = self._scale.moments(fit, points, group)
-            leftover = basis.estimate(residuals, fit.num_constants, crossing)
-            centres.append(centre + leftover.mean)
-            variances.append(spread**2 + leftover.spread**2)
-            noises.append(leftover.noise**2)
+        parts = [
+            with_leftovers(fit, self.runs, residuals, self._scale, basis, crossing, points, group)
+            for fit, residuals in zip(self.fits, left, strict=True)
+        ]
+        centres, variances, noises = (np.stack(one) for one in zip(*parts, strict=True))
         centre = (shares * centres).sum(axis=0)
-        apart = (np.stack(centres) - centre) ** 2
-        unsure = (shares * (np.stack(variances) + apart)).sum(axis=0) + (self._drift * self._distance(points)) ** 2
-        stated = np.sqrt(np.array(noises) @ shares + self._inflation(points) ** 2 * unsure)
+        apart = (centres - centre) ** 2
+        unsure = (shares * (variances + apart)).sum(axis=0) + (self._drift * self._distance(points)) ** 2
+        stated = np.sqrt((shares * noises).sum(axis=0) + self._inflation(points) ** 2 * unsure)
         return centre, np.maximum(stated, np.sqrt(stated * self._shown(points)))
 
     def _shown(self, points: Array) -> Array:
@@ -305,9 +303,13 @@ def forecast_inputs(runs: Measurements, seed: int = 0, forms: Sequence[AnyForm] 
     if len(runs.group_names) > 1:
         apart = [one for one in ranked if one.theta.shape[1]][:MOST_APART]
         ranked += [fit_to(one.form, thin, middle, common, one.theta[:1], own=True) for one in apart]
+    if has_frontier(thin):
+        ranked += [
+            fit_to(one.form, thin, middle, common, one.theta[:1], one.own, frontier=True) for one in ranked[:MOST_NEAR]
+        ]
     places = standardised(thin.points, *places_of(thin))
-    left = common.forward(thin.values) - common.moments(ranked[0], thin.points, thin.group)[0]
-    metric = choose_metric(places, thin.group, left)
+    nearest = next((one for one in ranked if one.frontier), ranked[0])
+    metric = choose_metric(places, thin.group, left_of(nearest, thin, common))
     trials = backtest_forms(ranked, thin, middle, common, metric, seed)
     record = Record.of(trials, [one.theta.shape[1] + one.form.num_linear for one in ranked])
     if not record.names:
@@ -319,10 +321,10 @@ def forecast_inputs(runs: Measurements, seed: int = 0, forms: Sequence[AnyForm] 
     mixed = record.mixed([trials[number] for number in kept]) if record.names else []
     final = thinned(runs, MOST_FITTED, seed)
     fits = tuple(
-        one if final is thin else fit_to(one.form, final, middle, common, one.theta[:1], one.own)
+        one if final is thin else fit_to(one.form, final, middle, common, one.theta[:1], one.own, one.frontier)
         for one in (ranked[number] for number in kept)
     )
-    errors = {one.split.name: rms(one.error) for one in mixed}
+    errors = {one.split.name: one.rms for one in mixed}
     settings = (common.logarithmic, common.least, inflations(mixed))
     return InputForecast(runs, fits, record, errors, metric, *settings, tuple(notes))
 
@@ -341,6 +343,7 @@ def backtest_forms(
     places = standardised(runs.points, *places_of(runs))
     drift = DRIFT * float(common.forward(runs.values).std())
     trials: list[list[Trial]] = [[] for _ in fitted]
+    counts = relevance(runs)
     for split in splits(runs):
         kept, held = runs.where(~split.held), runs.where(split.held)
         basis = Basis.of(places[~split.held], kept.group, metric)
@@ -348,8 +351,9 @@ def backtest_forms(
         far = drift * beyond(kept, held.points)
         for full, rows in zip(fitted, trials, strict=True):
             starts = np.concatenate([full.theta[:1], full.form.starts(BACKTEST_STARTS, seed)])
-            one = fit_to(full.form, kept, middle, common, starts if full.form.constants else starts[:1], full.own)
-            rows.append(trial(one, kept, held, common, basis, crossing, split, far))
+            starts = starts if full.form.constants else starts[:1]
+            one = fit_to(full.form, kept, middle, common, starts, full.own, full.frontier)
+            rows.append(trial(one, kept, held, common, basis, crossing, split, far, counts[split.held]))
     return trials
 
 

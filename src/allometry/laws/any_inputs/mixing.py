@@ -45,9 +45,8 @@ class Record:
         """From each form's trials and its number of constants."""
         if not trials or not trials[0]:
             return cls((), np.zeros(0, int), np.zeros((len(trials), 0)))
-        noise = np.median([one.noise for one in trials[0]]), min(one.noise for rows in trials for one in rows)
-        floor = NOISE_PART * min(noise) + 1e-12
-        logged = np.array([[np.log(np.hypot(rms(one.error), floor)) for one in rows] for rows in trials])
+        floor = NOISE_PART * min(float(one.noise.min()) for rows in trials for one in rows) + 1e-12
+        logged = np.array([[np.log(np.hypot(one.rms, floor)) for one in rows] for rows in trials])
         logged += PRICE * np.array(constants)[:, None]
         return cls(tuple(one.split.name for one in trials[0]), np.array([one.split.along for one in trials[0]]), logged)
 
@@ -95,8 +94,8 @@ class Record:
             errors = np.stack([part.error for part in parts])
             centre = shares @ errors
             unsure = shares @ (np.stack([part.unsure**2 for part in parts]) + (errors - centre) ** 2)
-            noise = float(np.sqrt(shares @ [part.noise**2 for part in parts]))
-            rows.append(Trial(parts[0].split, centre, noise, np.sqrt(unsure)))
+            noise = np.sqrt(shares @ np.stack([part.noise**2 for part in parts]))
+            rows.append(Trial(parts[0].split, centre, noise, np.sqrt(unsure), parts[0].counts))
         return rows
 
     def to_json(self) -> dict[str, list]:
@@ -128,15 +127,10 @@ def inflations(mixed: Sequence[Trial]) -> Array:
 def _evidence(one: Trial, factors: Array) -> Array:
     """The likelihood of each factor, counted for a few independent errors."""
     variance = one.noise**2 + factors[:, None] ** 2 * one.unsure**2
-    count = min(len(one.error), ERRORS_OF_A_SPLIT) / max(len(one.error), 1)
-    return count * (-0.5 * np.log(variance) - 2.5 * np.log1p(one.error**2 / variance / 4)).sum(axis=1)
+    counts = one.counts / one.counts.sum() * min(len(one.error), ERRORS_OF_A_SPLIT)
+    return (-0.5 * np.log(variance) - 2.5 * np.log1p(one.error**2 / variance / 4)) @ counts
 
 
 def _mean(logged: Array, values: Array) -> float:
     shares = np.exp(logged - logged.max())
     return float((values * shares).sum() / shares.sum())
-
-
-def rms(errors: Array) -> float:
-    """Root mean square."""
-    return float(np.sqrt(np.mean(errors**2)))

@@ -1,0 +1,63 @@
+"""How far a run lies above the best of no more cost: such runs say little about those that are worth making.
+
+Every simple law is wrong somewhere far from the frontier (a large model on few tokens, data repeated a thousand times,
+a rate far too high), and the worst runs have the largest errors. A form may therefore also be fitted with runs counting
+less the farther they lie above the frontier, and errors of the backtest count less there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..tables.measurements import Measurements
+from .held_out import cost_of
+
+Array = np.ndarray
+# Weights fall by e^−(12·0.1) for a run 10 % above the frontier; what is left unexplained grows by e^(4·0.1).
+WEIGHT_POWER, GROWTH = 12.0, 4.0
+LEAST_WEIGHT, LEAST_RELEVANCE = 1e-4, 0.02
+
+
+def has_frontier(runs: Measurements) -> bool:
+    """Whether the target is above zero and falls with the cost."""
+    if runs.are_shares or not (runs.values > 0).all():
+        return False
+    cost = np.log(cost_of(runs))
+    if np.ptp(cost) == 0:
+        return False
+    return bool(np.corrcoef(cost, np.log(runs.values))[0, 1] < -0.2)
+
+
+def excess(runs: Measurements) -> Array:
+    """ln(target / best target of the group at no more cost), (runs,), 0 on the frontier."""
+    return excess_at(runs, cost_of(runs), np.log(runs.values), runs.group)
+
+
+def excess_at(runs: Measurements, cost: Array, logged: Array, group: Array) -> Array:
+    """The same of points with these costs and logarithms of the target; 0 where nothing as cheap was run."""
+    above = np.zeros(len(cost))
+    own = cost_of(runs)
+    for number in np.unique(group):
+        mine, points = np.flatnonzero(runs.group == number), np.flatnonzero(group == number)
+        order = mine[np.argsort(own[mine], kind="stable")]
+        best = np.minimum.accumulate(np.log(runs.values[order]))
+        place = np.searchsorted(own[order], cost[points] * (1 + 1e-9), side="right") - 1
+        above[points] = np.where(place >= 0, logged[points] - best[np.maximum(place, 0)], 0.0)
+    return np.maximum(above, 0.0)
+
+
+def frontier_weights(runs: Measurements) -> Array:
+    """How much each run counts, (runs,)."""
+    return np.maximum(np.exp(-WEIGHT_POWER * excess(runs)), LEAST_WEIGHT)
+
+
+def relevance(runs: Measurements) -> Array:
+    """How much the error of predicting each run counts, (runs,); 1 for all where there is no frontier."""
+    if not has_frontier(runs):
+        return np.ones(len(runs))
+    return np.maximum(np.exp(-WEIGHT_POWER * excess(runs)), LEAST_RELEVANCE)
+
+
+def growth(above: Array) -> Array:
+    """How much larger than on the frontier what a form leaves is expected to be."""
+    return np.exp(np.minimum(GROWTH * above, 5.0))
