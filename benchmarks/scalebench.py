@@ -186,6 +186,8 @@ def main() -> None:
             f"   half width {one.half_width:5.2f} sd{one.seconds:7.1f} s",
             flush=True,
         )
+        if arguments.json:
+            arguments.json.write_text(json.dumps([one._asdict() for one in results], indent=1) + "\n")
     head = f"{'task':17}{'held out: mean R²':>18}{'least':>9}{'inside':>8}"
     print(f"\n{head}     experts  best agent  ScaleBench (published, other rows)")
     for name in dict.fromkeys(one.task for one in results):
@@ -193,8 +195,6 @@ def main() -> None:
         inside = np.average(*zip(*((one.inside, one.held_out) for one in results if one.task == name), strict=True))
         published = "".join("           –" if one is None else f"{one:12.4g}" for one in TASKS[name].published)
         print(f"{name:17}{np.mean(scores):18.4f}{min(scores):9.4f}{inside:8.0%}{published}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps([one._asdict() for one in results], indent=1) + "\n")
 
 
 if __name__ == "__main__":

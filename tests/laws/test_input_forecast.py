@@ -54,3 +54,45 @@ def test_json_and_back_predicts_the_same(forecast, tmp_path):
     assert again.predict(experts=64, size=4e9) == forecast.predict(experts=64, size=4e9)
     assert again.summary() == forecast.summary()
     assert json.loads((tmp_path / "fit.json").read_text())["kind"] == "input_forecast"
+
+
+def test_groups_share_a_form_and_keep_constants_of_their_own():
+    generator = np.random.default_rng(1)
+    samples = np.geomspace(200, 4e5, 10)
+    rows = []
+    for number in range(8):
+        low, span, half = generator.uniform(1, 2), generator.uniform(1, 2), generator.uniform(3e4, 8e4)
+        for n in samples:
+            loss = low + span / (1 + (n / half) ** 0.6) + 0.003 * generator.standard_normal()
+            rows.append({"model": f"m{number}", "samples": n, "loss": loss, "floor": low, "span": span, "half": half})
+    runs = laws.Observations.read(rows, target="loss", inputs=["samples"], group="model")
+    last = [row for row in rows if row["samples"] == samples[-1]]
+    actual = np.array([row["floor"] + row["span"] / (1 + (8e5 / row["half"]) ** 0.6) for row in last])
+    prediction = laws.forecast(runs).predict([{"model": row["model"], "samples": 8e5} for row in last])
+    assert np.abs(prediction.value - actual).max() < 0.05
+    assert ((prediction.low < actual) & (actual < prediction.high)).mean() >= 0.75
+
+
+def test_an_optimum_that_moves_is_followed():
+    generator = np.random.default_rng(2)
+    rate, size = np.exp(generator.uniform(-8, -4, 60)), np.exp(generator.uniform(16, 20, 60))
+
+    def truth(lr, n):
+        return 2 + 300 * n**-0.35 + 0.02 * (np.log(lr) + 6 + 0.3 * (np.log(n) - 18)) ** 2
+
+    loss = truth(rate, size) + 0.002 * generator.standard_normal(60)
+    frame = {"rate": rate, "size": size, "loss": loss}
+    forecast = laws.forecast(laws.Observations.read(frame, target="loss", inputs=["rate", "size"]))
+    rates = np.geomspace(2e-4, 2e-2, 41)
+    curve = forecast.predict({"rate": rates, "size": np.full(41, np.exp(20.5))}).value
+    best = np.log(rates[curve.argmin()])
+    assert abs(best - (-6 - 0.3 * 2.5)) < 0.35
+
+
+def test_few_runs_are_predicted_no_worse_than_by_the_plain_forms():
+    frame, truth = experts_table(noise=0.01)
+    few = {name: values[::4] for name, values in frame.items()}
+    prediction = laws.forecast(laws.Observations.read(few, target="loss", inputs=["experts", "size"])).predict(
+        experts=32, size=2e9
+    )
+    assert abs(prediction.value / truth(2e9, 32) - 1) < 0.05
