@@ -13,7 +13,6 @@ from .backtest import LATE, LEAST_ERROR, Backtest, BacktestRow, rows
 from .cuts import Origin
 from .drift import PUBLIC_TABLES, DriftPrior
 from .residuals import ResidualProcess
-from .smoothing import smoothed
 
 Array = np.ndarray
 FORECAST = "forecast"
@@ -91,7 +90,7 @@ def combined(
     share = np.array(list(weights.values()))
     table = []
     for each in origins:
-        below, above, smooth = each.below, each.above, smoothed(each.below)
+        below, above, smooth = each.below, each.above, each.smooth
         every = np.stack([each.log_loss[name] for name in weights])
         spread = np.stack([each.spread[name] for name in weights])
         centre, variance = mix(share, every[:, len(below) :], spread)

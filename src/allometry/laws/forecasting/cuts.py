@@ -20,7 +20,8 @@ from ..fitting.trunk_noise import has_trunks
 from ..forms.named_laws import LAWS, law
 from ..solver import Problem, solve
 from ..tables.observations import Observations
-from .run_weights import prediction_weights, relevance
+from .run_weights import prediction_weights, relevance, relevance_of, weights_of
+from .smoothing import smoothed
 
 Array = np.ndarray
 # The others add cost, or runaway predictions from few runs (Farseer's nine constants), and no accuracy over public
@@ -40,6 +41,7 @@ class Origin:
     Attributes:
         index: of the cut.
         below, above: the runs on either side, in the order of compute.
+        smooth: those below with smooth losses.
         relevance: of the runs above, in the whole table.
         log_loss: law → ln L of the runs below and then of those above.
         spread: law → standard deviation of ln L that noise leaves in the constants, of the runs above.
@@ -49,6 +51,7 @@ class Origin:
     index: int
     below: Observations
     above: Observations
+    smooth: Observations
     relevance: Array
     log_loss: dict[str, Array]
     spread: dict[str, Array]
@@ -94,14 +97,16 @@ def origins(
         fits = {form.name: fit(form, ordered, weights=counting, bootstrap=0) for form in forms}
     below = [below for below, _ in sides]
     weights = np.zeros((len(below), len(ordered)))  # a run above a cut has none
-    for row, runs in zip(weights, below, strict=True):
-        row[: len(runs)] = prediction_weights(runs)
+    smoothed_below = [smoothed(runs) for runs in below]
+    for row, runs, smooth in zip(weights, below, smoothed_below, strict=True):
+        row[: len(runs)] = weights_of(runs, relevance_of(smooth))
     fitted = {form.name: _fit_below(form, ordered, below, weights, (fits or {}).get(form.name)) for form in forms}
     weight = relevance(ordered)
     return [
         Origin(
             index,
             *sides[index],
+            smooth=smoothed_below[index],
             relevance=weight[size:],
             log_loss={name: by_cut[index].log_loss for name, by_cut in fitted.items()},
             spread={name: by_cut[index].spread for name, by_cut in fitted.items()},

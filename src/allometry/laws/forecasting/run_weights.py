@@ -21,7 +21,12 @@ EXCESS_POWER = 24.0
 
 def relevance(observations: Observations) -> np.ndarray:
     """(best loss at no more compute / loss)^24 of each run, in (0, 1]: 1 for runs on the frontier of the table."""
-    return np.exp(-EXCESS_POWER * excess(smoothed(observations)))
+    return relevance_of(smoothed(observations))
+
+
+def relevance_of(smooth: Observations) -> np.ndarray:
+    """``relevance`` where the losses are smooth already."""
+    return np.exp(-EXCESS_POWER * excess(smooth))
 
 
 def prediction_weights(observations: Observations) -> np.ndarray:
