@@ -91,8 +91,8 @@ def mean_noise(weighted: Iterable[tuple[float, TrunkNoise | None]]) -> TrunkNois
 
 
 def has_trunks(runs: RunArrays) -> bool:
-    """Whether the table says which runs share a trunk, or how large a trunk's noise is."""
-    return "trunk" in runs.extra or "trunk_noise" in runs.extra
+    """Whether some runs share a trunk, or the table says how large a trunk's noise is."""
+    return "trunk_noise" in runs.extra or ("trunk" in runs.extra and int(codes(runs).max()) + 1 < len(runs))
 
 
 def codes(runs: RunArrays) -> Array:
