@@ -130,7 +130,7 @@ def test_the_board_shows_progress_and_cost(planned, monitor, terminal):
     lines = console.export_text().splitlines()
     assert "left" not in lines[0]
     assert f"{target.loss:.4f}" in lines[-1]
-    assert lines[-1].endswith("4 h 07 min")
+    assert lines[-1].endswith("4 h 25 min")
 
 
 def test_without_an_expectation_the_time_left_follows_from_the_speed(planned, terminal):

@@ -31,11 +31,11 @@ def test_the_nearest_shape_is_nearer_than_its_neighbours(given):
         assert (near.context, near.vocab_size) == (64, 300)
 
 
-def test_without_options_every_width_has_the_shape_that_it_always_had():
+def test_without_options_every_width_has_its_pinned_shape():
     assert [shape(width).model_dump(exclude_defaults=True) for width in (24, 128, 768)] == [
-        {"width": 24, "layers": 4, "head_dim": 12, "hidden": 64},
-        {"width": 128, "layers": 4, "hidden": 344},
-        {"width": 768, "layers": 12, "hidden": 2048},
+        {"width": 24, "layers": 4, "head_dim": 12, "hidden": 72},
+        {"width": 128, "layers": 4, "hidden": 384},
+        {"width": 768, "layers": 12, "hidden": 2304},
     ]
 
 
@@ -52,7 +52,7 @@ def test_presets_and_options_that_win_over_them():
     assert (gpt2.tied, gpt2.norms, gpt2.activation, gpt2.hidden) == (True, "pre", "gelu", 512)
     assert (llama.tied, llama.norms, llama.activation, llama.kv_heads) == (False, "pre", "swiglu", None)
     mixed = shape(128, options=options(preset="gpt2", tied=False, activation="geglu"))
-    assert (mixed.tied, mixed.activation, mixed.hidden) == (False, "geglu", 344)
+    assert (mixed.tied, mixed.activation, mixed.hidden) == (False, "geglu", 384)
 
 
 def test_groups_of_queries_divide_the_heads_at_every_width():

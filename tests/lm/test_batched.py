@@ -41,7 +41,7 @@ def study(path):
     return Study.create(path, {"made": True})
 
 
-MEMBERS = ((0.15, 0), (0.6, 0), (0.3, 7))
+MEMBERS = ((0.2, 0), (0.6, 0), (0.3, 7))
 RUNS = [config(tokens, lr, seed) for lr, seed in MEMBERS for tokens in LENGTHS]
 
 

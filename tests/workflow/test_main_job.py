@@ -1,6 +1,7 @@
 """A dozen lines of a notebook do what ``allometry quickstart`` does, with the same records, and print nothing."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,8 +10,10 @@ import pytest
 
 from allometry import workflow
 from allometry.cli.app import main
-from allometry.ladder import design
+from allometry.config.run import RunConfig
+from allometry.ladder import fill_minutes, stages
 from allometry.ladder.speed import Speed
+from allometry.ladder.stages import read_stages
 from allometry.planning import Plan
 from allometry.runs.cost import Throughput
 from allometry.runs.study import Study
@@ -27,9 +30,9 @@ def patched():
     """The machine's speed as a constant, and the least ladder a few thousand tokens long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "measure_speed", lambda *_: SLOW)
-        patch.setattr(design, "SIZES", 3)
-        patch.setattr(design, "WIDTHS", (16, 24, 32))
-        patch.setattr(design, "LEAST_TOKENS", 3_000)
+        patch.setattr(fill_minutes, "LEAST_TARGET", 1e9)
+        patch.setattr(fill_minutes, "LEAST_TOKENS", 4_000)
+        patch.setattr(stages, "LEAST_TOKENS", 2_000)
         patch.setattr(main_job, "SAMPLE_TOKENS", 5)
         yield patch
 
@@ -81,14 +84,36 @@ def test_a_notebook_gets_the_records_of_the_command_line(by_command, by_library)
 
 def test_the_listener_receives_every_run_law_and_plan(by_library, events):
     study, _ = by_library
-    assert [event.title for event in events if isinstance(event, workflow.RunsToCome)] == ["sweep", "ladder", "target"]
-    assert [event.title for event in events if isinstance(event, workflow.RunsEnded)] == ["sweep", "ladder", "target"]
+    stages = [stage for stage in read_stages(study) if stage.runs]
+    assert stages
+    titles = ["sweep", *["ladder"] * (1 + len(stages)), "target"]
+    assert [event.title for event in events if isinstance(event, workflow.RunsToCome)] == titles
+    assert [event.title for event in events if isinstance(event, workflow.RunsEnded)] == titles
+    reasons = [event.text for event in events if isinstance(event, workflow.Note) and "next rungs" in event.text]
+    assert reasons == [f"next rungs: {stage.reason}" for stage in stages]
     recorded = [event.record for event in events if isinstance(event, workflow.Recorded)]
     assert {record.id for record in recorded} == {record.id for record in study.records()}
     (fitted,) = (event for event in events if isinstance(event, workflow.Fitted))
     (planned,) = (event for event in events if isinstance(event, workflow.Planned))
     assert json.loads(json.dumps(fitted.predictor.to_json())) == study.read("fit.json")
     assert planned.plan == Plan.load(study.path / "plan.json")
+
+
+def test_a_ladder_that_was_cut_short_goes_on_with_its_decisions(patched, text, by_library, tmp_path):
+    """Without the runs of the later stages, and all that came after them, the same command trains the same again."""
+    study, outcome = by_library
+    copy = Study(shutil.copytree(study.path, tmp_path / "study"))
+    decided = copy.read("stages.json")["stages"]
+    later = [RunConfig.parse(run, "run").id for stage in decided for run in stage["runs"]]
+    for run in [*later, outcome.run]:
+        shutil.rmtree(copy.run_path(run))
+    for name in ("fit.json", "plan.json", "outcome.json", "report.html", "sample.json"):
+        (copy.path / name).unlink()
+    shutil.rmtree(copy.path / "trunks", ignore_errors=True)
+    copy.write("stages.json", {"stages": decided[:1]})  # the crash came before the second decision
+    again = workflow.quickstart(text, minutes=MINUTES, out=copy.path)
+    assert copy.read("stages.json")["stages"] == decided
+    assert (again.predicted, again.actual) == (outcome.predicted, outcome.actual)
 
 
 def test_step_by_step_everything_is_found_again(patched, text, by_library, capfd):

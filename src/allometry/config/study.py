@@ -18,6 +18,9 @@ class StudyConfig(Config):
     rung that diverges is recorded as diverged, and tried again up to ``retries`` times, each time at half the
     learning rate. ``decoder`` has the options of the models.
 
+    With ``minutes``, the planned run takes ``target_ratio`` times the FLOPs of the largest rung. With widths and
+    tokens, each width is trained with ``repeats`` seeds, which tells the noise of a run.
+
     ``task`` names what is learned. ``family`` is the built-in decoder or a function of a file, "model.py:Net", which is
     called with the width and ``fields`` and trained as it is ("sp") or made unit-scaled ("umup").
     """
@@ -32,6 +35,8 @@ class StudyConfig(Config):
     lr: float = Field(default=0.5, gt=0, allow_inf_nan=False)
     batch_tokens: int = Field(default=512, ge=16)
     retries: int = Field(default=0, ge=0, le=10)
+    target_ratio: float = Field(default=8.0, ge=1, le=10_000)
+    repeats: int = Field(default=1, ge=1, le=100)
     task: str = "text"
     family: str = "decoder"
     parametrization: Literal["sp", "umup"] = "sp"

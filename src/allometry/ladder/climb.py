@@ -1,4 +1,4 @@
-"""Train what a design asks for: first the sweep, which measures the recipe, then the rungs."""
+"""Train what was decided: first the sweep, which measures the recipe, then rungs."""
 
 from __future__ import annotations
 
@@ -34,16 +34,15 @@ def run_sweep(study: Study, design: Design, engine: Engine, on_event: EventHandl
     return recipe
 
 
-def train_rungs(study: Study, design: Design, recipe: Recipe, engine: Engine, on_event: EventHandler = silent) -> None:
-    """Train the rungs that are missing, by a recipe; a rung that diverges is tried again as often as the study asks.
+def train_rungs(study: Study, rungs: Sequence[RunConfig], engine: Engine, on_event: EventHandler = silent) -> None:
+    """Train the rungs that are missing; a rung that diverges is tried again as often as the study asks.
 
     Raises:
         UserError: a process died; the runs that are recorded stay.
     """
-    rungs = design.rungs_by(recipe)
     engine.train(study, missing_jobs(study, rungs, "ladder"), on_event)
     retry_of: dict[str, str] = {}
-    attempts = rungs
+    attempts = list(rungs)
     for _ in range(study.settings().get("study", {}).get("retries", 0)):
         attempts = [retry for config in attempts if (retry := _retry(study, config, retry_of)) is not None]
         engine.train(study, missing_jobs(study, attempts, "ladder", retry_of=retry_of), on_event)

@@ -12,10 +12,10 @@ PLAIN = DecoderOptions()
 
 
 def shape(width: int, context: int = 128, vocab_size: int = 256, options: DecoderOptions = PLAIN) -> DecoderConfig:
-    """The model of a width: heads of about 16 dimensions, an MLP of 8/3 the width, depth that grows with the width.
+    """The model of a width: heads of about 16 dimensions, an MLP of 3 times the width, depth that grows with the width.
 
     Four layers up to width 128, then 4·(width/128)^0.6: 12 at width 768, 32 at 4096, as in common practice. ``options``
-    may say otherwise. An MLP without a gate is 4 times as wide as the model.
+    may say otherwise: an MLP without a gate is 4 times as wide as the model, a Llama's 8/3, to a multiple of 8.
 
     Raises:
         UserError: the width is odd, or the options do not fit it.
@@ -27,7 +27,8 @@ def shape(width: int, context: int = 128, vocab_size: int = 256, options: Decode
     if options.width_per_layer is not None:
         layers = max(1, round(width / options.width_per_layer))
     fields = options.fields
-    ratio = options.hidden_per_width or (8 / 3 if fields["activation"] in GATED else 4)
+    usual = 8 / 3 if options.preset == "llama" else 3
+    ratio = options.hidden_per_width or (usual if fields["activation"] in GATED else 4)
     hidden = max(8, 8 * round(width * ratio / 8))
     return DecoderConfig(
         width=width,

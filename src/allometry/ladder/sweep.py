@@ -18,6 +18,12 @@ from ..runs.record import RunRecord
 from .recipe import Recipe
 
 BATCH_TOLERANCE = 0.003  # of the loss: what a batch may cost that lets the machine work in larger pieces
+EDGE = 1.5  # neither leaves the swept range, of an octave to each side, by more than half an octave
+# What earlier sweeps of this family showed (docs/log.md), by octaves around the default recipe: the rise of ln L with
+# the square of the distance from the best, and where the best lies. One run is as noisy as a small model is.
+LR_BEND, BATCH_BEND = (0.027, 0.02), (0.015, 0.015)
+BEST = (0.0, 0.6)
+NOISE, NOISE_RUNS = 0.01, 4.0
 
 
 def sweep_runs(
@@ -30,23 +36,25 @@ def sweep_runs(
 
 
 def measure_recipe(recipe: Recipe, records: Sequence[RunRecord]) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe's constants from the runs of a sweep, and the evidence for them.
+    """The recipe's constants from the runs of a sweep and what earlier sweeps showed, and the evidence for them.
 
     For every (size, tokens) the logarithm of the loss is a parabola in the logarithm of the learning rate, and another
-    in that of the batch, with curvatures common to all. The learning rate is the minimum, the batch the largest that
-    costs at most ``BATCH_TOLERANCE``. Neither leaves the swept range by more than a factor √2.
+    in that of the batch, with curvatures common to all. Single runs are noisy, so the parabolas are those most probable
+    after the runs and before them (a ridge regression). The learning rate is the minimum, the batch the largest that
+    costs at most ``BATCH_TOLERANCE``, within ``EDGE`` octaves of what was swept.
 
     Raises:
-        UserError: runs of fewer than three learning rates finished.
+        UserError: runs of fewer than three learning rates or three batches finished.
     """
     kept = [record for record in records if record.status == "finished"]
     train = [record.config.train for record in kept]
     groups = sorted({(record.config.num_params, record.config.train.tokens) for record in kept})
-    if len({t.lr for t in train}) < 3:
-        raise UserError(
-            "fewer than three learning rates of the sweep trained without diverging; give the study another lr or "
-            "another corpus"
-        )
+    for name, values in (("learning rates", {t.lr for t in train}), ("batches", {t.batch_tokens for t in train})):
+        if len(values) < 3:
+            raise UserError(
+                f"fewer than three {name} of the sweep trained without diverging; give the study another lr or "
+                "batch_tokens, or another corpus"
+            )
     x = np.log2([t.lr / recipe.lr for t in train])
     z = np.log2([t.batch_tokens / recipe.batch_tokens for t in train])
     member = np.array(
@@ -54,36 +62,66 @@ def measure_recipe(recipe: Recipe, records: Sequence[RunRecord]) -> tuple[Recipe
     )
     y = np.log(np.array([record.loss for record in kept], float))
     regressors = np.column_stack([member, x, x**2, z, z**2])
-    coefficients, *_ = np.linalg.lstsq(regressors, y, rcond=None)
-    residual = float(np.sqrt(np.mean((regressors @ coefficients - y) ** 2)))
+    coefficients, covariance, residual = _most_probable(regressors, y)
     slope_x, bend_x, slope_z, bend_z = coefficients[-4:]
-    best_x = _minimum(slope_x, bend_x)
-    best_z = _minimum(slope_z, bend_z)
+    best_x, best_z = _minimum(slope_x, bend_x), _minimum(slope_z, bend_z)
     # The batch's parabola rises by the tolerance at this distance above its minimum.
     reach = math.sqrt(BATCH_TOLERANCE / bend_z) if bend_z > 0 else 0.0
-    best_z = float(np.clip(best_z + reach, -1.5, 1.5))
+    largest_z = min(best_z + reach, EDGE)
     measured = replace(
         recipe,
         lr=float(f"{recipe.lr * 2**best_x:.3g}"),
-        batch_tokens=round(recipe.batch_tokens * 2**best_z),
+        batch_tokens=round(recipe.batch_tokens * 2**largest_z),
         measured=f"{plural(len(kept), 'run')} of {len(groups)} (size, tokens)",
     )
     evidence = {
         "lr_curvature": float(bend_x),
         "batch_curvature": float(bend_z),
+        "lr_octaves_error": _error_of_minimum(covariance[-4:-2, -4:-2], slope_x, bend_x),
+        "batch_octaves_error": _error_of_minimum(covariance[-2:, -2:], slope_z, bend_z),
         "cost_of_half_lr": _rise(slope_x, bend_x, best_x, -1),
         "cost_of_double_lr": _rise(slope_x, bend_x, best_x, 1),
         "residual": residual,
         "at_edge": bool(abs(best_x) > 1.25),
+        "batch_at_edge": bool(abs(best_z) > 1.25 or largest_z >= EDGE),
     }
     return measured, evidence
+
+
+def _most_probable(regressors: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Coefficients with what is known of the last four before, their covariance, and the rms of the residuals.
+
+    The noise is that of the residuals, ``NOISE`` counting as so many of them.
+    """
+    bends = np.array([LR_BEND, BATCH_BEND])
+    slopes = 2 * bends[:, 0] * BEST[1]  # of the parabola at the default recipe, if its minimum is that far away
+    mean = np.array([0.0, bends[0, 0], 0.0, bends[1, 0]])
+    known = np.zeros((4, regressors.shape[1]))
+    known[:, -4:] = np.diag(1 / np.array([slopes[0], bends[0, 1], slopes[1], bends[1, 1]]))
+    least_squares, *_ = np.linalg.lstsq(regressors, y, rcond=None)
+    squares = float(np.sum((regressors @ least_squares - y) ** 2))
+    freedom = max(len(y) - regressors.shape[1], 0)
+    noise = math.sqrt((squares + NOISE_RUNS * NOISE**2) / (freedom + NOISE_RUNS))
+    rows = np.vstack([regressors / noise, known])
+    values = np.concatenate([y / noise, known[:, -4:] @ mean])
+    coefficients, *_ = np.linalg.lstsq(rows, values, rcond=None)
+    residual = float(np.sqrt(np.mean((regressors @ coefficients - y) ** 2)))
+    return coefficients, np.linalg.inv(rows.T @ rows), residual
+
+
+def _error_of_minimum(covariance: np.ndarray, slope: float, bend: float) -> float | None:
+    """Standard deviation of a parabola's minimum, in octaves; None where it has no minimum."""
+    if bend <= 0:
+        return None
+    gradient = np.array([-1 / (2 * bend), slope / (2 * bend**2)])
+    return float(np.sqrt(gradient @ covariance @ gradient))
 
 
 def _minimum(slope: float, bend: float) -> float:
     """Where a parabola is lowest within the swept range, or the end of the range towards which it decreases."""
     if bend <= 0:
-        return float(-1.5 * np.sign(slope))
-    return float(np.clip(-slope / (2 * bend), -1.5, 1.5))
+        return float(-EDGE * np.sign(slope))
+    return float(np.clip(-slope / (2 * bend), -EDGE, EDGE))
 
 
 def _rise(slope: float, bend: float, at: float, step: float) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..config.model import DecoderConfig
 from ..config.run import RunConfig
-from ..ladder.design import TARGET_RATIO, Design, describe_cost
+from ..ladder.design import Design, describe_cost
 from ..ladder.speed import Speed
 from ..planning.optimum.repeated_data import repetition_note
 from ..quantities import format_count, format_flops, format_seconds
@@ -61,7 +61,7 @@ class LadderCost:
         if self.minutes is None or design.target_seconds is None:
             return notes
         notes.append(
-            f"then the plan: {format_flops(design.target_flops)} FLOPs, {TARGET_RATIO:g}× the largest rung, "
+            f"then the plan: {format_flops(design.target_flops)} FLOPs, {design.target_ratio:g}× the largest rung, "
             f"{format_seconds(design.target_seconds)}"
         )
         if longest.tokens < SHORT_TOKENS:

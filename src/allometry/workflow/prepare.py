@@ -28,7 +28,8 @@ from ..data.task_data.sound_files import read_speech
 from ..data.task_data.text_pairs import read_pairs
 from ..errors import UserError
 from ..extras import require_trainer
-from ..ladder.design import Design, design_members, make_design, with_seconds
+from ..ladder.design import Design, design_members, with_seconds
+from ..ladder.fill_minutes import make_design
 from ..ladder.shape import shape
 from ..ladder.speed import Speed, measure_runs, measure_speed
 from ..runs.engines.contract import LadderEngine

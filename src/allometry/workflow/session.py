@@ -17,6 +17,7 @@ from ..ladder.climb import run_sweep, train_rungs
 from ..ladder.design import Design
 from ..ladder.recipe import Recipe
 from ..ladder.speed import Speed
+from ..ladder.stages import LadderStage, read_stages, write_stage
 from ..planning import Plan
 from ..runs.engines.contract import LadderEngine
 from ..runs.machine import compiler
@@ -31,10 +32,12 @@ from .ladder_cost import LadderCost
 from .listener import Fitted, Listener, Note, Planned, note_to, silent
 from .monitor import Monitor
 from .outcome import planned_run
+from .own_ladder.later_rungs import LadderSoFar
 from .prepare import Data, begin_study, design_any, design_of, speed_of
 from .single_run import train_one
 from .study_plan import standing_plan, study_plan
 
+BEYOND = 1.3  # the largest planned size over the largest rung's
 TARGET_TIME_MARGIN = 1.3  # the target may take this many times what the design set aside for it
 
 
@@ -138,11 +141,41 @@ class StudySession:
         return recipe
 
     def train_rungs(self, recipe: Recipe) -> list[RunRecord]:
-        """Train what is missing of the rungs, by a recipe; the records of the ladder, smallest first."""
-        early = EarlyWarning(self.study)
-        with self._monitor("ladder", self.design.rungs_by(recipe), early) as monitor:
-            train_rungs(self.study, self.design, recipe, self.ladder_engine, monitor)
+        """Train what is missing of the rungs, by a recipe; the records of the ladder, smallest first.
+
+        The later rungs are decided on when the ones before have ended; each decision is written to the study before its
+        runs are trained, and stands when the study goes on after a crash.
+        """
+        self._train_rungs(self.design.rungs_by(recipe))
+        if self.design.top_flops is not None:
+            while (stage := self._next_stage(recipe)).runs:
+                self._train_rungs(stage.runs)
         return self.study.records("ladder")
+
+    def _next_stage(self, recipe: Recipe) -> LadderStage:
+        """The first decision whose runs are not all recorded; a new one, written down, where there is none."""
+        with self.study.lock(note_to(self.listener)):
+            stages = read_stages(self.study)
+            for stage in stages:
+                if not stage.runs or any(self.study.record(config.id) is None for config in stage.runs):
+                    return stage
+            records = self.study.records("sweep", "ladder")
+            stage = LadderSoFar(self.config, self.design, self.speed, recipe, stages, records).decide()
+            write_stage(self.study, stage)
+        if stage.runs:
+            self.listener(Note(f"next rungs: {stage.reason}"))
+        return stage
+
+    def _train_rungs(self, rungs: Sequence[RunConfig]) -> None:
+        early = EarlyWarning(self.study)
+        with self._monitor("ladder", rungs, early) as monitor:
+            train_rungs(self.study, rungs, self.ladder_engine, monitor)
+
+    @property
+    def target_flops(self) -> float:
+        """The FLOPs of the plan that the ladder is to predict: a multiple of those of its largest rung."""
+        rungs = self.study.records("ladder")
+        return self.design.target_ratio * max(record.flops for record in rungs)
 
     def fit(self) -> laws.Fit | laws.Forecast:
         """The law from the ladder's records, written to the study."""
@@ -165,14 +198,23 @@ class StudySession:
             # the time.
             plan = study_plan(
                 predictor or self.fit(),
-                planning.Budget(flops=self.design.target_flops),
+                planning.Budget(flops=self.target_flops),
                 self.study,
+                **self._searched(),
                 seconds=lambda run: throughput.seconds_between(run, 0, run.schedule.steps),
                 within=None if set_aside is None else TARGET_TIME_MARGIN * set_aside,
             )
             self.study.write("plan.json", plan.to_json())
         self.listener(Planned(plan))
         return plan
+
+    def _searched(self) -> dict[str, tuple[float, float]]:
+        """Tokens per parameter of the sizes that were run, at the target's compute; nothing for a ladder by hand."""
+        if self.design.top_flops is None:
+            return {}
+        sizes = [record.num_params for record in self.study.records("ladder")]
+        least, most = (self.target_flops / (6 * size**2) for size in (BEYOND * max(sizes), min(sizes)))
+        return {"tokens_per_param_range": (least, most)}
 
     def train(self, plan: Plan) -> RunRecord:
         """Train the run of a plan, unless it is recorded already; its record."""

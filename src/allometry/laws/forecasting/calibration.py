@@ -25,8 +25,6 @@ FLOORLESS = {"power": 0.5, "kaplan": 0.5}
 # on runs at least a fifth of an e-fold beyond them.
 CORRECTION_SHARE = 2 / 3
 LEAST_DISTANCE = 0.2
-# Degrees of freedom of an interval without any backtest.
-PRIOR_FREEDOM = 2.0
 # The most that one run counts, in variances.
 MOST_SQUARES = 25.0
 
@@ -148,7 +146,7 @@ def calibrate(tested: Backtest, drift: DriftPrior = PUBLIC_TABLES) -> tuple[floa
             error = error + drift.slope * distance
             squares.append(share @ np.minimum(error**2 / variance, MOST_SQUARES))
     scale = np.sqrt((drift.cuts + sum(squares)) / max(drift.cuts + len(squares), 1))
-    return float(scale), PRIOR_FREEDOM + len(squares)
+    return float(scale), drift.freedom + len(squares)
 
 
 def _columns(rows: Sequence[BacktestRow]) -> tuple[Array, Array, Array, Array, Array]:

@@ -44,7 +44,7 @@ class Posterior:
         """Given the runs that exist, with these weights of the laws."""
         runs = log_points(observations.num_params, observations.tokens)
         points, shares = np.concatenate([runs, candidates, target]), np.array(list(weights.values()))
-        laws = [_LinearizedLaw.through(name, observations, points) for name in weights]
+        laws = [LinearizedLaw.through(name, observations, points) for name in weights]
         squares = shares @ [np.sum(law.residuals**2) for law in laws]
         freedom = max(len(runs) - shares @ [len(law.jacobian) for law in laws], 0.0)
         noise = float(np.sqrt((squares + NOISE_RESIDUALS * NOISE**2) / (freedom + NOISE_RESIDUALS)))
@@ -91,7 +91,7 @@ class Posterior:
 
 
 @dataclass(frozen=True)
-class _LinearizedLaw:
+class LinearizedLaw:
     """A law, linearised at its most probable constants.
 
     Attributes:
@@ -109,7 +109,7 @@ class _LinearizedLaw:
     residuals: Array
 
     @classmethod
-    def through(cls, name: str, observations: Observations, points: Array) -> _LinearizedLaw:
+    def through(cls, name: str, observations: Observations, points: Array) -> LinearizedLaw:
         """Fitted to the runs as ``laws.fit`` does, whatever the drift, with the prior for what they leave open."""
         law, seen, largest = LAWS[name], len(observations), int(np.argmax(observations.flops))
         run = float(observations.num_params[largest]), float(observations.tokens[largest])
@@ -119,10 +119,13 @@ class _LinearizedLaw:
         means, jacobian = (each[0] for each in law.log_loss(theta[None], *(points - centre).T))
         return cls(points, means, jacobian, spread, np.log(observations.loss) - means[:seen])
 
+    def prior_covariance(self, drift: float) -> Array:
+        """The covariance of ln L at the points before any run."""
+        return self.jacobian.T @ self.spread @ self.jacobian + walk(self.points, self.points[-1:], drift)
+
     def covariance(self, drift: float, noise: float) -> Array:
         """The covariance of ln L at the points, given the runs."""
-        before = self.jacobian.T @ self.spread @ self.jacobian + walk(self.points, self.points[-1:], drift)
-        return after_runs(before, slice(len(self.residuals)), noise)[1]
+        return after_runs(self.prior_covariance(drift), slice(len(self.residuals)), noise)[1]
 
 
 def _constants(law: Law, points: Array, loss: Array, middle: Array, spread: Array) -> Array:

@@ -11,6 +11,7 @@ from ...errors import UserError
 from ...files import write_json
 from ...runs.study import Study
 from ..listener import Listener, Note, silent
+from ..own_ladder.ladder_forecast import fit_ladder, own_ladder
 
 
 def fit_runs(
@@ -50,7 +51,8 @@ def fit_runs(
         options: dict[str, Any] = {"objective": objective, "delta": delta}
         fit = laws.fit(single, observations, **{key: value for key, value in options.items() if value is not None})
     else:
-        fit = laws.forecast(observations, names)
+        own = own_ladder(source) if names is None and not (columns or where or counted) else []
+        fit = fit_ladder(own)[0] if own else laws.forecast(observations, names)
     if output is None and not columns and Study(Path(source)).settings_path.is_file():
         output = Path(source) / "fit.json"
     _write(fit, output, listener)

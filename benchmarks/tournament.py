@@ -1,0 +1,261 @@
+"""How true the ladder's answers are: studies of minutes on many texts, each prediction held against what came out.
+
+    python benchmarks/tournament.py --group tuning     # the studies on which choices were made
+    python benchmarks/tournament.py --group final      # texts and seeds that no choice has seen, run once
+    python benchmarks/tournament.py --table            # the table of all results so far
+
+A study is `allometry quickstart` in a process of its own. Its result goes to ``tournament.jsonl`` as soon as it is
+known, and a study whose result stands there is not run again. Texts are made from what every Debian machine with
+manual pages, headers, Perl and translations has; a text that cannot be made here is left out and named. With
+``--repeats`` the target is trained with further seeds, and with ``--sizes`` half and twice the planned size is trained
+for the same FLOPs. Two cores, nothing else running: about four minutes a study.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gettext
+import gzip
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results" / "tournament.jsonl"
+MOST_CHARACTERS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A study of the tournament."""
+
+    text: str
+    seed: int = 0
+    minutes: float = 3.0
+    target_ratio: float = 8.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.text}-{self.seed}-{self.minutes:g}min-{self.target_ratio:g}x"
+
+
+TUNING = (
+    *(Entry(text, 0) for text in ("stdlib", "wikitext", "shakespeare", "man", "french", "packages")),
+    *(Entry(text, 1) for text in ("stdlib", "shakespeare", "french")),
+    Entry("man", 0, minutes=4.0, target_ratio=64.0),
+)
+FINAL = (
+    *(Entry(text, seed) for seed in (2, 3) for text in ("perl", "headers", "german", "russian", "stdlib")),
+    Entry("perl", 4, minutes=5.0, target_ratio=64.0),
+    Entry("german", 4, minutes=5.0, target_ratio=64.0),
+    Entry("headers", 4, minutes=6.0, target_ratio=100.0),
+)
+GROUPS = {"tuning": TUNING, "final": FINAL}
+
+
+def files(folder: str, pattern: str, read: Callable[[Path], str] = lambda path: path.read_text(errors="ignore")) -> str:
+    """Every so many-th file under a folder, so that the text is of all kinds that are there, up to the limit."""
+    paths = [path for path in sorted(Path(folder).rglob(pattern)) if path.is_file() and path.stat().st_size < 200_000]
+    size = sum(path.stat().st_size for path in paths)
+    step = max(1, round(size / MOST_CHARACTERS / 2))
+    return "\n\n".join(read(path) for path in paths[::step])
+
+
+def catalogues(language: str) -> str:
+    """The translated messages of every program, each once."""
+    seen: dict[str, None] = {}
+    for path in sorted(Path(f"/usr/share/locale/{language}/LC_MESSAGES").glob("*.mo")):
+        with path.open("rb") as file:
+            messages = vars(gettext.GNUTranslations(file))["_catalog"]
+        seen |= {text: None for source, text in messages.items() if source and isinstance(text, str)}
+    return "\n".join(seen)
+
+
+def package_lists() -> str:
+    """Debian's list of packages, as apt has it."""
+    path = next(Path("/var/lib/apt/lists").glob("*_Packages*"))
+    return subprocess.run(
+        ["/usr/lib/apt/apt-helper", "cat-file", str(path)], capture_output=True, check=True
+    ).stdout.decode(errors="ignore")
+
+
+def shared(*names: str) -> str:
+    """Public texts that the tests use, where they are."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "text"
+    return "\n\n".join((folder / name).read_text() for name in names)
+
+
+TEXTS: dict[str, Callable[[], str]] = {
+    "wikitext": lambda: shared("wikitext-103-valid.txt", "wikitext-103-test.txt"),
+    "shakespeare": lambda: shared("tinyshakespeare.txt"),
+    "man": lambda: files(
+        "/usr/share/man", "*.gz", lambda path: gzip.decompress(path.read_bytes()).decode(errors="ignore")
+    ),
+    "headers": lambda: files("/usr/include", "*.h"),
+    "perl": lambda: files("/usr/share/perl", "*.p[ml]"),
+    "french": lambda: catalogues("fr"),
+    "german": lambda: catalogues("de"),
+    "russian": lambda: catalogues("ru"),
+    "packages": package_lists,
+}
+
+
+def source(entry: Entry, folder: Path) -> str:
+    """What ``--data`` names: the standard library, or the text, made once."""
+    if entry.text == "stdlib":
+        return "stdlib"
+    path = folder / f"{entry.text}.txt"
+    if not path.exists():
+        text = TEXTS[entry.text]()[:MOST_CHARACTERS]
+        if len(text) < 500_000:
+            raise FileNotFoundError(f"only {len(text)} characters of {entry.text} on this machine")
+        path.write_text(text)
+    return str(path)
+
+
+def run_study(entry: Entry, folder: Path, repeats: int, sizes: bool) -> dict:
+    """One study, and what it said and what came out."""
+    from allometry import workflow
+    from allometry.planning import Plan
+    from allometry.workflow.outcome import planned_run
+
+    out, started = folder / entry.name, time.time()
+    config = workflow.StudyConfig(
+        data=source(entry, folder), minutes=entry.minutes, seed=entry.seed, target_ratio=entry.target_ratio
+    )
+    with workflow.open_study(config, out) as session:
+        session.train_rungs(session.run_sweep())
+        plan = session.plan()
+        record = session.train(plan)
+        outcome = workflow.conclude(session.study, plan, record)
+        seconds = time.time() - started
+        chosen = planned_run(Plan.load(out / "plan.json"))
+        actual = [outcome.actual]
+        for repeat in range(1, repeats):
+            run = chosen.with_train(seed=chosen.train.seed + 1000 + repeat)
+            actual.append(loss_of(session, run))
+        beside = {}
+        for factor in (0.5, 2.0) if sizes else ():
+            beside[str(factor)] = loss_of(session, resized(chosen, factor))
+    interval = plan.optimum.intervals.get("num_params")
+    rungs = session.study.records("ladder")
+    run_sizes = [rung.num_params for rung in rungs]
+    return asdict(entry) | {
+        "name": entry.name,
+        "predicted": outcome.predicted,
+        "low": outcome.low,
+        "high": outcome.high,
+        "actual": actual,
+        "error": outcome.predicted / float(np.mean(actual)) - 1,
+        "error_of_first": outcome.relative_error,
+        "half_width": math.sqrt(outcome.high / outcome.low) - 1 if outcome.low and outcome.high else None,
+        "inside": outcome.inside,
+        "ladder_share": outcome.ladder_share,
+        "compute_ratio": outcome.compute_ratio,
+        "num_params": plan.num_params,
+        "best_size": plan.optimum.num_params,
+        "best_size_interval": interval,
+        "at_edge": plan.optimum.at_edge,
+        "optimum_inside": bool(
+            interval and min(run_sizes) < interval[0] and interval[1] < max(run_sizes) and not plan.optimum.at_edge
+        ),
+        "tokens": plan.tokens,
+        "target_flops": record.flops,
+        "rungs": len(rungs),
+        "lr": chosen.train.lr,
+        "batch_tokens": chosen.train.batch_tokens,
+        "beside": beside,
+        "seconds": seconds,
+    }
+
+
+def loss_of(session, run) -> float:
+    """The loss of a further run of the study, trained on the whole machine."""
+    from allometry.runs.job import Job
+
+    session.target_engine.train(session.study, [Job((run,), "run")])
+    return session.study.ended(run.id).loss
+
+
+def resized(run, factor: float):
+    """The run of a model nearest to ``factor`` times the size, for the same FLOPs."""
+    from allometry.ladder.shape import shape_near
+
+    model = shape_near(factor * run.num_params, run.model.context, run.model.vocab_size)
+    return run.model_copy(update={"model": model}).with_train(tokens=round(run.flops / model.flops_per_token))
+
+
+def results() -> list[dict]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def missing(group: str) -> Iterator[Entry]:
+    done = {result["name"] for result in results()}
+    return (entry for entry in GROUPS[group] if entry.name not in done)
+
+
+def table(rows: list[dict]) -> str:
+    """The results, and what they are together."""
+    lines = [
+        "| text, seed | × | planned | predicted [90 %] | actual | error | half-width | inside | size inside | share |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        actual = " ".join(f"{loss:.4f}" for loss in row["actual"])
+        lines.append(
+            f"| {row['text']}, {row['seed']} | {row['compute_ratio']:.0f} | {row['num_params'] / 1e3:.0f} k × "
+            f"{row['tokens'] / 1e6:.1f} M | {row['predicted']:.4f} [{row['low']:.4f}, {row['high']:.4f}] | {actual} | "
+            f"{row['error']:+.1%} | {row['half_width']:.1%} | {'yes' if row['inside'] else '**no**'} | "
+            f"{'yes' if row['optimum_inside'] else '**no**'} | {row['ladder_share']:.0%} |"
+        )
+    for name, kept in (
+        ("8×", [r for r in rows if r["target_ratio"] < 10]),
+        ("64× and more", [r for r in rows if r["target_ratio"] > 10]),
+    ):
+        if kept:
+            errors = np.array([row["error"] for row in kept])
+            first = np.array([row["error_of_first"] for row in kept])
+            lines.append(
+                f"\n{name}: {len(kept)} studies; error {np.sqrt(np.mean(errors**2)):.2%} rms ({errors.mean():+.2%} on "
+                f"average; against single targets {np.sqrt(np.mean(first**2)):.2%}), half-width "
+                f"{np.median([row['half_width'] for row in kept]):.1%}, inside "
+                f"{sum(row['inside'] for row in kept)}, optimum inside {sum(row['optimum_inside'] for row in kept)}"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--group", choices=GROUPS, default="tuning")
+    parser.add_argument("--folder", type=Path, default=Path("tournament"), help="where studies and texts are kept")
+    parser.add_argument("--repeats", type=int, default=1, help="seeds of each target")
+    parser.add_argument("--sizes", action="store_true", help="also train half and twice the planned size")
+    parser.add_argument("--one", help="a single entry, as the process that runs it is asked for")
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if options.table:
+        print(table(results()))
+        return
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if options.one:
+        entry = next(entry for entry in GROUPS[options.group] if entry.name == options.one)
+        result = run_study(entry, options.folder, options.repeats, options.sizes) | {"group": options.group}
+        RESULTS.parent.mkdir(exist_ok=True)
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+        return
+    for entry in missing(options.group):
+        asked = [sys.executable, __file__, "--group", options.group, "--one", entry.name, "--folder", options.folder]
+        more = ["--repeats", str(options.repeats), *(["--sizes"] if options.sizes else [])]
+        done = subprocess.run([*map(str, asked), *more])
+        print(entry.name, "done" if done.returncode == 0 else f"failed ({done.returncode})", flush=True)
+
+
+if __name__ == "__main__":
+    main()

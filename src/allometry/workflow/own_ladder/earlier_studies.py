@@ -1,0 +1,25 @@
+"""What earlier studies of the built-in decoder on text showed, as priors of a new one.
+
+``benchmarks/tournament.py`` trains ladders on many texts with targets at 8 to 100 times their largest rung. The laws
+of all of them have much in common: the exponents and the form hardly depend on the text, the floor lies between 0.3 and
+1 nats a byte, and the losses of the targets come out somewhat above the law of their ladder, since runs as
+short as a ladder's have not reached the power laws of long ones. A text is predicted by what the other texts showed.
+"""
+
+from __future__ import annotations
+
+from ...laws import DriftPrior
+
+LAWS = ("skaling",)
+# Standard deviations over texts; the floor E is in nats a byte.
+EXPONENTS = {"alpha": (0.65, 0.05), "beta": (0.48, 0.04), "k": (0.55, 0.1)}
+FLOOR = (0.65, 0.1)
+DRIFT = DriftPrior(slope=0.006, sd=0.006, cuts=20.0, freedom=8.0)
+LEAST_LENGTHS = 5  # as many lengths of runs, for what earlier studies showed to be of any use
+LEAST_TOKENS = 60_000  # shorter runs have hardly begun, and the law is that of the others
+
+
+def priors(bytes_per_token: float) -> dict[str, dict[str, tuple[float, float]]]:
+    """Law → constant → (mean, standard deviation), for tokens of so many bytes."""
+    mean, sd = FLOOR
+    return {name: EXPONENTS | {"E": (bytes_per_token * mean, bytes_per_token * sd)} for name in LAWS}

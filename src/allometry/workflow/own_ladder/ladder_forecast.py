@@ -1,0 +1,44 @@
+"""The law of a ladder of the built-in decoder: with the noise of its trunks and what earlier studies showed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ... import laws
+from ...config.model import DecoderConfig
+from ...ladder.noise import trunk_noise
+from ...runs.record import RunRecord
+from ...runs.study import Study
+from .earlier_studies import DRIFT, LAWS, LEAST_LENGTHS, LEAST_TOKENS, priors
+
+
+def own_ladder(source: Path | str) -> list[RunRecord]:
+    """The finished rungs of a study whose ladder is of the built-in decoder; none for anything else."""
+    study = Study(Path(source))
+    if not study.settings_path.is_file():
+        return []
+    rungs = [record for record in study.records("ladder") if record.status == "finished"]
+    models = [None if record.external else record.config.model for record in rungs]
+    return rungs if all(isinstance(model, DecoderConfig) and model.plain for model in models) else []
+
+
+def fit_ladder(records: Sequence[RunRecord]) -> tuple[laws.Forecast, laws.Observations]:
+    """The forecast of a ladder of the built-in decoder, and its runs.
+
+    It knows more than one of anybody's table: which runs share a trunk, the noise of a trunk, and, where the runs are
+    as long as those of earlier studies, what came out of these (:mod:`.earlier_studies`).
+
+    Raises:
+        UserError: too few runs for a law.
+    """
+    observe = lambda runs: laws.Observations.from_records(
+        [record.row() | {"trunk_noise": trunk_noise(record.num_params)} for record in runs], counted="non_embedding"
+    )
+    long = [record for record in records if record.tokens >= LEAST_TOKENS]
+    if len({record.num_params for record in long}) < 3 or len({record.tokens for record in long}) < LEAST_LENGTHS:
+        observations = observe(records)
+        return laws.forecast(observations), observations
+    observations = observe(long)
+    known = priors(long[0].config.text.bytes_per_token)
+    return laws.forecast(observations, LAWS, drift=DRIFT, priors=known), observations

@@ -1,0 +1,104 @@
+"""Later rungs: decided within what is left, written down first, smaller on a machine that has become slower."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from allometry import laws
+from allometry.config.study import StudyConfig
+from allometry.config.task import TextConfig
+from allometry.ladder.design import trunk_flops
+from allometry.ladder.fill_minutes import make_design
+from allometry.ladder.speed import Speed
+from allometry.ladder.stages import LadderStage, read_stages, write_stage
+from allometry.runs.cost import Throughput
+from allometry.runs.study import Study
+from allometry.runs.trunks import trunk_costs
+from allometry.workflow.own_ladder.later_rungs import LadderSoFar
+from helpers.builders import record
+
+TRUTH = {"E": 0.6, "A": 300.0, "B": 500.0, "alpha": 0.63, "beta": 0.46, "k": 0.47}
+SPEED = Speed(Throughput(0.00012, 3e-10, 1.1e-11), Throughput(0.0003, 8e-10, 9e-12), workers=2)
+CONFIG = StudyConfig(minutes=5)
+DESIGN = make_design(CONFIG, TextConfig(source="t", fingerprint="f"), 10**9, SPEED)
+
+
+def trained(runs, slower=1.0, noise=0.01, lost=()):
+    """Records of runs as the true law has them, a trunk's noise shared, in ``slower`` times the expected time."""
+    seconds = trunk_costs(SPEED.ladder, runs)
+    records = []
+    for config in runs:
+        shift = noise * np.random.default_rng(abs(hash(config.trunk)) % 2**32).standard_normal()
+        loss = laws.LAWS["skaling"].loss(TRUTH, config.num_params, config.tokens) * math.exp(shift)
+        if config.num_params in lost:
+            records.append(record(config, loss=None, kind="ladder", status="diverged"))
+        else:
+            records.append(
+                replace(record(config, loss=float(loss), kind="ladder"), seconds=slower * seconds[config.id])
+            )
+    return records
+
+
+def ladder(stages=(), **options):
+    runs = [*DESIGN.rungs, *(run for stage in stages for run in stage.runs)]
+    return LadderSoFar(CONFIG, DESIGN, SPEED, DESIGN.recipe, stages, trained(runs, **options))
+
+
+def decisions(**options):
+    stages = []
+    while not stages or stages[-1].runs:
+        stages.append(ladder(stages, **options).decide())
+        assert len(stages) < 10
+    return stages
+
+
+def test_decisions_use_what_was_set_aside_and_no_more():
+    stages = decisions()
+    runs = [run for stage in stages for run in stage.runs]
+    assert 0.5 * DESIGN.later_flops < trunk_flops(runs) <= DESIGN.later_flops
+    assert len({run.id for run in [*runs, *DESIGN.rungs]}) == len(runs) + len(DESIGN.rungs)
+    assert len(stages) >= 3  # two decisions, the second by what the first brought, and the end
+    assert stages[-1].reason == "complete"
+
+
+def test_the_first_decision_trains_a_run_of_full_length():
+    first = decisions()[0]
+    assert max(run.flops for run in first.runs) == pytest.approx(DESIGN.top_flops, rel=0.01)
+    assert {stage.top_flops for stage in decisions()} == {DESIGN.top_flops}
+
+
+def test_a_size_that_was_trained_before_gets_another_seed():
+    runs = [run for stage in decisions() for run in stage.runs]
+    trunks = {(run.model, run.train.seed, run.trunk) for run in [*DESIGN.rungs, *runs]}
+    assert len({(model, seed) for model, seed, _ in trunks}) == len(trunks)
+    assert any(run.train.seed != CONFIG.seed for run in runs)
+
+
+@pytest.mark.parametrize(("slower", "smaller"), [(1.0, False), (1.1, False), (0.7, False), (2.5, True)])
+def test_a_machine_that_became_slower_gets_smaller_rungs(slower, smaller):
+    top = ladder(slower=slower).decide().top_flops
+    assert (top < 0.8 * DESIGN.top_flops) is smaller
+    if not smaller:
+        assert top == DESIGN.top_flops
+
+
+def test_sizes_that_diverged_leave_the_decision_to_the_others():
+    largest = max(rung.num_params for rung in DESIGN.rungs)
+    assert ladder(lost=(largest,)).decide().runs
+    everything = {rung.num_params for rung in DESIGN.rungs}
+    stage = ladder(lost=everything).decide()
+    assert stage.runs
+    assert stage.reason.startswith("no law yet")
+
+
+def test_decisions_survive_their_file_in_order(tmp_path):
+    study = Study.create(tmp_path / "s", {})
+    assert read_stages(study) == []
+    stages = decisions()[:2]
+    for stage in stages:
+        write_stage(study, stage)
+    assert read_stages(study) == stages
+    write_stage(study, LadderStage((), 1e12, "complete"))
+    assert read_stages(study)[-1].runs == ()
