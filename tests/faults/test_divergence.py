@@ -7,8 +7,6 @@ import pytest
 
 from allometry import laws
 from allometry.ladder.climb import train_rungs
-from allometry.ladder.design import Design
-from allometry.ladder.recipe import Recipe
 from allometry.lm.training.health import SPIKE_NATS, SPIKE_STEPS, Spikes
 from allometry.lm.training.meter import Meter
 from allometry.runs.hooks import Interrupted
@@ -107,8 +105,7 @@ class InProcess:
 def test_what_diverged_is_tried_again_at_half_the_rate_and_the_first_is_kept(tmp_path, monkeypatch, retries):
     Broken(monkeypatch, 20, math.nan, bound=0.2)
     where = Study.create(tmp_path / "s", {"study": {"retries": retries}})
-    recipe = Recipe(lr=0.6, batch_tokens=128)
-    train_rungs(where, Design((), tuple(trials.configs(6_000, lr=0.6)), recipe), recipe, InProcess())
+    train_rungs(where, trials.configs(6_000, lr=0.6), InProcess())
     records = {record.config.train.lr: record for record in where.records("ladder")}
     assert sorted(records, reverse=True) == [0.6, 0.3, 0.15][: retries + 1]
     statuses = [records[lr].status for lr in sorted(records, reverse=True)]

@@ -18,7 +18,7 @@ from ..runs.record import RunRecord
 from .recipe import Recipe
 
 BATCH_TOLERANCE = 0.003  # of the loss: what a batch may cost that lets the machine work in larger pieces
-EDGE = 1.5  # neither leaves the swept range, of an octave to each side, by more than half an octave
+EDGE = 1.0  # octaves to each side that are swept; neither leaves them
 # What earlier sweeps of this family showed (docs/log.md), by octaves around the default recipe: the rise of ln L with
 # the square of the distance from the best, and where the best lies. One run is as noisy as a small model is.
 LR_BEND, BATCH_BEND = (0.027, 0.02), (0.015, 0.015)
@@ -41,7 +41,7 @@ def measure_recipe(recipe: Recipe, records: Sequence[RunRecord]) -> tuple[Recipe
     For every (size, tokens) the logarithm of the loss is a parabola in the logarithm of the learning rate, and another
     in that of the batch, with curvatures common to all. Single runs are noisy, so the parabolas are those most probable
     after the runs and before them (a ridge regression). The learning rate is the minimum, the batch the largest that
-    costs at most ``BATCH_TOLERANCE``, within ``EDGE`` octaves of what was swept.
+    costs at most ``BATCH_TOLERANCE``, within the octaves that were swept.
 
     Raises:
         UserError: runs of fewer than three learning rates or three batches finished.
@@ -82,8 +82,8 @@ def measure_recipe(recipe: Recipe, records: Sequence[RunRecord]) -> tuple[Recipe
         "cost_of_half_lr": _rise(slope_x, bend_x, best_x, -1),
         "cost_of_double_lr": _rise(slope_x, bend_x, best_x, 1),
         "residual": residual,
-        "at_edge": bool(abs(best_x) > 1.25),
-        "batch_at_edge": bool(abs(best_z) > 1.25 or largest_z >= EDGE),
+        "at_edge": bool(abs(best_x) > 0.95),
+        "batch_at_edge": bool(abs(best_z) > 0.95 or largest_z >= EDGE),
     }
     return measured, evidence
 

@@ -95,7 +95,7 @@ def band(predictor: LossPredictor, ended: Sequence[Course], run: Course) -> Band
     """The band of a run, by a law and by runs that have ended (none of the run's own trunk).
 
     Raises:
-        UserError: the runs that have ended are of too few sizes, or too short.
+        UserError: the runs that have ended are of too few sizes, or too short, or the law gives no loss along a run.
     """
     sizes = {course.num_params for course in ended}
     if len(sizes) < LEAST_SIZES:
@@ -154,7 +154,10 @@ def _above_the_law(
 
 
 def _log_law(predictor: LossPredictor, num_params: float, tokens: np.ndarray) -> np.ndarray:
-    return np.log(np.asarray(predictor.predict(np.full(len(tokens), float(num_params)), tokens).value, float))
+    losses = np.asarray(predictor.predict(np.full(len(tokens), float(num_params)), tokens).value, float)
+    if not np.all((losses > 0) & np.isfinite(losses)):
+        raise UserError(f"the law gives no finite loss above zero for {num_params:g} parameters along the run")
+    return np.log(losses)
 
 
 def _law_error(predictor: LossPredictor, run: Course) -> float:
