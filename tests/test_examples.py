@@ -1,9 +1,17 @@
 """The files of ``examples/`` run as a reader runs them, each in an empty folder, and come out as their pages say."""
 
 import runpy
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
+
+from allometry.ladder.script_ladder import probe_runs
+from allometry.runs.job import Job
+from allometry.runs.study import Study
+from allometry.trainers.catalog import trainer_named
+from allometry.workflow import read_script_study
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -41,6 +49,42 @@ def test_text_to_outcome_predicts_what_comes_out(run_example):
     assert len(ran["study"].records("ladder")) == 9
     assert ran["outcome"].inside
     assert Path("study/outcome.json").is_file()
+
+
+def test_own_loop_is_recorded_and_its_law_predicts(run_example):
+    ran = run_example("own_loop.py")
+    assert ran["prediction"].low < ran["actual"] < ran["prediction"].high
+    assert len(Study.open(Path("own_loop")).records("ladder")) == 16
+
+
+LIBRARIES = {"nano_gpt": "torch", "digits": "sklearn", "run_clm": "transformers"}
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_a_program_is_started_as_its_study_says(tmp_path, name):
+    """One short run; the whole study of each is described in the pages."""
+    pytest.importorskip(LIBRARIES[name], reason=f"{LIBRARIES[name]} is not installed")
+    if name == "run_clm":
+        pytest.importorskip("accelerate", reason="accelerate is not installed")
+    folder = shutil.copytree(EXAMPLES / "programs", tmp_path / "programs")
+    (folder / "text.txt").write_text((EXAMPLES / "programs" / "run_clm.py").read_text() * 20)
+    config = read_script_study(folder / f"{name}.toml")
+    trainer = config.trainer.model_copy(
+        update={"command": config.trainer.command.replace("python ", f"{sys.executable} ", 1)}
+    )
+    config = config.model_copy(update={"trainer": trainer, "probe_tokens": config.batch_tokens * 2})
+    [run, *_] = probe_runs(config, config.widths)
+    study = Study.create(tmp_path / "s", {})
+    trainer_named("script").train(Job((run,), "probe"), study)
+    record = study.ended(run.id)
+    assert record.status == "finished"
+    assert 0 < record.loss < 7
+    assert record.num_params > 100
+    assert set(record.scores) == set(config.trainer.scores)
+
+
+def test_every_program_is_tried_here():
+    assert {path.stem for path in (EXAMPLES / "programs").glob("*.py")} == set(LIBRARIES)
 
 
 def test_every_example_is_tried_here():
