@@ -21,6 +21,8 @@ EXTRAS = {
     "gguf": "gguf",
     "transformers": "models",
     "lm_eval": "evaluation",
+    "keras": "callbacks",
+    "lightning": "callbacks",
     "sklearn": "tasks",
     "sacrebleu": "tasks",
     "rouge_score": "tasks",
