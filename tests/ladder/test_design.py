@@ -156,6 +156,14 @@ def test_widths_and_tokens_may_be_given_instead():
         StudyConfig.parse({"widths": [16, 32]})
 
 
+def test_what_the_study_says_of_the_training_holds_for_every_run():
+    given = {"weight_decay": 0.1, "warmup_tokens": 5000, "precision": "bf16"}
+    for more in ({"minutes": 3}, {"widths": (16, 24), "tokens": (20_000, 40_000)}):
+        design = make_design(StudyConfig(**more, **given), DATA, 30_000_000, SPEED)
+        for run in (*design.sweep, *design.rungs):
+            assert {name: getattr(run.train, name) for name in given} == given
+
+
 def test_rates_and_seeds_of_one_shape_are_one_job_when_batched(tmp_path):
     study = Study.create(tmp_path / "s", {})
     sweep = design_of(5).sweep

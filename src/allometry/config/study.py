@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -16,7 +16,8 @@ class StudyConfig(Config):
     Every width is trained to each of the lengths ``tokens``. With ``sweep``, cheap runs first measure batch and
     learning rate; without it, ``lr`` and ``batch_tokens`` (the values after a million tokens) are used as given. A
     rung that diverges is recorded as diverged, and tried again up to ``retries`` times, each time at half the
-    learning rate. ``decoder`` has the options of the models.
+    learning rate. ``decoder`` has the options of the models. ``weight_decay``, ``warmup_tokens`` and ``precision`` are
+    those of every run, where they are given.
 
     With ``minutes``, the planned run takes ``target_ratio`` times the FLOPs of the largest rung. With widths and
     tokens, each width is trained with ``repeats`` seeds, which tells the noise of a run.
@@ -42,6 +43,9 @@ class StudyConfig(Config):
     parametrization: Literal["sp", "umup"] = "sp"
     fields: dict[str, JsonValue] = Field(default={})
     decoder: DecoderOptions = DecoderOptions()
+    weight_decay: float | None = Field(default=None, ge=0, le=1)
+    warmup_tokens: int | None = Field(default=None, ge=0)
+    precision: Literal["fp32", "bf16"] | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -58,6 +62,12 @@ class StudyConfig(Config):
         if self.tokens is not None and (not self.tokens or min(self.tokens) < 10_000):
             raise ValueError("tokens: give at least one length, each 10 000 or more")
         return self
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """What the study says about the training of every run, beside learning rate and batch."""
+        given = {name: getattr(self, name) for name in ("weight_decay", "warmup_tokens", "precision")}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def measures_text(self) -> bool:

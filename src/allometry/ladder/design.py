@@ -122,6 +122,7 @@ def design_members(config: StudyConfig, task: TaskConfig, members: Mapping[int, 
     rate = config.lr if "lr" in config.model_fields_set else PLAIN_RATE if _plain(config) else config.lr
     recipe = Recipe(lr=rate, batch_tokens=config.batch_tokens)
     recipe = replace(recipe, warmup_tokens=min(recipe.warmup_tokens, min(config.tokens or ()) // 10))
+    recipe = replace(recipe, **config.training)
     return _grid(config, task, recipe, [members[width] for width in sorted(set(config.widths or ()))])
 
 

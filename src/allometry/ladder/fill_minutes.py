@@ -41,7 +41,7 @@ def make_design(config: StudyConfig, task: TextConfig, train_tokens: int, speed:
         UserError: the minutes are too few, or the corpus is too short; names the least that is needed.
     """
     way = {} if speed is None else {"precision": speed.precision, "compile": speed.compile}
-    recipe = Recipe(lr=config.lr, batch_tokens=config.batch_tokens, **way)
+    recipe = Recipe(lr=config.lr, batch_tokens=config.batch_tokens, **way | config.training)
     if config.minutes is None:
         return grid_design(config, task, recipe, speed)
     if speed is None:

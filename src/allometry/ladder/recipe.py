@@ -36,6 +36,7 @@ class Recipe:
     precision: str = "fp32"
     compile: bool = False
     warmup_tokens: int = 20_000
+    weight_decay: float = 0.0
     measured: str = "defaults, not measured on this text"
 
     def at(self, tokens: float) -> tuple[float, float]:
