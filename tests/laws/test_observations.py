@@ -275,6 +275,7 @@ def test_a_study_folder_is_read_through_its_rows(tmp_path, monkeypatch):
             ]
 
     monkeypatch.setattr(Study, "open", lambda path: Opened())
+    (tmp_path / "study.json").write_text("{}")
     observations = Observations.read(tmp_path)
     assert observations.labels == ("r",)
     assert observations.flops.tolist() == [2e14]

@@ -19,6 +19,7 @@ from ..extras import EXTRAS, how_to_install
 from .audit import audit
 from .data import data
 from .fit import fit
+from .import_runs import import_runs
 from .ladder import ladder
 from .models.evaluate import evaluate
 from .models.export import export
@@ -56,6 +57,7 @@ COMMANDS = (
 )
 for command in COMMANDS:
     app.command()(command)
+app.command("import")(import_runs)
 
 INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT, 128 + SIGTERM
 # What typer raises for options that do not parse: a sentence, which must not become a box of five lines.

@@ -24,6 +24,7 @@ from ..files import lock_file, parse_json, replace_file, write_json
 from ..quantities import plural
 from .corpus import Corpus, load_corpus
 from .documents import MANIFEST, PREPARING, Source
+from .lossy_tokenizer import check_losses
 from .near_duplicates import near_duplicates
 from .shards import Shard, content, fingerprint, read_manifest, shard_of, write_manifest
 from .split import FEW, Split, cut, keys_of, piece_size, split
@@ -64,11 +65,14 @@ def prepare(source: Source, out: Path, tokenizer: str = "bytes", say: Say = lamb
             try:
                 spool.fill(source, _Paced(say))
                 plan = _plan(spool, source.name)
+                lossy = check_losses(given, plan.all_texts("held_out")) if isinstance(given, Subwords) else []
             except UserError:
                 if spool.complete or not spool.chunks:
                     _empty(out)
                 raise
-            _write_corpus(out, plan, request, given or _trained(out, tokenizer, plan, say), say)
+            for note in lossy:
+                say(note)
+            _write_corpus(out, plan, request, given or _trained(out, tokenizer, plan, say), say, lossy)
         _clear(out)
         return load_corpus(out)
 
@@ -139,8 +143,10 @@ def _trained(out: Path, name: str, plan: _Plan, say: Say) -> Tokenizer:
     return Subwords(name, path.read_bytes())
 
 
-def _write_corpus(out: Path, plan: _Plan, request: dict[str, Any], tokenizer: Tokenizer, say: Say) -> None:
-    """Write the shards, compare the parts, write the manifest."""
+def _write_corpus(
+    out: Path, plan: _Plan, request: dict[str, Any], tokenizer: Tokenizer, say: Say, lossy: list[str]
+) -> None:
+    """Write the shards, compare the parts, write the manifest; ``lossy``: what the tokenizer loses."""
     if tokenizer.content and not (out / FILE).exists():
         replace_file(out / FILE, tokenizer.content)
     paced, packed = _Paced(say), []
@@ -150,7 +156,7 @@ def _write_corpus(out: Path, plan: _Plan, request: dict[str, Any], tokenizer: To
     shards = {part: [shard for each in packed if (shard := each[part]) is not None] for part in PARTS}
     leaks = near_duplicates(lambda: plan.all_texts("held_out"), plan.all_texts("train"))
     tally = plan.spool.tally
-    notes = [*tally.notes(), *repeated(plan.units.copies if plan.size else 0), leaks.describe()]
+    notes = [*tally.notes(), *repeated(plan.units.copies if plan.size else 0), leaks.describe(), *lossy]
     if tokenizer.vocab_size < trained_vocab_size(tokenizer.name):
         notes.append(f"{tokenizer.name}: this text yields only {plural(tokenizer.vocab_size, 'entry', 'entries')}")
     train, held_out = (content(out, shards[part]) for part in PARTS)

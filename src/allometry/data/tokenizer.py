@@ -121,6 +121,10 @@ class Subwords:
     def decode(self, tokens: Sequence[int]) -> str:
         return self._tokenizer.decode(list(tokens), skip_special_tokens=False)
 
+    def id_of(self, token: str) -> int | None:
+        """The id of a token by its name; None if there is no such token."""
+        return self._tokenizer.token_to_id(token)
+
 
 def open_tokenizer(name: str) -> Tokenizer:
     """The tokenizer that has this name, unless it is one that must be trained.

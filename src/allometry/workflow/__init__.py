@@ -19,6 +19,8 @@ The same, step by step; each step is found again when it was done before, also b
 And for a study that exists, what the other commands do:
 
 - ``train_ladder``: the ladder of a study, without a plan; ``train_script_ladder``, ``quickstart_script``: of a program;
+- ``import_runs``: finished runs of other tools, as a study;
+- ``train_ladder``: the ladder of a study, without a plan;
 - ``fit_runs``, ``fit_isoflop``, ``load_fit``, ``evidence``: laws of a study or a table of runs;
 - ``fit_inputs``, ``load_forecast``, ``predict_inputs``: laws of any inputs, of several targets, or one a cell;
 - ``plan``, ``resume_plan``: a plan for a budget, or for what is left of one;
@@ -34,6 +36,7 @@ from ..planning import Outcome, Plan
 from ..runs.hooks import Progress
 from .budget_left import resume_plan
 from .early_warning import EarlyWarning
+from .external_runs.import_runs import Imported, import_runs
 from .fits.input_fit import PredictedPart, fit_inputs, load_forecast, predict_inputs
 from .fits.study_fit import evidence, fit_isoflop, fit_runs, load_fit
 from .ladder_cost import LadderCost, RunCost
@@ -71,6 +74,7 @@ __all__ = [
     "Event",
     "Exported",
     "Fitted",
+    "Imported",
     "LadderCost",
     "Listener",
     "Monitor",
@@ -97,6 +101,7 @@ __all__ = [
     "fit_isoflop",
     "fit_runs",
     "fit_score",
+    "import_runs",
     "load_fit",
     "load_forecast",
     "open_script_study",

@@ -230,11 +230,9 @@ class _Facts:
             end = values[steps >= (1 - END) * steps.max()]
             end = end[np.isfinite(end)]
             if len(end):
-                mean = Fact(
-                    float(end.mean()), f"the mean {curve[0]!r} of the last {END:.0%} of the steps; no held-out loss"
-                )
-                self.learn("train_loss", mean)
-                self.learn("loss", mean)
+                how = f"the mean {curve[0]!r} of the last {END:.0%} of the steps"
+                self.learn("train_loss", Fact(float(end.mean()), how))
+                self.learn("loss", Fact(float(end.mean()), f"{how}: no held-out loss was logged"))
         if self.run.tool == "optuna":
             value = self.run.summary.get("value")
             self.learn("loss", None if value is None else Fact(value, "the value of the trial"))

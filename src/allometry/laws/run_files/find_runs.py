@@ -113,10 +113,12 @@ def _judged(path: Path, kind: str) -> str:
     if kind == "lightning":
         with path.open("rb") as file:
             names = file.readline(1 << 16).decode("utf-8", "replace").strip().split(",")
-        return kind if "step" in names and any("loss" in name for name in names) else ""
+        # A table of runs may be called so too; Lightning writes epoch and step, and no sizes.
+        return kind if {"epoch", "step"} <= set(names) and any("loss" in name for name in names) else ""
     if kind == "lingua":
         with path.open("rb") as file:
-            return kind if b"global_step" in file.readline(1 << 16) else ""
+            head = file.readline(1 << 16)
+            return kind if b'"global_step"' in head and (b'"acc_step"' in head or b'"loss/out"' in head) else ""
     return kind
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import TextIO
 
 from ...quantities import parse_number
 from .logged_run import Fact, LoggedRun, number
@@ -48,6 +49,9 @@ TITAN_BATCH = re.compile(
 
 def kind_of_log(path: Path) -> str:
     """Which program printed a file: "nanogpt", "nanochat", "torchtitan", or "" for none of them."""
+    with path.open("rb") as file:
+        if b"\x00" in file.read(4096):
+            return ""  # no text
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in islice(_lines(file), MOST_LINES_TO_JUDGE):
             if NANOGPT_ITER.search(line) or NANOGPT_STEP.search(line):
@@ -138,8 +142,9 @@ def _chat_line(tag: str, values: dict[str, str], run: LoggedRun) -> None:
 
 def _chat_model(values: dict[str, str], path: Path, place: int) -> LoggedRun:
     """One model of a log of curves."""
+    values = {name.removeprefix("base."): value for name, value in values.items()}
     run = LoggedRun("nanochat", values.get("model_tag") or f"{path.stem}/{place}", path)
-    _chat_facts({name.removeprefix("base."): value for name, value in values.items()}, run, "model")
+    _chat_facts(values, run, "model")
     return run
 
 
@@ -175,7 +180,7 @@ def _number(text: str) -> float:
     return float(text.replace(",", ""))
 
 
-def _lines(file: Iterable[str]) -> Iterable[str]:
-    """The lines without colours; one that is too long to be a line of a log is cut."""
-    for line in file:
-        yield ANSI.sub("", line[:LONGEST_LINE])
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines without colours; one that is too long to be a line of a log comes in pieces."""
+    while line := file.readline(LONGEST_LINE):
+        yield ANSI.sub("", line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ...quantities import plural
+from ...quantities import parse_number, plural
 from .facts_of_run import FinishedRun
 from .find_runs import finished_runs
 
@@ -66,9 +66,7 @@ def read_run_table(source: Path, given: Mapping[str, Any] | None = None, counted
         raise UserError(f"{source}: no run counts its parameters {counted}; known are {known}")
     if len(kept) < len(usable):
         others = [run.name for run in usable if counted not in run.counts]
-        notes.append(
-            f"left out {plural(len(others), 'run')}, whose {counted} parameters are not known: {_shown(others)}"
-        )
+        notes.append(f"left out {plural(len(others), 'run')}, whose sizes are not counted {counted}: {_shown(others)}")
     units = {run.loss_unit for run in kept}
     if len(units) > 1:
         raise UserError(f"{source}: losses in {' and '.join(sorted(units))}; read the runs of one unit alone")
@@ -88,12 +86,7 @@ def given_numbers(given: Mapping[str, Any], source: Path) -> dict[str, float]:
     for name, value in given.items():
         if name not in GIVEN:
             raise UserError(f"{source} holds runs: of these {', '.join(GIVEN)} can be given as numbers, not {name!r}")
-        try:
-            numbers[name] = float(value)
-        except (TypeError, ValueError):
-            raise UserError(f"{source} holds runs, which have no columns: give {name} as a number") from None
-        if not 0 < numbers[name] < float("inf"):
-            raise UserError(f"{name} must be a finite number above zero, not {value!r}")
+        numbers[name] = parse_number(value, f"{source} holds runs, which have no columns; {name}")
     return numbers
 
 
@@ -124,18 +117,20 @@ def how_derived(runs: Iterable[FinishedRun], counted: str) -> list[str]:
     return notes
 
 
-def curve_arrays(table: RunTable) -> tuple[list[str], dict[str, np.ndarray]]:
+def curve_arrays(
+    runs: Sequence[FinishedRun], labels: Sequence[str], sizes: Sequence[float]
+) -> tuple[list[str], dict[str, np.ndarray]]:
     """Names of the runs that have a curve, and all their points one below the other with the run of each."""
     names: list[str] = []
     parts: dict[str, list[np.ndarray]] = {name: [] for name in ("run", "step", "loss", "lr", "tokens", "num_params")}
-    for run, row in zip(table.runs, table.rows, strict=True):
+    for run, label, size in zip(runs, labels, sizes, strict=True):
         if not len(run.points.get("loss", ())):
             continue
         for name in ("step", "loss", "lr", "tokens"):
             parts[name].append(run.points[name])
         parts["run"].append(np.full(len(run.points["loss"]), len(names)))
-        parts["num_params"].append(np.array([row["num_params"]]))
-        names.append(row["label"])
+        parts["num_params"].append(np.array([size]))
+        names.append(label)
     return names, {name: np.concatenate(arrays) for name, arrays in parts.items() if arrays}
 
 

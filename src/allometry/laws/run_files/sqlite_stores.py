@@ -30,7 +30,7 @@ def read_store(path: Path) -> Iterator[LoggedRun]:
                 yield from _mlflow(store, path)
             elif tables >= OPTUNA:
                 yield from _optuna(store, path)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
         raise UserError(
             f"{path} cannot be read as a store of MLflow or Optuna ({error}); export the runs as CSV"
         ) from None

@@ -41,10 +41,9 @@ def read_state(path: Path, root: Path) -> LoggedRun:
     run = LoggedRun("hf_trainer", root.name, root)
     for row in state["log_history"]:
         if isinstance(row, dict):
-            step = row.get("step", 0)
-            run.log(
-                float(step) if isinstance(step, int | float) else 0.0, {k: v for k, v in row.items() if k != "step"}
-            )
+            step = number(row.get("step"))
+            values = {name: value for name, value in row.items() if name != "step"}
+            run.log(max(step, 0.0), values)  # a row without a step stands before the first
     steps, planned = number(state.get("global_step")), number(state.get("max_steps"))
     if steps > 0:
         run.facts["steps"] = Fact(steps, "global_step of the last checkpoint")
@@ -98,7 +97,7 @@ def _tensor_sizes(path: Path) -> dict[str, int]:
     try:
         header = json.loads(head)
         return {name: math.prod(map(int, one["shape"])) for name, one in header.items() if name != "__metadata__"}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise UserError(f"{path} is no safetensors file, or damaged") from None
 
 

@@ -42,7 +42,10 @@ def read_wandb(path: Path) -> LoggedRun:
 def _read_record(kind: int, message: bytes, run: LoggedRun) -> None:
     if kind == HISTORY:
         values = _items(message, ITEM)
-        step = next((values[name] for name in STEPS if number(values.get(name)) >= 0), len(run.series))
+        step = next(
+            (values[name] for name in STEPS if number(values.get(name)) >= 0),
+            max((len(one) for one in run.series.values()), default=0),
+        )
         run.log(float(step), {name: value for name, value in values.items() if name not in STEPS})
     elif kind == SUMMARY:
         run.summary |= {

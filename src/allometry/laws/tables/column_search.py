@@ -45,7 +45,8 @@ class ColumnSearch:
         for column in table.columns:
             bare, hidden = without_keeper(column), column.startswith("_")
             forms = [(0, column, 1.0), (1, bare, 1.0)]
-            forms += [(2, *split_unit(column)), (3, *split_unit(bare))]
+            for rank, named in ((2, split_unit(column)), (3, split_unit(bare))):
+                forms.append((rank, named.base, named.factor))
             seen = set()
             for rank, form, factor in forms:
                 if (name := normalise(form)) and name not in seen:
@@ -126,6 +127,11 @@ class ColumnSearch:
         held_out = [c for c in candidates if re.search("val|eval|test|heldout|dev", normalise(c))]
         if len(held_out) == 1:
             candidates = held_out
+        if len(candidates) > 1 and all(" - " in one for one in candidates):
+            raise UserError(
+                f"{self.table.name}: a chart with a column for each run, without sizes: export the table of the runs, "
+                "with their parameters, tokens and loss"
+            )
         if len(candidates) > 1:
             raise UserError(
                 f"{self.table.name}: several columns could be the loss ({', '.join(candidates)}); "

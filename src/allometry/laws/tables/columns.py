@@ -125,7 +125,9 @@ def match_columns(
         choices, notes = _written(table, counted) | choices, []
     else:
         notes = _search(table, choices, {name for name, column in chosen.items() if column is None}, counted)
-    taken = {name: one.column if isinstance(one, Found) else one for name, one in choices.items()}
+    taken: dict[str, str | float] = {
+        name: one.column if isinstance(one, Found) else one for name, one in choices.items()
+    }
     factors = {
         name: one.factor for name, one in choices.items() if isinstance(one, Found) and (one.factor != 1 or one.stated)
     }

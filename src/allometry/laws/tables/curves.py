@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,8 @@ import numpy as np
 from ...errors import UserError
 from ...quantities import plural
 from ..field_names import KNOWN, normalise
+from ..run_files.find_runs import finished_runs, holds_runs
+from ..run_files.run_table import curve_arrays, labels
 from .columns import Match, convert
 from .from_study import study_curves
 from .raw_table import RawTable
@@ -84,7 +87,11 @@ class Curves:
         if isinstance(source, str | Path) and Path(source).is_dir():
             if (Path(source) / "study.json").is_file():
                 return _of_study(Path(source))
+            if (logged := _of_runs(Path(source), columns)) is not None:
+                return logged
             source = _files(Path(source))
+        elif _is_log(source) and (logged := _of_runs(Path(source), columns)) is not None:
+            return logged
         if isinstance(source, str | Path):
             return _together([_read(source, table_stem(Path(source)), columns)])
         if isinstance(source, Sequence) and source and all(isinstance(one, str | Path) for one in source):
@@ -159,6 +166,20 @@ def _of_study(path: Path) -> Curves:
             for one in study_curves(path)
         ]
     )
+
+
+def _is_log(source: Any) -> bool:
+    """Whether a source is a file that is no table by its name."""
+    return isinstance(source, str | Path) and Path(source).is_file() and table_suffix(Path(source)) not in SUFFIXES
+
+
+def _of_runs(path: Path, columns: Mapping[str, str] | None) -> Curves | None:
+    """The curves that tools logged in a folder or a file; None where there are none, or columns were named."""
+    if columns or not holds_runs(path):
+        return None
+    runs = [run for run in finished_runs(path) if len(run.points.get("loss", ()))]
+    names, points = curve_arrays(runs, labels(runs), [math.nan] * len(runs))
+    return Curves(names=tuple(names), notes=(), **points) if names else None
 
 
 def _files(folder: Path) -> list[Path]:

@@ -91,10 +91,12 @@ def _of_runs(path: Path, given: Mapping[str, str | float | None] | None, counted
         check_counted(counted)
     runs = read_run_table(path, {name: value for name, value in (given or {}).items() if value is not None}, counted)
     table = from_records(runs.rows, path.name)
-    names, points = curve_arrays(runs)
+    names, points = curve_arrays(
+        runs.runs, [row["label"] for row in runs.rows], [row["num_params"] for row in runs.rows]
+    )
     notes = (f"{plural(len(runs.rows), 'run')} of {', '.join(sorted({run.tool for run in runs.runs}))}", *runs.notes)
     match = Match(_own_names(table), runs.counted, notes=notes)
-    return RunSource(table, match, Curves(tuple(names), **points) if names else None)
+    return RunSource(table, match, Curves(names=tuple(names), notes=(), **points) if names else None)
 
 
 def _what_is_counted(table: RawTable) -> str:

@@ -1,0 +1,1 @@
+"""Runs that were not trained here, as records of a study."""
