@@ -192,7 +192,8 @@ def main() -> None:
     print(f"\n{head}     experts  best agent  ScaleBench (published, other rows)")
     for name in dict.fromkeys(one.task for one in results):
         scores = [one.r2 for one in results if one.task == name]
-        inside = np.average(*zip(*((one.inside, one.held_out) for one in results if one.task == name), strict=True))
+        held_out = [one.held_out for one in results if one.task == name]
+        inside = np.average([one.inside for one in results if one.task == name], weights=held_out)
         published = "".join("           –" if one is None else f"{one:12.4g}" for one in TASKS[name].published)
         print(f"{name:17}{np.mean(scores):18.4f}{min(scores):9.4f}{inside:8.0%}{published}")
 

@@ -38,6 +38,8 @@ MOST_TESTED, MOST_APART, MOST_NEAR = 12, 3, 7
 MOST_RUNS, MOST_FITTED = 600, 1500
 # Standard deviation that a prediction gains for each e-fold beyond the runs, in those of the target.
 DRIFT = 0.01
+# How far an interval goes to the backtest's errors where they are larger than it states, as a power.
+TOWARDS_ERRORS = 0.75
 POINTS_AT_ONCE = 2000
 
 
@@ -180,11 +182,11 @@ class InputForecast:
         apart = (centres - centre) ** 2
         unsure = (shares * (variances + apart)).sum(axis=0) + (self._drift * self._distance(points)) ** 2
         stated = np.sqrt((shares * noises).sum(axis=0) + self._inflation(points) ** 2 * unsure)
-        return centre, np.maximum(stated, np.sqrt(stated * self._shown(points)))
+        return centre, np.maximum(stated, stated ** (1 - TOWARDS_ERRORS) * self._shown(points) ** TOWARDS_ERRORS)
 
     def _shown(self, points: Array) -> Array:
         """The errors of the backtest, by the points' likeness to its splits; where they exceed what is stated, the
-        interval goes halfway to them, since a process that knows its runs too well states too little."""
+        interval goes most of the way to them, since a process that knows its runs too well states too little."""
         if not self.errors:
             return np.zeros(len(points))
         kinds = self.record.likeness(self.runs, points)
