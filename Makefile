@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= 2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test types faults extras lint clean
+.PHONY: demo test types faults extras models lint clean
 CODE := src tests benchmarks docs examples
 .DELETE_ON_ERROR:
 
@@ -26,6 +26,11 @@ faults: $(VENV)/.test
 # The wheel, installed by pip into bare environments: laws alone, nn alone, training. A few minutes.
 extras: $(VENV)/.test
 	ALLOMETRY_EXTRAS=pip $(BIN)/python -m pytest tests/test_packaging.py
+
+# Export, scoring and fine-tuning against transformers, llama.cpp and lm-eval themselves, which `make test` does without.
+models: $(VENV)/.test
+	$(PIP) install -q -c constraints.txt -e ".[gguf,evaluation]" xllamacpp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/lm tests/nn/test_scale_pretrained.py tests/workflow/test_finetune_model.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --fix $(CODE)

@@ -2,7 +2,7 @@
 
     python benchmarks/inference.py [--output benchmarks/results/inference.json]
 
-One thread, one text, FP32; a prompt of 20 bytes, then 400 tokens at a context of 128, so that the context fills and
+One thread, one text, FP32; a prompt of 20 bytes, then 300 tokens at a context of 128, so that the context fills and
 slides. "window" is what the same model would write at if each token took a pass over the last 128, which is how
 allometry wrote before. Tokens a second are of the processor's time (the best of three), which other work on the
 machine disturbs least; both include sampling.
@@ -26,7 +26,7 @@ from allometry.lm.inference.sampling import Sampling
 from allometry.lm.inference.write_texts import Writing, write_texts
 
 SHAPES = ((64, 4), (128, 6), (256, 8), (512, 8))  # width, layers: 0.2M to 25M parameters
-CONTEXT, PROMPT, TOKENS = 128, "a" * 20, 400
+CONTEXT, PROMPT, TOKENS = 128, "a" * 20, 300
 
 
 def seconds_a_token(write: Callable[[int], None], tokens: int) -> float:
@@ -41,7 +41,7 @@ def seconds_a_token(write: Callable[[int], None], tokens: int) -> float:
 
 def by_the_window(model: LanguageModel, tokens: int) -> None:
     """A pass over the last 128 tokens for each token."""
-    sampling, written = Sampling(), list(PROMPT.encode())
+    sampling, written = Sampling(), list(PROMPT.encode() * CONTEXT)[:CONTEXT]  # as when the window is full
     generator = sampling.generator()
     with torch.no_grad():
         for _ in range(tokens):
@@ -54,7 +54,7 @@ def measure(width: int, layers: int) -> dict[str, float]:
     model = build(DecoderConfig(width=width, layers=layers, hidden=hidden, context=CONTEXT), 0).eval()
     ours = seconds_a_token(lambda tokens: write_texts(model, Bytes(), [PROMPT], Writing(tokens)) and None, TOKENS)
     batch = seconds_a_token(lambda tokens: write_texts(model, Bytes(), [PROMPT] * 8, Writing(tokens)) and None, 60) / 8
-    window = seconds_a_token(lambda tokens: by_the_window(model, tokens), 400 if width < 256 else 150)
+    window = seconds_a_token(lambda tokens: by_the_window(model, tokens), 200 if width < 256 else 60)
     return {
         "width": width,
         "layers": layers,

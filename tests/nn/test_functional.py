@@ -713,3 +713,23 @@ def test_mse_gradients_are_at_unit_scale(reduction, shape):
     inputs = leaf(*shape), leaf(*shape)
     grads = torch.autograd.grad(F.mse_loss(*inputs, reduction=reduction), inputs)
     assert list(map(rms, grads)) == [UNIT] * 2
+
+
+def test_scaled_dot_product_attention_has_torchs_arguments():
+    """A port is a change of import: PyTorch's function of the same arguments, each row times its gain."""
+    q, k, v = torch.randn(3, 2, 4, 9, 16).unbind(0)
+    for options in ({"is_causal": True}, {}, {"is_causal": True, "scale": 0.5}, {"scale": 0.1}):
+        ours = F.scaled_dot_product_attention(q, k, v, **options)
+        plain = torch.nn.functional.scaled_dot_product_attention(q, k, v, **options)
+        gain = ours / plain
+        torch.testing.assert_close(gain, gain[:1, :1, :, :1].expand_as(gain), rtol=1e-3, atol=1e-3)
+    shared = F.scaled_dot_product_attention(q, k[:, :2], v[:, :2], is_causal=True, enable_gqa=True)
+    assert shared.shape == q.shape
+    for refused in (
+        {"attn_mask": torch.ones(9, 9)},
+        {"dropout_p": 0.1},
+        {"query": q[:, :, :3], "is_causal": True},
+        {"key": k[:, :2], "value": v[:, :2]},
+    ):
+        with pytest.raises(ValueError, match=r"attn_mask|dropout_p|is_causal|enable_gqa"):
+            F.scaled_dot_product_attention(**{"query": q, "key": k, "value": v} | refused)

@@ -23,6 +23,7 @@ from .import_runs import import_runs
 from .ladder import ladder
 from .models.evaluate import evaluate
 from .models.export import export
+from .models.finetune import finetune
 from .models.generate import generate
 from .plan import plan
 from .predict import predict
@@ -53,6 +54,7 @@ COMMANDS = (
     generate,
     evaluate,
     export,
+    finetune,
     report,
 )
 for command in COMMANDS:

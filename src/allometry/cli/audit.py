@@ -38,6 +38,7 @@ def audit(
         typer.Option("--coord-check", help="Does training depend on the width? By function(width) → (model, batch)."),
     ] = False,
     widths: Annotated[str | None, typer.Option(help="For --coord-check; 64,128,256,512 by default.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page of all scales as well, which opens offline.")] = None,
     json: Json = False,
 ) -> None:
     """Are this model's tensors at a healthy scale? Exit status 1 when not."""
@@ -47,6 +48,8 @@ def audit(
     require("torch")  # before the user's own file fails to import it
     if widths is not None and not coord_check:
         raise UserError("--widths: only with --coord-check")
+    if html is not None and coord_check:
+        raise UserError("--html: draws the scales of one model, so it goes without --coord-check")
     place = target if ":" in target and not Path(target).exists() else None
     if coord_check:
         if place is None:
@@ -57,9 +60,20 @@ def audit(
 
         model, batch, loss = _model_of_user(place) if place else _model_of_run(Path(target))
         result = _guarded(target, lambda: audit_model(model, batch, loss, steps or 0, lr=lr))
+    if html is not None:
+        _write_page(html, result)
     answer_json(result.to_dict()) if json else answer(result)
     if not result.ok:
         raise typer.Exit(NOT_OK)
+
+
+def _write_page(path: Path, result: Any) -> None:
+    from ..files import replace_file
+    from ..nn.checks.audit_page import audit_page
+
+    if path.exists() and not path.is_file():
+        raise UserError(f"--html {path}: exists and is not a file; give another name")
+    replace_file(path, audit_page(result).encode())
 
 
 def _check_widths(target: str, function: Callable, widths: tuple[int, ...], steps: int | None, lr: float | None):

@@ -41,6 +41,7 @@ __all__ = [
     "rms_norm",
     "rope",
     "rope_tables",
+    "scaled_dot_product_attention",
     "sigmoid",
     "silu",
     "softmax",
@@ -48,6 +49,38 @@ __all__ = [
     "swiglu",
     "tanh",
 ]
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """:func:`attention` with the arguments of ``torch.nn.functional``; each row times its gain.
+
+    Raises:
+        ValueError: ``attn_mask`` or ``dropout_p``, which have no constants; more keys than queries under ``is_causal``,
+            where PyTorch aligns the first rows and attention with a cache the last; fewer heads of keys without
+            ``enable_gqa``.
+    """
+    if attn_mask is not None:
+        raise ValueError("attn_mask: no constants are known for it; give is_causal, or attention(…, window=…)")
+    if dropout_p:
+        raise ValueError(f"dropout_p: {dropout_p}; attention at unit scale has no dropout, leave it at 0")
+    if is_causal and query.shape[-2] != key.shape[-2]:
+        raise ValueError(
+            f"is_causal: {query.shape[-2]} queries and {key.shape[-2]} keys; attention() puts the last query at the "
+            "last key"
+        )
+    if query.dim() == 4 and key.dim() == 4 and query.shape[1] != key.shape[1] and not enable_gqa:
+        raise ValueError(f"enable_gqa: False, but {query.shape[1]} heads of queries and {key.shape[1]} of keys")
+    multiplier = 1.0 if scale is None else scale * query.shape[-1] ** 0.5
+    return attention(query, key, value, causal=is_causal, multiplier=multiplier)
 
 
 def relu(x: Tensor, *, constraint: str | None = None) -> Tensor:

@@ -76,7 +76,7 @@ def quantize(
     if scales not in SCALES:
         raise ValueError(f"scales: {scales!r} is unknown; give {', '.join(map(repr, SCALES))}")
     model = model if inplace else copy.deepcopy(model)
-    linear = {path: layer for path, layer in model.named_modules() if _is_linear(layer, roles)}
+    linear: dict[str, Any] = {path: layer for path, layer in model.named_modules() if _is_linear(layer, roles)}
     if not linear:
         raise ValueError(f"model: {type(model).__name__} holds no Linear of the roles {', '.join(roles)}")
     sizes: dict[str, float] = {}
@@ -97,6 +97,7 @@ class QuantizedLinear(nn.Module):
     """A linear layer with a quantised weight, in the place of ours or of ``torch.nn``'s."""
 
     codes: Tensor
+    bias: Tensor | None
 
     def __init__(
         self, layer: nn.Linear | layers.Linear, form: AnyFormat, scales: str, weight: float, inputs: float, cast: bool
@@ -135,7 +136,8 @@ class QuantizedLinear(nn.Module):
         if isinstance(self.form, Int8):
             codes = (x / self.input_step).round_().clamp_(-LEVELS, LEVELS)
             if x.device.type == "cpu":
-                return torch._int_mm(codes.to(torch.int8), self.codes.t()).to(x.dtype) * self.input_step
+                product = torch._int_mm  # pyright: ignore[reportPrivateImportUsage]  # PyTorch's only product of integers
+            return product(codes.to(torch.int8), self.codes.t()).to(x.dtype) * self.input_step
             return codes @ self.codes.to(x.dtype).t() * self.input_step
         return self.form.cast(x / self.input_step) @ self.codes.to(x.dtype).t() * self.input_step
 

@@ -1,0 +1,59 @@
+"""``finetune``: a pretrained model on a ladder of sample counts."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...errors import UserError
+from ...quantities import format_count, parse_number
+from ..terminal.options import Json
+
+
+def finetune(
+    model: Annotated[str, typer.Argument(help="A folder, a GGUF file, or a hub name that is in the local cache.")],
+    data: Annotated[Path, typer.Option(help="JSONL of prompt and completion (or text) on each line; or a text.")],
+    out: Annotated[Path, typer.Option(help="Folder of the study.")],
+    samples: Annotated[str, typer.Option(help="Sample counts of the ladder, with commas between.")] = "200,400,800",
+    lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-4,
+    batch: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 8,
+    context: Annotated[int, typer.Option(min=2, help="The most tokens of an example.")] = 512,
+    held_out: Annotated[int, typer.Option(min=2, help="Examples that no training sees.")] = 100,
+    rule: Annotated[str, typer.Option(help="Scale operands by absmax or rms; or none.")] = "absmax",
+    format: Annotated[str | None, typer.Option(help="Cast operands: bf16, fp8, mxfp4 …; simulated.")] = None,
+    patience: Annotated[int, typer.Option(min=0, help="End after so many counts without a lower loss; 0: never.")] = 2,
+    loss: Annotated[float | None, typer.Option(help="How many samples does this held-out loss need?")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    json: Json = False,
+) -> None:
+    """Fine-tune a pretrained language model, and learn from a ladder of sample counts what more samples would give."""
+    from ...workflow.models.finetune_model import finetune as run
+    from ..terminal.output import answer, answer_json
+    from ..terminal.progress import Terminal
+
+    counts = tuple(int(parse_number(part.strip(), "--samples")) for part in samples.split(","))
+    if loss is not None and not 0 < loss < math.inf:
+        raise UserError(f"--loss {loss:g}: give a finite number above zero")
+    options = {"lr": lr, "batch": batch, "rule": rule, "format": format, "patience": patience, "seed": seed}
+    tuned = run(
+        model, data, out, context=context, held_out=held_out, listener=Terminal(as_json=json), counts=counts, **options
+    )
+    needed = None if loss is None or tuned.law is None else tuned.law.samples_for(loss)
+    if json:
+        answer_json(tuned.to_json() | ({} if needed is None else {"samples_for_loss": needed[0]}))
+        return
+    answer(f"before      {tuned.before:.4f}")
+    for record in tuned.records:
+        answer(f"{record.tokens:<11} {record.loss:.4f} ± {record.loss_se:.4f}" if record.loss else "diverged")
+    if tuned.law is not None:
+        law = tuned.law
+        answer(f"law         L = {law.floor:.4f} + {law.factor:.4g}·D^-{law.exponent:.3f}, rms {law.rms:.2%}")
+    if needed is not None:
+        low, high = (format_count(value) if math.isfinite(value) else "∞" for value in needed[1:])
+        value = format_count(needed[0]) if math.isfinite(needed[0]) else "more than any number of"
+        answer(f"loss {loss:g} needs {value} samples [{low}, {high}]")
+    if tuned.best is not None:
+        answer(f"model       {tuned.best}")

@@ -1,0 +1,153 @@
+"""Fine-tuning on a ladder of sample counts: one trunk serves all counts, and an interruption changes nothing."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from allometry.errors import UserError
+from allometry.lm.finetuning.examples import Example, batch_of, read_examples, split
+from allometry.lm.finetuning.sample_ladder import CountResult, FineTuning, SampleLadder
+
+
+class Small(nn.Module):
+    """A language model with the interface of transformers: from ``input_ids`` to ``logits``."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.hidden, self.head = nn.Embedding(16, 12), nn.Linear(12, 24), nn.Linear(24, 16)
+
+    def forward(self, input_ids, attention_mask=None):
+        x = self.table(input_ids)
+        return SimpleNamespace(logits=self.head(torch.relu(self.hidden(x))))
+
+
+def small() -> Small:
+    torch.manual_seed(0)
+    return Small()
+
+
+def examples(count: int) -> list[Example]:
+    """A rule to learn: each token is the one before it plus one."""
+    return [Example(tuple((i * 7 + j) % 16 for j in range(3 + i % 5)), 1 + i % 2) for i in range(count)]
+
+
+OPTIONS = {"counts": (16, 32, 64), "lr": 1e-2, "batch": 4, "rule": "none"}
+
+
+def trained(tmp_path, **changes):
+    ladder = SampleLadder(small(), examples(80)[16:], examples(16), FineTuning(**OPTIONS | changes))
+    return list(ladder.branches(tmp_path))
+
+
+def test_every_count_is_a_whole_training_of_its_own(tmp_path):
+    """A branch gives what a run of that count alone gives, bit for bit."""
+    together = trained(tmp_path / "a")
+    assert [branch.count for branch in together] == [16, 32, 64]
+    for branch in together:
+        (alone,) = trained(tmp_path / str(branch.count), counts=(branch.count,))
+        assert alone == branch
+    assert together[-1].loss < together[0].loss
+
+
+def test_an_interruption_changes_nothing(tmp_path):
+    whole = trained(tmp_path / "whole")
+    asked: list[int] = []
+    stop = lambda: len(asked) > 9 or asked.append(1) is not None
+    ladder = SampleLadder(small(), examples(80)[16:], examples(16), FineTuning(**OPTIONS), should_stop=stop)
+    before: list[CountResult] = []
+    with pytest.raises(KeyboardInterrupt):
+        before.extend(ladder.branches(tmp_path / "cut"))
+    again = SampleLadder(small(), examples(80)[16:], examples(16), FineTuning(**OPTIONS))
+    done = max((branch.count for branch in before), default=0)
+    assert [*before, *again.branches(tmp_path / "cut", done)] == whole
+
+
+def test_scaled_operands_train_as_plain_ones(tmp_path):
+    plain = trained(tmp_path / "a")
+    ladder = SampleLadder(_Plain(), examples(80)[16:], examples(16), FineTuning(**OPTIONS | {"rule": "absmax"}))
+    scaled = list(ladder.branches(tmp_path / "b"))
+    for one, other in zip(plain, scaled, strict=True):
+        assert other.loss == pytest.approx(one.loss, rel=2e-3)
+    low = SampleLadder(
+        _Plain(), examples(80)[16:], examples(16), FineTuning(**OPTIONS | {"rule": "rms", "format": "fp8"})
+    )
+    assert list(low.branches(tmp_path / "c"))[-1].loss < plain[0].loss
+
+
+class _Output(dict):
+    logits = property(lambda self: self["logits"])
+
+
+class _Plain(Small):
+    """Its output is a mapping with an attribute, as transformers' outputs are; the same weights as ``small()``."""
+
+    def __init__(self):
+        super().__init__()
+        self.load_state_dict(small().state_dict())
+
+    def forward(self, input_ids, attention_mask=None):
+        return _Output(logits=super().forward(input_ids).logits)
+
+
+def test_the_loss_counts_completions_alone():
+    part = batch_of([Example((1, 2, 3, 4), 2), Example((5, 6), 1)])
+    assert part["labels"].tolist() == [[-100, -100, 3, 4], [-100, 6, -100, -100]]
+    assert part["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    ladder = SampleLadder(
+        small(), examples(8), [Example((1, 2, 3, 4), 2)], FineTuning(counts=(8,), batch=4, rule="none")
+    )
+    logits = ladder.model(torch.tensor([[1, 2, 3]])).logits[0]
+    expected = nn.functional.cross_entropy(logits[1:], torch.tensor([3, 4])).item()
+    assert ladder.score()[0] == pytest.approx(expected, rel=1e-6)
+
+
+def encode(text: str) -> list[int]:
+    return list(text.encode())
+
+
+def test_examples_of_files(tmp_path):
+    pairs = [{"prompt": "abcdef", "completion": "xy"}, {"text": "hello"}, {"prompt": "", "completion": "z" * 40}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, pairs)) + "\n\n")
+    read = read_examples(tmp_path / "a.jsonl", encode, 0, 8)
+    assert read[0] == Example((*encode("bcdef"), *encode("xy"), 0), 5)  # a long prompt loses its beginning
+    assert read[1] == Example((*encode("hello"), 0), 1)
+    assert read[2] == Example(tuple(encode("z" * 7)), 1)
+    (tmp_path / "b.txt").write_text("abcdefghij")
+    assert [bytes(e.tokens) for e in read_examples(tmp_path / "b.txt", encode, None, 4)] == [b"abcd", b"efgh", b"ij"]
+
+
+@pytest.mark.parametrize("line", ["not json", '{"prompt": "a"}', '["a"]', '{"text": 3}'])
+def test_a_line_that_is_no_example_is_named(line, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
+    with pytest.raises(UserError, match="line 2"):
+        read_examples(tmp_path / "a.jsonl", encode, None, 8)
+
+
+def test_held_out_examples_are_in_no_training():
+    train, held_out = split([*examples(40), *examples(40)], 0, 10)
+    assert len(held_out) == 10
+    assert not set(train) & set(held_out)
+    with pytest.raises(UserError, match="held-out"):
+        split(examples(5), 0, 5)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"counts": ()}, {"counts": (2,)}, {"counts": (32, 16)}, {"lr": float("nan")}, {"rule": "unit"},
+     {"format": "fp8"}, {"rule": "rms", "format": "int3"}],
+    ids=str,
+)  # fmt: skip
+def test_options_out_of_range_are_one_line(values):
+    with pytest.raises(UserError) as caught:
+        FineTuning(**OPTIONS | values)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_too_few_examples_and_a_rate_too_high_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="give fewer"):
+        SampleLadder(small(), examples(8), examples(4), FineTuning(**OPTIONS))
+    with pytest.raises(UserError, match="lower --lr"):
+        trained(tmp_path, lr=1e30)

@@ -1,0 +1,64 @@
+"""Fine-tuning by the command's function on a model of transformers, where that is installed."""
+
+import importlib.util
+import json
+
+import pytest
+import torch
+
+from allometry.data.tokenizer import Bytes
+from allometry.errors import UserError
+from allometry.lm.export.hugging_face_folder import write_hugging_face
+from allometry.runs.study import Study
+from allometry.workflow.models.finetune_model import finetune
+from helpers.stock_models import uneven
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None, reason="transformers is not installed"
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_hugging_face(uneven(norms="pre"), Bytes(), tmp_path / "model")
+    pairs = [{"prompt": f"{a}+{b}=", "completion": str((a + b) % 10)} for a in range(12) for b in range(12)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    return tmp_path
+
+
+def test_a_ladder_of_counts_leaves_records_a_law_and_a_plain_model(folder):
+    from transformers import AutoModelForCausalLM
+
+    arguments = str(folder / "model"), folder / "pairs.jsonl", folder / "study"
+    options = {"counts": (16, 32, 64), "lr": 3e-3, "batch": 4, "held_out": 24, "rule": "absmax", "patience": 0}
+    tuned = finetune(*arguments, **options)
+    losses = [record.loss for record in tuned.records]
+    assert losses[-1] < tuned.before
+    assert [record.tokens for record in Study(folder / "study").records()] == [16, 32, 64]
+    assert tuned.law is not None
+    assert finetune(*arguments, **options).to_json() == tuned.to_json()  # asked again, it is found
+    model = AutoModelForCausalLM.from_pretrained(tuned.best)
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    first = AutoModelForCausalLM.from_pretrained(folder / "model")
+    moved = (model.lm_head.weight - first.lm_head.weight).abs().max()
+    assert 0 < moved < 20 * 3e-3  # plain weights, some steps of Adam away
+    assert torch.isfinite(model(torch.tensor([[1, 2]])).logits).all()
+
+
+def test_what_cannot_be_tuned_is_one_line_and_leaves_nothing(folder):
+    data, out = folder / "pairs.jsonl", folder / "out"
+    for model, reason in (
+        (folder / "none", "no such folder"),
+        ("someone/some-model", "hf download"),
+        (folder, "no config.json"),
+    ):
+        with pytest.raises(UserError, match=reason) as caught:
+            finetune(str(model), data, out, counts=(16,))
+        assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(UserError, match="give fewer"):
+        finetune(str(folder / "model"), data, out, counts=(5000,), held_out=24)
+    (folder / "model" / "model.safetensors").write_bytes(b"\xff" * 64)  # a header that lies
+    with pytest.raises(UserError, match="cannot be read"):
+        finetune(str(folder / "model"), data, out, counts=(16,), held_out=24)
+    assert not out.exists()
