@@ -39,7 +39,7 @@ def course(run: dict) -> Course:
 
 def law(runs: list[dict]) -> laws.Fit:
     rows = [{name: run["counts"][name] for name in ("num_params", "tokens")} | {"loss": run["loss"]} for run in runs]
-    return laws.fit("chinchilla", laws.Observations.from_records(rows, counted="non_embedding"))
+    return laws.fit("chinchilla", laws.Observations.from_records(rows, counted="non_embedding"), "log_squares")
 
 
 def judged(study: Path) -> list[dict]:

@@ -184,7 +184,7 @@ def measure(name: str, tables: int, starts: int, long: int) -> dict:
     failures, beaten, hits, began = [], 0, {}, time.process_time()
     for seed in range(tables):
         case = trial(name, seed)
-        fit = laws.fit(name, case.observations, bootstrap=REFITS)
+        fit = laws.fit(name, case.observations, "log_squares", bootstrap=REFITS)
         best = judge(case, name, long if seed % 10 == 0 else starts, seed)
         if fit.objective_value > best * (1 + TOLERANCE):
             failures.append({"table": seed, "objective": fit.objective_value, "excess": fit.objective_value / best - 1})

@@ -122,7 +122,7 @@ def measure(fitted: Observations, held_out: Observations) -> Result:
     points = held_out.num_params, held_out.tokens
     prediction = laws.forecast(fitted).predict(*points, level=0.9)
     weights = (fitted.flops / fitted.flops.max()) ** 0.25
-    alone = laws.fit("skaling", fitted, weights=weights, bootstrap=0).predict(*points).value
+    alone = laws.fit("skaling", fitted, "log_squares", weights=weights, bootstrap=0).predict(*points).value
     inside = (prediction.low <= held_out.loss) & (held_out.loss <= prediction.high)
     error, other = (float(np.abs(value / held_out.loss - 1).mean()) for value in (prediction.value, alone))
     half = float(np.mean(np.log(prediction.high / prediction.low)) / 2)

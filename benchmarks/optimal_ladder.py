@@ -165,7 +165,7 @@ def fit_error(name: str, truth: Truth, n: Array, d: Array) -> float:
     runs = truth.observe(n, d)
     if name.startswith("fixed"):
         return truth.error(read_off(runs))
-    return truth.error(laws.fit(truth.form, runs, bootstrap=0).predict(*TARGET).value)
+    return truth.error(laws.fit(truth.form, runs, "log_squares", bootstrap=0).predict(*TARGET).value)
 
 
 def forecast_error(truth: Truth, n: Array, d: Array) -> tuple[float, float]:

@@ -47,7 +47,7 @@ def fit() -> str:
 
 def residuals() -> str:
     runs = chinchilla()
-    return law_drawn.residuals(law_data.residuals(laws.fit("chinchilla", runs, objective="huber"), runs))
+    return law_drawn.residuals(law_data.residuals(laws.fit("chinchilla", runs), runs))
 
 
 def isoflop() -> str:

@@ -101,9 +101,9 @@ def test_chinchilla_misses_runs_of_many_batches_by_a_sixth(batches):
     terms of their own come within a few tenths of a percent of it.
     """
     test = batches["test"]
-    chinchilla = fit("chinchilla", batches["train"], bootstrap=0)
+    chinchilla = fit("chinchilla", batches["train"], "log_squares", bootstrap=0)
     assert rmsle(chinchilla.predict(test.num_params, test.tokens).value, test.loss) == pytest.approx(0.175, abs=5e-4)
-    terms = fit("three_term", batches["train"], bootstrap=0)
+    terms = fit("three_term", batches["train"], "log_squares", bootstrap=0)
     predicted = terms.predict(test.num_params, test.tokens, batch_tokens=test.column("batch_tokens")).value
     assert rmsle(predicted, test.loss) < 0.055
 
@@ -129,7 +129,7 @@ def test_data_constrained_constants_do_not_reproduce():
         splits[split] = Observations.from_records(
             [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         )
-    fitted = fit("data_constrained", splits["train"], bootstrap=0)
+    fitted = fit("data_constrained", splits["train"], "log_squares", bootstrap=0)
 
     def off(values, observations):
         inputs = (observations.column(name) for name in law.inputs)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .terminal.options import Json, Level, pairs
+from .terminal.options import Json, pairs
 
 
 def fit(
@@ -44,7 +44,7 @@ def fit(
         str | None, typer.Option(help='What a run took: a column, or "6*N*D".', rich_help_panel="Any inputs")
     ] = None,
     objective: Annotated[
-        str | None, typer.Option(help="For a single law: log_squares, huber or squares.", rich_help_panel="One law")
+        str | None, typer.Option(help="For a single law: huber (default), log_squares or squares.", rich_help_panel="One law")
     ] = None,
     delta: Annotated[
         float | None, typer.Option(help="Where huber turns linear; 0.001 by default.", rich_help_panel="One law")
@@ -52,7 +52,9 @@ def fit(
     isoflop: Annotated[
         bool, typer.Option("--isoflop", help="The best size for each budget, from the minima of the budgets run.")
     ] = False,
-    level: Level = 0.9,
+    level: Annotated[
+        float | None, typer.Option(help="Level of the constants' intervals; 0.9 by default.", rich_help_panel="One law")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Where to write the fit; a study's: fit.json.")
     ] = None,
@@ -65,6 +67,10 @@ def fit(
     from .terminal.progress import Terminal
 
     columns = {name: _column(value) for name, value in pairs(column, "--column").items()} or None
+    if level is not None:
+        laws.check_level(level)
+        if law is None or len(law) != 1:
+            raise UserError("--level is for the constants of one law: name it with --law, as --law chinchilla")
     rows, listener = pairs(where, "--where") or None, Terminal(as_json=json)
     if target or inputs or group or by or cost:
         if law or isoflop or objective or delta:
@@ -96,7 +102,7 @@ def fit(
         )
     elif law:
         raise UserError("--isoflop takes no --law: it reads the minima of the budgets themselves")
-    elif objective or delta:
+    elif objective is not None or delta is not None:
         raise UserError("--isoflop takes no --objective and no --delta: they are for the fit of one law")
     else:
         fitted = workflow.fit_isoflop(
@@ -105,7 +111,7 @@ def fit(
     if json:
         answer_json(fitted.to_json())
     else:
-        answer(as_options(fitted.summary(level=level) if isinstance(fitted, laws.Fit) else fitted.summary()))
+        answer(as_options(fitted.summary(level=level or 0.9) if isinstance(fitted, laws.Fit) else fitted.summary()))
 
 
 def _column(value: str) -> str | float | None:

@@ -36,7 +36,7 @@ from .forms.sums_of_powers import Chinchilla, ChinchillaTied, Power, PowerFloor,
 from .isoflop_slices.isoflop import IsoFlop, isoflop
 from .isoflop_slices.slice import Slice
 from .metrics import MetricFit, fit_metric
-from .prediction import Prediction
+from .prediction import Prediction, check_level
 from .saved import load, save
 from .tables.curves import Curves
 from .tables.diagnosis import Finding, Noise
@@ -81,6 +81,7 @@ __all__ = [
     "ThreeTerm",
     "backtest",
     "cells_of",
+    "check_level",
     "fit",
     "fit_curves",
     "fit_metric",

@@ -77,7 +77,7 @@ class EarlyWarning:
             if predictor is None:
                 rows = [record.row() for record in others]
                 observations = laws.Observations.from_records(rows, counted="non_embedding")
-                predictor = laws.fit(LAW, observations, bootstrap=REFITS)
+                predictor = laws.fit(LAW, observations, "log_squares", bootstrap=REFITS)
             courses = [_course(record.config, predictor, self.study.curve(record.id)) for record in others]
             return band(predictor, [course for course in courses if course.curve], _course(config, predictor))
         except UserError:

@@ -216,7 +216,7 @@ def fit_curves(
     warmup: int = 0,
     schedules: Mapping[str, Array] | None = None,
     objective: str = "log_squares",
-    delta: float = 1e-3,
+    delta: float | None = None,
 ) -> CurveFit:
     """Fit the multi-power law to curves of one model size at the global optimum of its objective.
 
@@ -229,13 +229,13 @@ def fit_curves(
         warmup: steps of linear warm-up, where the rows do not show it.
         schedules: run → the learning rate of every step from the first on, where the rows do not determine it.
         objective: "log_squares" (relative errors), "huber" (of relative errors: outliers count less) or "squares".
-        delta: where Huber's loss turns linear.
+        delta: where Huber's loss turns linear, for "huber" alone; 1e-3 by default.
 
     Raises:
         UserError: no curve, too few rows, rows out of order, no learning rate, a learning rate that never decays, an
             unknown objective.
     """
-    check_objective(objective, delta)
+    delta = check_objective(objective, delta)
     runs = curves.by_run() if isinstance(curves, Curves) else curves
     if not isinstance(runs, Mapping) or not runs:
         raise UserError("no curves to fit: give run → (steps, learning rates, losses), or Curves")

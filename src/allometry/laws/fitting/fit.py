@@ -22,6 +22,7 @@ from .trunk_noise import TrunkNoise, estimate, has_trunks
 
 Array = np.ndarray
 OBJECTIVES = ("log_squares", "huber", "squares")
+DELTA = 1e-3  # where Huber's loss turns linear in the literature
 STARTS = 20
 RIVALS = 4
 MOST_ROWS_FOR_STARTS = 1000
@@ -43,8 +44,8 @@ class GlobalOptimum(NamedTuple):
 def fit(
     law_or_name: Law | str,
     observations: Observations,
-    objective: str = "log_squares",
-    delta: float = 1e-3,
+    objective: str = "huber",
+    delta: float | None = None,
     weights: Array | None = None,
     bootstrap: int = 1000,
     resample: str = "auto",
@@ -59,8 +60,9 @@ def fit(
     Args:
         law_or_name: a ``Law`` or its name in ``LAWS``.
         observations: the runs.
-        objective: "log_squares" (relative errors), "huber" (of relative errors: outliers count less) or "squares".
-        delta: where Huber's loss turns linear; 1e-3 is the usual choice of the literature.
+        objective: "huber" (of relative errors: outliers count less; what the literature fits, arXiv 2203.15556),
+            "log_squares" (of relative errors) or "squares".
+        delta: where Huber's loss turns linear, for "huber" alone; 1e-3, the usual choice of the literature, by default.
         weights: one positive weight a run; all equal if not given.
         bootstrap: number of refits behind standard errors and intervals; 0 for none.
         resample: "pairs", "residual", or "auto" (pairs from 60 runs on).
@@ -69,11 +71,13 @@ def fit(
 
     Raises:
         UserError: too few runs, one size, one token count, one ratio, a column that the law reads is missing, an
-            unknown law, objective, resampling or constant, impossible weights or standard deviations.
+            unknown law, objective, resampling or constant, impossible weights or standard deviations, a delta for
+            another objective than huber.
     """
     form = law(law_or_name)
+    delta = check_objective(objective, delta)
     check_design(observations, form.name, form.num_constants)
-    weights = _check_options(observations, objective, delta, weights, bootstrap, resample)
+    weights = _check_options(observations, weights, bootstrap, resample)
     _check_priors(form, priors)
     problem, centre = make_problem(form, observations, objective, delta)
     best, noise = optimum(problem, weights), None
@@ -235,12 +239,21 @@ def _spread(ordered: Array) -> Array:
     return np.concatenate([near, far])
 
 
-def check_objective(objective: str, delta: float) -> None:
-    """Raises UserError unless the objective is known and δ above zero."""
+def check_objective(objective: str, delta: float | None = None) -> float:
+    """δ of the objective: what was given, or the usual one.
+
+    Raises:
+        UserError: the objective is unknown, δ is not above zero, or δ is given for another objective than huber.
+    """
     if objective not in OBJECTIVES:
         raise UserError(f"no objective {objective!r}; known are {', '.join(OBJECTIVES)}")
+    if delta is None:
+        return DELTA
     if not delta > 0:
         raise UserError(f"delta is {delta}; it must be above zero")
+    if objective != "huber":
+        raise UserError(f"delta is where huber turns linear: it has no use with the objective {objective}, leave it out")
+    return delta
 
 
 def _check_priors(form: Law, priors: Mapping[str, tuple[float, float]] | None) -> None:
@@ -251,8 +264,7 @@ def _check_priors(form: Law, priors: Mapping[str, tuple[float, float]] | None) -
             raise UserError(f"priors: {symbol} is {pair}; give (mean, standard deviation), the second above zero")
 
 
-def _check_options(observations, objective, delta, weights, bootstrap, resample) -> Array:
-    check_objective(objective, delta)
+def _check_options(observations, weights, bootstrap, resample) -> Array:
     if resample not in ("auto", "pairs", "residual"):
         raise UserError(f"no resampling {resample!r}; known are auto, pairs, residual")
     if bootstrap < 0:

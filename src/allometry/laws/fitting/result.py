@@ -215,9 +215,15 @@ class Fit:
         )
         if self.trunk_noise is not None:
             lines.append(self.trunk_noise.sentence())
+        lines.append(f"minimises {self._objective_words()} of the runs")
         lines.append(f"optimum reached from {self.agreed} of {self.starts} starts; condition {self.condition:.1e}")
         lines += [f"note: {text}" for text in (*self.active_bounds, *self._warnings(), *self.notes)]
         return "\n".join(lines)
+
+    def _objective_words(self) -> str:
+        if self.objective == "huber":
+            return f"Huber's loss (δ = {self.delta:g}) of ln L"
+        return "squared errors of ln L" if self.objective == "log_squares" else "squared errors of L"
 
     def _warnings(self) -> list[str]:
         """Warnings about the constants."""

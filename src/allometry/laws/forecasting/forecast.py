@@ -299,12 +299,9 @@ def forecast(
         notes.append(f"{len(observations)} runs are too few for {left}: left out")
     ordered = by_compute(observations)
     weights = prediction_weights(observations)
-    fits = {
-        form.name: fit(
-            form, observations, weights=weights, bootstrap=DRAWS, seed=seed, priors=(priors or {}).get(form.name)
-        )
-        for form in usable
-    }
+    # Squares are the efficient objective once the runs have weights; the forecast's residuals take care of odd runs.
+    options = {"objective": "log_squares", "weights": weights, "bootstrap": DRAWS, "seed": seed}
+    fits = {form.name: fit(form, observations, **options, priors=(priors or {}).get(form.name)) for form in usable}
     rolled = origins(usable, ordered, fits=fits)
     rows = law_rows(rolled)
     shares = law_weights(Backtest(tuple(rows), len(ordered)), {name: one.sigma for name, one in fits.items()})

@@ -35,6 +35,7 @@ FAR_SCALES, FAR, VERY_FAR = 6.0, np.log(1.1), np.log(1.5)
 ROUNDS = 30
 # Between levels of C/(6·N·D), as a logarithm; exact counts differ from 6·N·D smoothly, and by less between neighbours.
 LEAST_LEVEL = np.log(1.4)
+LEAST_RUNS = 3  # with so many, not even the law of the fewest constants, power, can be fitted
 MOST_ROWS_FOR_SURFACE = 5000
 # Budgets of one sweep differ by so much, by rounding of sizes and steps.
 SAME_BUDGET = 0.02
@@ -84,10 +85,10 @@ def check_design(runs: RunArrays, name: str, num_constants: int) -> None:
     if name != "power" and (rising := _rising(runs)):
         raise UserError(rising)
     if len(runs) < num_constants + 1:
+        smaller = ", or fit a smaller law such as power" if name != "power" and len(runs) > LEAST_RUNS else ""
         raise UserError(
             f"{plural(len(runs), 'run')} {'is' if len(runs) == 1 else 'are'} too few "
-            f"for law {name} with {num_constants} constants; "
-            f"add runs up to {num_constants + 1}, or fit a smaller law such as power"
+            f"for law {name} with {num_constants} constants; add runs up to {num_constants + 1}{smaller}"
         )
 
 

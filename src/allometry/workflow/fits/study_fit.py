@@ -31,7 +31,7 @@ def fit_runs(
     Args:
         source: a study, or a table of runs.
         names: the laws; one is fitted alone, several (by default those of ``laws.forecast``) are weighed by a backtest.
-        objective: of a single law: "log_squares", "huber" or "squares"; ``delta`` is where huber turns linear.
+        objective: of a single law: "huber" (the default), "log_squares" or "squares"; ``delta`` is where huber turns linear.
         columns: field → column that holds it, or the number that holds in every row.
         where: column → value that a row must have.
         counted: which parameters to take: "non_embedding", "total" or "matmul".
@@ -42,7 +42,7 @@ def fit_runs(
         UserError: the source cannot be read or holds too few runs, or an option does not fit the others.
     """
     single = names[0] if names is not None and len(names) == 1 else None
-    if (objective or delta) and single is None:
+    if (objective is not None or delta is not None) and single is None:
         raise UserError(
             "--objective and --delta are for one law: name it with --law, as --law chinchilla --objective huber"
         )
