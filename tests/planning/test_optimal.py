@@ -80,15 +80,15 @@ def test_power_law_has_no_optimum_and_says_so(a, b, ratio):
     best = optimal(Power(a=a, b=b), 1e18, tokens_per_param_range=(5.0, 200.0))
     assert best.at_edge
     assert best.tokens_per_param == pytest.approx(ratio)
-    assert "no optimum inside" in best.notes[0]
-    assert "5 to 200 tokens per parameter" in best.notes[0]
+    assert "no optimum inside" in best.cautions[0]
+    assert "5 to 200 tokens per parameter" in best.cautions[0]
 
 
 def test_equal_exponents_make_every_split_the_same():
     best = optimal(Power(a=-0.1, b=-0.1), 1e18, tokens_per_param_range=(4.0, 100.0))
     assert best.tokens_per_param == pytest.approx(20.0)
     assert not best.at_edge
-    assert "same loss" in best.notes[0]
+    assert "same loss" in best.cautions[0]
 
 
 def test_mixture_with_a_power_law():
@@ -168,13 +168,88 @@ def test_closed_form_of_a_fit():
         assert best.num_params == pytest.approx(Chinchilla(**fitted.values).closed_form(flops), rel=1e-6)
 
 
+@pytest.mark.parametrize(("flops", "law"), [(1e20, Chinchilla()), (1e23, Chinchilla(alpha=0.3, beta=0.33))])
+def test_the_frontier_backwards(flops, law):
+    """The budget whose best size (or tokens) is given is the budget that has it as its best."""
+    size, tokens = law.closed_form(flops), flops / 6 / law.closed_form(flops)
+    by_tokens, by_size = optimal(law, Budget(tokens=tokens)), optimal(law, Budget(num_params=size))
+    for best in (by_tokens, by_size):
+        assert best.num_params == pytest.approx(size, rel=1e-4)
+        assert best.tokens == pytest.approx(tokens, rel=1e-4)
+        assert best.basin.cost_of_half_size > 0 < best.basin.cost_of_double_size
+
+
+def test_the_interval_of_the_frontier_is_that_of_what_is_not_given():
+    fitted = laws.fit("chinchilla", ladder("chinchilla", noise=0.003))
+    best = optimal(fitted, Budget(tokens=100e9))
+    low, high = best.intervals["num_params"]
+    assert set(best.intervals) == {"num_params"}
+    assert low < best.num_params < high
+    ahead = optimal(fitted, Budget(num_params=best.num_params)).intervals["tokens"]
+    assert (best.tokens / ahead[1], best.tokens / ahead[0]) == pytest.approx(
+        (low / best.num_params, high / best.num_params), rel=1e-3
+    )
+
+
+def test_a_mixture_is_drawn_as_a_mixture():
+    """A law without an optimum that has a small weight shifts each draw a little, and is never the whole of one."""
+
+    class Two(Mixture):
+        def weighted_samples(self, num_params, tokens):
+            pairs = zip(self.parts, self.weights, strict=True)
+            return [(w, np.log(np.tile(law.predict(num_params, tokens).value, (300, 1)))) for law, w in pairs]
+
+    flat = Power(k=20.0, a=-0.03, b=-0.06)
+    assert optimal(flat, 1e21, tokens_per_param_range=(1, 1000)).tokens_per_param == pytest.approx(1000)
+    best = optimal(Two((Chinchilla(), flat), (0.9, 0.1)), 1e21)
+    low, high = best.intervals["num_params"]
+    assert low < best.num_params < high
+    assert best.searched[0] < 0.2 * best.num_params < 0.5 * best.num_params < low
+
+
+def test_the_best_size_is_searched_beyond_what_was_run_and_that_is_said():
+    law, narrow = Chinchilla(), FittedRange.of([1e8, 2e8, 4e8], [1e8, 2e8, 4e8])
+    best = optimal(law, 1e20, fitted_range=narrow)
+    assert best.num_params == pytest.approx(law.closed_form(1e20), rel=1e-6)
+    caution = best.cautions[0]
+    assert "the best size lies outside what was run" in caution
+    assert "would settle it" in caution
+    runs = narrow.settling_runs(best.tokens_per_param)
+    assert all(6 * n * d == pytest.approx(narrow.flops[1]) for n, d in runs)
+    assert min(d / n for n, d in runs) < best.tokens_per_param < max(d / n for n, d in runs)
+    inside = FittedRange.of([1e8, 1e9], [1e10, 1e10])
+    assert optimal(law, 1e20, fitted_range=inside).cautions == ()
+
+
+@pytest.mark.parametrize(("a", "b", "ratio"), [(-0.1, -0.08, 0.5), (-0.08, -0.1, 40.0)])
+def test_a_law_without_an_optimum_follows_the_runs_or_the_literature(a, b, ratio):
+    """It falls for ever in one direction: the size goes to the end of what was run there, or to 20 tokens "
+    "a parameter."""
+    best = optimal(Power(a=a, b=b), 1e18, fitted_range=FittedRange.of([1e8, 1e8], [0.5e8, 40e8]))
+    assert best.at_edge
+    assert best.tokens_per_param == pytest.approx(ratio)
+    assert "the law has no best size" in best.cautions[0]
+    assert best.basin is None
+    assert optimal(Power(a=a, b=b), 1e18).tokens_per_param == pytest.approx(20)
+
+
+def test_far_beyond_the_runs_is_said_and_then_refused():
+    small = FittedRange.of([1e5, 1e5, 1e6], [1e6, 1e7, 1e8])
+    assert optimal(Chinchilla(), 1e15, fitted_range=small).cautions == ()
+    told = optimal(Chinchilla(), 1e18, fitted_range=small)
+    assert any("no table has tested a law" in caution for caution in told.cautions)
+    with pytest.raises(UserError, match="refused; train larger runs first"):
+        optimal(Chinchilla(), 1e21, fitted_range=small)
+
+
 def test_interval_of_the_size_covers_the_truth():
     """90 % intervals of N*, from ladders with fresh noise; the bounds leave a true 90 % one chance in 10⁴."""
     budgets, runs = (1e21, 1e23), 120
     truths = [Chinchilla(**TRUTHS["chinchilla"]).closed_form(flops) for flops in budgets]
     covered = np.zeros(2)
     for seed in range(runs):
-        fitted = laws.fit("chinchilla", ladder("chinchilla", noise=0.005, seed=seed), bootstrap=200, seed=seed)
+        runs_of = ladder("chinchilla", noise=0.005, seed=seed)
+        fitted = laws.fit("chinchilla", runs_of, "log_squares", bootstrap=200, seed=seed)
         for index, (flops, truth) in enumerate(zip(budgets, truths, strict=True)):
             best = optimal(fitted, flops, tokens_per_param_range=(0.01, 1e5))
             (low, high), (fewest, most) = (best.intervals[name] for name in ("num_params", "tokens"))
@@ -270,7 +345,7 @@ def test_a_predictor_may_say_what_it_was_fitted_on():
     assert FittedRange.by(told) == FittedRange((1e6, 1e7), (2e7, 2e8), (1e14, 6e15), (20.0, 30.0))
     best = optimal(told, 6e17)
     assert best.tokens_per_param == pytest.approx(20.0)
-    assert "100× the compute" in best.notes[1]
+    assert "100× the compute" in best.notes[0]
     corners = FittedRange.by(Fitted(num_params=(1e6, 1e7), tokens=(2e7, 2e8)))
     assert (corners.flops, corners.tokens_per_param) == ((6 * 2e13, 6 * 2e15), (2.0, 200.0))
     assert FittedRange.by(Power()) is None

@@ -44,7 +44,8 @@ def fit(
         str | None, typer.Option(help='What a run took: a column, or "6*N*D".', rich_help_panel="Any inputs")
     ] = None,
     objective: Annotated[
-        str | None, typer.Option(help="For a single law: huber (default), log_squares or squares.", rich_help_panel="One law")
+        str | None,
+        typer.Option(help="For a single law: huber (default), log_squares or squares.", rich_help_panel="One law"),
     ] = None,
     delta: Annotated[
         float | None, typer.Option(help="Where huber turns linear; 0.001 by default.", rich_help_panel="One law")

@@ -20,8 +20,12 @@ def plan(
     ] = None,
     cost: Annotated[str | None, typer.Option(help="Or by money, with --price.")] = None,
     loss: Annotated[float | None, typer.Option(help="Or the loss to reach: what does it take?")] = None,
-    params: Annotated[str | None, typer.Option(help="Fix the size; with --tokens: what does it take?")] = None,
-    tokens: Annotated[str | None, typer.Option(help="Fix the tokens.")] = None,
+    params: Annotated[
+        str | None, typer.Option(help="Or the size: which tokens suit it? With another budget: fix it.")
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="Or the tokens: which size suits them? With another budget: fix them.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="h100, a100, …", rich_help_panel=MACHINE)] = None,
     count: Annotated[int | None, typer.Option(help="How many devices; 1 by default.", rich_help_panel=MACHINE)] = None,
     mfu: Annotated[
@@ -59,6 +63,7 @@ def plan(
         typer.Option(help="A study with runs to go on with; the budget is then what is left.", rich_help_panel=DATA),
     ] = None,
     level: Level = 0.9,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; write nothing.")] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Where to write the plan; a study's: plan.json.")
     ] = None,
@@ -92,7 +97,9 @@ def plan(
         workflow.refuse_model_options(rule=rule, **sizes)
         result = workflow.resume_plan(resume, fit=source, level=level, output=output, listener=listener, **amounts)
     elif source is not None:
-        result = workflow.plan(source, level=level, rule=rule, **sizes, output=output, listener=listener, **amounts)
+        result = workflow.plan(
+            source, level=level, rule=rule, **sizes, output=output, dry_run=dry_run, listener=listener, **amounts
+        )
     else:
         raise UserError("give a fit.json or a study, or --resume STUDY")
     answer_json(result.to_json()) if json else answer(result.summary())

@@ -92,12 +92,15 @@ def _by_fit(source: Path, point: dict[str, float], level: float, *, as_json: boo
     if inputs == ("num_params", "tokens") and set(point) != set(inputs):
         stray = " or ".join(FLAGS[name] for name in point if name not in inputs) or "one alone"
         raise UserError(f"this fit predicts from --params and --tokens: give both, and not {stray}")
+    cautions = workflow.cautions(fit, point)
     prediction = fit.predict(**point, level=level)
     notes = workflow.evidence(fit, point)
     if as_json:
         value = {"loss": prediction.value, "low": prediction.low, "high": prediction.high, "level": level}
-        answer_json(point | value | {"notes": notes})
+        answer_json(point | value | {"cautions": cautions, "notes": notes})
         return
+    for text in cautions:
+        answer(f"caution: {text}")
     answer(f"loss {prediction.value:.4f} [{prediction.low:.4f}, {prediction.high:.4f}] {100 * level:g} %")
     for text in notes:
         note(f"note: {text}")

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import UserError
+from ..quantities import plural
 from .base import Array, grid
 from .prediction import Prediction, around, check_level
 from .solver import Problem, solve
@@ -143,7 +144,7 @@ class MetricFit:
             lines.append(f"{symbol:8}{value:12.5g}{self.standard_errors[symbol]:12.3g}{held}")
         loss, metric = self.range["loss"], self.range["metric"]
         lines.append(
-            f"{self.num_points} points, noise {self.sigma:.2g}; loss {loss[0]:.4g} to {loss[1]:.4g}, "
+            f"{plural(self.num_points, 'point')}, noise {self.sigma:.2g}; loss {loss[0]:.4g} to {loss[1]:.4g}, "
             f"metric {metric[0]:.3g} to {metric[1]:.3g}"
         )
         return "\n".join([*lines, *(f"note: {text}" for text in self.active_bounds)])
@@ -224,7 +225,10 @@ def _check(loss: Array, metric: Array, chance: float | None, bootstrap: int) -> 
         raise UserError("loss and metric must be equally many finite numbers, one each a run; leave out failed runs")
     least = len(SIGMOID.symbols) + (chance is None)
     if len(loss) < least:
-        raise UserError(f"{len(loss)} points are too few for a sigmoid; give {least} or more, checkpoints too")
+        raise UserError(
+            f"{plural(len(loss), 'point is', 'points are')} too few for a sigmoid; give {least} or more, "
+            f"checkpoints too"
+        )
     if metric.max() > 1 or metric.min() < 0:
         raise UserError(
             f"the metric lies between {metric.min():.3g} and {metric.max():.3g}: give a share between 0 and 1 (percent "

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import UserError
+from ..quantities import plural
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Prediction:
 
     def __str__(self) -> str:
         if np.ndim(self.value):
-            return f"{np.size(self.value)} predictions, {self.level:.0%} intervals"
+            return f"{plural(np.size(self.value), 'prediction')}, {self.level:.0%} intervals"
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}] {self.level:.0%}"
 
     def to_json(self) -> dict:

@@ -18,12 +18,12 @@ from ..quantities import format_count, format_flops, format_seconds, require_pos
 from ..text_table import table
 from .make_plan import plan
 from .optimum.fitted_range import FittedRange
-from .optimum.predictor import FLOPS_PER_PARAM_TOKEN, Predictor, as_predictor
+from .optimum.predictor import FLOPS_PER_PARAM_TOKEN, Predictor, as_predictor, mixture_draws
 from .optimum.repeated_data import Repeated
 from .optimum.search_a_budget import SERVED_SHARE
 from .plan_record import Plan
 from .resources.budget import Budget
-from .resources.shapes import Shape
+from .resources.shapes import Shape, size_of
 
 _SAME = 0.001  # of the loss: closer alternatives are as good
 _SHOWN = 8
@@ -32,6 +32,8 @@ _SHOWN = 8
 @dataclass(frozen=True)
 class Checkpoint:
     """A model that has seen ``tokens``: its size and, if known, its configuration and a name.
+
+    ``num_params`` is counted as the law counts it; with a ``model``, ``resume`` counts that instead.
 
     ``decayed``: its learning rate has already decayed, so continuing begins with another warmup, and no law here knows
     what that costs.
@@ -45,11 +47,6 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         require_positive(num_params=self.num_params, tokens_done=self.tokens)
-
-    @property
-    def flops_per_token(self) -> float:
-        """Exact if the configuration is known, else 6·N."""
-        return FLOPS_PER_PARAM_TOKEN * self.num_params if self.model is None else float(self.model.flops_per_token)
 
 
 @dataclass(frozen=True)
@@ -175,7 +172,7 @@ def resume(
     continued = (_go_on(law, budget, budget.flops, checkpoint, options) for checkpoint in checkpoints)
     alternatives, notes = [each for each in continued if each is not None], []
     try:
-        alternatives.append(_new_model(law, budget, _as_far(options, alternatives)))
+        alternatives.append(_new_model(law, budget, options))
     except UserError as error:  # too little is left for a new model
         if not alternatives:
             raise
@@ -195,18 +192,19 @@ def _go_on(
     law: Predictor, budget: Budget, flops: float, checkpoint: Checkpoint, options: dict[str, Any]
 ) -> Alternative | None:
     """More tokens for a checkpoint; None if the budget pays for none."""
-    per_token = checkpoint.flops_per_token
-    tokens = flops / per_token - SERVED_SHARE * (budget.inference_tokens or 0.0)
+    size = checkpoint.num_params if checkpoint.model is None else size_of(checkpoint.model, law.counted)
+    model = checkpoint.model
+    tokens = flops / (
+        FLOPS_PER_PARAM_TOKEN * size if model is None else budget.flops_per_token(model)
+    ) - SERVED_SHARE * (budget.inference_tokens or 0.0)
     if tokens < 1:
         return None
     # The same machine and data, for a fixed size and all its tokens instead of an amount.
-    whole = replace(
-        budget, flops=None, hours=None, cost=None, num_params=checkpoint.num_params, tokens=checkpoint.tokens + tokens
-    )
-    model = checkpoint.model
+    whole = replace(budget, flops=None, hours=None, cost=None, num_params=size, tokens=checkpoint.tokens + tokens)
     shape = None if model is None else lambda _: model
     fixed: dict[str, Any] = options | {"shape": shape}
     planned = plan(law, whole, **fixed)
+    per_token = FLOPS_PER_PARAM_TOKEN * size if model is None else budget.machine_flops_per_token(model)
     seconds = budget.seconds(tokens * per_token)
     notes = [f"continues {checkpoint.name} after {format_count(checkpoint.tokens)} tokens"]
     if checkpoint.decayed:
@@ -216,16 +214,8 @@ def _go_on(
     planned = replace(
         planned, budget=budget, seconds=seconds, cost=budget.money(seconds), notes=(*notes, *planned.notes)
     )
-    return Alternative(planned, tokens * per_token, seconds, checkpoint.name, checkpoint.tokens)
-
-
-def _as_far(options: dict[str, Any], continued: list[Alternative]) -> dict[str, Any]:
-    """The options for another model: its search reaches the tokens per parameter that the checkpoints will have."""
-    fitted_range = options["fitted_range"]
-    if options.get("tokens_per_param_range") or fitted_range is None:
-        return options
-    ratios = [*fitted_range.tokens_per_param, *(each.plan.tokens_per_param for each in continued)]
-    return options | {"tokens_per_param_range": (min(ratios), max(ratios))}
+    exact = FLOPS_PER_PARAM_TOKEN * size if model is None else float(model.flops_per_token)
+    return Alternative(planned, tokens * exact, seconds, checkpoint.name, checkpoint.tokens)
 
 
 def _new_model(law: Predictor, budget: Budget, options: dict[str, Any]) -> Alternative:
@@ -237,15 +227,8 @@ def _new_model(law: Predictor, budget: Budget, options: dict[str, Any]) -> Alter
 def _preferences(law: Predictor, alternatives: list[Alternative]) -> list[float | None]:
     """By what share of the refits each alternative has the lowest loss."""
     sizes, tokens = np.array([(each.plan.num_params, each.plan.tokens) for each in alternatives], float).T
-    samples = law.weighted_samples(sizes, tokens)
-    if not samples:
+    draws = mixture_draws(law.weighted_samples(sizes, tokens))
+    if draws is None:
         return [None] * len(alternatives)
-    total = sum(weight for weight, _ in samples)
-    lowest = np.sum(
-        [
-            weight * np.bincount(losses.argmin(axis=1), minlength=len(alternatives)) / len(losses)
-            for weight, losses in samples
-        ],
-        axis=0,
-    )
-    return [float(share) for share in lowest / total]
+    shares = np.bincount(draws.argmin(axis=1), minlength=len(alternatives)) / len(draws)
+    return shares.tolist()

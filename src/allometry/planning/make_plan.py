@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from ..errors import UserError
 from ..laws.prediction import LossPredictor
-from ..quantities import format_count
+from ..quantities import format_count, plural
 from .batch_and_rate.settings import DEFAULT_RULE, BatchAndRate, Interval, Settings, choose_settings
 from .batch_and_rate.surface import Surface
 from .optimum.fitted_range import FittedRange
@@ -18,8 +20,10 @@ from .optimum.repeated_data import Repeated
 from .plan_record import Plan
 from .real_model import RealModelSearch
 from .resources.budget import Budget
-from .resources.memory import Memory, memory
+from .resources.memory import Memory
+from .resources.parallel_layout import advice, fit_layout
 from .resources.shapes import Shape, Shapes, counts_of, record_of, row_tokens_of
+from .rules import RULES
 from .rules import rule as rule_of
 
 
@@ -64,9 +68,8 @@ def plan(
         predictor, budget, tokens_per_param_range=tokens_per_param_range, fitted_range=fitted_range, level=level
     )
     optimum = problem.solve()
-    model, point, notes = None, optimum, list(optimum.notes)
-    if shape is not None:
-        model, point, notes = RealModelSearch(problem, shape, seconds, within).best(optimum)
+    real = None if shape is None else RealModelSearch(problem, shape, seconds, within).best(optimum)
+    model, point = (None, optimum) if real is None else (real.shape, real.point)
     settings = choose_settings(
         point.num_params if model is None else model.num_params,
         point.tokens,
@@ -77,9 +80,17 @@ def plan(
         least_batch=_row_tokens(model),
         level=level,
     )
+    row = _row_tokens(model)
+    settings = settings.in_whole_rows(row)
+    machine = problem.budget
+    needed = fit_layout(model, machine.num_devices or 1, settings.batch, machine.memory_per_device, machine.per_node)
+    if needed is not None and settings.rule in RULES and _is_near(needed.layout.sequences * row, settings.batch):
+        settings = settings.with_batch(needed.layout.sequences * row)
     duration = seconds(model, point.tokens) if seconds and model else None
     now = created or datetime.now(UTC).isoformat(timespec="seconds")
-    return _record(problem, optimum, model, point, settings, duration, notes, now)
+    planned = _record(problem, optimum, model, point, settings, needed, duration, now)
+    basin, notes = (optimum.basin, optimum.notes) if real is None else (real.basin, real.notes)
+    return replace(planned, basin=basin, notes=(*notes, *planned.notes))
 
 
 def _record(
@@ -88,18 +99,18 @@ def _record(
     model: Shape | None,
     point: Optimum,
     settings: Settings,
+    needed: Memory | None,
     seconds: float | None,
-    notes: list[str],
     created: str,
 ) -> Plan:
     """The plan for a model (None: the law's own size) that is trained at ``point`` with these settings.
 
-    ``seconds`` is the time of training; None: by the budget's machine.
+    ``needed`` is the memory in the layout chosen. ``seconds`` is the time of training; None: by the budget's machine.
     """
     budget = problem.budget
     exact = None if model is None else _exact_flops(model, point)
-    needed = None if model is None else memory(model, budget.num_devices or 1, budget.memory_per_device)
-    duration = budget.seconds(exact or point.flops) if seconds is None else seconds
+    per_token = point.flops / point.tokens if model is None else budget.machine_flops_per_token(model)
+    duration = budget.seconds(per_token * point.tokens) if seconds is None else seconds
     data_notes = _data_notes(problem.predictor, point, settings)
     return Plan(
         created=created,
@@ -129,8 +140,15 @@ def _record(
         inference_flops=_serving(budget, point, model),
         model=None if model is None else record_of(model),
         run=None,
-        notes=(*notes, *settings.notes, *data_notes, *_machine_notes(needed, settings, _row_tokens(model))),
+        basin=None,
+        cautions=point.cautions,
+        notes=(*settings.notes, *data_notes, *_machine_notes(model, needed, settings.batch, budget.per_node)),
     )
+
+
+def _is_near(one: float, other: float) -> bool:
+    """Whether a batch is as good as another: within a tenth."""
+    return abs(math.log(one / other)) < math.log(1.1)
 
 
 def _exact_flops(model: Shape, point: Optimum) -> float:
@@ -144,7 +162,7 @@ def _row_tokens(model: Shape | None) -> float:
 
 def _law_intervals(optimum: Optimum, point: Optimum) -> dict[str, Interval]:
     """The intervals of the law's optimum; those of size and tokens moved by the factor between it and the shape."""
-    source = f"{100 * optimum.level:g} % over refits of the law"
+    source = f"{100 * optimum.level:g} % of the optima over refits of the laws together"
     if "flops" in optimum.intervals:
         source = f"where the {100 * optimum.level:g} % interval of the loss meets the goal"
     factors = {"num_params": point.num_params / optimum.num_params, "tokens": point.tokens / optimum.tokens}
@@ -185,16 +203,17 @@ def _data_notes(predictor: Predictor, point: Optimum, settings: Settings) -> lis
     return [f"{passes}, worth {format_count(worth)} fresh tokens by arXiv 2305.16264, not by your own runs"]
 
 
-def _machine_notes(needed: Memory | None, settings: Settings, row_tokens: float) -> list[str]:
+def _machine_notes(model: Shape | None, needed: Memory | None, batch: float, per_node: int) -> list[str]:
     """Whether model and batch suit the devices."""
     if needed is None:
         return []
-    note = needed.note()
+    note = advice(model, needed, batch, per_node)
     notes = [] if note is None else [note]
-    sequences = settings.batch / row_tokens
-    if needed.num_devices > sequences:
+    sequences = batch / _row_tokens(model)
+    if needed.layout.sequences > 1.02 * sequences:
+        devices = plural(needed.layout.num_devices, "device")
         notes.append(
-            f"a batch is {sequences:.3g} sequences, fewer than the {needed.num_devices} devices: data parallelism "
-            "alone leaves some of them idle"
+            f"a batch is {plural(round(sequences), 'sequence')}, too few for {devices}: some of them are idle, or the "
+            "batch is larger than planned"
         )
     return notes

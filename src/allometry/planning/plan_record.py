@@ -14,12 +14,12 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import parse_json, write_json
-from ..quantities import check_fields, check_numbers, format_bytes, format_count, format_flops, format_seconds
+from ..quantities import check_fields, check_numbers, format_count, format_flops, format_seconds
 from ..text_table import Row, table
 from .batch_and_rate.settings import Interval
 from .optimum.optimum_record import Basin, Optimum
 from .resources.budget import Budget
-from .resources.memory import Memory
+from .resources.memory import Layout, Memory
 from .rules import Recommendation
 
 _WORDS = {
@@ -32,7 +32,7 @@ _WORDS = {
     "decay": "decay",
     "weight_decay": "weight decay",
 }
-_COUNTED = {"total": "embedding and head included", "matmul": "head included"}
+COUNTED = {"total": "embedding and head included", "matmul": "head included"}
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,14 @@ class Plan:
         recommendations: batch and learning rate by every published rule.
         loss: predicted at ``num_params`` and ``tokens``; ``low`` and ``high`` are its interval at ``level``.
         intervals: of the other choices, by name.
+        basin: which sizes are nearly as good, by the exact FLOPs of real shapes; None without an optimum.
         seconds: of the training; ``cost`` its price.
-        memory: of each device.
+        memory: of each device, in the parallel layout that wastes least.
         inference_flops: of serving after the training.
         model: the configuration of the model, as a dictionary.
         run: the configuration of the run that carries the plan out.
-        notes: what a reader must know.
+        cautions: what questions the plan itself, such as an optimum outside what was run; they are printed first.
+        notes: what else a reader must know.
     """
 
     created: str
@@ -88,12 +90,14 @@ class Plan:
     high: float | None
     level: float
     intervals: dict[str, Interval]
+    basin: Basin | None
     seconds: float | None
     cost: float | None
     memory: Memory | None
     inference_flops: float
     model: dict | None
     run: dict | None
+    cautions: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
@@ -118,6 +122,8 @@ class Plan:
             "recommendations": {name: each.to_json() for name, each in self.recommendations.items()},
             "intervals": {name: each.to_json() for name, each in self.intervals.items()},
             "memory": self.memory.to_json() if self.memory else None,
+            "basin": self.basin.to_json() if self.basin else None,
+            "cautions": list(self.cautions),
             "notes": list(self.notes),
         }
         return {"kind": "plan"} | vars(self) | nested
@@ -145,7 +151,9 @@ class Plan:
                 "optimum": Optimum.from_json(values["optimum"]),
                 "recommendations": {name: Recommendation(**x) for name, x in values["recommendations"].items()},
                 "intervals": {name: Interval(**x) for name, x in values["intervals"].items()},
-                "memory": Memory(**values["memory"]) if values["memory"] else None,
+                "memory": Memory.from_json(values["memory"]) if values["memory"] else None,
+                "basin": Basin.from_json(values["basin"]) if values["basin"] else None,
+                "cautions": tuple(values["cautions"]),
                 "notes": tuple(values["notes"]),
             }
             return cls(**values | nested)
@@ -187,20 +195,21 @@ def _parts(values: Mapping[str, Any]) -> list[tuple[type, Mapping[str, Any]]]:
     parts += [(Budget, values["budget"]), (Optimum, values["optimum"])]
     parts += [(Recommendation, each) for each in values["recommendations"].values()]
     parts += [(Interval, each) for each in values["intervals"].values()]
-    basin = values["optimum"].get("basin")
-    parts += [(Basin, basin)] if basin else []
-    return parts + ([(Memory, values["memory"])] if values["memory"] else [])
+    parts += [(Basin, basin) for basin in (values["basin"], values["optimum"].get("basin")) if basin]
+    memory = values["memory"]
+    return parts + ([(Memory, memory), (Layout, memory["layout"])] if memory else [])
 
 
 def describe(plan: Plan) -> str:
-    """The plan as rows of name, value and interval; then the sources of the intervals, and the notes."""
+    """The cautions; the plan as rows of name, value and interval; the sources of the intervals, and the notes."""
     rows = [("budget", plan.budget.describe(), ""), *_model(plan), *_training(plan), *_law(plan), *_machine(plan)]
     rows.append(("written", plan.created, ""))
-    return "\n".join([*table(rows), *_sources(plan), *(f"note: {note}" for note in plan.notes)])
+    cautions = (f"caution: {caution}" for caution in plan.cautions)
+    return "\n".join([*cautions, *table(rows), *_sources(plan), *(f"note: {note}" for note in plan.notes)])
 
 
 def _model(plan: Plan) -> list[Row]:
-    size = f"{format_count(plan.num_params)} parameters, {_COUNTED.get(plan.counted, 'non-embedding')}"
+    size = f"{format_count(plan.num_params)} parameters, {COUNTED.get(plan.counted, 'non-embedding')}"
     rows = [("model", size, _interval(plan, "num_params", format_count))]
     optimum = plan.optimum
     if f"{plan.num_params:.2g}" != f"{optimum.num_params:.2g}":
@@ -225,7 +234,8 @@ def _training(plan: Plan) -> list[Row]:
     if plan.flops_exact is not None:
         flops += f", {format_flops(plan.flops_exact)} counted from the shapes"
     tokens = f"{format_count(plan.tokens)} ({plan.tokens_per_param:.3g} per parameter)"
-    rate = f"{plan.lr:.3g} (by {plan.rule})"
+    base = "; a u-μP base rate, no AdamW rate" if plan.rule == "recipe" and plan.run else ""
+    rate = f"{plan.lr:.3g} (by {plan.rule}{base})"
     rows = [
         ("tokens", tokens, _interval(plan, "tokens", format_count)),
         ("FLOPs", flops, _interval(plan, "flops", format_flops)),
@@ -248,7 +258,7 @@ def _law(plan: Plan) -> list[Row]:
     if plan.low is not None and plan.high is not None:
         within = f"[{plan.low:.4g}, {plan.high:.4g}] at {100 * plan.level:g} %"
     rows = [("predicted loss", f"{plan.loss:.4g}", within)]
-    basin = plan.optimum.basin
+    basin = plan.basin
     if basin is None:
         return rows
     for word, span in (("0.1 %", basin.within_0_1_percent), ("0.5 %", basin.within_0_5_percent)):
@@ -261,17 +271,16 @@ def _law(plan: Plan) -> list[Row]:
 def _machine(plan: Plan) -> list[Row]:
     rows = []
     if plan.seconds is not None:
-        rows.append(("time", format_seconds(plan.seconds), ""))
+        mfu = plan.budget.mfu
+        counted = "" if mfu is None else f" at {mfu:.0%} MFU (6·N with head and full attention, arXiv 2204.02311)"
+        rows.append(("time", format_seconds(plan.seconds) + counted, ""))
     if plan.cost is not None:
         rows.append(("cost", f"{plan.cost:.3g} at {plan.budget.price_per_hour:g} a device hour", ""))
     needed = plan.memory
     if needed is not None:
-        where = "on one device" if needed.num_devices == 1 else "a device"
-        states, activations = format_bytes(needed.states), format_bytes(needed.activations)
-        text = f"{format_bytes(needed.total)} {where}: states {states}, one sequence {activations}"
-        if needed.limit is not None:
-            text += f"; it has {format_bytes(needed.limit)}"
-        rows.append(("memory", text, ""))
+        rows.append(("memory", needed.describe(), ""))
+        if needed.layout.num_devices > 1:
+            rows.append(("layout", needed.layout.describe(), ""))
     if plan.inference_flops:
         rows.append(("serving", f"{format_flops(plan.inference_flops)} FLOPs after training", ""))
     return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .. import laws
 from ..laws.fitting.fit import GREEK
 from ..planning import Plan
+from ..planning.plan_record import COUNTED
 from . import cells
 from .cells import NONE, ReportCell, ReportTable, row
 from .study_contents import fits_of, weights_of
@@ -56,7 +57,7 @@ def plan(plan: Plan) -> ReportTable:
     rows = [
         row("written", plan.created),
         row("budget", plan.budget.describe() if plan.budget else "size and tokens were fixed"),
-        row("parameters (non-embedding)", cells.count(plan.num_params)),
+        row(f"parameters ({COUNTED.get(plan.counted, 'non-embedding')})", cells.count(plan.num_params)),
         row("tokens", cells.count(plan.tokens)),
         row("tokens per parameter", cells.number(plan.tokens_per_param)),
         row("epochs", _epochs(plan)),
@@ -81,7 +82,7 @@ def _epochs(plan: Plan) -> ReportCell:
 
 def optimum(plan: Plan) -> ReportTable:
     """How the law alone would spend the plan's budget: by 6·N·D, and with any size, even a fraction."""
-    best, basin = plan.optimum, plan.optimum.basin
+    best, basin = plan.optimum, plan.basin
     rows = [
         row("optimum by 6·N·D: parameters", cells.count(best.num_params)),
         row("tokens", cells.count(best.tokens)),

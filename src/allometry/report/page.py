@@ -80,6 +80,7 @@ def render(contents: StudyContents) -> str:
         pictures=_pictures(contents),
         tables=tables.all_tables(contents),
         law_notes=_law_notes(contents),
+        cautions=contents.plan.cautions if contents.plan else (),
         plan_notes=contents.plan.notes if contents.plan else (),
         sample=_sample(contents),
         unit=contents.unit,

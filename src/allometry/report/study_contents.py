@@ -82,6 +82,15 @@ class StudyContents:
         return [record for record in self.records if record.status != "finished"]
 
     @property
+    def counted(self) -> str:
+        """Which parameters the study's law counts; pictures and tables count them likewise."""
+        return self.predictor.counted if self.predictor else "non_embedding"
+
+    def size(self, record: RunRecord) -> float:
+        """The parameters of a run's model, as the law counts them."""
+        return float(record.counts().get(f"num_params_{self.counted}") or record.num_params)
+
+    @property
     def swept(self) -> list[RunRecord]:
         """The finished runs of the sweep, including those that are recorded as rungs."""
         return [r for r in self.finished() if r.kind == "sweep" or r.id in self.sweep_ids]

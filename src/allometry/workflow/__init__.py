@@ -38,7 +38,7 @@ from .budget_left import resume_plan
 from .early_warning import EarlyWarning
 from .external_runs.import_runs import Imported, import_runs
 from .fits.input_fit import PredictedPart, fit_inputs, load_forecast, predict_inputs
-from .fits.study_fit import evidence, fit_isoflop, fit_runs, load_fit
+from .fits.study_fit import cautions, evidence, fit_isoflop, fit_runs, load_fit
 from .ladder_cost import LadderCost, RunCost
 from .listener import (
     Event,
@@ -94,6 +94,7 @@ __all__ = [
     "ScriptCost",
     "StudyConfig",
     "StudySession",
+    "cautions",
     "conclude",
     "evidence",
     "export",

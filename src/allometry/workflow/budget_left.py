@@ -57,7 +57,8 @@ def resume_plan(
     if not checkpoints:
         raise UserError(f"{study.path}: no run with weights to go on with; `allometry plan {study.path}` plans anew")
     budget = budget_of(amounts, study, listener)
-    continuation = planning.resume(predictor, budget, checkpoints, level=level, **practice.options())
+    options = practice.options(predictor.counted)
+    continuation = planning.resume(predictor, budget, checkpoints, level=level, **options)
     runs = {checkpoint.name: config for checkpoint, config in under_way}
     alternatives = tuple(_with_run(each, practice, runs) for each in continuation.alternatives)
     continuation = replace(continuation, alternatives=alternatives)
@@ -108,9 +109,9 @@ def _with_run(each: Alternative, practice: StudyPractice, under_way: dict[str, R
     """With the run that carries it out, where the trainer can: it goes on with a training, not with bare weights."""
     plan = each.plan
     if not each.continues:
-        return replace(each, plan=plan.with_run(practice.run_of(plan).to_dict()))
+        return replace(each, plan=practice.carried_out(plan))
     config = under_way.get(each.checkpoint or "")
     if config is None:
         note = f"allometry train begins anew and cannot go on with bare weights: export {each.checkpoint} for that"
-        return replace(each, plan=replace(plan, notes=(*plan.notes, note)))
-    return replace(each, plan=plan.with_run(config.with_train(tokens=round(plan.tokens)).to_dict()))
+        return replace(each, plan=practice.with_repetition(replace(plan, notes=(*plan.notes, note))))
+    return replace(each, plan=practice.carried_out(plan, config.with_train(tokens=round(plan.tokens))))

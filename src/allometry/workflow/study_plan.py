@@ -17,7 +17,8 @@ from ..errors import UserError
 from ..files import write_json
 from ..ladder.recipe import Recipe
 from ..ladder.shape import shape_near
-from ..planning.optimum.repeated_data import repetition_note
+from ..planning.optimum.repeated_data import costs_much, repetition_note
+from ..planning.resources.shapes import size_of
 from ..quantities import format_flops
 from ..runs.study import COLLECTION, Study
 from .fits.study_fit import load_fit
@@ -34,6 +35,7 @@ def plan(
     vocab_size: int | None = None,
     context: int | None = None,
     output: Path | None = None,
+    dry_run: bool = False,
     listener: Listener = silent,
     **amounts: Any,
 ) -> planning.Plan:
@@ -44,7 +46,9 @@ def plan(
         level: of the intervals.
         rule: the published rule for batch and learning rate; ``vocab_size`` and ``context``: of the model. For a fit
             only, as a study has shapes and a recipe of its own.
-        output: where to write the plan; by default ``plan.json`` in a study, and nowhere for a fit.
+        output: where to write the plan; by default ``plan.json`` in a study, unless the plan there has been trained,
+            and nowhere for a fit.
+        dry_run: write nothing.
         listener: receives where the plan was written.
         **amounts: the fields of a ``planning.Budget``. Hours or money without a machine are those of the machine that
             trained the study.
@@ -61,7 +65,7 @@ def plan(
     else:
         options = _model_options(rule, vocab_size=vocab_size, context=context)
     planned = study_plan(predictor, budget_of(amounts, study, listener), study, level=level, **options)
-    path = output or (study.path / "plan.json" if study else None)
+    path = None if dry_run else output or _own_path(study, listener)
     if study is not None and path == study.path / "plan.json":
         _check_not_trained(study)
     if path is not None:
@@ -88,11 +92,9 @@ def study_plan(
     practice = StudyPractice(study)
     if seconds is not None:
         options["seconds"] = lambda model, tokens: seconds(practice.run(model, tokens))
-    bare = planning.plan(predictor, budget, **practice.options(), **options)
-    run = practice.run_of(bare)
-    repeats = repetition_note(run.epochs) if budget.tokens_available is None else ""
-    notes = (*bare.notes, f"the run {repeats}") if repeats else bare.notes
-    return replace(bare, notes=(*notes, *score_notes(study, bare))).with_run(run.to_dict())
+    bare = planning.plan(predictor, budget, **practice.options(predictor.counted), **options)
+    planned = practice.carried_out(bare)
+    return replace(planned, notes=(*planned.notes, *score_notes(study, bare)))
 
 
 class StudyPractice:
@@ -124,14 +126,28 @@ class StudyPractice:
         """The run of a model on so many tokens, by the study's recipe."""
         return self.recipe.run(model, self.task, round(tokens), self.config.seed)
 
-    def run_of(self, plan: planning.Plan) -> RunConfig:
-        """The run that carries out a plan."""
-        return self.run(self.shape(plan.num_params), plan.tokens)
+    def carried_out(self, plan: planning.Plan, run: RunConfig | None = None) -> planning.Plan:
+        """A plan in this study's shapes with the run that carries it out, and what repeating the corpus means.
 
-    def options(self) -> dict[str, Any]:
-        """The options of ``planning.plan`` that the study decides on."""
+        ``run`` is that run where it goes on with a training; by default the model of the plan is trained anew.
+        """
+        run = run or self.run(DecoderConfig.parse(plan.model), plan.tokens)
+        return self.with_repetition(plan).with_run(run.to_dict())
+
+    def with_repetition(self, plan: planning.Plan) -> planning.Plan:
+        """A plan that says what it means that its run reads the corpus again and again."""
+        epochs = self.run(DecoderConfig.parse(plan.model), plan.tokens).epochs
+        repeats = repetition_note(epochs) if plan.budget.tokens_available is None else ""
+        if not repeats:
+            return plan
+        if costs_much(epochs):
+            return replace(plan, cautions=(*plan.cautions, f"the run {repeats}"))
+        return replace(plan, notes=(*plan.notes, f"the run {repeats}"))
+
+    def options(self, counted: str) -> dict[str, Any]:
+        """The options of ``planning.plan`` that the study decides on, for a law that counts parameters so."""
         fitted_range = planning.FittedRange.of(
-            [rung.num_params for rung in self.rungs], [rung.tokens for rung in self.rungs]
+            [size_of(rung.model, counted) for rung in self.rungs], [rung.tokens for rung in self.rungs]
         )
         return {"shape": self.shape, "recipe": lambda _, tokens: self.recipe.at(tokens), "fitted_range": fitted_range}
 
@@ -177,8 +193,24 @@ def _model_options(rule: str | None, **sizes: int | None) -> dict[str, Any]:
     return {"shape": shapes} | ({} if rule is None else {"rule": rule})
 
 
+def _own_path(study: Study | None, listener: Listener) -> Path | None:
+    """Where the plan of a study belongs; None without a study, or if the plan there has been trained."""
+    if study is None:
+        return None
+    path = study.path / "plan.json"
+    if not _is_trained(study):
+        return path
+    listener(Note(f"{path} has been trained and stays; -o writes this plan elsewhere"))
+    return None
+
+
+def _is_trained(study: Study) -> bool:
+    """Whether the study's plan was tested by its run."""
+    standing = standing_plan(study)
+    return bool(standing and standing.run and study.record(planned_run(standing).id) is not None)
+
+
 def _check_not_trained(study: Study) -> None:
     """Refuse to overwrite a prediction that was tested by one made afterwards."""
-    standing = standing_plan(study)
-    if standing and standing.run and study.record(planned_run(standing).id) is not None:
+    if _is_trained(study):
         raise UserError(f"{study.path / 'plan.json'} has been trained already; write the new plan elsewhere with -o")

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
+from ...quantities import plural
 from ..base import Array
 from ..fitting.fit import active_bounds, check_objective
 from ..fitting.result import GREEK
@@ -156,7 +157,8 @@ class CurveFit:
             lines.append(f"{name:8}{value:12.5g}{errors[symbol]:12.3g}   {low:.5g} to {high:.5g}")
         first, last = self.range["steps"]
         lines.append(
-            f"{self.num_rows} rows of {len(self.residuals)} curves, steps {first:.0f} to {last:.0f}; rms residual "
+            f"{plural(self.num_rows, 'row')} of {plural(len(self.residuals), 'curve')}, steps {first:.0f} "
+            f"to {last:.0f}; rms residual "
             f"{self.rms:.3%}, of what was left out {self.held_out:.3%}; {self.agreed} of {self.starts} starts agree"
         )
         lines += [f"note: {text}" for text in (*self.active_bounds, *self.notes)]

@@ -49,7 +49,9 @@ def read_rows(name: str, rows: Sequence, warmup: int, schedule: Array | None, no
         raise UserError(f"curve {name}: a learning rate is missing or negative; fix it, or give the curve's schedule")
     rates = check_rates(_rates(steps, lr, warmup) if schedule is None else schedule, f"curve {name}")
     if steps[-1] > len(rates):
-        raise UserError(f"curve {name}: its schedule has {len(rates)} steps, but its last row is step {steps[-1]:.0f}")
+        raise UserError(
+            f"curve {name}: its schedule has {plural(len(rates), 'step')}, but its last row is step {steps[-1]:.0f}"
+        )
     risen = max(warmup, int(np.argmin(np.diff(rates, append=0.0) > 0)) + 1)
     sound = np.isfinite(loss) & (loss > 0)
     for reason, out in (("of warm-up", sound & (steps < risen)), ("without a finite loss above zero", ~sound)):
@@ -57,7 +59,10 @@ def read_rows(name: str, rows: Sequence, warmup: int, schedule: Array | None, no
             notes.append(f"curve {name}: left out {plural(out.sum(), 'row')} {reason}")
     steps, loss = steps[sound & (steps >= risen)], loss[sound & (steps >= risen)]
     if len(steps) < LEAST_ROWS:
-        raise UserError(f"curve {name}: {len(steps)} rows after warm-up are too few; give {LEAST_ROWS} or more")
+        raise UserError(
+            f"curve {name}: {plural(len(steps), 'row after warm-up is', 'rows after warm-up are')} too few; "
+            f"give {LEAST_ROWS} or more"
+        )
     if len(steps) > MOST_ROWS:
         notes.append(f"curve {name}: {len(steps)} rows averaged to {MOST_ROWS}")
         first = np.linspace(0, len(steps), MOST_ROWS, endpoint=False).astype(int)

@@ -252,7 +252,9 @@ def check_objective(objective: str, delta: float | None = None) -> float:
     if not delta > 0:
         raise UserError(f"delta is {delta}; it must be above zero")
     if objective != "huber":
-        raise UserError(f"delta is where huber turns linear: it has no use with the objective {objective}, leave it out")
+        raise UserError(
+            f"delta is where huber turns linear: it has no use with the objective {objective}, leave it out"
+        )
     return delta
 
 

@@ -77,6 +77,11 @@ class Backtest:
         late = [cut for cut in every if next(iter(cut.values()))[0].runs >= share * self.runs]
         return late or every[-1:]
 
+    @property
+    def predicted(self) -> int:
+        """How many different runs were held out and predicted."""
+        return len({row.label for row in self.rows})
+
     def score(self, name: str) -> float:
         """Typical |ln(predicted/observed)| of a law: root mean square above a cut, geometric mean over the late cuts.
 

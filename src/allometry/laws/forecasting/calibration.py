@@ -18,6 +18,8 @@ Array = np.ndarray
 FORECAST = "forecast"
 # A cut's errors share their fit, so a cut counts as one observation; this many at most are believed in the weights.
 MOST_EVIDENCE = 4.0
+# One held-out run that a law meets may be luck: with fewer than this many, the backtest counts in proportion.
+ENOUGH_PREDICTED = 6
 FIT_EVIDENCE = 1.0
 # A text has an entropy, so a law without a floor is wrong somewhere; where noise hides where, others are likelier.
 FLOORLESS = {"power": 0.5, "kaplan": 0.5}
@@ -43,10 +45,11 @@ class Correction(NamedTuple):
 def law_weights(tested: Backtest, sigmas: Mapping[str, float]) -> dict[str, float]:
     """Weights of the laws from the backtest's scores and the noise that each fit left (``sigmas``, by law name).
 
-    score^(−k) is the likelihood of k independent errors of unknown size: k cuts, at most four. The fit's own
-    noise counts too, but little: 1/σ. A law without a floor needs more of either.
+    score^(−k) is the likelihood of k independent errors of unknown size: k cuts, at most four, and less where fewer
+    than ``ENOUGH_PREDICTED`` runs were held out. The fit's own noise counts too, but little: 1/σ. A law without a floor
+    needs more of either.
     """
-    evidence = min(MOST_EVIDENCE, len(tested.cuts(LATE)))
+    evidence = min(MOST_EVIDENCE, len(tested.cuts(LATE))) * min(1.0, tested.predicted / ENOUGH_PREDICTED)
     logs = []
     for name, sigma in sigmas.items():
         predicted = -evidence * np.log(tested.score(name)) if tested.rows else 0.0

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
+from ...quantities import plural
 from ..base import Law
 from ..fitting.fit import fit
 from ..fitting.result import Fit
@@ -31,7 +32,17 @@ from ..prediction import Prediction, around, check_points, check_repeats, points
 from ..tables.diagnosis import check_design, excess
 from ..tables.observations import Observations
 from .backtest import EDGES, Backtest, factors, law_rows
-from .calibration import FORECAST, Correction, calibrate, combined, correct, ignorance, law_weights, mix
+from .calibration import (
+    ENOUGH_PREDICTED,
+    FORECAST,
+    Correction,
+    calibrate,
+    combined,
+    correct,
+    ignorance,
+    law_weights,
+    mix,
+)
 from .cuts import by_compute, origins, predictive
 from .drift import PUBLIC_TABLES, DriftPrior
 from .residuals import ResidualProcess
@@ -193,12 +204,12 @@ class Forecast:
         untested = f"; nothing larger than {factors(low, high)} could be tested" if factor >= high else ""
         return (
             f"{where}\nbacktest at {factors(low, high)} beyond its fits: {np.sqrt(np.mean(errors**2)):.2%} off (rms), "
-            f"{np.mean(errors):+.2%} on average, {len(errors)} predictions{untested}"
+            f"{np.mean(errors):+.2%} on average, {plural(len(errors), 'prediction')}{untested}"
         )
 
     def summary(self) -> str:
         """Weights, backtest and drift, for people."""
-        lines = [f"forecast from {self.num_runs} runs, laws weighted by their backtest"]
+        lines = [f"forecast from {plural(self.num_runs, 'run')}, laws weighted by their backtest"]
         scores = dict(self.backtest.ranking())
         for name in sorted(self.weights, key=lambda law: self.weights[law], reverse=True):
             score = f"{scores[name]:.2%}" if name in scores else "–"
@@ -296,7 +307,7 @@ def forecast(
     notes = list(observations.notes)
     if len(usable) < len(forms):
         left = ", ".join(form.name for form in forms if form not in usable)
-        notes.append(f"{len(observations)} runs are too few for {left}: left out")
+        notes.append(f"{plural(len(observations), 'run is', 'runs are')} too few for {left}: left out")
     ordered = by_compute(observations)
     weights = prediction_weights(observations)
     # Squares are the efficient objective once the runs have weights; the forecast's residuals take care of odd runs.
@@ -312,6 +323,11 @@ def forecast(
         mean_noise((share, fits[name].trunk_noise) for name, share in shares.items()),
     )
     tested = Backtest(tuple(rows), len(ordered))
+    if 0 < tested.predicted < ENOUGH_PREDICTED:
+        notes.append(
+            f"the backtest could predict only {plural(tested.predicted, 'run')}: the weights of the laws and the "
+            "backtest error rest on little, so the weights are drawn together; larger runs would tell the laws apart"
+        )
     if not rows:
         notes.append("too few runs for a backtest: the interval rests on what public tables show")
     scale, freedom = calibrate(tested, drift)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ...quantities import format_count, format_flops
+from ...quantities import format_count, format_flops, plural
 from ..prediction import Prediction, around, check_level
 from ..tables.observations import Observations
 from .frontier_lines import frontier
@@ -214,7 +214,8 @@ def isoflop(
     _check_options(method, budgets, tolerance, bootstrap)
     if len(observations) > MOST_RUNS:
         raise UserError(
-            f"{len(observations)} runs are more than the {MOST_RUNS} that isoflop takes: give one row a run"
+            f"{plural(len(observations), 'run is', 'runs are')} more than the {MOST_RUNS} that isoflop "
+            f"takes: give one row a run"
         )
     groups, notes = group(observations, budgets, tolerance)
     slices = [bare(observations, members) for members in groups]
@@ -264,13 +265,15 @@ def _check_enough(budgets: list[Slice]) -> None:
     if len(accepted) < LEAST_BUDGETS:
         reasons = "; ".join(f"C = {format_flops(one.flops)}: {one.refused}" for one in budgets if one.refused)
         raise UserError(
-            f"{len(accepted)} budgets have a minimum between their sizes and {LEAST_BUDGETS} are needed"
+            f"{plural(len(accepted), 'budget has', 'budgets have')} a minimum between their sizes and "
+            f"{LEAST_BUDGETS} are needed"
             + (f" ({reasons})" if reasons else "; train several sizes at each of three budgets of compute")
         )
     num_runs, constants = sum(len(one.labels) for one in accepted), 3 * len(accepted) + 2
     if num_runs <= constants:
         raise UserError(
-            f"{num_runs} runs in {len(accepted)} budgets are no more than the {constants} constants of their curves; "
+            f"{plural(num_runs, 'run')} in {plural(len(accepted), 'budget')} are no more than the "
+            f"{constants} constants of their curves; "
             "add a size to each budget"
         )
 

@@ -13,7 +13,7 @@ sources:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from ...errors import UserError
 from ...quantities import format_count, require_positive
@@ -66,6 +66,21 @@ class Settings:
     weight_decay: float | None = None
     intervals: dict[str, Interval] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def in_whole_rows(self, row_tokens: float) -> Settings:
+        """With a batch of whole rows (sequences); that of a recipe is the user's own, and stays."""
+        if self.rule == "recipe" or row_tokens <= 1:
+            return self
+        return self.with_batch(row_tokens * max(1, round(self.batch / row_tokens)))
+
+    def with_batch(self, batch: float) -> Settings:
+        """With a batch that suits rows or devices better; its interval holds it."""
+        spread = self.intervals.get("batch")
+        if spread is None:
+            return replace(self, batch=batch)
+        high = None if spread.high is None else max(spread.high, batch)
+        spread = Interval(min(spread.low, batch), high, spread.source)
+        return replace(self, batch=batch, intervals=self.intervals | {"batch": spread})
 
 
 def choose_settings(

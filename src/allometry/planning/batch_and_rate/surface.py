@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import UserError
 from ...laws import Prediction
 from ...laws.prediction import check_level
-from ...quantities import format_count
+from ...quantities import format_count, plural
 from ..rules.formulas import MeasuredRange, Point
 from .response import expected_rise, rise
 from .sweeps import AXES, SweptCell
@@ -237,7 +237,7 @@ def _lines(fitted: Surface) -> list[str]:
     n, d = (math.exp(each) for each in fitted.centre)
     least, most = ({name: format_count(pair[end]) for name, pair in fitted.range.items()} for end in (0, 1))
     lines = [
-        f"response surface from {fitted.num_runs} runs at {len(fitted.cells)} sizes and token counts "
+        f"response surface from {plural(fitted.num_runs, 'run')} at {len(fitted.cells)} sizes and token counts "
         f"(N {least['num_params']} to {most['num_params']}, D {least['tokens']} to {most['tokens']})"
     ]
     here = fitted.optimum(n, d)

@@ -184,7 +184,8 @@ def check_exponents(sweeps: Sweeps) -> None:
     n = 4 * n if np.ptp(sweeps.log_n) < SAME else n
     d = 4 * d if np.ptp(sweeps.log_d) < SAME else d
     raise UserError(
-        f"sweeps at {len(regressors)} pairs of size and tokens do not determine how the optimum moves with each: add "
+        f"sweeps at {plural(len(regressors), 'pair')} of size and tokens do not determine how the optimum "
+        f"moves with each: add "
         f"one at {format_count(n)} parameters and {format_count(d)} tokens, off the line of the others, or name a prior"
     )
 

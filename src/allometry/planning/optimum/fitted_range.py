@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from ...quantities import format_count
 from .predictor import FLOPS_PER_PARAM_TOKEN, as_predictor
 
 Span = tuple[float, float]
+# Public tables test a law up to about so many times its largest run; a million times beyond, nothing is known.
+TESTED, MOST_BEYOND = 1e3, 1e6
+_NEARLY = 1.05
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,42 @@ class FittedRange:
             _pair(spans.get("flops", corners.flops)),
             _pair(spans.get("tokens_per_param", corners.tokens_per_param)),
         )
+
+    def beyond(self, num_params: float, tokens: float) -> float:
+        """How many times the largest run: in compute, size or tokens, whichever is most; below 1 inside."""
+        flops = FLOPS_PER_PARAM_TOKEN * num_params * tokens
+        return max(flops / self.flops[1], num_params / self.num_params[1], tokens / self.tokens[1])
+
+    def cautions(self, num_params: float, tokens: float) -> list[str]:
+        """What a target far beyond the runs means for its interval.
+
+        Raises:
+            UserError: it lies so far beyond that no prediction means anything.
+        """
+        factor = self.beyond(num_params, tokens)
+        if factor > MOST_BEYOND:
+            raise UserError(
+                f"{format_count(num_params)} parameters on {format_count(tokens)} tokens lie {factor:.2g}× beyond the "
+                f"largest run: no law has been tested so far out, and more than {MOST_BEYOND:.0e}× is refused; train "
+                "larger runs first, or ask for less"
+            )
+        if factor <= TESTED:
+            return []
+        return [
+            f"{factor:.2g}× beyond the largest run: no table has tested a law over more than about {TESTED:.0f}×, so "
+            "loss and interval are a guess here"
+        ]
+
+    def outside(self, tokens_per_param: float) -> bool:
+        """Whether no run had about so many tokens a parameter."""
+        low, high = self.tokens_per_param
+        return not low / _NEARLY <= tokens_per_param <= high * _NEARLY
+
+    def settling_runs(self, tokens_per_param: float) -> list[tuple[float, float]]:
+        """(N, D) of three runs at the largest run's compute that would show where the best size lies: around it."""
+        ratios = [tokens_per_param * factor for factor in (0.5, 1.0, 2.0)]
+        sizes = [math.sqrt(self.flops[1] / FLOPS_PER_PARAM_TOKEN / ratio) for ratio in ratios]
+        return [(size, ratio * size) for size, ratio in zip(sizes, ratios, strict=True)]
 
     def notes(self, num_params: float, tokens: float) -> list[str]:
         """One sentence for each way in which a target lies beyond the runs."""

@@ -1,4 +1,4 @@
-"""The compute at which a falling curve of losses passes a goal."""
+"""The compute at which a curve over FLOPs passes a goal: a falling curve of losses, or a growing size."""
 
 from __future__ import annotations
 
@@ -36,6 +36,28 @@ def compute_for(curve: Curve, goal: float, start: float) -> float | None:
             return math.exp(_root(excess, (here, value), (there, ahead)))
         here, value = there, ahead
     raise UserError(f"a loss of {goal:g} is above what the law gives even for the smallest run")
+
+
+def compute_where(excess: Curve, start: float) -> float | None:
+    """The FLOPs at which a growing ``excess`` passes zero; None if it does not between 1 and 1e45 FLOPs.
+
+    Brackets by factors of ten from ``start``, then halves the bracket, as ``excess`` may jump.
+    """
+    value = lambda log_flops: excess(math.exp(log_flops))
+    low = high = math.log(start)
+    try:
+        while value(high) < 0:
+            low, high = high, high + math.log(10.0)
+            if high > math.log(MOST_FLOPS):
+                return None
+        while value(low) > 0:
+            low, high = low - math.log(10.0), low
+    except UserError:  # below, the budget pays for less than one parameter or token
+        return None
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if value(middle) < 0 else (low, middle)
+    return math.exp(high)
 
 
 def _first_affordable(excess: Curve, here: float) -> Point:

@@ -20,6 +20,15 @@ class Basin:
     cost_of_half_size: float | None
     cost_of_double_size: float | None
 
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary, as JSON gives it back."""
+        return _lists(asdict(self))
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Basin:
+        """The basin of a record that JSON gave back."""
+        return cls(**_tuples(record))
+
 
 @dataclass(frozen=True)
 class Optimum:
@@ -28,8 +37,10 @@ class Optimum:
     ``flops`` is what training takes, 6·N·D; ``inference_flops`` what serving takes afterwards, 2·N a token.
     ``intervals`` holds, at ``level``, where other refits of the law would put "num_params" and "tokens", and for a loss
     to reach the "flops" between which it will be (None: not assured at any). ``searched`` is the range of sizes
-    searched; ``at_edge`` is True if the best size is the end of it, so that it is no optimum of the law. ``basin`` and
-    ``searched`` are None if size or tokens were fixed.
+    searched; ``at_edge`` is True if the law has no optimum in it: its loss still falls at an end; ``is_flat`` if it
+    gives every size the same. ``basin`` and
+    ``searched`` are None if size or tokens were fixed, ``basin`` also without an optimum. ``cautions`` question the
+    optimum itself, ``notes`` say what else to know.
     """
 
     num_params: float
@@ -40,9 +51,11 @@ class Optimum:
     high: float | None
     level: float
     at_edge: bool = False
+    is_flat: bool = False
     searched: tuple[float, float] | None = None
     basin: Basin | None = None
     notes: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
     inference_flops: float = 0.0
     intervals: Mapping[str, tuple[float, float | None]] = field(default_factory=dict)
 
@@ -60,9 +73,11 @@ class Optimum:
         """The optimum that ``to_json`` wrote."""
         values = _tuples(record)
         if values.get("basin") is not None:
-            values["basin"] = Basin(**_tuples(values["basin"]))
+            values["basin"] = Basin.from_json(values["basin"])
         return cls(
-            **values | {"notes": tuple(values.get("notes", ())), "intervals": _tuples(values.get("intervals") or {})}
+            **values
+            | {name: tuple(values.get(name, ())) for name in ("notes", "cautions")}
+            | {"intervals": _tuples(values.get("intervals") or {})}
         )
 
 

@@ -15,6 +15,8 @@ Array = np.ndarray
 Numbers = TypeVar("Numbers", float, Array)
 FLOPS_PER_PARAM_TOKEN = 6.0
 Samples = list[tuple[float, Array]]
+# A backtest knows the weights of the laws about as well as so many independent tests of them would.
+WEIGHT_EVIDENCE = 8.0
 
 
 @runtime_checkable
@@ -38,6 +40,21 @@ class Predictor(Protocol):
     def weighted_samples(self, num_params: Array, tokens: Array) -> Samples:
         """ln L of the bootstrap refits at points, (draws, points), with a weight for each law; empty without refits."""
         ...
+
+
+def mixture_draws(samples: Samples) -> Array | None:
+    """ln L of draws of the mixture of the laws, (draws, points); None without refits.
+
+    One draw takes one refit of every law, of the same resampled runs, and weights drawn around the laws' own (a
+    Dirichlet distribution). So a law of small weight changes each draw a little, and never is the whole of one.
+    """
+    kept = [(weight, each) for weight, each in samples if weight > 0 and len(each)]
+    if not kept:
+        return None
+    weights = np.array([weight for weight, _ in kept])
+    draws = np.arange(max(len(each) for _, each in kept))
+    shares = np.random.default_rng(0).dirichlet(WEIGHT_EVIDENCE * weights / weights.sum(), size=len(draws))
+    return np.einsum("kd,kdp->dp", shares.T, np.stack([each[draws % len(each)] for _, each in kept]))
 
 
 def as_predictor(law: LossPredictor) -> Predictor:

@@ -121,6 +121,11 @@ class Repeated:
         return bool(larger < smaller)
 
 
+def costs_much(epochs: float | None) -> bool:
+    """Whether so many passes over the corpus are worth clearly less than as many fresh tokens."""
+    return epochs is not None and epochs > FREE_EPOCHS
+
+
 def repetition_note(epochs: float | None) -> str:
     """What so many passes over the corpus mean, in words that follow "the run"; empty for one pass or less."""
     if epochs is None or epochs <= 1:

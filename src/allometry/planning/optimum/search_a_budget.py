@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import UserError
 from ...quantities import format_flops, require_positive
 from .optimum_record import Basin
-from .predictor import FLOPS_PER_PARAM_TOKEN, Array, Numbers, Predictor
+from .predictor import FLOPS_PER_PARAM_TOKEN, Array, Numbers, Predictor, mixture_draws
 
 _GRID = 401
 _ZOOM = 41
@@ -64,7 +64,7 @@ class BudgetLine:
         if fewest > most:
             raise UserError(f"the range of tokens per parameter is empty: {fewest:g} to {most:g}")
         # At least one parameter and one token, whatever the ratio.
-        lower, upper = max(self._at_ratio(most), 1.0), min(self._at_ratio(fewest), self.num_params(1.0))
+        lower, upper = max(self.at_ratio(most), 1.0), min(self.at_ratio(fewest), self.num_params(1.0))
         if upper < lower * (1 - 1e-12):
             least = max(1.0, 1 / most) * (FLOPS_PER_PARAM_TOKEN * max(1.0, fewest) + 2 * self.served)
             raise UserError(
@@ -90,7 +90,7 @@ class BudgetLine:
         best = float(grid[grid.size // 2]) if is_flat else _zoom(self, grid, losses, precision)
         return LowestPoint(self, best, grid, losses, is_flat)
 
-    def _at_ratio(self, ratio: float) -> float:
+    def at_ratio(self, ratio: float) -> float:
         """The size with so many tokens per parameter: 6·ratio·N² + 2·served·N = C."""
         return self.flops / (self.served + math.sqrt(self.served**2 + FLOPS_PER_PARAM_TOKEN * ratio * self.flops))
 
@@ -114,34 +114,40 @@ class LowestPoint:
         """Whether the loss still decreases at an end of the range."""
         return not self.is_flat and bool(min(self.log_size - self.grid[0], self.grid[-1] - self.log_size) < 1e-6)
 
+    @property
+    def falls_to_smaller(self) -> bool:
+        """Whether the lowest point lies nearer to the smallest size than to the largest."""
+        return self.log_size - self.grid[0] < self.grid[-1] - self.log_size
+
     def basin(self, loss: float) -> Basin:
         """The valley around the lowest ``loss``."""
-        half, double = self.line.losses(self.log_size + np.log([0.5, 2.0])) / loss - 1.0
-        return Basin(
-            self._within(0.001, loss),
-            self._within(0.005, loss),
-            float(half) if math.isfinite(half) else None,
-            float(double) if math.isfinite(double) else None,
-        )
-
-    def _within(self, tolerance: float, loss: float) -> tuple[float, float]:
-        """The least and the largest size whose loss is at most (1 + tolerance)·``loss``."""
-        left, right = self.grid < self.log_size, self.grid > self.log_size
-        low = _crossing(self.grid[left][::-1], self.losses[left][::-1], self.log_size, loss, tolerance)
-        high = _crossing(self.grid[right], self.losses[right], self.log_size, loss, tolerance)
-        return math.exp(low), math.exp(high)
+        half, double = self.line.losses(self.log_size + np.log([0.5, 2.0]))
+        return basin_of(self.grid, self.losses, (self.log_size, loss), half, double)
 
     def interval(self, level: float) -> tuple[float, float] | None:
-        """The sizes that hold ``level`` of the refits' own optima on this line; None without refits."""
+        """The sizes that hold ``level`` of the optima of the mixture's draws on this line; None without refits."""
         grid = np.linspace(self.grid[0], self.grid[-1], _GRID_OF_REFITS)
         sizes = np.exp(grid)
         samples = self.line.predictor.weighted_samples(sizes, self.line.tokens(sizes)) if len(self.grid) > 1 else []
-        if not samples:
+        draws = mixture_draws(samples)
+        if draws is None:
             return None
-        optima = np.concatenate([_minima(grid, losses) for _, losses in samples])
-        weights = np.concatenate([np.full(len(losses), weight / len(losses)) for weight, losses in samples])
-        low, high = _weighted_interval(optima, weights, level)
+        low, high = np.quantile(_minima(grid, draws), [(1 - level) / 2, (1 + level) / 2])
         return math.exp(min(low, self.log_size)), math.exp(max(high, self.log_size))
+
+
+def basin_of(grid: Array, losses: Array, lowest: tuple[float, float], half: float, double: float) -> Basin:
+    """The valley around the ``lowest`` point (ln N, loss) of a grid; ``half`` and ``double``: losses of those sizes."""
+    best, loss = lowest
+    left, right = grid < best, grid > best
+
+    def within(tolerance: float) -> tuple[float, float]:
+        low = _crossing(grid[left][::-1], losses[left][::-1], best, loss, tolerance)
+        high = _crossing(grid[right], losses[right], best, loss, tolerance)
+        return math.exp(low), math.exp(high)
+
+    costs = (float(each / loss - 1) if math.isfinite(each) else None for each in (half, double))
+    return Basin(within(0.001), within(0.005), *costs)
 
 
 def _zoom(line: BudgetLine, grid: Array, losses: Array, precision: float) -> float:
@@ -176,12 +182,3 @@ def _crossing(path: Array, losses: Array, best: float, loss: float, tolerance: f
             return here + share * (there - here)
         here, value = float(there), float(next_value)
     return here
-
-
-def _weighted_interval(values: Array, weights: Array, level: float) -> tuple[float, float]:
-    """The central interval that holds ``level`` of weighted values."""
-    order = np.argsort(values, kind="stable")
-    share = np.cumsum(weights[order])
-    middles = (share - weights[order] / 2) / share[-1]
-    low, high = np.interp([(1 - level) / 2, (1 + level) / 2], middles, values[order])
-    return float(low), float(high)

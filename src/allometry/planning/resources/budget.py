@@ -8,60 +8,12 @@ import numpy as np
 
 from ...errors import UserError
 from ...laws import Observations
-from ...quantities import format_count, format_flops, require_positive
+from ...quantities import format_bytes, format_count, format_flops, require_positive
+from .devices import device
+from .shapes import Shape, mfu_flops_per_token
 
 DEFAULT_MFU = 0.4
-
-
-@dataclass(frozen=True)
-class Device:
-    """One accelerator: dense BF16 peak with FP32 accumulation (FLOP/s), memory (bytes), source."""
-
-    name: str
-    peak_flops: float
-    memory: float
-    source: str
-
-
-def _table(*rows: tuple[str, float, float, str]) -> dict[str, Device]:
-    return {
-        name: Device(name, teraflops * 1e12, gigabytes * 1e9, source) for name, teraflops, gigabytes, source in rows
-    }
-
-
-# Datasheets print twice these figures where they count 2:4 sparsity; training multiplies dense matrices.
-DEVICES: dict[str, Device] = _table(
-    ("a100", 312, 80, "NVIDIA A100 80GB datasheet"),
-    ("h100", 989, 80, "NVIDIA H100 SXM datasheet"),
-    ("h100-pcie", 756, 80, "NVIDIA H100 PCIe datasheet"),
-    ("gh200", 989, 96, "NVIDIA GH200 datasheet, 96 GB HBM3"),
-    ("h200", 989, 141, "NVIDIA H200 SXM datasheet"),
-    ("b200", 2250, 180, "NVIDIA HGX B200 datasheet"),
-    ("l4", 121, 24, "NVIDIA L4 datasheet"),
-    ("l40s", 362, 48, "NVIDIA L40S datasheet"),
-    ("a10", 125, 24, "NVIDIA A10 datasheet"),
-    ("rtx3090", 71, 24, "NVIDIA GA102 white paper"),
-    ("rtx4090", 165.2, 24, "NVIDIA Ada white paper"),
-    ("mi250x", 383, 128, "AMD Instinct MI250X datasheet"),
-    ("mi300x", 1307.4, 192, "AMD Instinct MI300X datasheet"),
-    ("tpu-v4", 275, 32, "Google Cloud TPU v4 documentation"),
-    ("tpu-v5e", 197, 16, "Google Cloud TPU v5e documentation"),
-    ("tpu-v5p", 459, 95, "Google Cloud TPU v5p documentation"),
-    ("tpu-v6e", 918, 32, "Google Cloud TPU v6e documentation"),
-)
-
-
-def device(name: str) -> Device:
-    """The device of that name, whatever its case.
-
-    Raises:
-        UserError: it is not in the table; the message names the known ones.
-    """
-    key = str(name).strip().lower().replace("_", "-").replace(" ", "-")
-    if key not in DEVICES:
-        known = ", ".join(DEVICES)
-        raise UserError(f"unknown device {name!r}; known: {known}; or give a measured flops_per_second and hours")
-    return DEVICES[key]
+LEAST_MEMORY = 100e6  # no device has less: a number below is one whose unit was forgotten
 
 
 @dataclass(frozen=True)
@@ -72,13 +24,16 @@ class Budget:
 
     - ``flops``: training FLOPs (with ``inference_tokens``: of training and serving together);
     - ``hours`` on a machine, or ``cost`` at its ``price_per_hour`` (of one device; any currency);
-    - a goal, whose cost the plan computes: a ``loss`` to reach, or both ``num_params`` and ``tokens``.
+    - a goal, whose cost the plan computes: a ``loss`` to reach; both ``num_params`` and ``tokens``; or one of these
+      alone, for the budget whose best size, or whose best number of tokens, that is.
 
-    The machine: ``device`` with ``num_devices`` (1) and ``mfu`` (0.4; the share reached of the dense BF16 peak), or
+    The machine: ``device`` with ``num_devices`` (1) and ``mfu`` (0.4; the share reached of the dense BF16 peak, by
+    6·N + 12·layers·width·context FLOPs a token, arXiv 2204.02311), or
     ``flops_per_second`` as measured, of all devices together (see ``throughput``). FLOPs and goals need no machine;
     with one, the plan has hours too, and a cost if there is a price.
 
-    Constraints: ``num_params`` or ``tokens`` fixes that one. ``tokens_available`` unique tokens are repeated if the
+    Constraints: ``num_params`` or ``tokens`` beside another amount fixes that one. ``tokens_available`` unique tokens
+    are repeated if the
     plan trains on more. ``inference_tokens`` will be read or written by the model after training. ``memory`` (bytes of
     a device) is by default that of the table.
 
@@ -106,6 +61,10 @@ class Budget:
 
     def __post_init__(self) -> None:
         require_positive(**{name: value for name, value in vars(self).items() if name != "device"})
+        if self.memory is not None and self.memory < LEAST_MEMORY:
+            raise UserError(
+                f"memory of {format_bytes(self.memory)} a device is too little to be meant: give bytes, such as 80GB"
+            )
         self._check_machine()
         if self.device is not None:
             self._fill_device(self.device)
@@ -123,8 +82,13 @@ class Budget:
 
     @property
     def is_goal(self) -> bool:
-        """Whether the budget is a loss to reach, or a size and tokens, instead of an amount."""
-        return self.loss is not None or None not in (self.num_params, self.tokens)
+        """Whether the budget is a loss to reach, or a size or tokens, instead of an amount."""
+        return self.flops is None and self.hours is None and self.cost is None
+
+    @property
+    def is_frontier(self) -> bool:
+        """Whether only a size, or only a number of tokens is given: the budget is the one whose best choice it is."""
+        return self.is_goal and self.loss is None and None in (self.num_params, self.tokens)
 
     @property
     def rate(self) -> float | None:
@@ -140,8 +104,22 @@ class Budget:
             return device(self.device).memory
         return self.memory
 
+    @property
+    def per_node(self) -> int:
+        """Devices that share a fast link."""
+        return 8 if self.device is None else device(self.device).per_node
+
+    def flops_per_token(self, model: Shape) -> float:
+        """What a token of a model takes of this budget: by hours or money, as an MFU counts; else its exact FLOPs."""
+        by_machine = self.hours is not None or self.cost is not None
+        return self.machine_flops_per_token(model) if by_machine else float(model.flops_per_token)
+
+    def machine_flops_per_token(self, model: Shape) -> float:
+        """FLOPs of a token as the machine's speed counts them: that of a device by its MFU, or measured."""
+        return float(model.flops_per_token) if self.mfu is None else mfu_flops_per_token(model)
+
     def seconds(self, flops: float) -> float | None:
-        """The time that so many FLOPs take; None without a machine."""
+        """The time that so many FLOPs take, counted as the machine's speed counts them; None without a machine."""
         return None if self.rate is None else flops / self.rate
 
     def money(self, seconds: float | None) -> float | None:
@@ -190,11 +168,11 @@ class Budget:
         given = [name for name in ("flops", "hours", "cost", "loss") if vars(self)[name] is not None]
         if None not in (self.num_params, self.tokens):
             given.append("num_params and tokens together")
+        if not given and (self.num_params or self.tokens) is not None:
+            return
         if len(given) != 1:
             mistake = f"not {' and '.join(given)}" if given else "none was given"
-            raise UserError(
-                f"a budget is one of flops, hours, cost, a loss to reach, or num_params and tokens together: {mistake}"
-            )
+            raise UserError(f"a budget is one of flops, hours, cost, a loss to reach, num_params or tokens: {mistake}")
         if given[0] in ("hours", "cost") and self.rate is None:
             raise UserError(f"a budget by {given[0]} needs a device, or flops_per_second as measured")
         if self.cost is not None and self.price_per_hour is None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ... import laws
+from ...planning.resources.shapes import size_of
 from ...runs.record import RunRecord
 from ..study_contents import StudyContents
 
@@ -32,10 +33,10 @@ class RunPoint:
     loss_se: float | None
 
     @classmethod
-    def of(cls, record: RunRecord) -> RunPoint:
-        """The point of a run that has a loss."""
+    def of(cls, record: RunRecord, size: float) -> RunPoint:
+        """The point of a run that has a loss; ``size`` is as the law counts it."""
         assert record.loss is not None
-        size, tokens, flops = record.num_params, record.tokens, record.flops
+        tokens, flops = record.tokens, record.flops
         return cls(record.id, record.kind, size, tokens, flops, record.loss, record.loss_se)
 
 
@@ -67,7 +68,7 @@ class Target:
 
 def finished_points(contents: StudyContents, *kinds: str) -> tuple[RunPoint, ...]:
     """The finished runs of these kinds as points."""
-    return tuple(RunPoint.of(record) for record in contents.finished(*kinds))
+    return tuple(RunPoint.of(record, contents.size(record)) for record in contents.finished(*kinds))
 
 
 def target(contents: StudyContents) -> Target | None:
@@ -77,12 +78,12 @@ def target(contents: StudyContents) -> Target | None:
         return None
     config = contents.planned
     if config is not None:
-        size, tokens, flops = config.num_params, config.tokens, config.flops
+        size, tokens, flops = size_of(config.model, contents.counted), config.tokens, config.flops
     else:
         size, tokens = plan.num_params, plan.tokens
         flops = float(exact_flops_per_token(contents)(size)) * tokens
     trained = contents.target if contents.target and contents.target.loss is not None else None
-    actual = RunPoint.of(trained) if trained else None
+    actual = RunPoint.of(trained, contents.size(trained)) if trained else None
     return Target(size, tokens, flops, plan.loss, plan.low, plan.high, plan.level, actual)
 
 
@@ -100,15 +101,24 @@ def predicted_line(predictor: Predictor, num_params: Array, tokens: Array, flops
 
 
 def exact_flops_per_token(contents: StudyContents) -> Callable[[float | Array], Array]:
-    """FLOPs per token at any size, as the shapes of this study count them.
+    """FLOPs per token at any size, counted as the law counts it, as the shapes of this study have them.
 
     Head and attention add to 6·N a share that decreases about as a power of N. The result is exact at the sizes of the
-    study and of its plan, and follows that power between and beyond them. It is plain 6·N if no shape is known.
+    study and of its plan, and follows that power between and beyond them; where N counts the embedding too, whose
+    FLOPs are none, it follows the ratio to 6·N itself. It is plain 6·N if no shape is known.
     """
-    runs = [*contents.records, *([contents.planned] if contents.planned else [])]
-    share = {run.num_params: run.flops / (6.0 * run.num_params * run.tokens) - 1 for run in runs}
-    if not share or min(share.values()) <= 1e-9:  # FLOPs that are 6·N·D themselves
+    share = {contents.size(run): run.flops / (6.0 * contents.size(run) * run.tokens) - 1 for run in contents.records}
+    if contents.planned:
+        size = size_of(contents.planned.model, contents.counted)
+        share[size] = contents.planned.flops / (6.0 * size * contents.planned.tokens) - 1
+    if not share or max(map(abs, share.values())) <= 1e-9:  # FLOPs that are 6·N·D themselves
         return lambda num_params: 6 * np.asarray(num_params, float)
+    if min(share.values()) <= 1e-9:
+        known = np.array(sorted(share))
+        ratios = 1 + np.array([share[size] for size in known])
+        return lambda num_params: (
+            6 * np.asarray(num_params, float) * np.interp(np.log(num_params), np.log(known), ratios)
+        )
     sizes = np.log(sorted(share))
     shares = np.log([share[size] for size in sorted(share)])
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ... import laws
+from ... import laws, planning
 from ...errors import UserError
 from ...files import write_json
 from ...runs.study import Study
@@ -31,7 +31,8 @@ def fit_runs(
     Args:
         source: a study, or a table of runs.
         names: the laws; one is fitted alone, several (by default those of ``laws.forecast``) are weighed by a backtest.
-        objective: of a single law: "huber" (the default), "log_squares" or "squares"; ``delta`` is where huber turns linear.
+        objective: of a single law: "huber" (the default), "log_squares" or "squares".
+        delta: where huber turns linear.
         columns: field → column that holds it, or the number that holds in every row.
         where: column → value that a row must have.
         counted: which parameters to take: "non_embedding", "total" or "matmul".
@@ -112,6 +113,18 @@ def load_fit(source: Path | str) -> laws.Fit | laws.Forecast:
     if not isinstance(fit, laws.Fit | laws.Forecast):
         raise UserError(f"{path}: holds no law of model size and tokens; write one with `allometry fit`")
     return fit
+
+
+def cautions(fit: laws.Fit | laws.Forecast, point: Mapping[str, float]) -> list[str]:
+    """What questions a prediction itself: that it lies far beyond all that was ever tested.
+
+    Raises:
+        UserError: it lies so far beyond that no prediction means anything.
+    """
+    covered = planning.FittedRange.by(fit)
+    if covered is None or not {"num_params", "tokens"} <= set(point):
+        return []
+    return covered.cautions(point["num_params"], point["tokens"])
 
 
 def evidence(fit: laws.Fit | laws.Forecast, point: Mapping[str, float]) -> list[str]:
