@@ -20,6 +20,7 @@ from .batch_and_rate.settings import Interval
 from .batch_and_rate.surface import Setting, Surface
 from .carried_metric import carry
 from .continuation import Alternative, Checkpoint, Continuation, resume
+from .experiments.choose_runs import ChosenRuns, choose_runs
 from .experiments.next_runs import NextRun, NextRuns, next_runs
 from .experiments.optimal_ladder import OptimalLadder, optimal_ladder
 from .make_plan import plan
@@ -30,8 +31,10 @@ from .optimum.predictor import Predictor, as_predictor
 from .optimum.repeated_data import Repeated, Repetition
 from .outcome_record import Outcome
 from .plan_record import Plan
-from .resources.budget import DEVICES, Budget, Device, device, throughput
-from .resources.memory import Memory, memory
+from .resources.budget import Budget, throughput
+from .resources.devices import DEVICES, Device, device
+from .resources.memory import Layout, Memory, memory
+from .resources.parallel_layout import fit_layout
 from .resources.shapes import Shape, Shapes
 from .rules import (
     RULES,
@@ -56,12 +59,14 @@ __all__ = [
     "Budget",
     "CarriedBaseline",
     "Checkpoint",
+    "ChosenRuns",
     "Comparison",
     "Continuation",
     "Device",
     "FittedRange",
     "GradientNoise",
     "Interval",
+    "Layout",
     "Memory",
     "NextRun",
     "NextRuns",
@@ -83,8 +88,10 @@ __all__ = [
     "batch_cost",
     "carry",
     "carry_baseline",
+    "choose_runs",
     "compare",
     "device",
+    "fit_layout",
     "gradient_noise",
     "memory",
     "next_runs",

@@ -18,9 +18,10 @@ import numpy as np
 from ...errors import UserError
 from ...laws import Forecast, Observations, forecast
 from ...laws.prediction import check_level
-from ...quantities import format_count, format_flops, require_positive
+from ...quantities import format_count, format_flops, plural, require_positive
 from ..resources.budget import Budget
 from .gaussian_model import DRIFT, MODELLED, check_flops, check_target, cost, log_points
+from .greedy_choice import best_choice
 from .posterior import Posterior
 
 Array = np.ndarray
@@ -134,7 +135,7 @@ def next_runs(
     weights, half_width, notes = _evidence(observations, forecasted, goal, level)
     nearest = _nearest(observations, goal)
     if len(nearest) < len(observations):
-        notes.append(f"the {len(nearest)} runs nearest to the target stand for all {len(observations)}")
+        notes.append(f"the {plural(len(nearest), 'run')} nearest to the target stand for all {len(observations)}")
     state = Posterior.from_runs(nearest, candidates, log_points(*goal), weights, drift)
     # If there is a forecast, its interval is the one to narrow, by the factor computed here.
     scale = NormalDist().inv_cdf((1 + level) / 2) if half_width is None else half_width / state.spread()
@@ -146,26 +147,10 @@ def next_runs(
     after = state.spread_after()
     alone = [run(int(index), state.spread(), float(after[index])) for index in np.flatnonzero(state.useful())]
     alone.sort(key=lambda each: -each.gain_per_flop)
-    # Greedy by gain per FLOP, or by gain: either alone can be far from the best, the better of the two cannot.
-    batches = [_together(state, flops, int(num_runs), by) for by in (state.price, np.ones(len(candidates)))]
-    best = min(batches, key=lambda batch: batch[-1][2])
-    return NextRuns(tuple(run(*each) for each in best), tuple(alone), goal, flops, level, tuple(notes))
-
-
-def _together(state: Posterior, budget: float, num_runs: int, by: Array) -> list[tuple[int, float, float]]:
-    """Greedily (candidate, spread before, spread after), the most gain over ``by`` first, inside the budget."""
-    chosen, left, price = [], budget, state.price
-    while len(chosen) < num_runs:
-        before, after = state.spread(), state.spread_after()
-        worth = np.where((price <= left) & state.useful(), (before - after) / by, -np.inf)
-        if chosen:
-            worth[before - after < LEAST_GAIN * before] = -np.inf
-        index = int(np.argmax(worth))
-        if worth[index] == -np.inf:
-            break
-        chosen.append((index, before, float(after[index])))
-        state, left = state.after(index), left - price[index]
-    return chosen
+    best = best_choice(state, flops, int(num_runs), LEAST_GAIN, powers=(1.0, 0.0))
+    return NextRuns(
+        tuple(run(each.index, each.before, each.after) for each in best), tuple(alone), goal, flops, level, tuple(notes)
+    )
 
 
 def _evidence(

@@ -1,0 +1,95 @@
+"""Spend a budget on candidate runs, one after the other, each time on the one that tells most about the target.
+
+The knowledge about the target is anything Gaussian: laws around their constants (``posterior``), or a process over any
+inputs (``input_process``). Greedy by gain per cost, or by gain alone: either can be far from the best choice; the
+better of the two cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+
+Array = np.ndarray
+# Gains are divided by the price to these powers.
+PRICE_POWERS = (1.0, 0.5, 0.0)
+
+
+class Knowledge(Protocol):
+    """What is known of a target, and what a run of each candidate would add."""
+
+    @property
+    def price(self) -> Array:
+        """What each candidate costs, (candidates,)."""
+        ...
+
+    def useful(self) -> Array:
+        """Which candidates may be chosen, (candidates,)."""
+        ...
+
+    def spread(self) -> float:
+        """Standard deviation of the prediction at the target."""
+        ...
+
+    def spread_after(self) -> Array:
+        """The same after a run of each candidate, (candidates,)."""
+        ...
+
+    def after(self, index: int) -> Self:
+        """What is known after a run of that candidate."""
+        ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """A chosen candidate, and the spread at the target before and after it."""
+
+    index: int
+    before: float
+    after: float
+
+
+def spend(knowledge: Knowledge, budget: float, most: int, power: float, least_gain: float = 0.0) -> list[Step]:
+    """Greedily the candidates of the most gain over price^power that the budget pays for.
+
+    Args:
+        knowledge: of the target.
+        budget: in units of the price.
+        most: candidates at most.
+        power: 1: by gain per cost; 0: by gain.
+        least_gain: the share of the spread that each but the first must take away.
+    """
+    chosen: list[Step] = []
+    left, weight = budget, knowledge.price**power
+    while len(chosen) < most:
+        before, after = knowledge.spread(), knowledge.spread_after()
+        worth = np.where((knowledge.price <= left) & knowledge.useful(), (before - after) / weight, -np.inf)
+        if chosen:
+            worth[before - after < least_gain * before] = -np.inf
+        index = int(np.argmax(worth))
+        if worth[index] == -np.inf or (chosen and worth[index] <= 0):
+            break
+        chosen.append(Step(index, before, float(after[index])))
+        left -= float(knowledge.price[index])
+        knowledge = knowledge.after(index)
+    return chosen
+
+
+def best_choice(
+    knowledge: Knowledge,
+    budget: float,
+    most: int,
+    least_gain: float = 0.0,
+    powers: Sequence[float] = PRICE_POWERS,
+    enough: int = 1,
+) -> list[Step]:
+    """The choice that leaves the least spread, of those by each power of the price; empty if the budget pays none.
+
+    Choices of fewer than ``enough`` candidates are passed over where another has as many, or has the most.
+    """
+    choices = [choice for choice in (spend(knowledge, budget, most, power, least_gain) for power in powers) if choice]
+    needed = min(enough, max(map(len, choices), default=0))
+    return min((choice for choice in choices if len(choice) >= needed), key=lambda choice: choice[-1].after, default=[])
