@@ -80,7 +80,7 @@ def test_one_budget_in_four_ways(planned, fit):
         assert other["model"] == one["model"]
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-9)
     # An MFU counts the whole of attention, so the same FLOPs train a little less.
-    assert by_flops["loss"] < by_hours["loss"] < 1.01 * by_flops["loss"]
+    assert by_flops["loss"] < by_hours["loss"] < 1.02 * by_flops["loss"]
     assert by_flops["seconds"] is None
     assert by_hours["seconds"] == pytest.approx(seconds)
     assert by_money["cost"] == pytest.approx(8 * 2.5 * seconds / 3600)
@@ -149,14 +149,14 @@ def test_one_search_for_plan_and_resume(cli, planned, built, tmp_path):
     study = Study(studies.cut(built, tmp_path / "study", "fit").path)
     chosen = study.records("ladder")[0]
     study.weights_path(chosen.id).write_bytes(b"")
-    for flops in ("1e13", "3e14"):
+    for flops in ("1e13", "1e16"):
         alone = planned(study.path, "--flops", flops, "--dry-run")
         status, out, err = cli("plan", "--resume", study.path, "--flops", flops, "--json")
         assert status == 0, err
         (new,) = [each["plan"] for each in json.loads(out)["alternatives"] if each["name"] == "a new model"]
         for name in ("num_params", "tokens", "loss", "low", "high", "cautions", "notes", "basin", "intervals", "run"):
             assert new[name] == alone[name], name
-    assert any("reads its corpus" in caution for caution in alone["cautions"])
+    assert any("reads its corpus" in text for text in alone["cautions"] + alone["notes"])
 
 
 @pytest.mark.parametrize("counted", ["non_embedding", "matmul", "total"])

@@ -131,12 +131,12 @@ class StudyPractice:
 
         ``run`` is that run where it goes on with a training; by default the model of the plan is trained anew.
         """
-        run = run or self.run(DecoderConfig.parse(plan.model), plan.tokens)
+        run = run or self.run(DecoderConfig.parse(plan.model or {}), plan.tokens)
         return self.with_repetition(plan).with_run(run.to_dict())
 
     def with_repetition(self, plan: planning.Plan) -> planning.Plan:
         """A plan that says what it means that its run reads the corpus again and again."""
-        epochs = self.run(DecoderConfig.parse(plan.model), plan.tokens).epochs
+        epochs = self.run(DecoderConfig.parse(plan.model or {}), plan.tokens).epochs
         repeats = repetition_note(epochs) if plan.budget.tokens_available is None else ""
         if not repeats:
             return plan
