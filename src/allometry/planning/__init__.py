@@ -7,7 +7,9 @@
 - ``rules``: every published batch-size and learning-rate rule with source and range; ``carry_baseline`` carries a
   setting that works to another size;
 - ``surface``: batch and learning rate from your own runs; ``gradient_noise``: a batch from measured gradients;
-- ``optimal_ladder``, ``next_runs``: which runs to train so that a prediction becomes precise;
+- ``optimal_ladder``, ``next_runs``, ``choose_runs``: which runs to train so that a prediction becomes precise;
+- ``plan_experts``: active parameters, experts and tokens by a law of experts; ``samples_for``: how many samples a
+  fine-tuning needs for a loss;
 - ``carry``: a metric from one measured model to another by a power law.
 
 NumPy only. Parameters are counted as the law counts them, batches are tokens, FLOPs are 6·N·D unless a name says
@@ -23,6 +25,8 @@ from .continuation import Alternative, Checkpoint, Continuation, resume
 from .experiments.choose_runs import ChosenRuns, choose_runs
 from .experiments.next_runs import NextRun, NextRuns, next_runs
 from .experiments.optimal_ladder import OptimalLadder, optimal_ladder
+from .experts import ExpertsChoice, ExpertsPlan, plan_experts
+from .fine_tuning import SamplesPlan, samples_for
 from .make_plan import plan
 from .optimum.fitted_range import FittedRange
 from .optimum.optimal import OptimumProblem, optimal
@@ -63,6 +67,8 @@ __all__ = [
     "Comparison",
     "Continuation",
     "Device",
+    "ExpertsChoice",
+    "ExpertsPlan",
     "FittedRange",
     "GradientNoise",
     "Interval",
@@ -80,6 +86,7 @@ __all__ = [
     "Repeated",
     "Repetition",
     "Rule",
+    "SamplesPlan",
     "Setting",
     "Shape",
     "Shapes",
@@ -98,10 +105,12 @@ __all__ = [
     "optimal",
     "optimal_ladder",
     "plan",
+    "plan_experts",
     "recommend",
     "resume",
     "rule",
     "rules",
+    "samples_for",
     "surface",
     "throughput",
 ]

@@ -44,7 +44,7 @@ class Knowledge(Protocol):
 
 
 @dataclass(frozen=True)
-class Step:
+class ChosenRun:
     """A chosen candidate, and the spread at the target before and after it."""
 
     index: int
@@ -52,7 +52,7 @@ class Step:
     after: float
 
 
-def spend(knowledge: Knowledge, budget: float, most: int, power: float, least_gain: float = 0.0) -> list[Step]:
+def spend(knowledge: Knowledge, budget: float, most: int, power: float, least_gain: float = 0.0) -> list[ChosenRun]:
     """Greedily the candidates of the most gain over price^power that the budget pays for.
 
     Args:
@@ -62,7 +62,7 @@ def spend(knowledge: Knowledge, budget: float, most: int, power: float, least_ga
         power: 1: by gain per cost; 0: by gain.
         least_gain: the share of the spread that each but the first must take away.
     """
-    chosen: list[Step] = []
+    chosen: list[ChosenRun] = []
     left, weight = budget, knowledge.price**power
     while len(chosen) < most:
         before, after = knowledge.spread(), knowledge.spread_after()
@@ -72,7 +72,7 @@ def spend(knowledge: Knowledge, budget: float, most: int, power: float, least_ga
         index = int(np.argmax(worth))
         if worth[index] == -np.inf or (chosen and worth[index] <= 0):
             break
-        chosen.append(Step(index, before, float(after[index])))
+        chosen.append(ChosenRun(index, before, float(after[index])))
         left -= float(knowledge.price[index])
         knowledge = knowledge.after(index)
     return chosen
@@ -85,7 +85,7 @@ def best_choice(
     least_gain: float = 0.0,
     powers: Sequence[float] = PRICE_POWERS,
     enough: int = 1,
-) -> list[Step]:
+) -> list[ChosenRun]:
     """The choice that leaves the least spread, of those by each power of the price; empty if the budget pays none.
 
     Choices of fewer than ``enough`` candidates are passed over where another has as many, or has the most.

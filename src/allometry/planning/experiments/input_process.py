@@ -59,8 +59,8 @@ class ProcessScales:
 
         With few values, or values that do not vary, these scales themselves.
         """
-        spread = float(values.std())
-        if len(values) < LEAST_TO_LEARN or spread == 0:
+        spread = float(values.std()) if len(values) >= LEAST_TO_LEARN else 0.0
+        if spread == 0:
             return self
         scaled = (values - values.mean()) / spread
         best = replace(self, relevance=self.relevance or (1.0,) * points.shape[1])

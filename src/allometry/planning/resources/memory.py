@@ -64,11 +64,10 @@ class Layout:
             if value > 1 or word == "data"
         ]
         sharded = " (FSDP)" if self.data > 1 else ""
-        times = f", {plural(self.accumulation, 'time')} a step"
-        bubble = f", {self.bubble:.0%} of the time waits for the pipeline" if self.pipeline > 1 else ""
+        steps = f", {plural(self.micro_batch, 'sequence')} at a time, {plural(self.accumulation, 'time')} a step"
         recomputed = ", activations recomputed" if self.recompute else ""
-        return f"{' × '.join(parts)}{sharded}, {plural(self.micro_batch, 'sequence')} at a "
-        f"time{times}{recomputed}{bubble}"
+        bubble = f", {self.bubble:.0%} of the time waits for the pipeline" if self.pipeline > 1 else ""
+        return f"{' × '.join(parts)}{sharded}{steps}{recomputed}{bubble}"
 
 
 @dataclass(frozen=True)
