@@ -64,7 +64,7 @@ def test_before_and_after_are_the_spread_of_refits():
 
     def spread(extra):
         """Of a new run's ln L around the prediction of a refit."""
-        found = [laws.fit("power", observe("power", values, seed, extra), bootstrap=0) for seed in range(draws)]
+        found = [laws.fit("power", observe("power", values, seed, extra), "log_squares", bootstrap=0) for seed in range(draws)]
         return np.mean([(np.log(fit.predict(*TARGET).value) - true) ** 2 for fit in found]) + NOISE**2
 
     before, after = spread([]), spread([(run.num_params, run.tokens)])
@@ -88,7 +88,7 @@ def test_they_beat_random_runs_of_the_same_cost(law):
                 others.append((size, ratio * size))
             runs = [(run.num_params, run.tokens) for run in picked]
             for errors, extra in ((chosen, runs), (random, others)):
-                fit = laws.fit(law, observe(law, values, 100 * seed + repeat, extra), bootstrap=0)
+                fit = laws.fit(law, observe(law, values, 100 * seed + repeat, extra), "log_squares", bootstrap=0)
                 errors.append(np.log(fit.predict(*TARGET).value / LAWS[law].loss(values, *TARGET)))
     assert np.mean(np.square(chosen)) < 0.75 * np.mean(np.square(random))
 

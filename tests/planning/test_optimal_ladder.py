@@ -51,7 +51,7 @@ def test_expected_variance_is_that_of_refits(design, law, count):
         theta = LAWS[law].theta(np.array([list(values.values())]), tuple(criterion.centre))
         criterion.laws = [(LAWS[law], theta, spread)]
         expected = float(np.sqrt(criterion.variances(n, d)[0, 0]))
-        refit = laws.fit(law, observe(law, values, n, d, noise=0.003, seed=seed), bootstrap=0)
+        refit = laws.fit(law, observe(law, values, n, d, noise=0.003, seed=seed), "log_squares", bootstrap=0)
         standardised.append(np.log(refit.predict(*TARGET).value / LAWS[law].loss(values, *TARGET)) / expected)
     # χ² of as many errors, within four standard errors of its mean; and 90 % of them inside their interval.
     assert np.mean(np.square(standardised)) == pytest.approx(1, abs=4 * np.sqrt(2 / count))
@@ -93,7 +93,7 @@ def test_a_third_of_the_budget_does_better_than_a_ladder_of_one_ratio(law):
     for seed, values in enumerate(truths(law, 40 if law == "chinchilla" else 15, seed=9)):
         true = LAWS[law].loss(values, *TARGET)
         runs = observe(law, values, *arrays(cheap), noise=0.003, seed=seed)
-        ours.append(np.log(laws.fit(law, runs, bootstrap=0).predict(*TARGET).value / true))
+        ours.append(np.log(laws.fit(law, runs, "log_squares", bootstrap=0).predict(*TARGET).value / true))
         runs = observe(law, values, n, 20 * n, noise=0.003, seed=seed)
         theirs.append(np.log(power_in_compute(runs, 6 * TARGET[0] * TARGET[1]) / true))
     assert np.mean(np.square(ours)) < np.mean(np.square(theirs))

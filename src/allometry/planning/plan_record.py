@@ -157,7 +157,7 @@ class Plan:
                 "notes": tuple(values["notes"]),
             }
             return cls(**values | nested)
-        except (TypeError, AttributeError) as error:
+        except (TypeError, AttributeError, KeyError) as error:
             raise UserError(f"not a plan of this version: {error}; plan again") from None
 
     def save(self, path: str | os.PathLike) -> None:
