@@ -64,7 +64,8 @@ def test_before_and_after_are_the_spread_of_refits():
 
     def spread(extra):
         """Of a new run's ln L around the prediction of a refit."""
-        found = [laws.fit("power", observe("power", values, seed, extra), "log_squares", bootstrap=0) for seed in range(draws)]
+        drawn = [observe("power", values, seed, extra) for seed in range(draws)]
+        found = [laws.fit("power", runs, "log_squares", bootstrap=0) for runs in drawn]
         return np.mean([(np.log(fit.predict(*TARGET).value) - true) ** 2 for fit in found]) + NOISE**2
 
     before, after = spread([]), spread([(run.num_params, run.tokens)])

@@ -92,9 +92,7 @@ def study_plan(
     practice = StudyPractice(study)
     if seconds is not None:
         options["seconds"] = lambda model, tokens: seconds(practice.run(model, tokens))
-    bare = planning.plan(predictor, budget, **practice.options(predictor.counted), **options)
-    planned = practice.carried_out(bare)
-    return replace(planned, notes=(*planned.notes, *score_notes(study, bare)))
+    return practice.carried_out(planning.plan(predictor, budget, **practice.options(predictor.counted), **options))
 
 
 class StudyPractice:
@@ -105,6 +103,7 @@ class StudyPractice:
     """
 
     def __init__(self, study: Study) -> None:
+        self.study = study
         self.config = StudyConfig.parse(study.settings()["study"], "study.json")
         stored = study.table("recipe.json") or {}
         self.recipe = Recipe(**{key: value for key, value in stored.items() if key != "evidence"})
@@ -127,16 +126,17 @@ class StudyPractice:
         return self.recipe.run(model, self.task, round(tokens), self.config.seed)
 
     def carried_out(self, plan: planning.Plan, run: RunConfig | None = None) -> planning.Plan:
-        """A plan in this study's shapes with the run that carries it out, and what repeating the corpus means.
+        """A plan in this study's shapes with the run that carries it out, and the scores to expect of it.
 
         ``run`` is that run where it goes on with a training; by default the model of the plan is trained anew.
         """
-        run = run or self.run(DecoderConfig.parse(plan.model or {}), plan.tokens)
-        return self.with_repetition(plan).with_run(run.to_dict())
+        run = run or self.run(ModelConfig.parse(plan.model or {}), plan.tokens)
+        plan = self.with_repetition(plan)
+        return replace(plan, notes=(*plan.notes, *score_notes(self.study, plan))).with_run(run.to_dict())
 
     def with_repetition(self, plan: planning.Plan) -> planning.Plan:
         """A plan that says what it means that its run reads the corpus again and again."""
-        epochs = self.run(DecoderConfig.parse(plan.model or {}), plan.tokens).epochs
+        epochs = self.run(ModelConfig.parse(plan.model or {}), plan.tokens).epochs
         repeats = repetition_note(epochs) if plan.budget.tokens_available is None else ""
         if not repeats:
             return plan
