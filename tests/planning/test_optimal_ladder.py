@@ -205,3 +205,12 @@ def test_the_least_budget_named_is_enough():
     assert min(run.num_params for run in optimal_ladder(1.01 * least, 1e21).runs) >= 1e4
     with pytest.raises(UserError):
         optimal_ladder(0.97 * least, 1e21)
+
+
+def test_a_machine_gives_time_and_money_of_ladder_and_target():
+    machine = Budget(flops=1e19, device="h100", num_devices=8, price_per_hour=2.0)
+    ladder = optimal_ladder(machine, TARGET)
+    hours = ladder.flops / machine.rate / 3600
+    assert f"{hours * 16:.3g} in money; the target" in ladder.summary()
+    assert optimal_ladder(1e19, TARGET).takes == ""
+    assert OptimalLadder.from_json(ladder.to_json()) == ladder

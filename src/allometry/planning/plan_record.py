@@ -272,7 +272,7 @@ def _machine(plan: Plan) -> list[Row]:
     rows = []
     if plan.seconds is not None:
         mfu = plan.budget.mfu
-        counted = "" if mfu is None else f" at {mfu:.0%} MFU (6·N with head and full attention, arXiv 2204.02311)"
+        counted = "" if mfu is None else f" at {100 * mfu:g} % MFU (6·N with head and full attention, arXiv 2204.02311)"
         rows.append(("time", format_seconds(plan.seconds) + counted, ""))
     if plan.cost is not None:
         rows.append(("cost", f"{plan.cost:.3g} at {plan.budget.price_per_hour:g} a device hour", ""))

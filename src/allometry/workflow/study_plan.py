@@ -65,6 +65,7 @@ def plan(
     else:
         options = _model_options(rule, vocab_size=vocab_size, context=context)
     planned = study_plan(predictor, budget_of(amounts, study, listener), study, level=level, **options)
+    planned = _with_ladder_cost(planned, study)
     path = None if dry_run else output or _own_path(study, listener)
     if study is not None and path == study.path / "plan.json":
         _check_not_trained(study)
@@ -191,6 +192,15 @@ def _model_options(rule: str | None, **sizes: int | None) -> dict[str, Any]:
     """The options of ``planning.plan`` that decide how a model is shaped and trained."""
     shapes = planning.Shapes(**{name: size for name, size in sizes.items() if size is not None})
     return {"shape": shapes} | ({} if rule is None else {"rule": rule})
+
+
+def _with_ladder_cost(plan: planning.Plan, study: Study | None) -> planning.Plan:
+    """What the study's runs took, at the price and speed of the plan's machine."""
+    if study is None or plan.budget.price_per_hour is None:
+        return plan
+    spent = sum(record.flops_spent or 0.0 for record in study.records("ladder", "sweep"))
+    took = plan.budget.time_and_money(spent)
+    return replace(plan, notes=(*plan.notes, f"the ladder took {format_flops(spent)} FLOPs: {took} on this machine"))
 
 
 def _own_path(study: Study | None, listener: Listener) -> Path | None:

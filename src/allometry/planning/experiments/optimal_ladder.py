@@ -72,6 +72,7 @@ class OptimalLadder:
             over plausible laws (root mean square), all with drift.
         half_width_without_drift: the same if the laws hold exactly.
         noise, drift: standard deviation of ln L of a run, and of the laws' drift over an e-fold of N or D.
+        takes: time and money of the runs, and of the target, on the budget's machine, in words; empty without one.
     """
 
     runs: tuple[LadderRun, ...]
@@ -82,6 +83,7 @@ class OptimalLadder:
     half_width_without_drift: float
     noise: float
     drift: float
+    takes: str = ""
 
     @property
     def flops(self) -> float:
@@ -105,6 +107,7 @@ class OptimalLadder:
             f"target {format_count(self.target[0])} parameters, {format_count(self.target[1])} tokens: "
             f"{self.factor:.3g}× the compute of the largest run, which takes {share:.0%} of the budget"
         )
+        lines += [self.takes] if self.takes else []
         lines.append(
             f"expected {self.level:.0%} interval there: ±{self.expected_half_width:.1%} of the loss "
             f"(±{self.half_width_without_drift:.1%} if a law of the forecast holds exactly)"
@@ -179,7 +182,15 @@ def optimal_ladder(
         LadderRun(*pair, cost(*pair)) for pair in zip(_three_digits(n[order]), _three_digits(d[order]), strict=True)
     )
     exact, drifting = criterion.half_widths(n, d, level)
-    return OptimalLadder(runs, goal, flops, level, drifting, exact, noise, drift)
+    return OptimalLadder(runs, goal, flops, level, drifting, exact, noise, drift, _takes(budget, runs, goal))
+
+
+def _takes(budget: Budget | float, runs: tuple[LadderRun, ...], goal: tuple[float, float]) -> str:
+    """Time and money of ladder and target."""
+    if not isinstance(budget, Budget):
+        return ""
+    ladder, target = (budget.time_and_money(flops) for flops in (sum(run.flops for run in runs), cost(*goal)))
+    return f"the ladder takes {ladder}; the target {target}" if ladder else ""
 
 
 class _Criterion:

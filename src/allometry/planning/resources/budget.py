@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...laws import Observations
-from ...quantities import format_bytes, format_count, format_flops, require_positive
+from ...quantities import format_bytes, format_count, format_flops, format_seconds, require_positive
 from .devices import device
 from .shapes import Shape, mfu_flops_per_token
 
@@ -127,6 +127,13 @@ class Budget:
         if self.price_per_hour is None or seconds is None:
             return None
         return self.price_per_hour * (self.num_devices or 1) * seconds / 3600.0
+
+    def time_and_money(self, flops: float) -> str:
+        """What so many FLOPs take on the machine, in words; empty without a machine."""
+        seconds = self.seconds(flops)
+        money = self.money(seconds)
+        words = [] if seconds is None else [format_seconds(seconds)]
+        return ", ".join([*words, *([] if money is None else [f"{money:.3g} in money"])])
 
     def describe(self) -> str:
         """One line: ``1.54e+21 FLOPs (8 × h100, 72 h, 40 % of peak)``."""

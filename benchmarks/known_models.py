@@ -1,0 +1,110 @@
+"""What would a plan have said for models that were trained? Size, tokens, batch, learning rate and hours, side by side.
+
+The law is Chinchilla's with the constants of arXiv 2404.10102 (total parameters, MassiveText), whatever the model's own
+data, so sizes compare orders of magnitude only: nobody publishes the ladder of a large model. Batch and rate are the
+default rule's, Step Law (arXiv 2503.04715), at the model's own size and tokens; hours are those of the machine that was
+used, at an MFU of 0.4.
+
+What was trained: Chinchilla arXiv 2203.15556; Llama 2 arXiv 2307.09288; Llama 3 arXiv 2407.21783 and its model cards;
+OLMo 2 arXiv 2501.00656; DeepSeek V3 arXiv 2412.19437 (active parameters); Qwen 2.5 arXiv 2412.15115.
+
+    python benchmarks/known_models.py [--markdown FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from allometry import planning
+from allometry.laws import LAWS, Prediction
+from allometry.quantities import format_count
+
+CONSTANTS = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Chinchilla's law with published constants, as a predictor; it counts all parameters."""
+
+    counted: str = "total"
+
+    def predict(self, num_params, tokens, level=0.9):
+        value = LAWS["chinchilla"].loss(CONSTANTS, num_params, tokens)
+        return Prediction(value, value, value, level)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model as its report describes it; None where it does not say."""
+
+    name: str
+    params: float
+    tokens: float
+    vocabulary: int
+    context: int
+    device: str
+    mfu: float
+    batch: float | None
+    lr: float | None
+    device_hours: float | None
+
+
+MODELS = (
+    Trained("Chinchilla 70B", 70e9, 1.4e12, 32_000, 2048, "tpu-v4", 0.4, 3e6, 1e-4, None),
+    Trained("Llama 2 7B", 6.74e9, 2e12, 32_000, 4096, "a100", 0.4, 4e6, 3e-4, 184_320),
+    Trained("Llama 2 70B", 69e9, 2e12, 32_000, 4096, "a100", 0.4, 4e6, 1.5e-4, 1_720_320),
+    Trained("Llama 3.1 8B", 8.03e9, 15e12, 128_256, 8192, "h100", 0.4, None, 3e-4, 1_460_000),
+    Trained("Llama 3.1 70B", 70.6e9, 15e12, 128_256, 8192, "h100", 0.4, None, 1.5e-4, 7_000_000),
+    Trained("Llama 3.1 405B", 405e9, 15.6e12, 128_256, 8192, "h100", 0.4, 16e6, 8e-5, 30_840_000),
+    Trained("OLMo 2 7B", 7.3e9, 4.05e12, 100_352, 4096, "h100", 0.4, 4.2e6, 3e-4, None),
+    Trained("OLMo 2 13B", 13.7e9, 5.0e12, 100_352, 4096, "h100", 0.4, 8.4e6, 9e-4, None),
+    Trained("DeepSeek V3 (37B active)", 37e9, 14.8e12, 129_280, 4096, "h800", 0.4, 62.9e6, 2.2e-4, 2_664_000),
+    Trained("Qwen 2.5 72B", 72.7e9, 18e12, 152_064, 4096, "a100", 0.4, None, None, None),
+)
+
+
+def row(model: Trained) -> list[str]:
+    """One line: what was trained / what the plan says."""
+    shape = planning.Shapes(model.vocabulary, model.context)
+    flops = 6 * model.params * model.tokens
+    best = planning.plan(Published(), planning.Budget(flops=flops), shape=shape)
+    machine = planning.Budget(
+        num_params=model.params, tokens=model.tokens, device=model.device, num_devices=1, mfu=model.mfu
+    )
+    same = planning.plan(Published(), machine, shape=shape)
+    hours = (same.seconds or np.nan) / 3600
+    show = lambda value, form=format_count: "–" if value is None else form(value)
+    return [
+        model.name,
+        f"{flops:.1e}",
+        f"{format_count(model.params)} / {format_count(best.num_params)}",
+        f"{format_count(model.tokens)} / {format_count(best.tokens)}",
+        f"{show(model.batch)} / {format_count(same.batch)}",
+        f"{show(model.lr, '{:.2g}'.format)} / {same.lr:.2g}",
+        f"{show(model.device_hours)} / {format_count(hours)} {model.device}",
+    ]
+
+
+def markdown() -> str:
+    """The table."""
+    head = ["model", "6ND", "parameters", "tokens", "batch (tokens)", "learning rate", "device hours"]
+    lines = [head, ["---"] * len(head), *map(row, MODELS)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--markdown", type=Path, help="where to write the table")
+    options = parser.parse_args()
+    text = markdown()
+    print(text)
+    if options.markdown:
+        options.markdown.write_text(text + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
