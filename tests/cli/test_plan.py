@@ -10,6 +10,7 @@ from allometry.config.run import RunConfig
 from allometry.planning import Plan
 from allometry.runs import saved_states
 from allometry.runs.study import Study
+from allometry.workflow.study_plan import StudyPractice
 from helpers import studies
 
 LAW = {"E": 1.7, "A": 400.0, "B": 1000.0, "alpha": 0.34, "beta": 0.3}
@@ -156,7 +157,16 @@ def test_one_search_for_plan_and_resume(cli, planned, built, tmp_path):
         (new,) = [each["plan"] for each in json.loads(out)["alternatives"] if each["name"] == "a new model"]
         for name in ("num_params", "tokens", "loss", "low", "high", "cautions", "notes", "basin", "intervals", "run"):
             assert new[name] == alone[name], name
-    assert any("reads its corpus" in text for text in alone["cautions"] + alone["notes"])
+
+
+def test_a_run_that_reads_its_corpus_many_times_is_a_caution(planned, study):
+    planned(study.path, "--flops", "1e13")
+    plan, practice = Plan.load(study.path / "plan.json"), StudyPractice(study)
+    for passes, cautions, notes in ((10, 1, 0), (2, 0, 1), (0.5, 0, 0)):
+        practice.task = practice.task.model_copy(update={"train_tokens": round(plan.tokens / passes)})
+        told = practice.with_repetition(plan)
+        assert len(told.cautions) - len(plan.cautions) == cautions
+        assert len(told.notes) - len(plan.notes) == notes
 
 
 @pytest.mark.parametrize("counted", ["non_embedding", "matmul", "total"])
