@@ -150,8 +150,10 @@ class _AtExperts:
         n, d = np.broadcast_arrays(np.asarray(num_params, float), np.asarray(tokens, float))
         frame = {self.names["num_params"]: n.ravel(), self.names["tokens"]: d.ravel()}
         frame[self.names["num_experts"]] = np.full(n.size, self.num_experts)
-        found = law.predict(frame, level=level)
-        value, low, high = (np.asarray(each).reshape(n.shape) for each in (found.value, found.low, found.high))
+        predicted = law.predict(frame, level=level)
+        value, low, high = (
+            np.asarray(each).reshape(n.shape) for each in (predicted.value, predicted.low, predicted.high)
+        )
         if not n.ndim:
             return Prediction(float(value), float(low), float(high), level)
         return Prediction(value, low, high, level)

@@ -128,8 +128,8 @@ def _curves(law: InputForecast, samples: str, at: Mapping[str, Any], level: floa
 
     def predict(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         frame = {samples: grid, **{name: [value] * len(grid) for name, value in at.items()}}
-        found = law.predict(frame, level=level)
-        return np.asarray(found.value), np.asarray(found.low), np.asarray(found.high)
+        predicted = law.predict(frame, level=level)
+        return np.asarray(predicted.value), np.asarray(predicted.low), np.asarray(predicted.high)
 
     return predict
 
