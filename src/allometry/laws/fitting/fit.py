@@ -44,7 +44,7 @@ class GlobalOptimum(NamedTuple):
 def fit(
     law_or_name: Law | str,
     observations: Observations,
-    objective: str = "huber",
+    objective: str | None = None,
     delta: float | None = None,
     weights: Array | None = None,
     bootstrap: int = 1000,
@@ -60,8 +60,9 @@ def fit(
     Args:
         law_or_name: a ``Law`` or its name in ``LAWS``.
         observations: the runs.
-        objective: "huber" (of relative errors: outliers count less; what the literature fits, arXiv 2203.15556),
-            "log_squares" (of relative errors) or "squares".
+        objective: "huber" (of relative errors: outliers count less; what the literature fits, arXiv 2203.15556, and the
+            default), "log_squares" (of relative errors; the default with priors, and for runs that share trunks, whose
+            common noise is weighed as squares) or "squares".
         delta: where Huber's loss turns linear, for "huber" alone; 1e-3, the usual choice of the literature, by default.
         weights: one positive weight a run; all equal if not given.
         bootstrap: number of refits behind standard errors and intervals; 0 for none.
@@ -75,6 +76,8 @@ def fit(
             another objective than huber.
     """
     form = law(law_or_name)
+    if objective is None:
+        objective = "log_squares" if delta is None and (priors or has_trunks(observations)) else "huber"
     delta = check_objective(objective, delta)
     check_design(observations, form.name, form.num_constants)
     weights = _check_options(observations, weights, bootstrap, resample)
