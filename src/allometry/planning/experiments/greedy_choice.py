@@ -18,7 +18,7 @@ Array = np.ndarray
 PRICE_POWERS = (1.0, 0.5, 0.0)
 
 
-class Knowledge(Protocol):
+class TargetKnowledge(Protocol):
     """What is known of a target, and what a run of each candidate would add."""
 
     @property
@@ -52,7 +52,9 @@ class ChosenRun:
     after: float
 
 
-def spend(knowledge: Knowledge, budget: float, most: int, power: float, least_gain: float = 0.0) -> list[ChosenRun]:
+def spend(
+    knowledge: TargetKnowledge, budget: float, most: int, power: float, least_gain: float = 0.0
+) -> list[ChosenRun]:
     """Greedily the candidates of the most gain over price^power that the budget pays for.
 
     Args:
@@ -79,7 +81,7 @@ def spend(knowledge: Knowledge, budget: float, most: int, power: float, least_ga
 
 
 def best_choice(
-    knowledge: Knowledge,
+    knowledge: TargetKnowledge,
     budget: float,
     most: int,
     least_gain: float = 0.0,
