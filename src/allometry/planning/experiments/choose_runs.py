@@ -34,7 +34,7 @@ STAGES = (0.15, 0.4, 1.0)
 MOST_RUNS, MOST_TARGETS = 300, 200
 LEAST_RUNS = 3
 # With fewer, the forecast cannot tell one form from another, whatever the process believes to know.
-ENOUGH_RUNS = 25
+ENOUGH_RUNS = 80
 
 
 @dataclass(frozen=True, eq=False)
