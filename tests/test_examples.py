@@ -44,9 +44,26 @@ def test_own_law_finds_the_constants_that_made_its_runs(run_example):
     assert fit.values == pytest.approx({"E": 2, "A": 3e5, "alpha": 0.2}, rel=1e-6)
 
 
+def test_own_module_has_a_law_a_plan_and_an_outcome_with_its_accuracy(run_example, capsys):
+    ran = run_example("own_module.py")
+    rungs, plan, outcome = ran["study"].records("ladder"), ran["plan"], ran["outcome"]
+    assert len(rungs) == 12
+    assert len({record.num_params for record in rungs}) == 4
+    assert all(record.status == "finished" for record in rungs)
+    assert plan.model["family"] == "module"
+    assert plan.flops_exact == pytest.approx(4 * max(record.flops for record in rungs), rel=0.05)
+    target = ran["study"].record(outcome.run)
+    assert outcome.actual == target.loss
+    assert target.scores["accuracy"].value > max(record.scores["accuracy"].value for record in rungs) - 0.05
+    assert (ran["study"].path / "family" / "model.py").is_file()
+    ran["workflow"].train_ladder(ran["config"], "study")  # all of it is there
+    assert len(ran["study"].records("ladder")) == 12
+    assert "accuracy" in capsys.readouterr().out
+
+
 def test_text_to_outcome_predicts_what_comes_out(run_example):
     ran = run_example("text_to_outcome.py")
-    assert len(ran["study"].records("ladder")) == 9
+    assert len(ran["study"].records("ladder")) == 12
     assert ran["outcome"].inside
     assert Path("study/outcome.json").is_file()
 

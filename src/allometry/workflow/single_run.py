@@ -15,7 +15,7 @@ from ..runs.study import Study
 from ..runs.trackers import Trackers, import_trackers
 from .choose_engine import for_programs, for_train
 from .early_warning import EarlyWarning, saved_law
-from .listener import Listener, note_to, silent
+from .listener import Listener, Note, note_to, silent
 from .monitor import Monitor
 from .outcome import planned_run, record_outcome
 from .prepare import RunFile, begin_run
@@ -55,7 +55,10 @@ def train_plan(
         if study.record(config.id) is None and plan.to_json() != study.read("plan.json"):
             # before the training starts, so that the study shows what was predicted
             study.write("plan.json", plan.to_json())
-        return record_outcome(study, plan, _train_alone(study, config, "target", engine, tracker_names, listener))
+        record = _train_alone(study, config, "target", engine, tracker_names, listener)
+        for name, score in record.scores.items():
+            listener(Note(f"{name} {score.value:.4g} ± {score.error:.2g}"))
+        return record_outcome(study, plan, record)
 
 
 def engine_of(config: RunConfig, device: str, parallel: str) -> Engine:
