@@ -21,6 +21,8 @@ class StudyConfig(Config):
 
     With ``minutes``, the planned run takes ``target_ratio`` times the FLOPs of the largest rung. With widths and
     tokens, each width is trained with ``repeats`` seeds, which tells the noise of a run.
+    ``unique_tokens`` trains on the first so many tokens of the text, again and again; ``mix`` is another text, of which
+    ``mix_share`` of the tokens is taken. The held-out text is that of ``data``.
 
     ``task`` names what is learned. ``family`` is the built-in decoder or a function of a file, "model.py:Net", which is
     called with the width and ``fields`` and trained as it is ("sp") or made unit-scaled ("umup").
@@ -38,6 +40,9 @@ class StudyConfig(Config):
     retries: int = Field(default=0, ge=0, le=10)
     target_ratio: float = Field(default=8.0, ge=1, le=10_000)
     repeats: int = Field(default=1, ge=1, le=100)
+    unique_tokens: int | None = Field(default=None, ge=1000)
+    mix: str | None = None
+    mix_share: float = Field(default=0.5, gt=0, lt=1)
     task: str = "text"
     family: str = "decoder"
     parametrization: Literal["sp", "umup"] = "sp"
@@ -56,6 +61,8 @@ class StudyConfig(Config):
             raise ValueError(f"family: {self.family!r}; write the file and the function in it, as model.py:Net")
         if self.minutes is not None and not self.measures_text:
             raise ValueError("minutes: only for the built-in decoder on text or audio; give widths and tokens")
+        if self.task != "text" and (self.unique_tokens is not None or self.mix is not None):
+            raise ValueError("unique_tokens and mix: only for the task text")
         least = 8 if self.family == "decoder" else 1
         if self.widths is not None and (len(set(self.widths)) < 2 or min(self.widths) < least):
             raise ValueError(f"widths: give at least two different ones, each {least} or more")

@@ -21,6 +21,7 @@ from ..config.task import AudioConfig, Pairs, TaskConfig, TextConfig
 from ..config.training import TRAINER_VERSION, TrainConfig, TrainerConfig
 from ..data.corpus import Corpus, load_corpus, read_corpus, save_corpus
 from ..data.documents import STDLIB
+from ..data.repeats import limited
 from ..data.task_data.image_files import read_images
 from ..data.task_data.sample_set import MANIFEST as SAMPLES_MANIFEST
 from ..data.task_data.sample_set import Samples
@@ -92,6 +93,10 @@ def read_data(config: StudyConfig, out: Path) -> Data:
     """
     if config.task == "text" or config.task == "audio":
         corpus = _corpus_of(config.data, out) if config.task == "text" else read_speech(config.data)
+        kept = out is not None and corpus.folder == Study(out).corpus_path  # limited when the study began
+        if not kept and (config.unique_tokens is not None or config.mix is not None):
+            other = None if config.mix is None else read_corpus(config.mix)
+            corpus = limited(corpus, config.unique_tokens, other, 0.0 if other is None else config.mix_share)
         corpus.check(config.context, corpus.vocab_size)
         return corpus
     if config.task == "images":

@@ -83,6 +83,10 @@ class Crew:
                     continue
                 if config.trainer.name != "built_in":
                     raise UserError(f"trainer {config.trainer.name}: only the built-in one trains under torchrun")
+                if config.model.family == "module":
+                    raise UserError(
+                        f"family {config.model.family}: a module is trained in one process, without torchrun"
+                    )
                 job = replace(each, configs=(config,))
                 message = {"study": str(study.path.resolve()), "parallel": self.parallel} | job.to_json()
                 self.world.share(lambda message=message: message)
