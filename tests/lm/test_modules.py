@@ -78,6 +78,7 @@ def test_a_study_takes_the_code_along_with_what_it_imports(tmp_path, monkeypatch
         family_of(config).build(config, 0)
     offer(study)
     assert sum(p.numel() for p in family_of(config).build(config, 0).parameters()) == config.num_params_total
+    assert codes.code_of(code.source, study).fingerprint == code.fingerprint  # its own file is gone
     (study / "family" / "parts.py").write_text("changed")
     with pytest.raises(UserError, match="its code was changed since the study began"):
         offer(study)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,12 @@ def begin_study(config: StudyConfig, out: Path, listener: Listener = silent) -> 
     data = read_data(config, out)
     settings: dict[str, Any] = {"study": config.to_dict()}
     if config.family == "decoder":
-        members_of(config, task_of(config, data), config.widths or ())  # refuses a width that cannot be
+        members_of(config, task_of(config, data), config.widths or (), out)  # refuses a width that cannot be
         return _open_or_begin(out, settings, data, listener), data
-    from ..lm.modules.module_code import keep, read_code  # torch
+    from ..lm.modules.module_code import code_of, keep  # torch
 
-    code = read_code(config.family)
-    members_of(config, task_of(config, data), config.widths or (), check=True)  # before anything is written
+    code = code_of(config.family, out)
+    members_of(config, task_of(config, data), config.widths or (), out, check=True)  # before anything is written
     study = _open_or_begin(out, settings | {"code": code.fingerprint}, data, listener)
     with study.lock(note_to(listener)):
         keep(code, study.path)
@@ -92,13 +92,17 @@ def read_data(config: StudyConfig, out: Path) -> Data:
         UserError: there are none, they are too few, or the task is unknown.
     """
     if config.task == "text" or config.task == "audio":
-        corpus = _corpus_of(config.data, out) if config.task == "text" else read_speech(config.data)
-        kept = out is not None and corpus.folder == Study(out).corpus_path  # limited when the study began
+        inside = Study(out).corpus_path
+        corpus = _corpus_of(config.data, out, read_corpus if config.task == "text" else read_speech)
+        kept = corpus.folder == inside  # and limited when the study began
         if not kept and (config.unique_tokens is not None or config.mix is not None):
             other = None if config.mix is None else read_corpus(config.mix)
             corpus = limited(corpus, config.unique_tokens, other, 0.0 if other is None else config.mix_share)
         corpus.check(config.context, corpus.vocab_size)
         return corpus
+    inside = Study(out).corpus_path
+    if not Path(config.data).exists() and (inside / SAMPLES_MANIFEST).is_file():
+        return Samples.load(inside)
     if config.task == "images":
         return read_images(config.data)
     if config.task in ("translation", "summaries", "questions"):
@@ -107,11 +111,11 @@ def read_data(config: StudyConfig, out: Path) -> Data:
     raise UserError(f"task {config.task!r}: unknown; there are {known}")
 
 
-def _corpus_of(data: str, out: Path) -> Corpus:
+def _corpus_of(data: str, out: Path, read: Callable[[str], Corpus]) -> Corpus:
     inside = Study(out).corpus_path
     if data != STDLIB and not Path(data).exists() and (inside / "manifest.json").is_file():
         return load_corpus(inside)
-    return read_corpus(data)
+    return read(data)
 
 
 def task_of(config: StudyConfig, data: Data) -> TaskConfig:
@@ -124,7 +128,7 @@ def task_of(config: StudyConfig, data: Data) -> TaskConfig:
 
 
 def members_of(
-    config: StudyConfig, task: TaskConfig, widths: Sequence[int], check: bool = False
+    config: StudyConfig, task: TaskConfig, widths: Sequence[int], out: Path, check: bool = False
 ) -> dict[int, ModelConfig]:
     """The members of a study's family by width.
 
@@ -136,9 +140,9 @@ def members_of(
             raise UserError(f'task {task.name}: the built-in decoder reads tokens; give family = "model.py:Net"')
         return {width: shape(width, config.context, task.vocab_size, config.decoder) for width in widths}
     from ..lm.modules.count_member import check_members, member
-    from ..lm.modules.module_code import read_code  # torch
+    from ..lm.modules.module_code import code_of  # torch
 
-    code = read_code(config.family)
+    code = code_of(config.family, out)
     members: dict[int, ModelConfig] = {
         width: member(code, width, task, config.context, dict(config.fields), config.parametrization)
         for width in sorted(set(widths))
@@ -148,7 +152,7 @@ def members_of(
     return members
 
 
-def sizes_between(config: StudyConfig, task: TaskConfig) -> list[ModelConfig]:
+def sizes_between(config: StudyConfig, task: TaskConfig, out: Path) -> list[ModelConfig]:
     """Members of a module family that a plan may choose: widths from the ladder's least to eight times its widest."""
     given = sorted(set(config.widths or ()))
     step = math.gcd(*given)
@@ -156,7 +160,7 @@ def sizes_between(config: StudyConfig, task: TaskConfig) -> list[ModelConfig]:
     sizes: dict[int, ModelConfig] = {}
     for width in sorted({*given, *grid}):
         with contextlib.suppress(UserError):  # a width that the module cannot have
-            sizes |= members_of(config, task, [width])
+            sizes |= members_of(config, task, [width], out)
     return [*sizes.values()]
 
 
@@ -254,7 +258,7 @@ def design_any(
     if value is not None and calibration is not None:
         return Design.from_json(value), Speed.from_json(calibration)
     task = task_of(config, data)
-    members = members_of(config, task, config.widths or ())
+    members = members_of(config, task, config.widths or (), study.path)
     if config.family != "decoder":
         from ..lm.modules.count_member import transfer_note  # torch
 
@@ -263,7 +267,7 @@ def design_any(
     speed = measure_runs(ladder, target, design.rungs)
     design = with_seconds(design, speed)
     if config.family != "decoder":
-        study.write("members.json", {"members": [model.to_dict() for model in sizes_between(config, task)]})
+        study.write("members.json", {"members": [model.to_dict() for model in sizes_between(config, task, study.path)]})
     study.write("calibration.json", speed.to_json())
     study.write("ladder.json", design.to_json())
     return design, speed

@@ -75,15 +75,25 @@ def keep(code: Code, study: Path) -> None:
     write_json(folder / MANIFEST, value | {"fingerprint": code.fingerprint})
 
 
-def offer(study: Path) -> None:
-    """Let :func:`function_of` find the code that a study keeps, if it keeps any.
+def code_of(source: str, study: Path) -> Code:
+    """The code that the user names, or, where that file is gone, what the study keeps of it.
+
+    Raises:
+        UserError: there is none, or it does not run.
+    """
+    kept = None if Path(source.rpartition(":")[0]).is_file() else offer(study)
+    return kept if kept is not None and kept.source == source else read_code(source)
+
+
+def offer(study: Path) -> Code | None:
+    """Let :func:`function_of` find the code that a study keeps; that code, if it keeps any.
 
     Raises:
         UserError: the code is not what was kept.
     """
     manifest = study / FOLDER / MANIFEST
     if not manifest.is_file():
-        return
+        return None
     try:
         value = json.loads(manifest.read_text(encoding="utf-8"))
         files = {name: (study / FOLDER / name).read_bytes() for name in value["files"]}
@@ -93,6 +103,7 @@ def offer(study: Path) -> None:
     if code.fingerprint != value["fingerprint"] or not all(_inside(name) for name in files):
         raise UserError(f"{study / FOLDER}: its code was changed since the study began; put it back")
     _kept[code.fingerprint] = study / FOLDER / code.main
+    return code
 
 
 def function_of(code: str, source: str, function: str) -> Callable[..., Any]:
