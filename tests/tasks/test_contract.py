@@ -107,9 +107,9 @@ def model(request, run):
 
 
 def test_it_is_that_of_the_run(opened, run):
-    assert opened.name == run.task.name or run.task.name == "audio"  # which is text in all but its data
+    assert opened.name == run.task.name
     assert opened.fingerprint == run.task.fingerprint
-    assert opened.unit == run.task.unit or run.task.name == "audio"
+    assert opened.unit == run.task.unit
 
 
 def test_a_batch_is_a_pure_function_of_its_place(opened, folder, run):

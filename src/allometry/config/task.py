@@ -73,7 +73,7 @@ class TextConfig(TaskConfig, kind="text"):
     def of_module(self, context: int) -> tuple[dict[str, Any], tuple[int, ...], int, int]:
         return {"vocab_size": self.vocab_size, "context": context}, (context,), self.vocab_size, context
 
-    def bits_per_byte(self, loss: float) -> float:
+    def bits_per_byte(self, loss: float) -> float | None:
         """A loss in nats per token as bits per byte of text, which can be compared between tokenizers."""
         return loss / (math.log(2) * self.bytes_per_token)
 
@@ -104,6 +104,9 @@ class AudioConfig(TextConfig, kind="audio"):
     unit: ClassVar[str] = "sample"
 
     name: Literal["audio"] = "audio"
+
+    def bits_per_byte(self, loss: float) -> None:
+        return None
 
     @property
     def loss_unit(self) -> str:

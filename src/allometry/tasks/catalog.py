@@ -7,7 +7,7 @@ from .contract import TaskSource
 
 TASKS = {
     "text": "allometry.tasks.text:TEXT",
-    "audio": "allometry.tasks.text:TEXT",
+    "audio": "allometry.tasks.next_samples:AUDIO",
     "images": "allometry.tasks.image_classes:IMAGES",
     "translation": "allometry.tasks.answers:PAIRS",
     "summaries": "allometry.tasks.answers:PAIRS",

@@ -109,8 +109,10 @@ def vocabulary_of(config: RunConfig) -> int:
     return config.task.vocab_size if isinstance(config.task, TextConfig) else 0
 
 
-class _Text:
+class TextSource:
     """Opens text tasks. See :class:`.contract.TaskSource`."""
+
+    task: type[TextTask] = TextTask
 
     def open(self, folder: Path, verify: bool = True) -> OpenTask:
         corpus = load_corpus(folder, verify=verify)
@@ -119,7 +121,7 @@ class _Text:
             if config.task.fingerprint != corpus.fingerprint:
                 raise UserError(f"{folder.parent}: run {config.id} was planned for other text than this study holds")
             corpus.check(config.model.row_tokens, vocabulary_of(config))
-            return TextTask.of(corpus, config)
+            return self.task.of(corpus, config)
 
         return task_of
 
@@ -129,7 +131,7 @@ class _Text:
         rows = max(1, config.train.batch_tokens // context)
         tokens = torch.randint(vocab_size, (max(2, rows + 2) * context + 1,)).numpy()
         corpus = Corpus(tokens, tokens, "random tokens", config.task.fingerprint, 1, 0, 0, vocab_size=vocab_size)
-        return TextTask.of(corpus, config)
+        return self.task.of(corpus, config)
 
 
-TEXT = _Text()
+TEXT = TextSource()
