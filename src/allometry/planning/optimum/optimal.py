@@ -244,8 +244,9 @@ class OptimumProblem:
     def _best_place(self, flops: float, *, rough: bool) -> tuple[float, float]:
         """The best size and tokens for so many FLOPs."""
         line = self._line(flops)
-        search = (_ROUGH_POINTS, _ROUGH_PRECISION) if rough else ()
-        size = self._size_at(line.lowest(self.tokens_per_param, *search))
+        ratios = self.tokens_per_param
+        lowest = line.lowest(ratios, _ROUGH_POINTS, _ROUGH_PRECISION) if rough else line.lowest(ratios)
+        size = self._size_at(lowest)
         return size, float(line.tokens(size))
 
     def _start(self) -> float:

@@ -74,11 +74,9 @@ class Optimum:
         values = _tuples(record)
         if values.get("basin") is not None:
             values["basin"] = Basin.from_json(values["basin"])
-        return cls(
-            **values
-            | {name: tuple(values.get(name, ())) for name in ("notes", "cautions")}
-            | {"intervals": _tuples(values.get("intervals") or {})}
-        )
+        values["notes"], values["cautions"] = tuple(values.get("notes", ())), tuple(values.get("cautions", ()))
+        values["intervals"] = _tuples(values.get("intervals") or {})
+        return cls(**values)
 
 
 def _lists(value: Any) -> Any:

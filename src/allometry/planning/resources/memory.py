@@ -110,7 +110,8 @@ class Memory:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Memory:
         """The estimate that ``to_json`` wrote."""
-        return cls(**dict(record) | {"layout": Layout(**record["layout"])})
+        values: dict[str, Any] = {**record, "layout": Layout(**record["layout"])}
+        return cls(**values)
 
 
 def memory(model: object, layout: Layout = Layout(), limit: float | None = None) -> Memory | None:
