@@ -166,7 +166,7 @@ def test_a_worker_imports_torch_only_for_a_trainer_that_does(study):
 
 
 def test_an_unknown_trainer_is_one_line():
-    with pytest.raises(UserError, match=r"robot: not one of the trainers \(built_in\)"):
+    with pytest.raises(UserError, match=r"robot: not one of the trainers \(built_in, script\)"):
         trainer_named("robot")
     with pytest.raises(UserError, match="unknown name 'robot'"):
         RunConfig.parse(trials.configs()[0].to_dict() | {"trainer": {"name": "robot"}})
