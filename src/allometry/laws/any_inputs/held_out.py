@@ -49,15 +49,22 @@ def cost_at(runs: Measurements, points: Array) -> Array:
     return np.exp(np.log(np.maximum(points[:, counts], 1e-300)).sum(axis=1))
 
 
-def _counts(runs: Measurements) -> list[int]:
-    """The inputs that make up a cost: one of parameters and one of tokens, or else all above zero and beyond one."""
+def size_and_tokens(runs: Measurements) -> list[int] | None:
+    """The places of the inputs that are parameters and tokens by their names; None without both."""
     names = [normalise(name) for name in runs.inputs]
     sizes = {*KNOWN["num_params"], *" ".join(COUNTED.values()).split()}
     size = next((place for place, name in enumerate(names) if name in sizes), None)
     tokens = next((place for place, name in enumerate(names) if name in KNOWN["tokens"]), None)
     if size is not None and tokens is not None and (runs.points[:, [size, tokens]] > 0).all():
         return [size, tokens]
-    return [place for place, own in enumerate(runs.points.T) if (own > 0).all() and own.max() > 1]
+    return None
+
+
+def _counts(runs: Measurements) -> list[int]:
+    """The inputs that make up a cost: one of parameters and one of tokens, or else all above zero and beyond one."""
+    return size_and_tokens(runs) or [
+        place for place, own in enumerate(runs.points.T) if (own > 0).all() and own.max() > 1
+    ]
 
 
 def splits(runs: Measurements) -> list[HeldOut]:

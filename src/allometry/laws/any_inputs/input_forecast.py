@@ -18,6 +18,7 @@ import numpy as np
 from ...errors import UserError
 from ...quantities import plural
 from ..field_names import KNOWN, normalise
+from ..forecasting.forecast import Forecast
 from ..prediction import Prediction, around, check_level
 from ..tables.measurements import Measurements
 from .backtest_forms import CommonScale, Trial, fit_to, left_of, trial, with_leftovers
@@ -25,11 +26,12 @@ from .composing.candidates import PLAIN, candidates
 from .fitted_form import FittedForm
 from .formula_text import formula_text
 from .frontier import has_frontier, relevance
-from .held_out import splits
+from .held_out import size_and_tokens, splits
 from .leftovers import Basis, Metric, choose_metric
 from .mixing import Record, inflations
 from .padded import logs, middle_of
 from .projection import AnyForm
+from .sizes_and_tokens import sizes_forecast
 
 Array = np.ndarray
 STARTS, BACKTEST_STARTS = 8, 1
@@ -57,6 +59,7 @@ class InputForecast:
         least: the least value that a form may predict there.
         inflation: what the uncertain part of the interval is multiplied by, as each split showed, (splits,).
         notes: what was left out, and what would help.
+        sizes: for parameters and tokens alone the forecast of the named laws, which then predicts.
     """
 
     runs: Measurements
@@ -68,6 +71,7 @@ class InputForecast:
     least: float
     inflation: Array
     notes: tuple[str, ...] = ()
+    sizes: Forecast | None = None
     kind: str = field(default="input_forecast", init=False)
 
     @property
@@ -104,6 +108,11 @@ class InputForecast:
             raise UserError("give either a frame or the inputs by name, not both")
         points, group, shape = self.runs.at(frame)
         self._check(points)
+        places = size_and_tokens(self.runs)
+        if self.sizes is not None and places is not None:
+            predicted = self.sizes.predict(*points[:, places].T, level=level)
+            triple = (np.asarray(part) for part in (predicted.value, predicted.low, predicted.high))
+            return around(*triple, level, shape)
         chunks = [slice(start, start + POINTS_AT_ONCE) for start in range(0, len(points), POINTS_AT_ONCE)]
         centre, scale = np.concatenate([self._moments(points[c], group[c]) for c in chunks], axis=1)
         from scipy.special import stdtrit
@@ -229,6 +238,8 @@ class InputForecast:
 
     def summary(self) -> str:
         """The formula in its best form, the weights and the backtest, for people."""
+        if self.sizes is not None:
+            return self.sizes.summary()
         groups = len(self.runs.group_names)
         lines = [
             f"{self.runs.target} from {', '.join(self.inputs)}: {plural(self.num_runs, 'run')}"
@@ -263,6 +274,7 @@ class InputForecast:
             "inflation": self.inflation.tolist(),
             "notes": list(self.notes),
             "runs": self.runs.to_json(),
+            "sizes": None if self.sizes is None else self.sizes.to_json(),
         }
 
     @classmethod
@@ -283,6 +295,7 @@ class InputForecast:
                 -np.inf if data["least"] is None else float(data["least"]),
                 np.array(data["inflation"], float),
                 tuple(data["notes"]),
+                None if data["sizes"] is None else Forecast.from_json(data["sizes"]),
             )
         except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             raise UserError(
@@ -300,7 +313,7 @@ def forecast_inputs(runs: Measurements, seed: int = 0, forms: Sequence[AnyForm] 
     """
     notes = list(runs.notes)
     thin, middle, common = thinned(runs, MOST_RUNS, seed), middle_of(runs.points), CommonScale.of(runs.values)
-    forms = candidates(runs) if forms is None else forms
+    composed, forms = forms is None, candidates(runs) if forms is None else forms
     ranked = _shortlist([fit_to(form, thin, middle, common, form.starts(STARTS, seed)) for form in forms], thin, common)
     if len(runs.group_names) > 1:
         apart = [one for one in ranked if one.theta.shape[1]][:MOST_APART]
@@ -328,7 +341,8 @@ def forecast_inputs(runs: Measurements, seed: int = 0, forms: Sequence[AnyForm] 
     )
     errors = {one.split.name: one.rms for one in mixed}
     settings = (common.logarithmic, common.least, inflations(mixed))
-    return InputForecast(runs, fits, record, errors, metric, *settings, tuple(notes))
+    sizes = sizes_forecast(thin, mixed, common) if composed else None
+    return InputForecast(runs, fits, record, errors, metric, *settings, tuple(notes), sizes)
 
 
 def thinned(runs: Measurements, most: int, seed: int) -> Measurements:
