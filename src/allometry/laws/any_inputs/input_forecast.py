@@ -110,7 +110,7 @@ class InputForecast:
         self._check(points)
         places = size_and_tokens(self.runs)
         if self.sizes is not None and places is not None:
-            predicted = self.sizes.predict(*points[:, places].T, level=level)
+            predicted = self.sizes.predict(points[:, places[0]], points[:, places[1]], level=level)
             triple = (np.asarray(part) for part in (predicted.value, predicted.low, predicted.high))
             return around(*triple, level, shape)
         chunks = [slice(start, start + POINTS_AT_ONCE) for start in range(0, len(points), POINTS_AT_ONCE)]
