@@ -49,7 +49,7 @@ def _parsed(expression: str) -> ast.Expression:
 
 
 def _value(node: ast.AST, columns: Mapping[str, np.ndarray], expression: str) -> float | np.ndarray:
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
         return float(node.value)
     if isinstance(node, ast.Name):
         if node.id not in columns:

@@ -111,8 +111,8 @@ class InputForecast:
         places = size_and_tokens(self.runs)
         if self.sizes is not None and places is not None:
             predicted = self.sizes.predict(points[:, places[0]], points[:, places[1]], level=level)
-            triple = (np.asarray(part) for part in (predicted.value, predicted.low, predicted.high))
-            return around(*triple, level, shape)
+            value, low, high = (np.asarray(part) for part in (predicted.value, predicted.low, predicted.high))
+            return around(value, low, high, level, shape)
         chunks = [slice(start, start + POINTS_AT_ONCE) for start in range(0, len(points), POINTS_AT_ONCE)]
         centre, scale = np.concatenate([self._moments(points[c], group[c]) for c in chunks], axis=1)
         from scipy.special import stdtrit
