@@ -56,7 +56,7 @@ def test_backtest_rows_are_what_a_fit_below_the_cut_predicts():
         below = observations.where(order[: one.runs])
         held_out = observations.where(order[one.runs :])
         assert [r.label for r in cut["chinchilla"]] == list(held_out.labels)
-        result = fit("chinchilla", below, weights=prediction_weights(below), bootstrap=0)
+        result = fit("chinchilla", below, "log_squares", weights=prediction_weights(below), bootstrap=0)
         predicted = result.predict(held_out.num_params, held_out.tokens).value
         np.testing.assert_allclose([r.error for r in cut["chinchilla"]], np.log(predicted / held_out.loss), atol=1e-7)
         np.testing.assert_allclose([r.factor for r in cut["chinchilla"]], held_out.flops / below.flops.max())
@@ -159,7 +159,8 @@ def test_residuals_grow_off_the_frontier():
 
 
 def test_law_weights_follow_score_and_fit():
-    rows = [row("power", cut, 0.01) for cut in range(6)] + [row("chinchilla", cut, 0.02) for cut in range(6)]
+    errors = {"power": 0.01, "chinchilla": 0.02}
+    rows = [row(law, cut, error, label=f"run {cut}") for law, error in errors.items() for cut in range(6)]
     tested = Backtest(tuple(rows), 12)
     assert tested.score("power") == pytest.approx(0.01)
     weights = law_weights(tested, {"power": 0.01, "chinchilla": 0.01})
@@ -167,6 +168,16 @@ def test_law_weights_follow_score_and_fit():
     weights = law_weights(tested, {"power": 0.02, "chinchilla": 0.01})
     assert weights["power"] / weights["chinchilla"] == pytest.approx(FLOORLESS["power"] * 2**3)
     assert law_weights(Backtest((), 5), {"power": 0.01}) == {"power": 1.0}
+
+
+def test_few_runs_held_out_draw_the_weights_together():
+    """Six cuts of one and the same run are one prediction: a sixth of the evidence of six runs."""
+    errors = {"power_floor": 0.01, "chinchilla": 0.02}
+    weigh = lambda rows: law_weights(Backtest(tuple(rows), 12), dict.fromkeys(errors, 0.01))
+    one = weigh(row(law, cut, error) for law, error in errors.items() for cut in range(6))
+    six = weigh(row(law, cut, error, label=f"run {cut}") for law, error in errors.items() for cut in range(6))
+    assert six["power_floor"] / six["chinchilla"] == pytest.approx(2**4)
+    assert one["power_floor"] / one["chinchilla"] == pytest.approx(2 ** (4 / 6))
 
 
 def slopes(values, spread=0.0, sigma=0.0):

@@ -48,7 +48,7 @@ OTHERS = ("label", "status", "group", "accumulation", "processes", "active_param
 NAMES = [(name, word) for name, words in KNOWN.items() for word in words if name not in OTHERS]
 
 
-VALUES = {"lr": [0.1, 0.2], "trunk_noise": [0.01, 0.02], "flops": [1e15, 2e15]}
+VALUES = {"lr": [0.1, 0.2], "trunk_noise": [0.01, 0.02], "flops": [1e15, 2e15], "loss": [3.5, 4.5]}
 
 
 @given(st.sampled_from(NAMES), st.randoms(use_true_random=False))

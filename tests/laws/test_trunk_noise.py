@@ -184,7 +184,7 @@ def test_a_prior_is_one_more_residual():
     """A tight prior holds a constant, a wide one changes nothing, and both agree with the letters of the paper."""
     observed = branched(trunk=0.0, own=0.003).with_columns(trunk=np.nan)
     for name in ("chinchilla", "skaling"):
-        plain = fit(name, observed, bootstrap=0)
+        plain = fit(name, observed, "log_squares", bootstrap=0)
         wide = fit(name, observed, bootstrap=0, priors={"alpha": (0.3, 1e3)})
         assert wide.predict(1e9, 1e11).value == pytest.approx(plain.predict(1e9, 1e11).value, rel=1e-5)
         tight = fit(name, observed, bootstrap=0, priors={"alpha": (0.5, 1e-6)})

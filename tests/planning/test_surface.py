@@ -315,7 +315,7 @@ def only(rows: list[dict], **wanted) -> list[dict]:
         (only(runs(cells=ONE), lr=1e-3), "step_law", "3 learning rates.* learning rates 0.0005, 0.001 and 0.002"),
         (runs(Truth(lr=2e-2), ONE, steps=1), "step_law", "end of the swept learning rates.* learning rate 0.004"),
         (runs(Truth(batch=5e3), ONE, steps=1), "step_law", "end of the swept batches.* and batch 25k"),
-        (runs(cells=ONE), None, "1 pairs of size and tokens.* at 120M parameters and 4B tokens"),
+        (runs(cells=ONE), None, "1 pair of size and tokens.* at 120M parameters and 4B tokens"),
         (runs(cells=((1, 1), (2, 2), (4, 4))), None, "off the line of the others, or name a prior"),
         (runs(cells=ONE), "kaplan", "rule 'kaplan' has no exponents.*step_law"),
         (runs(cells=ONE), "three_term", "rule 'three_term' has no exponents"),
