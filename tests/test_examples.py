@@ -63,7 +63,7 @@ def test_own_module_has_a_law_a_plan_and_an_outcome_with_its_accuracy(run_exampl
 
 def test_text_to_outcome_predicts_what_comes_out(run_example):
     ran = run_example("text_to_outcome.py")
-    assert len(ran["study"].records("ladder")) == 12
+    assert len(ran["study"].records("ladder")) == 9
     assert ran["outcome"].inside
     assert Path("study/outcome.json").is_file()
 
