@@ -71,8 +71,11 @@ def catalogues(language: str) -> str:
     """The translated messages of every program, each once."""
     seen: dict[str, None] = {}
     for path in sorted(Path(f"/usr/share/locale/{language}/LC_MESSAGES").glob("*.mo")):
-        with path.open("rb") as file:
-            messages = vars(gettext.GNUTranslations(file))["_catalog"]
+        try:
+            with path.open("rb") as file:
+                messages = vars(gettext.GNUTranslations(file))["_catalog"]
+        except UnicodeDecodeError:  # a catalogue that is not of the encoding it states
+            continue
         seen |= {text: None for source, text in messages.items() if source and isinstance(text, str)}
     return "\n".join(seen)
 
