@@ -9,6 +9,10 @@ known, and a study whose result stands there is not run again. Texts are made fr
 manual pages, headers, Perl and translations has; a text that cannot be made here is left out and named. With
 ``--repeats`` the target is trained with further seeds, and with ``--sizes`` half and twice the planned size is trained
 for the same FLOPs. Two cores, nothing else running: about four minutes a study.
+
+With ``--speed`` (the ``calibration.json`` of a study that was begun while nothing else ran) each study is designed for
+that speed, its minutes are minutes of that machine, and no time is watched: what runs beside it cannot make it smaller.
+``--at-once 2`` gives each of two studies a core of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -122,9 +126,10 @@ def source(entry: Entry, folder: Path) -> str:
     return str(path)
 
 
-def run_study(entry: Entry, folder: Path, repeats: int, sizes: bool) -> dict:
+def run_study(entry: Entry, folder: Path, repeats: int, sizes: bool, speed_file: Path | None) -> dict:
     """One study, and what it said and what came out."""
     from allometry import workflow
+    from allometry.ladder.speed import Speed
     from allometry.planning import Plan
     from allometry.workflow.outcome import planned_run
 
@@ -132,7 +137,10 @@ def run_study(entry: Entry, folder: Path, repeats: int, sizes: bool) -> dict:
     config = workflow.StudyConfig(
         data=source(entry, folder), minutes=entry.minutes, seed=entry.seed, target_ratio=entry.target_ratio
     )
-    with workflow.open_study(config, out) as session:
+    speed = None if speed_file is None else Speed.from_json(json.loads(speed_file.read_text()))
+    with workflow.open_study(config, out, speed=speed) as session:
+        if speed is not None:  # the time that the target takes is no limit of its size, as on a machine of that speed
+            session = replace(session, design=replace(session.design, target_seconds=None))
         session.train_rungs(session.run_sweep())
         plan = session.plan()
         record = session.train(plan)
@@ -175,6 +183,7 @@ def run_study(entry: Entry, folder: Path, repeats: int, sizes: bool) -> dict:
         "batch_tokens": chosen.train.batch_tokens,
         "beside": beside,
         "seconds": seconds,
+        "speed": "measured" if speed is None else "given",
     }
 
 
@@ -239,6 +248,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("tournament"), help="where studies and texts are kept")
     parser.add_argument("--repeats", type=int, default=1, help="seeds of each target")
     parser.add_argument("--sizes", action="store_true", help="also train half and twice the planned size")
+    parser.add_argument("--speed", type=Path, help="calibration.json of a study begun while nothing else ran")
+    parser.add_argument("--at-once", type=int, default=1, help="studies at a time, each on a core of its own")
     parser.add_argument("--one", help="a single entry, as the process that runs it is asked for")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
@@ -248,16 +259,35 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.one:
         entry = next(entry for entry in GROUPS[options.group] if entry.name == options.one)
-        result = run_study(entry, options.folder, options.repeats, options.sizes) | {"group": options.group}
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(result) + "\n")
+        result = run_study(entry, options.folder, options.repeats, options.sizes, options.speed)
+        append(result | {"group": options.group})
         return
-    for entry in missing(options.group):
-        asked = [sys.executable, __file__, "--group", options.group, "--one", entry.name, "--folder", options.folder]
-        more = ["--repeats", str(options.repeats), *(["--sizes"] if options.sizes else [])]
-        done = subprocess.run([*map(str, asked), *more])
-        print(entry.name, "done" if done.returncode == 0 else f"failed ({done.returncode})", flush=True)
+    waiting, running = list(missing(options.group)), {}
+    while waiting or running:
+        for core in range(options.at_once):
+            if core in running and running[core][1].poll() is not None:
+                entry, process = running.pop(core)
+                said = "done" if process.returncode == 0 else f"failed ({process.returncode})"
+                print(entry.name, said, flush=True)
+            if core not in running and waiting:
+                entry = waiting.pop(0)
+                running[core] = entry, subprocess.Popen(command_of(entry, options, core))
+        time.sleep(1)
+
+
+def command_of(entry: Entry, options: argparse.Namespace, core: int) -> list[str]:
+    """The process of one study; on a core of its own where several run at once."""
+    pinned = ["taskset", "--cpu-list", str(core)] if options.at_once > 1 else []
+    asked = [sys.executable, __file__, "--group", options.group, "--one", entry.name, "--folder", str(options.folder)]
+    more = ["--repeats", str(options.repeats), *(["--sizes"] if options.sizes else [])]
+    return [*pinned, *asked, *more, *(["--speed", str(options.speed)] if options.speed else [])]
+
+
+def append(result: dict) -> None:
+    """Add a line to the results."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

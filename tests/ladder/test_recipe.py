@@ -11,7 +11,7 @@ from allometry.config.task import TextConfig
 from allometry.errors import UserError
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape, shape_near
-from allometry.ladder.sweep import BATCH_TOLERANCE, EDGE, measure_recipe, sweep_runs
+from allometry.ladder.sweep import BATCH_BEND, BATCH_TOLERANCE, EDGE, LEAST_BEND, LR_BEND, measure_recipe, sweep_runs
 from helpers.builders import record
 
 DATA = TextConfig(source="text", fingerprint="f00d")
@@ -67,6 +67,9 @@ def test_a_run_follows_the_recipe():
     assert Recipe(**recipe.to_json()) == recipe
 
 
+BASE = Recipe().lr
+
+
 def swept(
     best_lr: float, best_batch: float, bend_lr: float = 0.02, bend_batch: float = 0.01, lengths=(100_000, 200_000)
 ):
@@ -92,9 +95,9 @@ def test_a_sweep_is_a_star_of_five_at_each_length():
 @given(st.floats(-0.8, 0.8), st.floats(-0.8, 0.3), st.floats(0.01, 0.1), st.floats(0.02, 0.1))
 def test_measuring_a_planted_sweep_finds_the_plant(x, z, bend_lr, bend_batch):
     """The best rate, and the largest batch that costs no more than the tolerance: within what one knew before."""
-    recipe, records = swept(0.5 * 2**x, 512 * 2**z, bend_lr, bend_batch)
+    recipe, records = swept(BASE * 2**x, 512 * 2**z, bend_lr, bend_batch)
     measured, evidence = measure_recipe(recipe, records)
-    found_x = math.log2(measured.lr / 0.5)
+    found_x = math.log2(measured.lr / BASE)
     assert abs(found_x - x) < 0.15 + 2 * evidence["lr_octaves_error"]
     assert abs(found_x) <= abs(x) + 0.25  # drawn towards what earlier sweeps showed, hardly away from it
     reach = min(EDGE, z + math.sqrt(BATCH_TOLERANCE / bend_batch))
@@ -105,11 +108,11 @@ def test_measuring_a_planted_sweep_finds_the_plant(x, z, bend_lr, bend_batch):
 def test_more_runs_of_a_sweep_outweigh_what_was_known_before():
     """The same star at twelve lengths: the plant is found to a tenth of an octave."""
     lengths = [50_000 * (2 + step) for step in range(12)]
-    recipe, records = swept(0.5 * 2**0.8, 512 * 2**-0.6, 0.05, 0.05, lengths=lengths)
+    recipe, records = swept(BASE * 2**0.8, 512 * 2**-0.6, 0.05, 0.05, lengths=lengths)
     measured, evidence = measure_recipe(recipe, records)
-    assert math.log2(measured.lr / 0.5) == pytest.approx(0.8, abs=0.1)
+    assert math.log2(measured.lr / BASE) == pytest.approx(0.8, abs=0.1)
     assert evidence["lr_curvature"] == pytest.approx(0.05, rel=0.1)
-    few = measure_recipe(*swept(0.5 * 2**0.8, 512 * 2**-0.6, 0.05, 0.05))[1]
+    few = measure_recipe(*swept(BASE * 2**0.8, 512 * 2**-0.6, 0.05, 0.05))[1]
     assert evidence["lr_octaves_error"] < 0.6 * few["lr_octaves_error"]
 
 
@@ -118,12 +121,12 @@ def test_the_recipe_of_noisy_sweeps_scatters_as_it_says():
     generator = np.random.default_rng(4)
     found, errors = [], []
     for _ in range(200):
-        recipe, records = swept(0.5, 512)
+        recipe, records = swept(BASE, 512)
         noisy = [
             record(r.config, loss=r.loss * math.exp(0.01 * generator.standard_normal()), kind="sweep") for r in records
         ]
         measured, evidence = measure_recipe(recipe, noisy)
-        found.append(math.log2(measured.lr / 0.5))
+        found.append(math.log2(measured.lr / BASE))
         errors.append(evidence["lr_octaves_error"] or math.nan)
     assert 0.5 < np.std(found) / np.nanmedian(errors) < 2  # the error is that of a linearised minimum
     assert np.std(found) < 0.35
@@ -132,40 +135,50 @@ def test_the_recipe_of_noisy_sweeps_scatters_as_it_says():
 @pytest.mark.parametrize(("best", "sign"), [(50, 1), (0.001, -1)])
 def test_a_best_beyond_the_sweep_is_met_at_its_edge_and_said(best, sign):
     measured, evidence = measure_recipe(*swept(best, 512))
-    assert math.log2(measured.lr / 0.5) == pytest.approx(sign * EDGE, abs=0.3)
+    assert math.log2(measured.lr / BASE) == pytest.approx(sign * EDGE, abs=0.3)
     assert evidence["at_edge"]
 
 
 def test_a_batch_at_the_edge_is_said():
-    measured, evidence = measure_recipe(*swept(0.5, 512 * 16, bend_batch=0.05))
+    measured, evidence = measure_recipe(*swept(BASE, 512 * 16, bend_batch=0.05))
     assert evidence["batch_at_edge"]
     assert measured.batch_tokens <= round(512 * 2**EDGE)
-    assert not measure_recipe(*swept(0.5, 400, bend_batch=0.05))[1]["batch_at_edge"]
+    assert not measure_recipe(*swept(BASE, 400, bend_batch=0.05))[1]["batch_at_edge"]
 
 
 def test_a_diverged_run_is_left_out_and_the_rest_still_measures():
     """Two rates and two batches at one length, all at the other: enough for the common curvature."""
-    recipe, records = swept(0.4, 512)
-    lost = next(i for i, r in enumerate(records) if r.config.train.lr == 1.0 and r.config.train.tokens == 200_000)
+    recipe, records = swept(0.8 * BASE, 512)
+    lost = next(i for i, r in enumerate(records) if r.config.train.lr == 2 * BASE and r.config.train.tokens == 200_000)
     records[lost] = record(records[lost].config, loss=None, kind="sweep", status="diverged")
     measured, _ = measure_recipe(recipe, records)
-    assert measured.lr == pytest.approx(0.4, rel=0.1)
+    assert measured.lr == pytest.approx(0.8 * BASE, rel=0.1)
     assert measured.measured == "9 runs of 2 (size, tokens)"
 
 
 @pytest.mark.parametrize(
     ("lost", "name"),
-    [(lambda t: t.lr == 1.0, "learning rates"), (lambda t: t.batch_tokens == 1024, "batches")],
+    [(lambda t: t.lr == 2 * BASE, "learning rates"), (lambda t: t.batch_tokens == 1024, "batches")],
 )
 def test_fewer_than_three_rates_or_batches_are_a_users_matter(lost, name):
-    recipe, records = swept(0.4, 512)
+    recipe, records = swept(0.8 * BASE, 512)
     kept = [r if not lost(r.config.train) else record(r.config, None, "sweep", "diverged") for r in records]
     with pytest.raises(UserError, match=f"fewer than three {name} of the sweep trained"):
         measure_recipe(recipe, kept)
 
 
+@given(st.lists(st.floats(-0.02, 0.02), min_size=10, max_size=10))
+def test_noise_does_not_bend_a_parabola_downwards(noise):
+    """A downward parabola has no minimum, and its batch went to the end of the sweep."""
+    recipe, records = swept(BASE, 512, 0.0, 0.0)
+    noisy = [record(r.config, loss=r.loss * math.exp(e), kind="sweep") for r, e in zip(records, noise, strict=True)]
+    _, evidence = measure_recipe(recipe, noisy)
+    assert evidence["lr_curvature"] >= LEAST_BEND * LR_BEND[0] - 1e-9
+    assert evidence["batch_curvature"] >= LEAST_BEND * BATCH_BEND[0] - 1e-9
+
+
 def test_measuring_is_deaf_to_the_order_of_the_records():
-    recipe, records = swept(0.4, 700)
+    recipe, records = swept(0.8 * BASE, 700)
     forward, backward = measure_recipe(recipe, records)[0], measure_recipe(recipe, records[::-1])[0]
     assert forward == backward
     assert np.isfinite(forward.lr)

@@ -15,7 +15,7 @@ from .shape import least_width, shape, shape_near
 from .speed import Speed
 from .sweep import sweep_runs
 
-FIXED_SECONDS = 24.0  # starting processes, reading text, measuring speed, fitting, the report
+FIXED_SECONDS = 36.0  # starting processes, reading text, measuring speed, fitting, the report
 # Widths of the first rungs over that of the best size at the target: sizes from an eighth to twice the best one.
 WIDTHS_OVER_BEST = (0.35, 0.6, 1.0, 1.35)
 LEAST_WIDTH = 16  # narrower models leave the law of the others (docs/log.md)

@@ -23,6 +23,7 @@ EDGE = 1.0  # octaves to each side that are swept; neither leaves them
 # the square of the distance from the best, and where the best lies. One run is as noisy as a small model is.
 LR_BEND, BATCH_BEND = (0.027, 0.02), (0.015, 0.015)
 BEST = (0.0, 0.6)
+LEAST_BEND = 1 / 3  # of these rises: no text's were less
 NOISE, NOISE_RUNS = 0.01, 4.0
 
 
@@ -91,7 +92,8 @@ def measure_recipe(recipe: Recipe, records: Sequence[RunRecord]) -> tuple[Recipe
 def _most_probable(regressors: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Coefficients with what is known of the last four before, their covariance, and the rms of the residuals.
 
-    The noise is that of the residuals, ``NOISE`` counting as so many of them.
+    The noise is that of the residuals, ``NOISE`` counting as so many of them. Noise can bend a parabola downwards, as
+    no loss does near its best setting: what earlier sweeps showed bounds the curvatures from below.
     """
     bends = np.array([LR_BEND, BATCH_BEND])
     slopes = 2 * bends[:, 0] * BEST[1]  # of the parabola at the default recipe, if its minimum is that far away
@@ -104,9 +106,24 @@ def _most_probable(regressors: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, n
     noise = math.sqrt((squares + NOISE_RUNS * NOISE**2) / (freedom + NOISE_RUNS))
     rows = np.vstack([regressors / noise, known])
     values = np.concatenate([y / noise, known[:, -4:] @ mean])
-    coefficients, *_ = np.linalg.lstsq(rows, values, rcond=None)
+    coefficients = _solve(rows, values, {place: LEAST_BEND * bends[i, 0] for i, place in enumerate((-3, -1))})
     residual = float(np.sqrt(np.mean((regressors @ coefficients - y) ** 2)))
     return coefficients, np.linalg.inv(rows.T @ rows), residual
+
+
+def _solve(rows: np.ndarray, values: np.ndarray, least: dict[int, float]) -> np.ndarray:
+    """The least squares of ``rows @ coefficients = values``, coefficients at ``least`` where they would fall below."""
+    held: dict[int, float] = {}
+    while True:
+        free = np.ones(rows.shape[1], bool)
+        free[list(held)] = False
+        coefficients = np.zeros(rows.shape[1])
+        coefficients[list(held)] = list(held.values())
+        coefficients[free], *_ = np.linalg.lstsq(rows[:, free], values - rows @ coefficients, rcond=None)
+        below = {place: bound for place, bound in least.items() if coefficients[place] < bound and place not in held}
+        if not below:
+            return coefficients
+        held |= below
 
 
 def _error_of_minimum(covariance: np.ndarray, slope: float, bend: float) -> float | None:

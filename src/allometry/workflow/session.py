@@ -49,6 +49,7 @@ def open_study(
     engine: str = "local",
     device: str = "auto",
     gpus: float = 0.0,
+    speed: Speed | None = None,
     tracker_names: Sequence[str] = (),
     listener: Listener = silent,
 ) -> Iterator[StudySession]:
@@ -63,6 +64,7 @@ def open_study(
         engine: where the ladder is trained: local, ray or slurm.
         device: auto, cpu, cuda or mps.
         gpus: on a cluster, GPUs of each worker.
+        speed: of the machine, for the design of a new study; measured now where it is not given.
         tracker_names: services that receive a copy: tensorboard, wandb or mlflow.
         listener: receives all that happens.
 
@@ -74,6 +76,8 @@ def open_study(
     engines = for_ladder(engine, device, gpus), for_one_run(device)  # refuses a device that is not there
     is_new = not Path(out).exists()
     study, data = begin_study(config, Path(out), listener)
+    if speed is not None and study.read("calibration.json") is None:
+        study.write("calibration.json", speed.to_json())
     with discarded_unless_begun(study) if is_new else nullcontext():
         yield from _at_work(study, config, data, engines, tracker_names, listener)
 
