@@ -147,6 +147,20 @@ def test_a_confirmation_that_raises_trains_nothing(patched, text, tmp_path):
     assert Study(tmp_path / "study").records() == []
 
 
+def test_a_speed_that_is_given_is_not_measured(patched, text, tmp_path):
+    """The design is that of the given machine: of fewer FLOPs on one half as fast."""
+    config, half = workflow.StudyConfig(data=str(text), minutes=30), Speed.from_json(SLOW.to_json())
+    half = replace(half, ladder=Throughput(0.06, 2e-8, 3e-11), target=Throughput(0.06, 1e-8, 2e-11))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "measure_speed", lambda *_: pytest.fail("measured"))
+        flops = []
+        for speed in (SLOW, half):
+            with workflow.open_study(config, tmp_path / "study", speed=speed) as session:
+                assert session.speed == speed
+                flops.append(session.design.largest_flops)
+    assert flops[0] > 1.5 * flops[1]
+
+
 def test_importing_it_costs_little():
     heavy = ("torch", "scipy", "matplotlib", "rich", "typer", "jinja2", "pyarrow")
     code = f"import sys, allometry.workflow; print([name for name in {heavy} if name in sys.modules])"

@@ -35,7 +35,7 @@ class StudyConfig(Config):
     widths: tuple[int, ...] | None = None
     tokens: tuple[int, ...] | None = None
     sweep: bool = True
-    lr: float = Field(default=0.5, gt=0, allow_inf_nan=False)
+    lr: float = Field(default=0.35, gt=0, allow_inf_nan=False)
     batch_tokens: int = Field(default=512, ge=16)
     retries: int = Field(default=0, ge=0, le=10)
     target_ratio: float = Field(default=8.0, ge=1, le=10_000)

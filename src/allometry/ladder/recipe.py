@@ -28,7 +28,7 @@ class Recipe:
     ``measured`` is a sentence part: how many runs they were measured from, or that they are the defaults.
     """
 
-    lr: float = 0.4
+    lr: float = 0.35
     batch_tokens: int = 512
     batch_exponent: float = 0.5
     lr_exponent: float = 0.0
