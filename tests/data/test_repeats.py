@@ -7,7 +7,7 @@ import pytest
 
 from allometry.config.study import StudyConfig
 from allometry.data.corpus import Corpus
-from allometry.data.repeats import limited
+from allometry.data.repeats import PIECE_TOKENS, limited
 from allometry.errors import UserError
 
 
@@ -18,7 +18,19 @@ def corpus(letter: int, size: int, source: str) -> Corpus:
 A, B = corpus(1, 10_000, "a"), corpus(2, 4_000, "b")
 
 
-def test_the_first_tokens_are_kept_and_are_another_corpus():
+@pytest.mark.parametrize("unique", [3_000, 40_000, 99_999, 100_000])
+def test_unique_tokens_come_from_all_parts_of_the_text(unique):
+    """No part of a text that changes along the way is left out, no token is taken twice, and their order stays."""
+    whole = Corpus(np.arange(100_000), np.arange(500), "a", "f", 1, 0, 0)
+    few = limited(whole, unique).train
+    assert len(few) == unique
+    assert (np.diff(few) > 0).all()
+    pieces = -(-unique // PIECE_TOKENS)
+    shares = np.histogram(few, pieces, (0, 100_000))[0]
+    assert shares.max() - shares.min() <= 2  # rounding at both ends of a piece
+
+
+def test_fewer_tokens_are_another_corpus():
     few = limited(A, 3_000)
     assert len(few.train) == 3_000
     assert few.held_out.tolist() == A.held_out.tolist()

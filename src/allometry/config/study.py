@@ -21,8 +21,8 @@ class StudyConfig(Config):
 
     With ``minutes``, the planned run takes ``target_ratio`` times the FLOPs of the largest rung. With widths and
     tokens, each width is trained with ``repeats`` seeds, which tells the noise of a run.
-    ``unique_tokens`` trains on the first so many tokens of the text, again and again; ``mix`` is another text, of which
-    ``mix_share`` of the tokens is taken. The held-out text is that of ``data``.
+    ``unique_tokens`` trains on so many tokens of the text, from all parts of it, again and again; ``mix`` is another
+    text, of which ``mix_share`` of the tokens is taken. The held-out text is that of ``data``.
 
     ``task`` names what is learned. ``family`` is the built-in decoder or a function of a file, "model.py:Net", which is
     called with the width and ``fields`` and trained as it is ("sp") or made unit-scaled ("umup").
