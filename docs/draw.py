@@ -16,6 +16,7 @@ import numpy as np
 
 from allometry import laws, planning
 from allometry.report.pictures import law_data, law_drawn
+from allometry.report.pictures.canvas import Drawing
 
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("ALLOMETRY_SHARED", HERE.parents[1] / "shared")) / "data"
@@ -40,25 +41,25 @@ def step_law() -> laws.Observations:
     return laws.Observations.read(DATA / "scalebench/lr_bsz_scaling_law__train.parquet", columns=columns)
 
 
-def fit() -> str:
+def fit() -> Drawing:
     runs = chinchilla()
     return law_drawn.frontier(law_data.frontier(laws.forecast(runs), runs))
 
 
-def residuals() -> str:
+def residuals() -> Drawing:
     runs = chinchilla()
     return law_drawn.residuals(law_data.residuals(laws.fit("chinchilla", runs), runs))
 
 
-def isoflop() -> str:
+def isoflop() -> Drawing:
     return law_drawn.isoflop(laws.isoflop(porian()))
 
 
-def basin() -> str:
+def basin() -> Drawing:
     return law_drawn.basin(law_data.basin(laws.forecast(chinchilla()), 1e23))
 
 
-def surface() -> str:
+def surface() -> Drawing:
     """Fitted on the six cheapest grids; shown at the largest, which it did not see."""
     runs = step_law()
     budgets = np.unique(np.round(6 * runs.num_params * runs.tokens, -12))
@@ -70,7 +71,7 @@ def surface() -> str:
     )
 
 
-def calibration() -> str:
+def calibration() -> Drawing:
     """Every public table that counts, at both splits of the benchmark."""
     sys.path.insert(0, str(HERE.parent / "benchmarks"))
     from forecast_tables import COUNTED, public_tables, splits
@@ -93,7 +94,7 @@ def main() -> None:
     for name in sys.argv[1:] or PICTURES:
         path = HERE / "pictures" / f"{name}.svg"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(PICTURES[name](), encoding="utf-8")
+        path.write_text(PICTURES[name]().as_file(), encoding="utf-8")
         print(path.relative_to(HERE.parent), f"{path.stat().st_size / 1e3:.0f} kB")
 
 

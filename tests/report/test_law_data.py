@@ -46,8 +46,9 @@ def rates():
     return laws.Observations.from_records(rows)
 
 
-def drawn(svg):
+def drawn(drawing):
     """The picture parses, and says nothing that is no number."""
+    svg = drawing.as_file()
     root = ElementTree.fromstring(svg)
     assert root.tag.endswith("svg")
     assert "nan" not in svg.split("<defs>")[-1].lower().replace("dominant", "")
@@ -112,5 +113,5 @@ def test_calibration_counts_unseen_runs(observations):
 
 
 def test_the_same_data_give_the_same_picture(fit, observations):
-    first, second = (law_drawn.frontier(law_data.frontier(fit, observations)) for _ in range(2))
+    first, second = (law_drawn.frontier(law_data.frontier(fit, observations)).as_file() for _ in range(2))
     assert first == second

@@ -20,7 +20,7 @@ PICTURES = {
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_svg_parses_and_stands_alone(contents, name):
-    svg = getattr(study_drawn, name)(PICTURES[name](contents))
+    svg = getattr(study_drawn, name)(PICTURES[name](contents)).as_file()
     root = ElementTree.fromstring(svg)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     tags = {element.tag.rpartition("}")[2] for element in root.iter()}
@@ -31,9 +31,9 @@ def test_svg_parses_and_stands_alone(contents, name):
 
 def test_same_data_same_bytes_whatever_the_users_settings(contents):
     data = loss_curves.size_curves(contents)
-    first = study_drawn.size_curves(data)
+    first = study_drawn.size_curves(data).as_file()
     with matplotlib.rc_context({"font.size": 20, "svg.fonttype": "none", "axes.facecolor": "black"}):
-        assert study_drawn.size_curves(data) == first
+        assert study_drawn.size_curves(data).as_file() == first
         assert matplotlib.rcParams["font.size"] == 20
 
 
@@ -41,7 +41,7 @@ def test_same_data_same_bytes_whatever_the_users_settings(contents):
 def test_one_run_is_enough_to_draw(contents, kept):
     few = replace(contents, records=tuple(contents.finished("ladder")[:kept]), predictor=None, plan=None, outcome=None)
     for name in ("loss_by_compute", "size_curves", "training_curves"):
-        assert getattr(study_drawn, name)(PICTURES[name](few)).startswith("<?xml")
+        assert getattr(study_drawn, name)(PICTURES[name](few)).as_file().startswith("<?xml")
 
 
 def test_sizes_have_colours_of_their_own():

@@ -1,38 +1,26 @@
-"""The report: one HTML file that opens offline, loads nothing from the network and runs no script.
+"""The report: one HTML file that opens offline, loads nothing from the network and runs no script but our own.
 
-Pictures are images in ``data:`` URLs, in which a browser runs nothing, whatever an SVG holds; the template escapes all
-text; a Content-Security-Policy in the page forbids the rest. The same study gives the same bytes.
+The template escapes all text, and what the page is told as JSON too; a Content-Security-Policy in the page allows our
+scripts by their hashes and forbids the rest. The same study gives the same bytes.
 """
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from .. import laws
 from ..files import replace_file
 from ..quantities import format_count
 from ..runs.study import Study
 from . import sentences, tables
+from .html import rendered
 from .pictures import evidence, loss_curves
+from .question import study_question
 from .study_contents import StudyContents
-
-TEMPLATE = "report.html.j2"
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-# Characters that are invisible or change the direction of the text around them, as models of bytes may write them: they
-# are shown by their symbols, or as the replacement character.
-UNSEEN = (
-    {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"}
-    | {0x7F: 0x2421}
-    | dict.fromkeys(
-        (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000)), 0xFFFD
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -41,7 +29,7 @@ class Picture:
 
     heading: str
     caption: str
-    source: str
+    svg: Markup
 
 
 def write_report(study: Study, path: Path | None = None) -> Path:
@@ -63,16 +51,11 @@ def write_report(study: Study, path: Path | None = None) -> Path:
 
 def render(contents: StudyContents) -> str:
     """The page as text."""
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: value.translate(UNSEEN) if type(value) is str else value,
-    )
-    template = environment.from_string(files("allometry.report").joinpath(TEMPLATE).read_text(encoding="utf-8"))
-    return template.render(
-        policy=POLICY,
+    asked = study_question(contents)
+    return rendered(
+        "report.html.j2",
+        ("law.js", "ask.js", "hover.js") if asked else ("hover.js",),
+        question=asked,
         source=contents.source,
         verdict=sentences.verdict(contents),
         missing=sentences.missing(contents),
@@ -91,7 +74,9 @@ def render(contents: StudyContents) -> str:
 
 def _pictures(contents: StudyContents) -> dict[str, Picture]:
     """Every picture for which the study has data."""
-    from .pictures import study_drawn  # importing matplotlib takes longer than writing the rest of the report
+    # Importing matplotlib takes longer than writing the rest of the report.
+    from .pictures import study_drawn
+    from .pictures.inline_svg import on_page
 
     data = {
         "loss_by_compute": loss_curves.loss_by_compute(contents) if contents.finished() or contents.predictor else None,
@@ -103,14 +88,10 @@ def _pictures(contents: StudyContents) -> dict[str, Picture]:
     }
     captions = sentences.captions(contents)
     return {
-        name: Picture(*captions[name], _data_url(getattr(study_drawn, name)(shown)))
+        name: Picture(*captions[name], on_page(getattr(study_drawn, name)(shown), name, ". ".join(captions[name])))
         for name, shown in data.items()
         if shown is not None
     }
-
-
-def _data_url(svg: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode("utf-8")).decode("ascii")
 
 
 def _key_figures(contents: StudyContents) -> list[tuple[str, str]]:

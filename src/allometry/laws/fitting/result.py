@@ -177,24 +177,30 @@ class Fit:
         Standardised residuals times √(n/χ²_ν), ν runs minus constants: few runs leave the size of the noise uncertain.
         A run of a new trunk has that trunk's noise too, which ``num_params`` (points,) may change.
         """
-        if self.trunk_noise is not None:
-            return self._trunk_draws(count, self.trunk_noise, num_params)
-        standardised = self.residuals * np.sqrt(self.weights / self.weights.max())
-        freedom = max(self.num_runs - self.law.num_constants, 1)
-        generator = np.random.default_rng(self.seed + 1)
-        drawn = generator.choice(standardised, size=count) * np.sqrt(
-            self.num_runs / generator.chisquare(freedom, size=count)
-        )
-        return drawn[:, None]
+        own, shared = self.noise_parts(count)
+        if self.trunk_noise is None or shared is None:
+            return own[:, None]
+        size = self.trunk_noise.middle if num_params is None else num_params
+        return own[:, None] + shared[:, None] * self.trunk_noise.at(size)
 
-    def _trunk_draws(self, count: int, noise: TrunkNoise, num_params: Array | None) -> Array:
-        """Noise of new trunks and of one run in each, (draws, points)."""
+    def noise_parts(self, count: int) -> tuple[Array, Array | None]:
+        """The draws of ``noise``, (draws,): of a run's own, of its trunk in units of that noise (or None)."""
         freedom = max(self.num_runs - self.law.num_constants, 1)
         generator = np.random.default_rng(self.seed + 1)
+        if self.trunk_noise is not None:
+            return self._trunk_draws(count, self.trunk_noise, freedom, generator)
+        standardised = self.residuals * np.sqrt(self.weights / self.weights.max())
+        drawn = generator.choice(standardised, size=count)
+        return drawn * np.sqrt(self.num_runs / generator.chisquare(freedom, size=count)), None
+
+    def _trunk_draws(
+        self, count: int, noise: TrunkNoise, freedom: int, generator: np.random.Generator
+    ) -> tuple[Array, Array]:
+        """Noise of one run in each of new trunks, and of these trunks in units of theirs."""
         own, shared = generator.standard_normal((2, count))
         own *= self.sigma * np.sqrt(freedom / generator.chisquare(freedom, size=count))
         shared *= np.sqrt(noise.freedom / generator.chisquare(noise.freedom, size=count))
-        return own[:, None] + shared[:, None] * noise.at(noise.middle if num_params is None else num_params)
+        return own, shared
 
     def summary(self, level: float = 0.9) -> str:
         """A table of the constants with standard errors and intervals, and how good the fit is."""

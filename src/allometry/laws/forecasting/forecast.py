@@ -151,10 +151,11 @@ class Forecast:
         values = np.stack([np.log(one.law.loss(one.values, n, d)) for one in fits])
         spreads = np.stack([_spread(one.log_samples(n, d)) for one in fits])
         centre, variance = mix(np.array(list(self.weights.values())), values, spreads)
-        left = self._residuals.at(n, d, excess(self._smooth, 6 * n * d * self._flops_ratio, centre))
+        left = self.residual_process.at(n, d, excess(self.smooth_runs, 6 * n * d * self.flops_ratio, centre))
         distance = self._distance(n, d)
         unsure = (
-            ignorance(variance, left.spread**2, self._residuals.noise_share) + (self.drift_prior.sd * distance) ** 2
+            ignorance(variance, left.spread**2, self.residual_process.noise_share)
+            + (self.drift_prior.sd * distance) ** 2
         )
         bias = Correction(self.correction, self.tested).at(distance) - self.drift_prior.slope * distance
         shared = 0.0 if self.trunk_noise is None else self.trunk_noise.at(n)
@@ -167,23 +168,25 @@ class Forecast:
         return np.log(np.maximum.reduce([np.asarray(self.factor(n, d)), beyond_n, beyond_d, np.ones_like(n)]))
 
     @cached_property
-    def _flops_ratio(self) -> float:
+    def flops_ratio(self) -> float:
         """The table's own FLOPs over 6·N·D."""
         return float(np.median(self.runs.flops / (6 * self.runs.num_params * self.runs.tokens)))
 
     @cached_property
-    def _smooth(self) -> Observations:
+    def smooth_runs(self) -> Observations:
+        """The runs without their noise, for the frontier above which a point lies."""
         return smoothed(self.runs)
 
     @cached_property
-    def _residuals(self) -> ResidualProcess:
+    def residual_process(self) -> ResidualProcess:
+        """What the weighted laws leave unexplained."""
         runs, observed = self.runs, np.log(self.runs.loss)
         fits = [self.fits[name] for name in self.weights]
         fitted = np.stack([np.log(one.law.loss(one.values, runs.num_params, runs.tokens)) for one in fits])
         left = observed - np.array(list(self.weights.values())) @ fitted
         trunks = None if self.trunk_noise is None else self.trunk_noise.trunks_of(runs)
         share = constants(self.fits, self.weights)
-        return ResidualProcess(runs.num_params, runs.tokens, left, excess(self._smooth), share, trunks)
+        return ResidualProcess(runs.num_params, runs.tokens, left, excess(self.smooth_runs), share, trunks)
 
     def evidence(self, num_params: float, tokens: float) -> str:
         """How far a prediction goes beyond the data, and the backtest's error at that distance; one or two lines."""

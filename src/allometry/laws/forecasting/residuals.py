@@ -40,6 +40,26 @@ class ResidualEstimate(NamedTuple):
     noise: Array
 
 
+class QuadraticForm(NamedTuple):
+    """The process as a function of k, the Matérn correlations of a point with the runs used, before its growth.
+
+    The mean is k·``mean``, the variance of the process ``variance`` − kᵀ·``reduction``·k, that of a run's own noise
+    ``noise``.
+
+    Attributes:
+        num_params, tokens: of the runs used, (runs,).
+        mean: (runs,).
+        reduction: symmetric, (runs, runs).
+    """
+
+    num_params: Array
+    tokens: Array
+    mean: Array
+    reduction: Array
+    variance: float
+    noise: float
+
+
 @dataclass(frozen=True, eq=False)
 class ResidualProcess:
     """ln(observed/fitted) of runs, in the order of their compute.
@@ -68,6 +88,20 @@ class ResidualProcess:
         explained = cross**2 @ (RATIOS / (1 + eigenvalues[:, None] * RATIOS))
         variance = (RATIOS * np.maximum(1 - explained, 0)) @ (shares * noises)
         return ResidualEstimate(growth * mean, growth * np.sqrt(variance), growth * np.sqrt(shares @ noises))
+
+    def quadratic(self) -> QuadraticForm:
+        """The same estimate in closed form, all ratios of variances together: what another program can work out."""
+        basis, eigenvalues, coefficients, noises, shares = self._solved
+        rows = self._whiten(np.eye(len(basis))) @ basis
+        weights = shares * noises * RATIOS
+        return QuadraticForm(
+            self.num_params[self._thin],
+            self.tokens[self._thin],
+            rows @ ((shares * RATIOS) @ coefficients),
+            rows * ((RATIOS / (1 + eigenvalues[:, None] * RATIOS)) @ weights) @ rows.T,
+            float(weights.sum()),
+            float(shares @ noises),
+        )
 
     @property
     def _thin(self) -> slice:

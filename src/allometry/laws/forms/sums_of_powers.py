@@ -62,6 +62,13 @@ class SumOfPowers(Law):
                 for exponent, place in term.powers:
                     cls._powers[j, exponent - cls._begin, place] = 1
 
+    @classmethod
+    def places(cls) -> list[dict]:
+        """Where θ holds each term: its coefficient, and pairs (exponent, input)."""
+        return [
+            {"coefficient": term.coefficient, "powers": [list(pair) for pair in term.powers]} for term in cls._terms
+        ]
+
     def log_loss(self, theta, *inputs):
         parts = [self._part(term, theta, inputs) for term in self._terms]
         loss = parts[0]

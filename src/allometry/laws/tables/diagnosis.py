@@ -120,11 +120,18 @@ def excess(runs: RunArrays, flops: Array | None = None, log_loss: Array | None =
     """
     flops = runs.flops if flops is None else flops
     log_loss = np.log(runs.loss) if log_loss is None else log_loss
-    order = np.argsort(runs.flops, kind="stable")
-    best = np.minimum.accumulate(np.log(runs.loss[order]))
+    steps, best = frontier(runs)
     # Runs of one budget differ in compute by rounding of sizes and steps; they share a frontier.
-    last = np.searchsorted(runs.flops[order], 1.01 * flops, side="right") - 1
+    last = np.searchsorted(steps, 1.01 * flops, side="right") - 1
     return np.maximum(log_loss - best[np.maximum(last, 0)], 0.0)
+
+
+def frontier(runs: RunArrays) -> tuple[Array, Array]:
+    """Where the best loss of the table falls: FLOPs, ascending, and ln of the best loss at no more than so many."""
+    order = np.argsort(runs.flops, kind="stable")
+    flops, best = runs.flops[order], np.minimum.accumulate(np.log(runs.loss[order]))
+    falls = np.diff(best, prepend=np.inf) < 0
+    return flops[falls], best[falls]
 
 
 def _tied(runs: RunArrays) -> str:

@@ -51,10 +51,14 @@ def mixture_draws(samples: Samples) -> Array | None:
     kept = [(weight, each) for weight, each in samples if weight > 0 and len(each)]
     if not kept:
         return None
-    weights = np.array([weight for weight, _ in kept])
     draws = np.arange(max(len(each) for _, each in kept))
-    shares = np.random.default_rng(0).dirichlet(WEIGHT_EVIDENCE * weights / weights.sum(), size=len(draws))
+    shares = mixture_shares(np.array([weight for weight, _ in kept]), len(draws))
     return np.einsum("kd,kdp->dp", shares.T, np.stack([each[draws % len(each)] for _, each in kept]))
+
+
+def mixture_shares(weights: Array, draws: int) -> Array:
+    """The weights of the laws in each draw of their mixture, (draws, laws); the same on every call."""
+    return np.random.default_rng(0).dirichlet(WEIGHT_EVIDENCE * weights / weights.sum(), size=draws)
 
 
 def as_predictor(law: LossPredictor) -> Predictor:

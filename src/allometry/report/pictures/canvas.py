@@ -1,17 +1,21 @@
 """What all pictures share: colours, style, axes with few and round ticks, labels that do not overlap.
 
-Text is drawn as paths, so a picture looks the same wherever it is opened, and the same data give the same bytes.
+A ``Drawing`` becomes a file, with text as paths so that it looks the same wherever it is opened, or part of a page,
+with text as text, once for a wide window and once for a phone. The same data give the same bytes.
 """
 
 from __future__ import annotations
 
 import io
+import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -19,7 +23,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 INK, SOFT, FAINT, BAND = "#222222", "#6b6b6b", "#b9b9b9", "#e4e4e4"
-TARGET = "#D55E00"
+GRID, WHITE, UNSEARCHED = "#ececec", "#ffffff", "#f1f1f1"
+WIDE, NEAR = "#fdeee3", "#fadcc6"  # sizes whose loss is within 0.5 and 0.1 % of the lowest
+TARGET = "#d55e00"
 # Okabe and Ito's colours, which people with any colour vision can distinguish; only the target is vermilion.
 LAWS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLE: dict[Any, Any] = {
@@ -34,12 +40,11 @@ STYLE: dict[Any, Any] = {
     "axes.titlesize": 9,
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
-    "grid.color": "#ececec",
+    "grid.color": GRID,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "lines.linewidth": 1.2,
     "lines.solid_capstyle": "round",
-    "svg.fonttype": "path",
     "svg.hashsalt": "allometry",
     "text.color": INK,
     "xtick.color": SOFT,
@@ -47,7 +52,7 @@ STYLE: dict[Any, Any] = {
     "ytick.color": SOFT,
     "ytick.labelcolor": INK,
 }
-WIDTH = 8.2  # inches; the page shows about 110 pixels per inch
+WIDTH, SLIM = 8.2, 4.2  # inches; the page shows about 110 pixels per inch, a phone about 90
 HALO = [withStroke(linewidth=2.5, foreground="white")]
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
@@ -59,16 +64,63 @@ def size_colours(sizes: Sequence[float]) -> dict[float, str]:
     return {size: to_hex(matplotlib.colormaps["viridis"](place)) for size, place in zip(ordered, places, strict=True)}
 
 
-def svg(draw: Callable[[Figure], None], height: float) -> str:
-    """Draw into a new figure in this module's style, whatever the user's own settings are."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        draw(figure)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata=NO_METADATA)
-    return buffer.getvalue().decode("utf-8")
+_TITLES: weakref.WeakKeyDictionary[Figure, dict[str, Sequence[str]]] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A picture that is drawn when its size is known: a function that draws into a figure, and heights in inches."""
+
+    draw: Callable[[Figure], None]
+    height: float
+    slim_height: float
+
+    def as_file(self) -> str:
+        """The text of an SVG file."""
+        return self._drawn(WIDTH, self.height, "path")[0]
+
+    def for_page(self, slim: bool) -> tuple[str, dict[str, Sequence[str]]]:
+        """The text of an SVG with text as text, and id of a group of points → what each point says."""
+        return self._drawn(SLIM, self.slim_height, "none") if slim else self._drawn(WIDTH, self.height, "none")
+
+    def _drawn(self, width: float, height: float, text: str) -> tuple[str, dict[str, Sequence[str]]]:
+        """Drawn into a new figure in this module's style, whatever the user's own settings are."""
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(STYLE | {"svg.fonttype": text})
+            figure = Figure(figsize=(width, height), layout="constrained")
+            self.draw(figure)
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="svg", metadata=NO_METADATA)
+        return buffer.getvalue().decode("utf-8"), _TITLES.get(figure, {})
+
+
+def drawing(draw: Callable[[Figure], None], height: float, slim_height: float | None = None) -> Drawing:
+    """A drawing; on a phone it is half as wide, and so high as it is here if nothing else is given."""
+    return Drawing(draw, height, height if slim_height is None else slim_height)
+
+
+def is_slim(figure: Figure) -> bool:
+    """Whether a figure is for a phone: panels stand below each other, legends have one column."""
+    return figure.get_figwidth() < (WIDTH + SLIM) / 2
+
+
+def panels(figure: Figure, count: int, columns: int, **shared: Any) -> list[Axes]:
+    """So many axes side by side, in a page; on a phone in so many columns."""
+    width = columns if is_slim(figure) else count
+    axes = figure.subplots(-(-count // width), width, squeeze=False, **shared).ravel().tolist()
+    for unused in axes[count:]:
+        unused.set_visible(False)
+    return axes[:count]
+
+
+def name_points(axes: Axes, points: Artist, titles: Sequence[str]) -> None:
+    """Let each point of a line or scatter say what it is where the page is read with a pointer."""
+    figure = axes.get_figure(root=True)
+    if titles and isinstance(figure, Figure):
+        named = _TITLES.setdefault(figure, {})
+        points.set_gid(f"points-{len(named)}")
+        named[f"points-{len(named)}"] = titles
 
 
 def finite(values: np.ndarray) -> np.ndarray:

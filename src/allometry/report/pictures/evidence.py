@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ... import laws
+from ...quantities import format_count
 from ...runs.record import RunRecord
 from ..study_contents import StudyContents, fits_of, weights_of
 from .points_and_lines import Array, PredictedLine, exact_flops_per_token, predicted_line, predicted_loss
@@ -25,6 +26,11 @@ class SweepArm:
     setting: Array
     loss: Array
     excess: Array
+
+    def describe(self) -> list[str]:
+        """Each run in a line, for a pointer over its point."""
+        rows = zip(self.setting, self.loss, self.excess, strict=True)
+        return [f"{format_count(value)}: loss {loss:.4f}, {excess:+.2%}" for value, loss, excess in rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +54,10 @@ class LawErrors:
     factor: Array
     error: Array
     relevance: Array
+
+    def describe(self) -> list[str]:
+        """Each prediction in a line, for a pointer over its point."""
+        return [f"{self.law}: {e:+.2%} at {f:.3g}× its fit" for f, e in zip(self.factor, self.error, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)

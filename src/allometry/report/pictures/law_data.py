@@ -12,9 +12,19 @@ import numpy as np
 
 from ... import laws, planning
 from ...planning import FittedRange
-from .points_and_lines import Array, PredictedLine, Predictor, budget_grid, lowest, predicted_line, predicted_loss
+from .points_and_lines import (
+    Array,
+    PredictedLine,
+    Predictor,
+    budget_grid,
+    lowest,
+    predicted_line,
+    predicted_loss,
+    run_line,
+)
 
 BUDGETS, SIZES, POINTS = 48, 49, 161
+MOST_POINTS = 1500  # runs that a picture shows
 BEYOND = 30.0  # the law is drawn to this multiple of the largest run's compute
 LEVELS = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99])
 
@@ -29,6 +39,7 @@ class Frontier:
     best: PredictedLine
     reach: float
     level: float
+    titles: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +116,16 @@ def frontier(predictor: Predictor, observations: laws.Observations, level: float
     loss = predicted_loss(predictor, sizes, budgets[:, None] / factor / 6 / sizes, level)
     best = np.exp(lowest(grid, loss))
     line = predicted_line(predictor, best, budgets / factor / 6 / best, budgets, level)
-    return Frontier(observations.flops, observations.loss, n, line, reach, level)
+    shown = observations.where(spread_over(observations.flops, MOST_POINTS))
+    columns = zip(shown.labels, shown.num_params, shown.tokens, shown.loss, strict=True)
+    titles = tuple(run_line(*row) for row in columns)
+    return Frontier(shown.flops, shown.loss, shown.num_params, line, reach, level, titles)
+
+
+def spread_over(values: Array, most: int) -> Array:
+    """Places of at most so many values, every second, third, … by size, the least and the largest among them."""
+    order = np.argsort(values, kind="stable")
+    return np.sort(order[np.unique(np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int))])
 
 
 def residuals(fit: laws.Fit, observations: laws.Observations) -> FitResiduals:

@@ -1,6 +1,8 @@
-"""Draw the pictures of laws and plans from the arrays of ``law_data``; each function returns the text of one SVG."""
+"""Draw the pictures of laws and plans from the arrays of ``law_data``; each function returns a drawing."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,21 +13,41 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ... import laws
 from ...quantities import format_count, format_flops
-from .canvas import BAND, FAINT, HALO, INK, LAWS, SOFT, TARGET, finite, limit, log_x, log_y, power_of_ten, svg
+from .canvas import (
+    BAND,
+    FAINT,
+    HALO,
+    INK,
+    LAWS,
+    NEAR,
+    SOFT,
+    TARGET,
+    WIDE,
+    Drawing,
+    drawing,
+    finite,
+    is_slim,
+    limit,
+    log_x,
+    log_y,
+    name_points,
+    panels,
+    power_of_ten,
+)
 from .law_data import BasinSlice, Calibration, FitResiduals, Frontier, SurfaceSlice
 
 SIZES = "viridis"
 LEVELS = (0.001, 0.003, 0.01, 0.03, 0.1)
 
 
-def frontier(data: Frontier) -> str:
+def frontier(data: Frontier) -> Drawing:
     """Loss against compute: runs coloured by size, the predicted frontier with its interval, the end of the data."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         best = data.best
         axes.fill_between(best.flops, best.low, best.high, color=BAND, linewidth=0, label=f"{data.level:.0%} interval")
-        _by_size(figure, axes, data.flops, data.loss, data.num_params)
+        _by_size(figure, axes, data.flops, data.loss, data.num_params, data.titles)
         axes.plot(best.flops, best.loss, color=INK, label="predicted, each budget split best")
         axes.axvline(data.reach, color=SOFT, linewidth=0.8, linestyle=(0, (2, 2)))
         place = axes.get_xaxis_transform()
@@ -35,14 +57,14 @@ def frontier(data: Frontier) -> str:
         log_y(axes, "loss")
         axes.legend(loc="lower left", fontsize=8)
 
-    return svg(draw, 4.2)
+    return drawing(draw, 4.2)
 
 
-def residuals(data: FitResiduals) -> str:
+def residuals(data: FitResiduals) -> Drawing:
     """The residuals of a law by compute and by tokens per parameter: a pattern in them is a fault of the law."""
 
     def draw(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2, sharey=True)
+        left, right = panels(figure, 2, 1, sharey=True)
         for axes, x, label, form in (
             (left, data.flops, "training compute (FLOPs)", power_of_ten),
             (right, data.tokens_per_param, "tokens per parameter", format_count),
@@ -54,14 +76,14 @@ def residuals(data: FitResiduals) -> str:
         assert bar is not None
         left.set_ylabel(f"observed over {data.law}, less 1 (%)")
 
-    return svg(draw, 2.9)
+    return drawing(draw, 2.9, 5.2)
 
 
-def isoflop(data: laws.IsoFlop) -> str:
+def isoflop(data: laws.IsoFlop) -> Drawing:
     """Loss along each budget with the fitted slice and its minimum; the best size against compute."""
 
     def draw(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2)
+        left, right = panels(figure, 2, 1)
         for one, colour in zip(data.budgets, _colours([one.flops for one in data.budgets]), strict=True):
             left.plot(one.run_params, one.run_loss, "o", color=colour, markersize=3.5, markeredgewidth=0)
             refused = {"linestyle": (0, (2, 2))} if one.refused else {}
@@ -72,16 +94,16 @@ def isoflop(data: laws.IsoFlop) -> str:
         log_y(left, "loss")
         _best_sizes(right, data)
 
-    return svg(draw, 3.6)
+    return drawing(draw, 3.6, 6.4)
 
 
-def basin(data: BasinSlice) -> str:
+def basin(data: BasinSlice) -> Drawing:
     """Predicted loss against size along one budget; the sizes whose loss is nearly the lowest are marked."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         line = data.line
-        for (rise, (low, high)), colour in zip(data.within, ("#fdeee3", "#fadcc6"), strict=True):
+        for (rise, (low, high)), colour in zip(data.within, (WIDE, NEAR), strict=True):
             axes.axvspan(low, high, color=colour, linewidth=0, label=f"within {rise:.1%} of the best")
         axes.fill_between(line.num_params, line.low, line.high, color=BAND, linewidth=0, alpha=0.7)
         axes.plot(line.num_params, line.loss, color=INK, linewidth=1.6)
@@ -93,12 +115,12 @@ def basin(data: BasinSlice) -> str:
         axes.set_xlim(line.num_params[0], line.num_params[-1])
         log_x(axes, f"parameters, at {format_flops(data.flops)} FLOPs (6·N·D)", format_count)
         log_y(axes, f"predicted loss, {data.level:.0%} interval")
-        figure.legend(loc="outside upper left", ncols=2, fontsize=8)
+        figure.legend(loc="outside upper left", ncols=1 if is_slim(figure) else 2, fontsize=8)
 
-    return svg(draw, 3.4)
+    return drawing(draw, 3.4)
 
 
-def surface(data: SurfaceSlice) -> str:
+def surface(data: SurfaceSlice) -> Drawing:
     """Contours of what a learning rate and a batch cost; dots are runs, the cross is the optimum with its interval."""
 
     def draw(figure: Figure) -> None:
@@ -131,10 +153,10 @@ def surface(data: SurfaceSlice) -> str:
         axes.set_ylabel("batch (tokens)")
         axes.set_title(f"{format_count(data.num_params)} parameters, {format_count(data.tokens)} tokens")
 
-    return svg(draw, 3.8)
+    return drawing(draw, 3.8)
 
 
-def calibration(data: Calibration) -> str:
+def calibration(data: Calibration) -> Drawing:
     """Share of unseen runs inside their intervals, by nominal level; calibrated intervals lie on the diagonal."""
 
     def draw(figure: Figure) -> None:
@@ -152,7 +174,7 @@ def calibration(data: Calibration) -> str:
         axes.set_ylabel("runs inside (%)")
         axes.legend(loc="upper left", fontsize=8)
 
-    return svg(draw, 4.2)
+    return drawing(draw, 4.2)
 
 
 def _best_sizes(axes: Axes, data: laws.IsoFlop) -> None:
@@ -174,11 +196,14 @@ def _best_sizes(axes: Axes, data: laws.IsoFlop) -> None:
     axes.legend(loc="upper left", fontsize=8)
 
 
-def _by_size(figure: Figure | None, axes: Axes, x: np.ndarray, y: np.ndarray, sizes: np.ndarray):
+def _by_size(
+    figure: Figure | None, axes: Axes, x: np.ndarray, y: np.ndarray, sizes: np.ndarray, titles: Sequence[str] = ()
+):
     """Dots coloured by size, with a colour bar if a figure is given."""
     least, most = float(sizes.min()), float(sizes.max())
     norm = LogNorm(least, most * (most / least) ** 0.25 * 1.0001)  # without the palest colours, invisible on white
-    axes.scatter(x, y, c=sizes, s=16, cmap=SIZES, norm=norm, linewidths=0.4, edgecolors="white", zorder=2)
+    dots = axes.scatter(x, y, c=sizes, s=16, cmap=SIZES, norm=norm, linewidths=0.4, edgecolors="white", zorder=2)
+    name_points(axes, dots, titles)
     if figure is None:
         return None
     bar = figure.colorbar(ScalarMappable(norm, SIZES), ax=axes, pad=0.02)

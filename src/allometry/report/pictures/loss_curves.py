@@ -21,6 +21,7 @@ from .points_and_lines import (
     lowest,
     predicted_line,
     predicted_loss,
+    run_line,
     target,
 )
 
@@ -76,6 +77,10 @@ class TrainingCurve:
     mean_tokens: Array
     mean_loss: Array
     held_out: float | None
+
+    def describe(self) -> str:
+        """The run in one line, for a pointer over its end."""
+        return run_line(self.id, self.num_params, self.tokens[-1], self.held_out)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ... import laws
 from ...planning.resources.shapes import size_of
+from ...quantities import format_count
 from ...runs.record import RunRecord
 from ..study_contents import StudyContents
 
@@ -39,6 +40,10 @@ class RunPoint:
         tokens, flops = record.tokens, record.flops
         return cls(record.id, record.kind, size, tokens, flops, record.loss, record.loss_se)
 
+    def describe(self) -> str:
+        """The run in one line, for a pointer over its point."""
+        return run_line(self.id, self.num_params, self.tokens, self.loss, self.loss_se)
+
 
 @dataclass(frozen=True, eq=False)
 class PredictedLine:
@@ -64,6 +69,12 @@ class Target:
     high: float | None
     level: float
     actual: RunPoint | None
+
+
+def run_line(name: str, num_params: float, tokens: float, loss: float | None, error: float | None = None) -> str:
+    """What a point says of its run: name, size, tokens and loss."""
+    reached = "diverged" if loss is None else f"loss {loss:.4f}" + (f" ± {error:.4f}" if error else "")
+    return f"{name}: {format_count(num_params)} parameters, {format_count(tokens)} tokens, {reached}"
 
 
 def finished_points(contents: StudyContents, *kinds: str) -> tuple[RunPoint, ...]:

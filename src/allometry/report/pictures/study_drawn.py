@@ -1,7 +1,6 @@
 """Draw the pictures of a study from the arrays of ``loss_curves`` and ``evidence``.
 
-Each function returns the text of one SVG, the same on every run. Text is drawn as paths, so a picture looks the same
-wherever it is opened; no text of the study enters a picture.
+Each function returns a drawing, the same on every run; of the study's own text only ids of runs enter a picture.
 """
 
 from __future__ import annotations
@@ -20,24 +19,31 @@ from .canvas import (
     HALO,
     INK,
     LAWS,
+    NEAR,
     SOFT,
     TARGET,
+    UNSEARCHED,
+    WIDE,
+    Drawing,
     cycle,
+    drawing,
     end_labels,
     finite,
+    is_slim,
     limit,
     log_x,
     log_y,
+    name_points,
+    panels,
     power_of_ten,
     size_colours,
-    svg,
 )
 from .evidence import BudgetSlice, LawErrors, SweepArm, SweepArms
 from .loss_curves import LossByCompute, SizeCurves, TrainingCurves
 from .points_and_lines import PredictedLine, RunPoint, Target
 
 
-def loss_by_compute(data: LossByCompute) -> str:
+def loss_by_compute(data: LossByCompute) -> Drawing:
     """Runs, frontier with its band, target: loss against exact FLOPs, both logarithmic."""
 
     def draw(figure: Figure) -> None:
@@ -66,10 +72,10 @@ def loss_by_compute(data: LossByCompute) -> str:
         log_y(axes, f"held-out loss ({data.unit})")
         axes.legend(loc="lower left", fontsize=8, handlelength=1.4, labelspacing=0.35)
 
-    return svg(draw, 4.9)
+    return drawing(draw, 4.9, 5.0)
 
 
-def size_curves(data: SizeCurves) -> str:
+def size_curves(data: SizeCurves) -> Drawing:
     """Loss against tokens, one colour for each size, and the law as a line through its runs."""
 
     def draw(figure: Figure) -> None:
@@ -96,10 +102,10 @@ def size_curves(data: SizeCurves) -> str:
         log_y(axes, f"held-out loss ({data.unit})")
         axes.legend(loc="upper right", fontsize=8, handlelength=1.6, labelspacing=0.35)
 
-    return svg(draw, 4.2)
+    return drawing(draw, 4.2)
 
 
-def training_curves(data: TrainingCurves) -> str:
+def training_curves(data: TrainingCurves) -> Drawing:
     """Training loss against tokens: pale with its noise, strong its mean; a dot is the held-out loss at a run's end."""
 
     def draw(figure: Figure) -> None:
@@ -116,7 +122,9 @@ def training_curves(data: TrainingCurves) -> str:
             )
             named.add(name)
             if curve.held_out is not None:
-                axes.plot(curve.tokens[-1], curve.held_out, "o", color=colour, markersize=5, markeredgecolor="white")
+                place = curve.tokens[-1], curve.held_out
+                (dot,) = axes.plot(*place, "o", color=colour, markersize=5, markeredgecolor="white")
+                name_points(axes, dot, [curve.describe()])
                 losses.append(curve.held_out)
             # In the first steps the loss falls from ln(vocabulary), which would take half of the picture.
             losses += [*curve.mean_loss[curve.mean_tokens >= curve.tokens[-1] / 10]]
@@ -127,14 +135,14 @@ def training_curves(data: TrainingCurves) -> str:
         log_y(axes, f"loss ({data.unit})")
         axes.legend(loc="lower left", fontsize=8, handlelength=1.6, labelspacing=0.35)
 
-    return svg(draw, 4.0)
+    return drawing(draw, 4.0)
 
 
-def sweep(data: SweepArms) -> str:
+def sweep(data: SweepArms) -> Drawing:
     """What another learning rate and another batch cost, side by side."""
 
     def draw(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2, sharey=True)
+        left, right = panels(figure, 2, 1, sharey=True)
         reference = format_count(data.reference_tokens)
         for axes, lines, chosen, label, form in (
             (left, data.lr, data.chosen_lr, "learning rate (base)", lambda x: f"{x:.3g}"),
@@ -153,48 +161,51 @@ def sweep(data: SweepArms) -> str:
                 text.set_path_effects(HALO)
         left.set_ylabel("loss above the best of its line (%)")
         left.set_ylim(bottom=0)
-        figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=8)
+        figure.legend(
+            *left.get_legend_handles_labels(), loc="outside upper left", ncols=1 if is_slim(figure) else 2, fontsize=8
+        )
 
-    return svg(draw, 2.9)
+    return drawing(draw, 2.9, 5.2)
 
 
-def backtest(data: Sequence[LawErrors]) -> str:
+def backtest(data: Sequence[LawErrors]) -> Drawing:
     """A panel for each law: the errors of its predictions by how far they extrapolated."""
 
     def draw(figure: Figure) -> None:
-        panels = figure.subplots(1, len(data), sharex=True, sharey=True, squeeze=False)[0]
+        cells = panels(figure, len(data), min(len(data), 2), sharex=True, sharey=True)
         worst = 100 * max(np.abs(law.error).max() for law in data)
-        for axes, law, colour in zip(panels, data, cycle(LAWS, len(data)), strict=True):
+        for axes, law, colour in zip(cells, data, cycle(LAWS, len(data)), strict=True):
             # Runs that say little about a well-trained one have little weight, and are drawn pale.
             alpha = np.clip(law.relevance, 0.12, 1.0)
             axes.axhline(0, color=SOFT, linewidth=0.8)
-            axes.scatter(law.factor, 100 * law.error, s=18, color=colour, alpha=alpha, linewidths=0)
+            dots = axes.scatter(law.factor, 100 * law.error, s=18, color=colour, alpha=alpha, linewidths=0)
+            name_points(axes, dots, law.describe())
             axes.set_title(f"{law.law}\nweight {law.weight:.2f}, error {law.score:.1%}", parse_math=False)
             axes.set_xscale("log")
             axes.set_ylim(-1.08 * worst, 1.08 * worst)
         factors = np.concatenate([law.factor for law in data])
-        panels[0].set_xlim(min(1.0, factors.min()) / 1.1, factors.max() * 1.2)
+        cells[0].set_xlim(min(1.0, factors.min()) / 1.1, factors.max() * 1.2)
         ticks = [x for x in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if x <= factors.max() * 1.2]
-        panels[0].xaxis.set_major_locator(FixedLocator(ticks[:: max(1, len(ticks) // 4)]))
-        panels[0].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
-        panels[0].xaxis.set_minor_locator(NullLocator())
-        panels[0].set_ylabel("predicted against actual (%)")
+        cells[0].xaxis.set_major_locator(FixedLocator(ticks[:: max(1, len(ticks) // 4)]))
+        cells[0].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
+        cells[0].xaxis.set_minor_locator(NullLocator())
+        cells[0].set_ylabel("predicted against actual (%)")
         figure.supxlabel("compute of the predicted run over the largest fitted", fontsize=8.5)
 
-    return svg(draw, 2.8)
+    return drawing(draw, 2.8, 2.4 * -(-len(data) // 2) + 0.5)
 
 
-def isoflop(data: BudgetSlice) -> str:
+def isoflop(data: BudgetSlice) -> Drawing:
     """Predicted loss against model size for the plan's budget."""
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         line, sizes = data.line, data.line.num_params
-        for (rise, (low, high)), colour in zip(data.within, ("#fdeee3", "#fadcc6"), strict=True):
+        for (rise, (low, high)), colour in zip(data.within, (WIDE, NEAR), strict=True):
             axes.axvspan(low, high, color=colour, linewidth=0, label=f"within {rise:.1%} of the best")
         outside = [(sizes[0], data.searched[0]), (data.searched[1], sizes[-1])]
         for low, high in (span for span in outside if span[0] < span[1]):
-            axes.axvspan(low, high, color="#f1f1f1", linewidth=0, label="not searched")
+            axes.axvspan(low, high, color=UNSEARCHED, linewidth=0, label="not searched")
         ends = [(sizes[-1], line.loss[-1], "prediction", INK)]
         if len(data.weights) > 1:
             for name, colour in zip(data.weights, cycle(LAWS, len(data.weights)), strict=True):
@@ -212,10 +223,12 @@ def isoflop(data: BudgetSlice) -> str:
         log_x(axes, f"model size (non-embedding parameters), at {format_flops(data.flops)} FLOPs", format_count)
         log_y(axes, f"predicted loss ({data.unit})")
         shown = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        figure.legend(shown.values(), shown.keys(), loc="outside upper left", ncols=3, fontsize=8)
+        figure.legend(
+            shown.values(), shown.keys(), loc="outside upper left", ncols=1 if is_slim(figure) else 3, fontsize=8
+        )
         end_labels(figure, axes, ends)
 
-    return svg(draw, 3.9)
+    return drawing(draw, 3.9)
 
 
 def _band(axes: Axes, x: np.ndarray, line: PredictedLine) -> None:
@@ -229,7 +242,10 @@ def _dots(axes: Axes, x: Sequence[float], runs: Sequence[RunPoint], colour: str,
     y = [run.loss for run in runs]
     bars = [2 * (run.loss_se or 0) for run in runs]
     axes.errorbar(x, y, yerr=bars, fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.6)
-    axes.plot(x, y, "o", color=colour, markersize=size, markeredgecolor="white", markeredgewidth=0.6, label=label)
+    (dots,) = axes.plot(
+        x, y, "o", color=colour, markersize=size, markeredgecolor="white", markeredgewidth=0.6, label=label
+    )
+    name_points(axes, dots, [run.describe() for run in runs])
 
 
 def _target(axes: Axes, x: float, target: Target) -> None:
@@ -239,7 +255,8 @@ def _target(axes: Axes, x: float, target: Target) -> None:
         axes.errorbar(x, target.loss, yerr=bars, fmt="none", ecolor=TARGET, elinewidth=1.3, capsize=4, zorder=4)
     axes.plot(x, target.loss, "D", color="white", markeredgecolor=TARGET, markeredgewidth=1.3, markersize=9, zorder=5)
     if target.actual is not None:
-        axes.plot(x, target.actual.loss, "o", color=TARGET, markeredgewidth=0, markersize=5, zorder=6)
+        (dot,) = axes.plot(x, target.actual.loss, "o", color=TARGET, markeredgewidth=0, markersize=5, zorder=6)
+        name_points(axes, dot, [target.actual.describe()])
 
 
 def _label_target(axes: Axes, x: float, target: Target) -> None:
@@ -272,6 +289,7 @@ def _target_losses(target: Target | None) -> list[float]:
 def _arms(axes: Axes, lines: Sequence[SweepArm]) -> None:
     for line, colour in zip(lines, cycle(LAWS, len(lines)), strict=True):
         label = f"{format_count(line.num_params)} parameters, {format_count(line.tokens)} tokens"
-        axes.plot(
+        (dots,) = axes.plot(
             line.setting, 100 * line.excess, "o-", color=colour, markersize=5, markeredgecolor="white", label=label
         )
+        name_points(axes, dots, line.describe())

@@ -1,0 +1,158 @@
+"""The law table: all that a prediction needs as plain numbers, so that a program without NumPy gives the same ones.
+
+``law_table`` writes it, ``report/scripts/law.js`` evaluates it, and ``tests/helpers/law_tables.py`` is a third, plain
+reading of this text. Arrays are {"shape": […], "f8": base64 of little-endian doubles}. With n = ln N, d = ln D:
+
+- ``laws``: each has ``weight``, ``family``, ``coordinates`` and, for every refit, ``draws`` of the same coordinates.
+
+  - ``sum_of_powers``: L = floor + Σ exp(c − sign·Σ exponent·input); ``terms`` give the places of c and of pairs
+    (exponent, input: 0 for n, 1 for d); the floor is coordinate 0 where ``floor`` is true.
+  - ``joined_powers``, coordinates (E, ln A, ln B, α, β, k): L = E + (exp(ln A − α·n) + exp(ln B − β·d))^k.
+  - ``farseer``, coordinates (s, q, S, B, b, Q, A, a, E): L = exp(s·N^q + S) + exp(B·N^b + Q)·D^(−exp(A·N^a + E)).
+
+- A ``fit``: ln L of its one law; the interval lies between quantiles (Weibull's, i/(n + 1)) of its draws plus ``own``
+  + ``shared``·σ(N), σ(N) = ``trunks.level``·(N/``trunks.middle``)^``trunks.slope`` (0 without trunks).
+- A ``forecast``: centre c = Σ weight·ln L, variance m = Σ weight·((ln L − c)² + s²), s = (95 % − 5 % quantile of
+  the draws) / (2·1.6449). The distance x is the largest of ln(6·N·D/``reach``), ln(N/most N fitted), ln(D/most
+  D fitted) and 0. The point lies e = max(c − f, 0) above the frontier, f the ``log_loss`` of ``frontier``'s last step
+  whose FLOPs are at most 1.01·6·N·D·``flops_ratio`` (the first below all). With k_i the Matérn 5/2 correlation of
+  (n, d)/``length`` with run i, g = exp(``growth``·e): mean r = g·k·``mean``, variance p = g²·(``variance`` −
+  kᵀ·``reduction``·k), noise o = g²·``noise``; ``reduction`` is the lower triangle, row by row. Then
+
+      ln L = c + r − ``correction``·min(x, ``tested``) + ``drift_slope``·x
+      scale² = o + σ(N)² + ``scale``²·((m·(1 + 2·``noise_share``) + p)/3 + (``drift_sd``·x)²)
+
+  and the interval is exp(ln L ± ``t``[level]·scale).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .base import Array, Law, safe_log
+from .fitting.result import Fit
+from .forecasting.forecast import Forecast
+from .forecasting.residuals import EXCESS_GROWTH, LENGTH
+from .forms.farseer import Farseer
+from .forms.joined_powers import Kaplan, KaplanFloor, Skaling
+from .forms.sums_of_powers import SumOfPowers
+from .tables.diagnosis import frontier
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+INPUTS = ("num_params", "tokens")
+
+
+def has_table(predictor: object) -> bool:
+    """Whether a law is one of size and tokens alone whose formula the table can hold."""
+    if isinstance(predictor, Fit):
+        fits = [predictor]
+    elif isinstance(predictor, Forecast):
+        fits = list(predictor.fits.values())
+    else:
+        return False
+    return all(fit.law.inputs == INPUTS and _family(fit.law) is not None for fit in fits)
+
+
+def law_table(predictor: Fit | Forecast, levels: Sequence[float] = LEVELS) -> dict[str, Any]:
+    """The table of a fit or forecast for which ``has_table`` is true, ready for JSON (NaN only inside arrays).
+
+    Args:
+        levels: of the intervals that can be asked for.
+    """
+    shared: dict[str, Any] = {
+        "kind": predictor.kind,
+        "counted": predictor.counted,
+        "num_runs": predictor.num_runs,
+        "range": {name: list(predictor.range[name]) for name in (*INPUTS, "flops")},
+        "levels": list(levels),
+    }
+    noise = predictor.trunk_noise
+    shared["trunks"] = None if noise is None else {name: getattr(noise, name) for name in ("level", "slope", "middle")}
+    if isinstance(predictor, Fit):
+        return shared | _of_fit(predictor)
+    return shared | _of_forecast(predictor, levels)
+
+
+def packed(array: Array) -> dict[str, Any]:
+    """An array of doubles without loss, whatever it holds."""
+    values = np.ascontiguousarray(array, dtype="<f8")
+    return {"shape": list(values.shape), "f8": base64.b64encode(values.tobytes()).decode("ascii")}
+
+
+def _of_fit(fit: Fit) -> dict[str, Any]:
+    table: dict[str, Any] = {"laws": [_law(fit, 1.0)], "own": None, "shared": None}
+    if len(fit.draws) > 1:
+        own, shared = fit.noise_parts(len(fit.draws))
+        table |= {"own": packed(own), "shared": None if shared is None else packed(shared)}
+    return table
+
+
+def _of_forecast(forecast: Forecast, levels: Sequence[float]) -> dict[str, Any]:
+    from scipy.special import stdtrit
+
+    process = forecast.residual_process
+    form = process.quadratic()
+    flops, log_loss = frontier(forecast.smooth_runs)
+    rows, columns = np.tril_indices(len(form.mean))
+    return {
+        "laws": [_law(forecast.fits[name], weight) for name, weight in forecast.weights.items()],
+        "t": [float(stdtrit(forecast.freedom, (1 + level) / 2)) for level in levels],
+        "scale": forecast.scale,
+        "correction": forecast.correction,
+        "tested": forecast.tested,
+        "drift_sd": forecast.drift_prior.sd,
+        "drift_slope": forecast.drift_prior.slope,
+        "reach": forecast.reach,
+        "flops_ratio": forecast.flops_ratio,
+        "noise_share": process.noise_share,
+        "frontier": {"flops": packed(flops), "log_loss": packed(log_loss)},
+        "process": {
+            "length": LENGTH,
+            "growth": EXCESS_GROWTH,
+            "num_params": packed(form.num_params),
+            "tokens": packed(form.tokens),
+            "mean": packed(form.mean),
+            "reduction": packed(form.reduction[rows, columns]),
+            "variance": form.variance,
+            "noise": form.noise,
+        },
+    }
+
+
+def _law(fit: Fit, weight: float) -> dict[str, Any]:
+    form = fit.law
+    values = np.array([fit.values[symbol] for symbol in form.symbols])
+    described = {"name": form.name, "formula": form.formula, "weight": weight, "family": _family(form)}
+    if isinstance(form, SumOfPowers):
+        described |= {"floor": form.floor is not None, "sign": form.sign, "terms": form.places()}
+    return described | {
+        "coordinates": packed(_coordinates(form, values)),
+        "draws": packed(_coordinates(form, fit.draws)),
+    }
+
+
+def _family(form: Law) -> str | None:
+    if isinstance(form, SumOfPowers):
+        return "sum_of_powers"
+    if isinstance(form, Skaling | KaplanFloor):
+        return "joined_powers"
+    return "farseer" if isinstance(form, Farseer) else None
+
+
+def _coordinates(form: Law, values: Array) -> Array:
+    """Constants (..., constants) → what the table keeps: coefficients by their logarithms."""
+    if isinstance(form, SumOfPowers):
+        return form.theta(values, [0.0] * len(form.inputs))
+    if isinstance(form, Farseer):
+        return values
+    if isinstance(form, KaplanFloor):
+        values = np.concatenate([np.zeros_like(values[..., :1]), values], -1) if isinstance(form, Kaplan) else values
+        floor, nc, dc, alpha_n, alpha_d = np.moveaxis(values, -1, 0)
+        ratio = alpha_n / alpha_d
+        return np.stack([floor, ratio * safe_log(nc), safe_log(dc), ratio, np.ones_like(ratio), alpha_d], axis=-1)
+    floor, big_a, big_b, alpha, beta, k = np.moveaxis(values, -1, 0)
+    return np.stack([floor, safe_log(big_a), safe_log(big_b), alpha, beta, k], axis=-1)

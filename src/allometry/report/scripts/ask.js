@@ -1,0 +1,274 @@
+"use strict";
+// The form "Ask the law": reads the fields, asks lawOfTable, writes the answer and redraws the curve. Without this script
+// the section stays hidden and the page is complete without it.
+
+(() => {
+  const section = document.getElementById("ask"), data = JSON.parse(document.getElementById("ask-data").textContent);
+  const law = lawOfTable.read(data.table), planning = data.planning, Refusal = lawOfTable.Refusal;
+  const part = (name) => section.querySelector(`[data-ask="${name}"]`);
+  const field = (name) => section.querySelector(`input[name="${name}"], select[name="${name}"]`);
+  const slider = (name) => section.querySelector(`input[data-for="${name}"]`);
+
+  // ---- numbers as people write and read them; the same as allometry.quantities
+  const SUFFIXES = { "": 1, k: 1e3, thousand: 1e3, m: 1e6, mn: 1e6, mio: 1e6, million: 1e6, millions: 1e6, b: 1e9,
+                     bn: 1e9, g: 1e9, mrd: 1e9, billion: 1e9, billions: 1e9, t: 1e12, tn: 1e12, trillion: 1e12,
+                     trillions: 1e12 };
+
+  function parse(text, word) {
+    const bad = (why) => new Refusal(`${word}: “${text}” ${why}`);
+    if (/^\s*[+-]?[1-9]\d{0,2},\d{3}\s*[a-zA-Z]/.test(text)) throw bad("is unclear: write it without a comma");
+    const raw = text.trim().replaceAll("_", "").replace(/(\d),(?=\d{3}(\D|$))/g, "$1").toLowerCase();
+    const written = /^([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(?:[x×*]\s*10(?:\^|\*\*)(\d+))?\s*([a-z]*?)\s*(?:params?|parameters?|tokens?|flops?)?$/.exec(raw);
+    if (!written || !Object.hasOwn(SUFFIXES, written[3])) throw bad("is not a number; write 1e9, 1.5B, 200M or 10k");
+    const value = Number(written[1]) * 10 ** Number(written[2] ?? 0) * SUFFIXES[written[3]];
+    if (!(Number.isFinite(value) && value > 0)) throw bad("must be a finite number above zero");
+    return value;
+  }
+
+  const digits = (value, count) => Number(value.toPrecision(count)).toString();
+  function count(value) {
+    for (const [factor, suffix] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]]) {
+      if (Math.abs(value) >= 0.9995 * factor) return digits(value / factor, 3) + suffix;
+    }
+    return digits(value, 3);
+  }
+  const flops = (value) => value.toExponential(2).replace(/e([+-])(\d)$/, "e$10$2");
+  function seconds(value) {
+    const whole = Math.round(value), two = (number) => String(Math.floor(number)).padStart(2, "0");
+    if (!Number.isFinite(value)) return "?";
+    if (whole < 120) return `${whole} s`;
+    if (whole < 7200) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
+    if (whole < 172800) return `${Math.floor(whole / 3600)} h ${two((whole % 3600) / 60)} min`;
+    return `${count(Math.floor(whole / 86400))} d ${two((whole % 86400) / 3600)} h`;
+  }
+  const percent = (value) => `${value >= 0 ? "+" : ""}${(100 * value).toFixed(2)} %`;
+
+  // ---- from the fields to a question
+  const WORDS = { flops: "FLOPs", devices: "devices", hours: "hours", mfu: "MFU", money: "money", price: "price",
+                  num_params: "model size", tokens: "tokens", inference_tokens: "tokens for inference" };
+  const given = (name) => field(name).value.trim() !== "";
+
+  /** The value of a field; the field is marked where it cannot be read. */
+  function value(name) {
+    try {
+      return parse(field(name).value, WORDS[name]);
+    } catch (error) {
+      field(name).setAttribute("aria-invalid", "true");
+      throw error;
+    }
+  }
+
+  function machine() {
+    const chosen = data.machines[Number(field("machine").value)], price = given("price") ? value("price") : null;
+    if (chosen.measured) return { rate: chosen.flops_per_second, devices: 1, price };
+    const devices = value("devices"), mfu = value("mfu");
+    if (devices !== Math.round(devices)) throw new Refusal("devices: give a whole number");
+    if (mfu > 1) throw new Refusal("MFU: a share of the peak, above 0 and at most 1");
+    return { rate: chosen.flops_per_second * devices * mfu, devices, price };
+  }
+
+  function budget(by, on) {
+    if (by === "flops") return value("flops");
+    if (by === "hours") return on.rate * 3600 * value("hours");
+    if (on.price === null) throw new Refusal("money: give the price of one device for an hour too");
+    return (on.rate * 3600 * value("money")) / on.price / on.devices;
+  }
+
+  function question() {
+    for (const input of section.querySelectorAll("[aria-invalid]")) input.removeAttribute("aria-invalid");
+    const on = machine(), fixed = (name) => (field(`fix_${name}`).checked ? value(name) : null);
+    const size = fixed("num_params"), tokens = fixed("tokens");
+    const both = size !== null && tokens !== null;
+    return { on, num_params: size, tokens, flops: both ? null : budget(field("by").value, on),
+             inference_tokens: given("inference_tokens") ? value("inference_tokens") : null };
+  }
+
+  // ---- the answer
+  function write(name, text, exact) {
+    const place = part(name);
+    place.textContent = text;
+    place.title = exact === undefined ? "" : String(exact);
+  }
+  const range = (ends, form) => (ends ? `${form(ends[0])} – ${form(ends[1])}` : "–");
+
+  function answer() {
+    const asked = question(), level = Number(field("level").value);
+    const found = lawOfTable.optimal(law, planning, asked, level);
+    const chosen = lawOfTable.settings(data.settings, found.num_params, found.tokens);
+    if (chosen && chosen.batch > found.tokens) {
+      throw new Refusal(`${count(found.tokens)} tokens are less than one batch of ${count(chosen.batch)}: ask for more`);
+    }
+    const time = found.flops / asked.on.rate;
+    const cost = asked.on.price === null ? null : (asked.on.price * asked.on.devices * time) / 3600;
+    const known = Number.isFinite(found.low) && Number.isFinite(found.high);
+    write("loss", digits(found.loss, 5), found.loss);
+    write("interval", known ? `${digits(found.low, 5)} – ${digits(found.high, 5)}` : "no interval: this law has none",
+          known ? `${found.low} to ${found.high}` : undefined);
+    write("num_params", count(found.num_params), found.num_params);
+    write("num_params_interval", range(found.intervals?.num_params, count), found.intervals?.num_params.join(" to "));
+    write("tokens", count(found.tokens), found.tokens);
+    write("tokens_interval", range(found.intervals?.tokens, count), found.intervals?.tokens.join(" to "));
+    write("ratio", digits(found.tokens / found.num_params, 3), found.tokens / found.num_params);
+    write("flops", flops(found.flops), found.flops);
+    write("inference_flops", found.inference_flops ? flops(found.inference_flops) : "–", found.inference_flops);
+    write("batch", chosen ? `${count(chosen.batch)} tokens, ${count(found.tokens / chosen.batch)} steps` : "–", chosen?.batch);
+    write("lr", chosen ? digits(chosen.lr, 3) : "–", chosen?.lr);
+    write("time", seconds(time), time);
+    write("cost", cost === null ? "give a price" : digits(cost, 3), cost ?? undefined);
+    write("within_0_1_percent", range(found.basin?.within_0_1_percent, count), found.basin?.within_0_1_percent.join(" to "));
+    write("within_0_5_percent", range(found.basin?.within_0_5_percent, count), found.basin?.within_0_5_percent.join(" to "));
+    const size = found.basin ? [found.basin.half, found.basin.double].map((x) => (Number.isFinite(x) ? percent(x) : "–")) : null;
+    write("half_or_double", size ? size.join(" / ") : "–", found.basin ? [found.basin.half, found.basin.double].join(" and ") : undefined);
+    const lines = [...found.cautions, ...found.notes].map((text) => {
+      const line = document.createElement("li");
+      line.textContent = text;
+      return line;
+    });
+    part("notes").replaceChildren(...lines);
+    follow(found);
+    return { asked, found, level };
+  }
+
+  /** Size and tokens that the user has not fixed follow the answer, and so do all sliders. */
+  function follow(found) {
+    for (const name of ["num_params", "tokens"]) {
+      if (!field(`fix_${name}`).checked) field(name).value = count(found[name]);
+    }
+    for (const input of section.querySelectorAll("input[data-for]")) {
+      if (input === document.activeElement || !given(input.dataset.for)) continue;
+      input.value = Math.log10(parse(field(input.dataset.for).value, ""));
+    }
+  }
+
+  function refresh() {
+    const on = data.machines[Number(field("machine").value)], by = field("by").value;
+    for (const row of section.querySelectorAll("[data-by]")) row.hidden = !row.dataset.by.split(" ").includes(by);
+    for (const row of section.querySelectorAll("[data-device]")) row.hidden = Boolean(on.measured);
+    part("error").textContent = "";
+    try {
+      const shown = answer();
+      part("answer").hidden = false;
+      drawCurve(part("curve"), shown);
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      part("answer").hidden = true; // nothing that belongs to another question stays
+      part("error").textContent = `${error.message[0].toUpperCase()}${error.message.slice(1)}.`;
+    }
+  }
+
+  // ---- the curve: loss against size along the budget, with its interval, and the answer as a point
+  const POINTS = 61;
+
+  function curveOf({ asked, found, level }) {
+    const spent = asked.flops ?? found.flops + found.inference_flops;
+    const line = lawOfTable.budgetLine(law, spent, asked.inference_tokens ?? 0);
+    let [low, high] = [found.num_params / 8, found.num_params * 8];
+    if (found.basin) {
+      const [least, most] = found.basin.within_0_5_percent;
+      [low, high] = [Math.min(least ** 2 / found.num_params, found.num_params / 2), Math.max(most ** 2 / found.num_params, found.num_params * 2)];
+    }
+    const points = [];
+    for (let i = 0; i < POINTS; i++) {
+      const N = low * (high / low) ** (i / (POINTS - 1)), D = line.tokens(N);
+      if (N < 1 || D < 1) continue;
+      const one = law.predict(N, D, level);
+      if (Number.isFinite(one.value)) points.push({ N, D, ...one });
+    }
+    return points;
+  }
+
+  function drawCurve(svg, shown) {
+    const { found } = shown, points = curveOf(shown);
+    const width = Math.max(svg.parentElement.clientWidth, 260), height = Math.round(Math.min(300, 120 + width / 4));
+    const box = { left: 58, right: width - 14, top: 12, bottom: height - 40 };
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    svg.setAttribute("height", height);
+    svg.replaceChildren();
+    if (points.length < 2) return;
+    const known = points.filter((p) => Number.isFinite(p.low) && Number.isFinite(p.high));
+    const losses = [...points.map((p) => p.value), ...known.flatMap((p) => [p.low, p.high]), found.loss];
+    const [least, most] = [Math.min(...losses), Math.max(...losses)], room = Math.max((most - least) * 0.06, 1e-6 * most);
+    const [first, last] = [points[0].N, points[points.length - 1].N];
+    const x = (N) => box.left + (box.right - box.left) * (Math.log(N / first) / Math.log(last / first));
+    const y = (loss) => box.bottom - (box.bottom - box.top) * ((loss - least + room) / (most - least + 2 * room));
+    const add = (kind, attributes, text) => {
+      const node = document.createElementNS("http://www.w3.org/2000/svg", kind);
+      for (const [name, one] of Object.entries(attributes)) node.setAttribute(name, one);
+      if (text !== undefined) node.textContent = text;
+      svg.appendChild(node);
+      return node;
+    };
+    const title = `Predicted loss against model size for ${flops(found.flops)} FLOPs of training; the answer is `
+      + `${count(found.num_params)} parameters with a loss of ${digits(found.loss, 5)}`;
+    add("title", {}, title);
+    svg.setAttribute("aria-label", title);
+    if (found.basin) {
+      for (const [name, shade] of [["within_0_5_percent", "basin-wide"], ["within_0_1_percent", "basin-near"]]) {
+        const [from, to] = found.basin[name].map((N) => Math.min(Math.max(N, first), last));
+        add("rect", { class: shade, x: x(from), y: box.top, width: x(to) - x(from), height: box.bottom - box.top });
+      }
+    }
+    for (const loss of ticks(least - room, most + room, 4)) {
+      add("line", { class: "grid", x1: box.left, x2: box.right, y1: y(loss), y2: y(loss) });
+      add("text", { x: box.left - 6, y: y(loss) + 4, "text-anchor": "end" }, digits(loss, 5));
+    }
+    for (const N of logTicks(first, last, width < 480 ? 4 : 7)) {
+      add("line", { class: "grid", x1: x(N), x2: x(N), y1: box.top, y2: box.bottom });
+      add("text", { x: x(N), y: box.bottom + 16, "text-anchor": "middle" }, count(N));
+    }
+    const path = (list, loss) => list.map((p, i) => `${i ? "L" : "M"}${x(p.N).toFixed(1)} ${y(p[loss]).toFixed(1)}`).join("");
+    if (known.length > 1) {
+      add("path", { class: "band", d: `${path(known, "high")}${path([...known].reverse(), "low").replace("M", "L")}Z` });
+    }
+    add("path", { class: "line", d: path(points, "value") });
+    const mark = add("circle", { class: "point", cx: x(found.num_params), cy: y(found.loss), r: 6, tabindex: 0 });
+    mark.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "title")).textContent =
+      `${count(found.num_params)} parameters, ${count(found.tokens)} tokens: ${digits(found.loss, 5)}`;
+    add("text", { x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle" }, "model size (parameters) at this budget");
+  }
+
+  function ticks(low, high, most) {
+    const raw = (high - low) / most, power = 10 ** Math.floor(Math.log10(raw));
+    const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw), list = [];
+    for (let at = Math.ceil(low / step); at * step <= high; at++) list.push(at * step);
+    return list;
+  }
+  function logTicks(low, high, most) {
+    for (const steps of [[1, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]]) {
+      const list = [];
+      for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+        list.push(...steps.map((s) => s * 10 ** power).filter((N) => N >= low && N <= high));
+      }
+      if (list.length <= most) return list;
+    }
+    return [];
+  }
+
+  // ---- start
+  function prepare() {
+    const [least, most] = data.start.flops_range, sizes = data.start.num_params_range, tokens = data.start.tokens_range;
+    const spans = { flops: [least, most], num_params: sizes, tokens, hours: [0.01, 1e4], money: [1, 1e7], inference_tokens: [1e3, 1e15] };
+    for (const [name, [low, high]] of Object.entries(spans)) {
+      Object.assign(slider(name), { min: Math.log10(low), max: Math.log10(high), step: 0.01, value: Math.log10(low) });
+    }
+    data.machines.forEach((one, i) => field("machine").add(new Option(one.name, i)));
+    data.table.levels.forEach((level, i) => field("level").add(new Option(`${Math.round(1000 * level) / 10} %`, i, false, i === data.start.level)));
+    field("flops").value = data.start.flops.toExponential(5);
+    part("settings_source").textContent = data.settings ? data.settings.source : "";
+    section.addEventListener("input", ({ target }) => {
+      const name = target.dataset.for;
+      if (name) {
+        field(name).value = (10 ** Number(target.value)).toExponential(2);
+        if (field(`fix_${name}`)) field(`fix_${name}`).checked = true;
+      } else if (field(`fix_${target.name}`)) {
+        field(`fix_${target.name}`).checked = true;
+      }
+      refresh();
+    });
+    section.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
+    window.addEventListener("resize", refresh);
+    section.hidden = false;
+    refresh();
+  }
+  prepare();
+})();

@@ -1,0 +1,104 @@
+"""A plain reading of the law table's text (allometry/laws/law_table.py), one point at a time; and node beside it."""
+
+import base64
+import json
+import math
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import allometry.report
+
+SCRIPTS = Path(allometry.report.__file__).parent / "scripts"
+# Reads {"data": …, "queries": [[function, arguments…], …]}, writes the answers, a refusal as {"refused": message}.
+PROGRAM = """
+const tool = require(process.argv[1]), {data, queries} = JSON.parse(require("fs").readFileSync(0, "utf8"));
+const law = tool.read(data.table);
+const ask = {
+  predict: (N, D, place) => law.predict(N, D, place),
+  optimal: (question, place) => tool.optimal(law, data.planning, question, place),
+  settings: (N, D) => tool.settings(data.settings, N, D),
+};
+const answers = queries.map(([name, ...rest]) => {
+  try { return ask[name](...rest); }
+  catch (error) { if (error instanceof tool.Refusal) return {refused: error.message}; throw error; }
+});
+console.log(JSON.stringify(answers));
+"""
+
+
+def node(data: dict, queries: list) -> list:
+    """What the script of the page answers to these queries; the test is skipped without node."""
+    program = shutil.which("node")
+    if program is None:
+        pytest.skip("no node: apt-get install nodejs")
+    line = [program, "-e", PROGRAM, str(SCRIPTS / "law.js")]
+    text = json.dumps({"data": data, "queries": queries})
+    done = subprocess.run(line, input=text, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def array(packed):
+    return np.frombuffer(base64.b64decode(packed["f8"]), "<f8").reshape(packed["shape"])
+
+
+def read(table: dict, num_params: float, tokens: float, place: int) -> tuple[float, float, float]:
+    """Value, low and high at one point, at the place of a level in the table."""
+    trunks, n, d = table["trunks"], math.log(num_params), math.log(tokens)
+    beside = trunks["level"] * (num_params / trunks["middle"]) ** trunks["slope"] if trunks else 0.0
+    values = [_log_loss(law, array(law["coordinates"])[None], n, d)[0] for law in table["laws"]]
+    samples = [_log_loss(law, array(law["draws"]), n, d) for law in table["laws"]]
+    if table["kind"] == "fit":
+        if table["own"] is None:
+            return math.exp(values[0]), math.nan, math.nan
+        noisy = samples[0] + array(table["own"]) + (array(table["shared"]) * beside if table["shared"] else 0)
+        level = table["levels"][place]
+        low, high = np.quantile(noisy, [(1 - level) / 2, (1 + level) / 2], method="weibull")
+        return math.exp(values[0]), min(math.exp(low), math.exp(values[0])), max(math.exp(high), math.exp(values[0]))
+    weights = [law["weight"] for law in table["laws"]]
+    centre = sum(w * v for w, v in zip(weights, values, strict=True))
+    spreads = [(np.quantile(s, 0.95) - np.quantile(s, 0.05)) / (2 * 1.6449) for s in samples]
+    mixed = sum(w * ((v - centre) ** 2 + s**2) for w, v, s in zip(weights, values, spreads, strict=True))
+    mean, left, noise = _process(table, num_params, tokens, centre)
+    spans = (table["range"]["num_params"][1], table["range"]["tokens"][1])
+    x = math.log(max(6 * num_params * tokens / table["reach"], num_params / spans[0], tokens / spans[1], 1))
+    log = centre + mean - table["correction"] * min(x, table["tested"]) + table["drift_slope"] * x
+    unsure = (mixed * (1 + 2 * table["noise_share"]) + left) / 3 + (table["drift_sd"] * x) ** 2
+    half = table["t"][place] * math.sqrt(noise + beside**2 + table["scale"] ** 2 * unsure)
+    return math.exp(log), math.exp(log - half), math.exp(log + half)
+
+
+def _log_loss(law, c, n, d):
+    """ln L for rows of coordinates."""
+    c = c.T
+    if law["family"] == "joined_powers":
+        loss = c[0] + (np.exp(c[1] - c[3] * n) + np.exp(c[2] - c[4] * d)) ** c[5]
+    elif law["family"] == "farseer":
+        size, exponent = c[3] * np.exp(c[4] * n) + c[5], np.exp(c[6] * np.exp(c[7] * n) + c[8])
+        loss = np.exp(c[0] * np.exp(c[1] * n) + c[2]) + np.exp(size - exponent * d)
+    else:
+        loss = c[0] * 1.0 if law["floor"] else 0.0
+        for term in law["terms"]:
+            falls = sum(c[exponent] * (n, d)[place] for exponent, place in term["powers"])
+            loss = loss + np.exp(c[term["coefficient"]] - law["sign"] * falls)
+    return np.log(loss)
+
+
+def _process(table, num_params, tokens, centre):
+    """Mean and variance of the process, and the noise, at one point."""
+    process, steps = table["process"], table["frontier"]
+    reached = np.flatnonzero(array(steps["flops"]) <= 1.01 * 6 * num_params * tokens * table["flops_ratio"])
+    best = array(steps["log_loss"])[reached[-1] if len(reached) else 0]
+    growth = math.exp(process["growth"] * max(centre - best, 0))
+    runs = np.stack([np.log(array(process[name])) for name in ("num_params", "tokens")], axis=1)
+    far = np.sqrt(5 * (((runs - np.log([num_params, tokens])) / process["length"]) ** 2).sum(axis=1))
+    near = (1 + far + far**2 / 3) * np.exp(-far)
+    reduction = np.zeros((len(near), len(near)))
+    reduction[np.tril_indices(len(near))] = array(process["reduction"])
+    reduction += np.tril(reduction, -1).T
+    left = process["variance"] - near @ reduction @ near
+    return growth * near @ array(process["mean"]), growth**2 * max(left, 0), growth**2 * process["noise"]

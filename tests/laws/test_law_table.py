@@ -1,0 +1,61 @@
+"""The law table says what ``predict`` says: read by its own text, in plain NumPy, one point at a time."""
+
+import json
+
+import numpy as np
+import pytest
+
+from allometry import laws
+from allometry.laws.law_table import LEVELS, has_table, law_table
+from helpers import law_tables
+from helpers.ladders import LADDER, ladder
+
+SIZES, TOKENS = (1e7, 1.5e8, 4e9, 3e10), (4e8, 3e10, 6e11)
+
+
+def agree(predictor):
+    table = json.loads(json.dumps(law_table(predictor), allow_nan=False))
+    for size in SIZES:
+        for tokens in TOKENS:
+            for place, level in enumerate(LEVELS):
+                one = predictor.predict(size, tokens, level=level)
+                read = law_tables.read(table, size, tokens, place)
+                np.testing.assert_allclose(read, (one.value, one.low, one.high), rtol=1e-7)
+    return table
+
+
+@pytest.fixture(scope="module")
+def forecasts():
+    runs = ladder("skaling", noise=0.004)
+    rows = [
+        {"num_params": n, "tokens": d, "loss": loss, "trunk": float(i // 4)}
+        for i, (n, d, loss) in enumerate(zip(runs.num_params, runs.tokens, runs.loss, strict=True))
+    ]
+    with_trunks = laws.Observations.from_records(rows)
+    return laws.forecast(runs), laws.forecast(with_trunks, ["chinchilla", "power_floor"])
+
+
+def test_a_forecast(forecasts):
+    assert len(agree(forecasts[0])["laws"]) > 1
+
+
+def test_a_forecast_of_runs_that_share_trunks(forecasts):
+    assert agree(forecasts[1])["trunks"] is not None
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_a_fit_of_every_law_of_size_and_tokens(name):
+    fit = laws.fit(name, ladder(name, noise=0.004), bootstrap=25)
+    assert has_table(fit)
+    agree(fit)
+
+
+def test_a_fit_without_refits_has_no_interval():
+    fit = laws.fit("chinchilla", ladder("chinchilla", noise=0.004), bootstrap=0)
+    table = agree(fit)
+    assert table["own"] is None
+
+
+def test_laws_of_other_inputs_have_no_table():
+    assert not has_table(laws.fit("three_term", ladder("three_term"), bootstrap=0))
+    assert not has_table(object())
