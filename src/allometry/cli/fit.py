@@ -59,11 +59,16 @@ def fit(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Where to write the fit; a study's: fit.json.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page that opens offline and answers for other budgets.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Fit scaling laws to a table of runs, test them on its largest runs, and weigh them."""
     from .. import laws, workflow
     from ..errors import UserError
+    from ..report import check_page, write_law_page
+    from ..workflow.listener import Note
     from .terminal.output import answer, answer_json, as_options
     from .terminal.progress import Terminal
 
@@ -72,6 +77,8 @@ def fit(
         laws.check_level(level)
         if law is None or len(law) != 1:
             raise UserError("--level is for the constants of one law: name it with --law, as --law chinchilla")
+    if html is not None and (target or inputs or group or by or cost or isoflop):
+        check_page(None)
     rows, listener = pairs(where, "--where") or None, Terminal(as_json=json)
     if target or inputs or group or by or cost:
         if law or isoflop or objective or delta:
@@ -109,6 +116,12 @@ def fit(
         fitted = workflow.fit_isoflop(
             source, columns=columns, where=rows, counted=counted, output=output, listener=listener
         )
+    if html is not None:
+        predictor = check_page(fitted)
+        runs = predictor.runs if isinstance(predictor, laws.Forecast) else None
+        if runs is None:
+            runs = laws.Observations.read(source, columns=columns, where=rows, counted=counted)
+        listener(Note(f"page written to {write_law_page(predictor, runs, html, source.name)}"))
     if json:
         answer_json(fitted.to_json())
     else:

@@ -31,6 +31,7 @@ from .make_plan import plan
 from .optimum.fitted_range import FittedRange
 from .optimum.optimal import OptimumProblem, optimal
 from .optimum.optimum_record import Basin, Optimum
+from .optimum.overtaking import BestLosses, Overtaking, overtaking
 from .optimum.predictor import Predictor, as_predictor
 from .optimum.repeated_data import Repeated, Repetition
 from .outcome_record import Outcome
@@ -60,6 +61,7 @@ __all__ = [
     "Baseline",
     "Basin",
     "BatchCost",
+    "BestLosses",
     "Budget",
     "CarriedBaseline",
     "Checkpoint",
@@ -80,6 +82,7 @@ __all__ = [
     "Optimum",
     "OptimumProblem",
     "Outcome",
+    "Overtaking",
     "Plan",
     "Predictor",
     "Recommendation",
@@ -104,6 +107,7 @@ __all__ = [
     "next_runs",
     "optimal",
     "optimal_ladder",
+    "overtaking",
     "plan",
     "plan_experts",
     "recommend",

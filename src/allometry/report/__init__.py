@@ -5,10 +5,14 @@
 - ``cells``, ``tables``, ``law_tables``: tables, the same for the page and for the terminal;
 - ``terminal``: these tables by Rich;
 - ``sentences``: the verdict, what is missing, captions; the outcome as lines;
-- ``page``: the HTML file.
+- ``html``: templates and scripts to one page; ``question``: what a page is told so that one can ask the law in it;
+- ``page``: the report of a study; ``law_page``: the page of any table's law;
+  ``comparison_page``: studies side by side.
 """
 
+from .comparison_page import write_comparison
+from .law_page import check_page, write_law_page
 from .page import write_report
 from .sentences import outcome_lines
 
-__all__ = ["outcome_lines", "write_report"]
+__all__ = ["check_page", "outcome_lines", "write_comparison", "write_law_page", "write_report"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -21,6 +22,15 @@ UNSEEN = (
         (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000)), 0xFFFD
     )
 )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn figure with its heading and caption."""
+
+    heading: str
+    caption: str
+    svg: Markup
 
 
 def rendered(template: str, scripts: Sequence[str] = (), **values: Any) -> str:

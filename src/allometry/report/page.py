@@ -6,30 +6,17 @@ scripts by their hashes and forbids the rest. The same study gives the same byte
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
-from .. import laws
 from ..files import replace_file
 from ..quantities import format_count
 from ..runs.study import Study
 from . import sentences, tables
-from .html import rendered
+from .html import Picture, rendered
 from .pictures import evidence, loss_curves
 from .question import study_question
 from .study_contents import StudyContents
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A drawn figure with its heading and caption."""
-
-    heading: str
-    caption: str
-    svg: Markup
 
 
 def write_report(study: Study, path: Path | None = None) -> Path:
@@ -62,7 +49,7 @@ def render(contents: StudyContents) -> str:
         figures=_key_figures(contents),
         pictures=_pictures(contents),
         tables=tables.all_tables(contents),
-        law_notes=_law_notes(contents),
+        law_notes=sentences.law_notes(contents.predictor) if contents.predictor else [],
         cautions=contents.plan.cautions if contents.plan else (),
         plan_notes=contents.plan.notes if contents.plan else (),
         sample=_sample(contents),
@@ -75,7 +62,7 @@ def render(contents: StudyContents) -> str:
 def _pictures(contents: StudyContents) -> dict[str, Picture]:
     """Every picture for which the study has data."""
     # Importing matplotlib takes longer than writing the rest of the report.
-    from .pictures import study_drawn
+    from .pictures import law_drawn, study_drawn
     from .pictures.inline_svg import on_page
 
     data = {
@@ -83,15 +70,17 @@ def _pictures(contents: StudyContents) -> dict[str, Picture]:
         "size_curves": loss_curves.size_curves(contents) if contents.finished("ladder") else None,
         "isoflop": evidence.isoflop(contents),
         "backtest": evidence.backtest(contents) or None,
+        "calibration": evidence.calibration(contents),
         "sweep": evidence.sweep(contents),
         "training_curves": loss_curves.training_curves(contents) if any(contents.curves.values()) else None,
     }
     captions = sentences.captions(contents)
-    return {
-        name: Picture(*captions[name], on_page(getattr(study_drawn, name)(shown), name, ". ".join(captions[name])))
-        for name, shown in data.items()
-        if shown is not None
-    }
+    pictures = {}
+    for name, shown in data.items():
+        if shown is not None:
+            draw = law_drawn.calibration if name == "calibration" else getattr(study_drawn, name)
+            pictures[name] = Picture(*captions[name], on_page(draw(shown), name, ". ".join(captions[name])))
+    return pictures
 
 
 def _key_figures(contents: StudyContents) -> list[tuple[str, str]]:
@@ -112,27 +101,6 @@ def _key_figures(contents: StudyContents) -> list[tuple[str, str]]:
             figures.append(("compute / largest rung", f"{outcome.compute_ratio:.3g}×"))
         figures.append(("ladder's share of compute", f"{outcome.ladder_share:.1%}"))
     return figures
-
-
-def _law_notes(contents: StudyContents) -> list[str]:
-    """The notes of the fits: drift and correction of a forecast, constants at a bound, rows left out."""
-    predictor = contents.predictor
-    if predictor is None:
-        return []
-    notes = []
-    if isinstance(predictor, laws.Forecast):
-        notes.append(
-            "For every factor e of compute beyond the largest run, the interval widens by a drift of "
-            f"{predictor.drift:.2%} of the loss (one standard deviation)."
-        )
-        if abs(predictor.correction) >= 5e-5:
-            high, change = ("high", "reduced") if predictor.correction > 0 else ("low", "raised")
-            notes.append(
-                f"The backtest's predictions were too {high} with distance, so the prediction is {change} by "
-                f"{abs(predictor.correction):.2%} for every factor e of compute, as far as the backtest extrapolated."
-            )
-    notes += [f"{name}: {note}" for name, fit in contents.fits.items() for note in fit.active_bounds]
-    return [*notes, *predictor.notes]
 
 
 def _growth(contents: StudyContents) -> str:

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import math
 
+from .. import laws
 from ..planning import Outcome
 from ..quantities import format_count, format_flops, plural
 from .cells import interval
-from .study_contents import StudyContents, weights_of
+from .study_contents import StudyContents, fits_of, weights_of
+
+EVIDENCE = {
+    "backtest": (
+        "Do the laws predict?",
+        "Each law was fitted to the smaller runs only and then predicted the larger ones; a dot is one such "
+        "prediction. Pale dots are runs that say little about a well-trained one. The weights of the laws are "
+        "computed from these errors.",
+    ),
+    "calibration": (
+        "Do the intervals hold?",
+        "Share of the backtest's runs inside intervals of each level: near the diagonal, an interval means what it "
+        "says. The width of the intervals was set by these same runs.",
+    ),
+}
 
 
 def verdict(contents: StudyContents) -> str:
@@ -86,25 +101,63 @@ def captions(contents: StudyContents) -> dict[str, tuple[str, str]]:
         "training_curves": (
             "Training",
             "Training loss of every run: pale with its noise, strong its mean. Runs of one size share their trunk and "
-            "separate where the learning rate begins to decay; a dot is the held-out loss at a run's end.",
+            "separate where the learning rate begins to decay; a dot is the held-out loss at a run's end. The band, if "
+            "there is one, is where the law and the curves of the rungs expect the target's loss on its way: outside "
+            "it there is an early warning.",
         ),
         "sweep": (
             "The recipe's evidence",
             "What other learning rates and batches cost, at the sizes and lengths of the sweep; each line is relative "
             "to the best run of that size and length, and the chosen value is marked.",
         ),
-        "backtest": (
-            "Do the laws predict?",
-            "Each law was fitted to the smaller runs only and then predicted the larger ones; a dot is one such "
-            "prediction. Pale dots are runs that say little about a well-trained one. The weights of the laws are "
-            "computed from these errors.",
-        ),
+        **EVIDENCE,
         "isoflop": (
             "The choice of size",
-            "Predicted loss along the plan's budget: black all laws together, as the plan uses them; coloured each law "
+            "Predicted loss along the plan's budget: thick all laws together, as the plan uses them; coloured each law "
             "alone with its weight. Orange: sizes whose loss is nearly the lowest; grey: sizes that were not searched.",
         ),
     }
+
+
+def law_captions(level: str, thinned: bool) -> dict[str, tuple[str, str]]:
+    """Picture of a law's page → its heading and its caption; ``thinned``: only some of the runs are drawn."""
+    some = " Of very many runs some are drawn." if thinned else ""
+    return {
+        "frontier": (
+            "Loss against compute",
+            f"Each dot is a run, its colour its size.{some} The line is the predicted loss if every budget is split "
+            f"best between size and tokens; the band is its {level} interval.",
+        ),
+        "isoflop": (
+            "Best sizes, budget by budget",
+            "The runs of each budget, the slice fitted to them and its minimum, dashed where the runs do not determine "
+            "one; and the best size against compute.",
+        ),
+        "surface": (
+            "What another learning rate and batch cost",
+            "Contours of the loss above the lowest, from a surface fitted to all runs, at the size and tokens that "
+            "most runs share; dots are the runs there, the cross is the optimum with its interval.",
+        ),
+        **{name: EVIDENCE[name] for name in ("backtest", "calibration")},
+    }
+
+
+def law_notes(predictor: laws.Fit | laws.Forecast) -> list[str]:
+    """The notes of the fits: drift and correction of a forecast, constants at a bound, rows left out."""
+    notes = []
+    if isinstance(predictor, laws.Forecast):
+        notes.append(
+            "For every factor e of compute beyond the largest run, the interval widens by a drift of "
+            f"{predictor.drift:.2%} of the loss (one standard deviation)."
+        )
+        if abs(predictor.correction) >= 5e-5:
+            high, change = ("high", "reduced") if predictor.correction > 0 else ("low", "raised")
+            notes.append(
+                f"The backtest's predictions were too {high} with distance, so the prediction is {change} by "
+                f"{abs(predictor.correction):.2%} for every factor e of compute, as far as the backtest extrapolated."
+            )
+    notes += [f"{name}: {note}" for name, fit in fits_of(predictor).items() for note in fit.active_bounds]
+    return [*notes, *predictor.notes]
 
 
 def outcome_lines(outcome: Outcome) -> list[str]:

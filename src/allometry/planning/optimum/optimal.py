@@ -139,6 +139,10 @@ class OptimumProblem:
             intervals=self._intervals(lowest, size),
         )
 
+    def best_size(self, flops: float) -> float:
+        """The best size for so many FLOPs, nearly, with nothing else worked out."""
+        return self._best_place(flops, rough=True)[0]
+
     def at(self, num_params: float, tokens: float) -> Optimum:
         """The prediction at one size and number of tokens, in the form of an optimum without a basin.
 

@@ -11,6 +11,7 @@ from ... import laws
 from ...quantities import format_count
 from ...runs.record import RunRecord
 from ..study_contents import StudyContents, fits_of, weights_of
+from .law_data import Calibration, backtest_calibration
 from .points_and_lines import Array, PredictedLine, exact_flops_per_token, predicted_line, predicted_loss
 
 POINTS = 192
@@ -118,8 +119,11 @@ def _most_common(values: list[float]) -> float:
 def backtest(contents: StudyContents) -> tuple[LawErrors, ...]:
     """The errors of the backtest by law, the law of largest weight first; empty without a backtest."""
     predictor = contents.predictor
-    if not isinstance(predictor, laws.Forecast):
-        return ()
+    return law_errors(predictor) if isinstance(predictor, laws.Forecast) else ()
+
+
+def law_errors(predictor: laws.Forecast) -> tuple[LawErrors, ...]:
+    """The errors of a forecast's backtest, as :func:`backtest` gives them."""
     tested = predictor.backtest
     rows = {name: [row for row in tested.rows if row.law == name] for name in weights_of(predictor)}
     return tuple(
@@ -134,6 +138,12 @@ def backtest(contents: StudyContents) -> tuple[LawErrors, ...]:
         for name, each in rows.items()
         if each
     )
+
+
+def calibration(contents: StudyContents) -> Calibration | None:
+    """How often the backtest's runs lay inside their intervals; None without a backtest of enough runs."""
+    predictor = contents.predictor
+    return backtest_calibration(predictor) if isinstance(predictor, laws.Forecast) else None
 
 
 def isoflop(contents: StudyContents) -> BudgetSlice | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ... import laws, planning
+from ...laws.forecasting.calibration import FORECAST
 from ...planning import FittedRange
 from .points_and_lines import (
     Array,
@@ -24,6 +25,7 @@ from .points_and_lines import (
 )
 
 BUDGETS, SIZES, POINTS = 48, 49, 161
+ENOUGH_TO_COVER = 10  # held-out runs
 MOST_POINTS = 1500  # runs that a picture shows
 BEYOND = 30.0  # the law is drawn to this multiple of the largest run's compute
 LEVELS = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99])
@@ -163,6 +165,23 @@ def calibration(tested: Iterable[tuple[str, Predictor, laws.Observations]]) -> C
     groups = np.array(shares)
     pooled = np.average(groups, axis=0, weights=counts)
     return Calibration(LEVELS, pooled, groups, tuple(names), int(sum(counts)))
+
+
+def backtest_calibration(forecast: laws.Forecast) -> Calibration | None:
+    """The coverage of the runs that the backtest held out, by the forecast's own width; None for too few of them."""
+    from scipy.special import stdtrit
+
+    rows = [row for row in forecast.backtest.rows if row.law == FORECAST]
+    if len(rows) < ENOUGH_TO_COVER:
+        return None
+    error, spread, sigma, factor = (
+        np.array([getattr(row, name) for row in rows]) for name in ("error", "spread", "sigma", "factor")
+    )
+    distance, drift = np.log(factor), forecast.drift_prior
+    off = np.abs(error - forecast.correction * np.minimum(distance, forecast.tested) + drift.slope * distance)
+    scale = np.sqrt(sigma**2 + forecast.scale**2 * (spread**2 + (drift.sd * distance) ** 2))
+    observed = np.array([np.mean(off <= stdtrit(forecast.freedom, (1 + level) / 2) * scale) for level in LEVELS])
+    return Calibration(LEVELS, observed, np.empty((0, len(LEVELS))), (), len(rows))
 
 
 def surface_slice(

@@ -162,9 +162,10 @@ def calibration(data: Calibration) -> Drawing:
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.plot([0, 100], [0, 100], color=SOFT, linewidth=0.8)
-        for row in data.groups:
-            axes.plot(100 * data.nominal, 100 * row, color=FAINT, linewidth=0.7)
-        axes.plot([], [], color=FAINT, linewidth=0.7, label="each table")
+        if data.names:
+            for row in data.groups:
+                axes.plot(100 * data.nominal, 100 * row, color=FAINT, linewidth=0.7)
+            axes.plot([], [], color=FAINT, linewidth=0.7, label="each table")
         label = f"all {data.points} runs"
         axes.plot(100 * data.nominal, 100 * data.observed, "o-", color=LAWS[0], markersize=4.5, label=label)
         axes.set_xlim(0, 100)

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...config.run import RunConfig
+from ...errors import UserError
+from ...laws.along_a_run.expected_band import Band, Course, band
 from ...planning import FittedRange
-from ..study_contents import StudyContents
+from ...planning.resources.shapes import size_of
+from ..study_contents import Curve, StudyContents
 from .points_and_lines import (
     Array,
     PredictedLine,
@@ -85,10 +89,11 @@ class TrainingCurve:
 
 @dataclass(frozen=True, eq=False)
 class TrainingCurves:
-    """Smoothed training loss against tokens, rungs first."""
+    """Smoothed training loss against tokens, rungs first; the band in which the target's loss was expected."""
 
     unit: str
     curves: tuple[TrainingCurve, ...]
+    expected: Band | None
 
 
 def loss_by_compute(contents: StudyContents) -> LossByCompute:
@@ -135,7 +140,26 @@ def training_curves(contents: StudyContents) -> TrainingCurves:
             means = _means(tokens, loss)
             size = record.num_params
             curves.append(TrainingCurve(record.id, record.kind, size, tokens, loss, *means, record.loss))
-    return TrainingCurves(contents.unit, tuple(curves))
+    return TrainingCurves(contents.unit, tuple(curves), _expected(contents))
+
+
+def _expected(contents: StudyContents) -> Band | None:
+    """The early-warning band of the planned run, by the law and the rungs' curves; None where they do not give one."""
+    run, predictor = contents.planned, contents.predictor
+    if run is None or predictor is None or not run.trainer.schedules:
+        return None
+    try:
+        rungs = [record for record in contents.finished("ladder") if record.config.trunk != run.trunk]
+        courses = [_course(contents, record.config, contents.curves[record.id]) for record in rungs]
+        return band(predictor, [course for course in courses if course.curve], _course(contents, run))
+    except UserError:
+        return None
+
+
+def _course(contents: StudyContents, config: RunConfig, curve: Curve | None = None) -> Course:
+    schedule = config.schedule
+    start = max(1.0, schedule.tokens_before(schedule.decay_start))
+    return Course(size_of(config.model, contents.counted), config.tokens, start, curve or ())
 
 
 def _frontier(

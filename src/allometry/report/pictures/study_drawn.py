@@ -130,6 +130,18 @@ def training_curves(data: TrainingCurves) -> Drawing:
             losses += [*curve.mean_loss[curve.mean_tokens >= curve.tokens[-1] / 10]]
         limit(axes, losses)
         ends = [curve.tokens[-1] for curve in data.curves]
+        if data.expected is not None:
+            shown = data.expected
+            axes.fill_between(
+                shown.tokens,
+                shown.low,
+                shown.high,
+                color=TARGET,
+                alpha=0.16,
+                linewidth=0,
+                label="expected of the target",
+            )
+            ends.append(shown.tokens[-1])
         axes.set_xlim(min(ends) / 20, max(ends) * 1.2)
         log_x(axes, "tokens seen", format_count)
         log_y(axes, f"loss ({data.unit})")

@@ -93,46 +93,46 @@
 
   function answer() {
     const asked = question(), level = Number(field("level").value);
-    const found = lawOfTable.optimal(law, planning, asked, level);
-    const chosen = lawOfTable.settings(data.settings, found.num_params, found.tokens);
-    if (chosen && chosen.batch > found.tokens) {
-      throw new Refusal(`${count(found.tokens)} tokens are less than one batch of ${count(chosen.batch)}: ask for more`);
+    const best = lawOfTable.optimal(law, planning, asked, level);
+    const chosen = lawOfTable.settings(data.settings, best.num_params, best.tokens);
+    if (chosen && chosen.batch > best.tokens) {
+      throw new Refusal(`${count(best.tokens)} tokens are less than one batch of ${count(chosen.batch)}: ask for more`);
     }
-    const time = found.flops / asked.on.rate;
+    const time = best.flops / asked.on.rate;
     const cost = asked.on.price === null ? null : (asked.on.price * asked.on.devices * time) / 3600;
-    const known = Number.isFinite(found.low) && Number.isFinite(found.high);
-    write("loss", digits(found.loss, 5), found.loss);
-    write("interval", known ? `${digits(found.low, 5)} – ${digits(found.high, 5)}` : "no interval: this law has none",
-          known ? `${found.low} to ${found.high}` : undefined);
-    write("num_params", count(found.num_params), found.num_params);
-    write("num_params_interval", range(found.intervals?.num_params, count), found.intervals?.num_params.join(" to "));
-    write("tokens", count(found.tokens), found.tokens);
-    write("tokens_interval", range(found.intervals?.tokens, count), found.intervals?.tokens.join(" to "));
-    write("ratio", digits(found.tokens / found.num_params, 3), found.tokens / found.num_params);
-    write("flops", flops(found.flops), found.flops);
-    write("inference_flops", found.inference_flops ? flops(found.inference_flops) : "–", found.inference_flops);
-    write("batch", chosen ? `${count(chosen.batch)} tokens, ${count(found.tokens / chosen.batch)} steps` : "–", chosen?.batch);
+    const known = Number.isFinite(best.low) && Number.isFinite(best.high);
+    write("loss", digits(best.loss, 5), best.loss);
+    write("interval", known ? `${digits(best.low, 5)} – ${digits(best.high, 5)}` : "no interval: this law has none",
+          known ? `${best.low} to ${best.high}` : undefined);
+    write("num_params", count(best.num_params), best.num_params);
+    write("num_params_interval", range(best.intervals?.num_params, count), best.intervals?.num_params.join(" to "));
+    write("tokens", count(best.tokens), best.tokens);
+    write("tokens_interval", range(best.intervals?.tokens, count), best.intervals?.tokens.join(" to "));
+    write("ratio", digits(best.tokens / best.num_params, 3), best.tokens / best.num_params);
+    write("flops", flops(best.flops), best.flops);
+    write("inference_flops", best.inference_flops ? flops(best.inference_flops) : "–", best.inference_flops);
+    write("batch", chosen ? `${count(chosen.batch)} tokens, ${count(best.tokens / chosen.batch)} steps` : "–", chosen?.batch);
     write("lr", chosen ? digits(chosen.lr, 3) : "–", chosen?.lr);
     write("time", seconds(time), time);
     write("cost", cost === null ? "give a price" : digits(cost, 3), cost ?? undefined);
-    write("within_0_1_percent", range(found.basin?.within_0_1_percent, count), found.basin?.within_0_1_percent.join(" to "));
-    write("within_0_5_percent", range(found.basin?.within_0_5_percent, count), found.basin?.within_0_5_percent.join(" to "));
-    const size = found.basin ? [found.basin.half, found.basin.double].map((x) => (Number.isFinite(x) ? percent(x) : "–")) : null;
-    write("half_or_double", size ? size.join(" / ") : "–", found.basin ? [found.basin.half, found.basin.double].join(" and ") : undefined);
-    const lines = [...found.cautions, ...found.notes].map((text) => {
+    write("within_0_1_percent", range(best.basin?.within_0_1_percent, count), best.basin?.within_0_1_percent.join(" to "));
+    write("within_0_5_percent", range(best.basin?.within_0_5_percent, count), best.basin?.within_0_5_percent.join(" to "));
+    const size = best.basin ? [best.basin.half, best.basin.double].map((x) => (Number.isFinite(x) ? percent(x) : "–")) : null;
+    write("half_or_double", size ? size.join(" / ") : "–", best.basin ? [best.basin.half, best.basin.double].join(" and ") : undefined);
+    const lines = [...best.cautions, ...best.notes].map((text) => {
       const line = document.createElement("li");
       line.textContent = text;
       return line;
     });
     part("notes").replaceChildren(...lines);
-    follow(found);
-    return { asked, found, level };
+    follow(best);
+    return { asked, best, level };
   }
 
   /** Size and tokens that the user has not fixed follow the answer, and so do all sliders. */
-  function follow(found) {
+  function follow(best) {
     for (const name of ["num_params", "tokens"]) {
-      if (!field(`fix_${name}`).checked) field(name).value = count(found[name]);
+      if (!field(`fix_${name}`).checked) field(name).value = count(best[name]);
     }
     for (const input of section.querySelectorAll("input[data-for]")) {
       if (input === document.activeElement || !given(input.dataset.for)) continue;
@@ -159,13 +159,13 @@
   // ---- the curve: loss against size along the budget, with its interval, and the answer as a point
   const POINTS = 61;
 
-  function curveOf({ asked, found, level }) {
-    const spent = asked.flops ?? found.flops + found.inference_flops;
+  function curveOf({ asked, best, level }) {
+    const spent = asked.flops ?? best.flops + best.inference_flops;
     const line = lawOfTable.budgetLine(law, spent, asked.inference_tokens ?? 0);
-    let [low, high] = [found.num_params / 8, found.num_params * 8];
-    if (found.basin) {
-      const [least, most] = found.basin.within_0_5_percent;
-      [low, high] = [Math.min(least ** 2 / found.num_params, found.num_params / 2), Math.max(most ** 2 / found.num_params, found.num_params * 2)];
+    let [low, high] = [best.num_params / 8, best.num_params * 8];
+    if (best.basin) {
+      const [least, most] = best.basin.within_0_5_percent;
+      [low, high] = [Math.min(least ** 2 / best.num_params, best.num_params / 2), Math.max(most ** 2 / best.num_params, best.num_params * 2)];
     }
     const points = [];
     for (let i = 0; i < POINTS; i++) {
@@ -178,7 +178,7 @@
   }
 
   function drawCurve(svg, shown) {
-    const { found } = shown, points = curveOf(shown);
+    const { best } = shown, points = curveOf(shown);
     const width = Math.max(svg.parentElement.clientWidth, 260), height = Math.round(Math.min(300, 120 + width / 4));
     const box = { left: 58, right: width - 14, top: 12, bottom: height - 40 };
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -186,7 +186,7 @@
     svg.replaceChildren();
     if (points.length < 2) return;
     const known = points.filter((p) => Number.isFinite(p.low) && Number.isFinite(p.high));
-    const losses = [...points.map((p) => p.value), ...known.flatMap((p) => [p.low, p.high]), found.loss];
+    const losses = [...points.map((p) => p.value), ...known.flatMap((p) => [p.low, p.high]), best.loss];
     const [least, most] = [Math.min(...losses), Math.max(...losses)], room = Math.max((most - least) * 0.06, 1e-6 * most);
     const [first, last] = [points[0].N, points[points.length - 1].N];
     const x = (N) => box.left + (box.right - box.left) * (Math.log(N / first) / Math.log(last / first));
@@ -198,13 +198,13 @@
       svg.appendChild(node);
       return node;
     };
-    const title = `Predicted loss against model size for ${flops(found.flops)} FLOPs of training; the answer is `
-      + `${count(found.num_params)} parameters with a loss of ${digits(found.loss, 5)}`;
+    const title = `Predicted loss against model size for ${flops(best.flops)} FLOPs of training; the answer is `
+      + `${count(best.num_params)} parameters with a loss of ${digits(best.loss, 5)}`;
     add("title", {}, title);
     svg.setAttribute("aria-label", title);
-    if (found.basin) {
+    if (best.basin) {
       for (const [name, shade] of [["within_0_5_percent", "basin-wide"], ["within_0_1_percent", "basin-near"]]) {
-        const [from, to] = found.basin[name].map((N) => Math.min(Math.max(N, first), last));
+        const [from, to] = best.basin[name].map((N) => Math.min(Math.max(N, first), last));
         add("rect", { class: shade, x: x(from), y: box.top, width: x(to) - x(from), height: box.bottom - box.top });
       }
     }
@@ -221,9 +221,9 @@
       add("path", { class: "band", d: `${path(known, "high")}${path([...known].reverse(), "low").replace("M", "L")}Z` });
     }
     add("path", { class: "line", d: path(points, "value") });
-    const mark = add("circle", { class: "point", cx: x(found.num_params), cy: y(found.loss), r: 6, tabindex: 0 });
+    const mark = add("circle", { class: "point", cx: x(best.num_params), cy: y(best.loss), r: 6, tabindex: 0 });
     mark.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "title")).textContent =
-      `${count(found.num_params)} parameters, ${count(found.tokens)} tokens: ${digits(found.loss, 5)}`;
+      `${count(best.num_params)} parameters, ${count(best.tokens)} tokens: ${digits(best.loss, 5)}`;
     add("text", { x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle" }, "model size (parameters) at this budget");
   }
 

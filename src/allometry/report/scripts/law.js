@@ -309,18 +309,18 @@ const lawOfTable = (() => {
       cautions.push(`the best size lies outside what was run: the law puts it at ${show(ratio)} tokens per parameter, `
         + `the runs have ${show(covered[0])} to ${show(covered[1])}`);
     }
-    const found = { ...point, at_edge: low.atEdge, cautions: [...cautions, ...point.cautions] };
-    if (!low.atEdge) found.basin = basin(line, low, point.loss);
+    const result = { ...point, at_edge: low.atEdge, cautions: [...cautions, ...point.cautions] };
+    if (!low.atEdge) result.basin = basin(line, low, point.loss);
     if (low.grid.length > 1) {
       const grid = spaced(low.grid[0], low.grid[low.grid.length - 1], GRID_OF_REFITS);
       const range = law.sizes(line, grid, law.table.levels[place], planning.shares);
       if (range) {
         const least = Math.min(Math.exp(Math.min(range[0], low.best)), N);
         const most = Math.max(Math.exp(Math.max(range[1], low.best)), N);
-        found.intervals = { num_params: [least, most], tokens: [line.tokens(most), line.tokens(least)] };
+        result.intervals = { num_params: [least, most], tokens: [line.tokens(most), line.tokens(least)] };
       }
     }
-    return serve(found);
+    return serve(result);
   }
 
   /** Batch in tokens and learning rate of a rule of powers, (N, D, 6·N·D)-wise; null where there is none. */
