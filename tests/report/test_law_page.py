@@ -1,0 +1,80 @@
+"""The page of anybody's table: what the law says, the law to ask, the runs; small however long the table is."""
+
+import numpy as np
+import pytest
+
+from allometry import laws, planning
+from allometry.errors import UserError
+from allometry.report import check_page, write_law_page
+from allometry.report.law_page import MOST_ROWS
+from helpers.ladders import LADDER, ladder
+from helpers.pages import read
+
+MOST_BYTES = 3_000_000
+HOSTILE = "</script><script>window.ran=1</script><img src=x onerror='window.ran=1'>"
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return ladder("chinchilla", noise=0.004)
+
+
+@pytest.fixture(scope="module")
+def fit(runs):
+    return laws.fit("chinchilla", runs, bootstrap=40)
+
+
+def test_the_page_says_what_the_law_says(runs, fit, tmp_path):
+    page = read(write_law_page(fit, runs, tmp_path / "page.html", "runs.csv"))
+    assert "Scaling law of runs.csv" in page.words["h1"]
+    best = planning.optimal(fit, 10 * planning.FittedRange.by(fit).flops[1])
+    assert f"a loss of {best.loss:.4g} [{best.low:.4g}, {best.high:.4g}]" in page.words["p"]
+    for value in fit.values.values():
+        assert any(f"{value:.5g}" in row for row in page.cells)
+    rows = {row[0] for row in page.cells if row}
+    assert set(runs.labels) <= rows
+    for label in runs.labels:
+        assert f"{label}: " in page.words["title"]
+
+
+def test_markup_in_names_stays_text(runs, fit, tmp_path):
+    from dataclasses import replace
+
+    named = replace(runs, labels=(HOSTILE, *runs.labels[1:]))
+    path = write_law_page(fit, named, tmp_path / "page.html", HOSTILE)
+    page = read(path)
+    assert HOSTILE in page.words["h1"]
+    assert HOSTILE in page.words["td"]
+    assert not page.all("img")
+    assert len(page.all("script")) == 4
+
+
+def test_a_law_without_refits_says_that_it_has_no_interval(runs, tmp_path):
+    alone = laws.fit("chinchilla", runs, bootstrap=0)
+    page = read(write_law_page(alone, runs, tmp_path / "page.html", "runs.csv"))
+    for words in (page.words["p"], page.words["td"]):
+        assert "nan" not in words.lower()
+
+
+def test_a_long_table_makes_a_small_page(tmp_path):
+    generator = np.random.default_rng(0)
+    n, d = np.exp(generator.uniform(np.log([[2e7], [5e8]]), np.log([[3e9], [2e11]]), (2, 100_000)))
+    loss = laws.LAWS["power"].loss({"k": 25.0, "alpha": -0.06, "beta": -0.05}, n, d)
+    many = laws.Observations(n, d, loss, 6 * n * d, np.full(len(n), np.nan), tuple(map(str, range(len(n)))))
+    fit = laws.fit("power", many, bootstrap=3)
+    path = write_law_page(fit, many, tmp_path / "page.html", "many.csv")
+    assert path.stat().st_size < MOST_BYTES
+    page = read(path)
+    assert f"The {MOST_ROWS} runs of most compute, of 100000." in page.words["main"]
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_every_law_of_size_and_tokens_has_a_page(name):
+    assert check_page(laws.fit(name, ladder(name, noise=0.004), bootstrap=0))
+
+
+def test_other_laws_are_refused():
+    with pytest.raises(UserError, match="size and tokens"):
+        check_page(laws.fit("three_term", ladder("three_term"), bootstrap=0))
+    with pytest.raises(UserError, match="--html"):
+        check_page(None)
