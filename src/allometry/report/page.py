@@ -72,6 +72,7 @@ def _pictures(contents: StudyContents) -> dict[str, Picture]:
         "backtest": evidence.backtest(contents) or None,
         "calibration": evidence.calibration(contents),
         "sweep": evidence.sweep(contents),
+        "scores": evidence.scores(contents) or None,
         "training_curves": loss_curves.training_curves(contents) if any(contents.curves.values()) else None,
     }
     captions = sentences.captions(contents)

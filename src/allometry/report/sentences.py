@@ -110,6 +110,11 @@ def captions(contents: StudyContents) -> dict[str, tuple[str, str]]:
             "What other learning rates and batches cost, at the sizes and lengths of the sweep; each line is relative "
             "to the best run of that size and length, and the chosen value is marked.",
         ),
+        "scores": (
+            "Scores beside the loss",
+            "Held-out scores of every run by its compute, as the task measures them; bars show two standard errors, "
+            "the planned run is orange.",
+        ),
         **EVIDENCE,
         "isoflop": (
             "The choice of size",

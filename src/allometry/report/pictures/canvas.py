@@ -87,7 +87,8 @@ class Drawing:
         """Drawn into a new figure in this module's style, whatever the user's own settings are."""
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
-            matplotlib.rcParams.update(STYLE | {"svg.fonttype": text})
+            matplotlib.rcParams.update(STYLE)
+            matplotlib.rcParams["svg.fonttype"] = text
             figure = Figure(figsize=(width, height), layout="constrained")
             self.draw(figure)
             buffer = io.BytesIO()
@@ -105,9 +106,9 @@ def is_slim(figure: Figure) -> bool:
     return figure.get_figwidth() < (WIDTH + SLIM) / 2
 
 
-def panels(figure: Figure, count: int, columns: int, **shared: Any) -> list[Axes]:
-    """So many axes side by side, in a page; on a phone in so many columns."""
-    width = columns if is_slim(figure) else count
+def panels(figure: Figure, count: int, slim_columns: int, most: int = 9, **shared: Any) -> list[Any]:
+    """So many axes, at most ``most`` side by side; on a phone in so many columns."""
+    width = slim_columns if is_slim(figure) else min(count, most)
     axes = figure.subplots(-(-count // width), width, squeeze=False, **shared).ravel().tolist()
     for unused in axes[count:]:
         unused.set_visible(False)

@@ -15,6 +15,7 @@ from .law_data import Calibration, backtest_calibration
 from .points_and_lines import Array, PredictedLine, exact_flops_per_token, predicted_line, predicted_loss
 
 POINTS = 192
+FEWEST_SCORED, MOST_SCORES = 3, 6
 ISOFLOP_RISE = 0.05  # the slice ends where the loss exceeds its lowest value by this fraction
 
 
@@ -59,6 +60,19 @@ class LawErrors:
     def describe(self) -> list[str]:
         """Each prediction in a line, for a pointer over its point."""
         return [f"{self.law}: {e:+.2%} at {f:.3g}× its fit" for f, e in zip(self.factor, self.error, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreByCompute:
+    """One held-out score beside the loss, such as an accuracy, of every run that has it: arrays over the runs."""
+
+    score: str
+    flops: Array
+    num_params: Array
+    value: Array
+    error: Array
+    is_target: Array
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +152,29 @@ def law_errors(predictor: laws.Forecast) -> tuple[LawErrors, ...]:
         for name, each in rows.items()
         if each
     )
+
+
+def scores(contents: StudyContents) -> tuple[ScoreByCompute, ...]:
+    """Every score that at least three finished runs have, at most ``MOST_SCORES``."""
+    finished = contents.finished("ladder", "target", "run")
+    names = dict.fromkeys(name for record in finished for name in record.scores)
+    panels = []
+    for name in names:
+        runs = [r for r in finished if name in r.scores and np.isfinite(r.scores[name].value)]
+        if len(runs) < FEWEST_SCORED:
+            continue
+        panels.append(
+            ScoreByCompute(
+                score=name,
+                flops=np.array([r.flops for r in runs], float),
+                num_params=np.array([contents.size(r) for r in runs]),
+                value=np.array([r.scores[name].value for r in runs]),
+                error=np.nan_to_num([r.scores[name].error for r in runs]),
+                is_target=np.array([r.kind == "target" for r in runs]),
+                names=tuple(f"{r.id}: {name} {r.scores[name].value:.4g}" for r in runs),
+            )
+        )
+    return tuple(panels[:MOST_SCORES])
 
 
 def calibration(contents: StudyContents) -> Calibration | None:

@@ -38,7 +38,7 @@ from .canvas import (
     power_of_ten,
     size_colours,
 )
-from .evidence import BudgetSlice, LawErrors, SweepArm, SweepArms
+from .evidence import BudgetSlice, LawErrors, ScoreByCompute, SweepArm, SweepArms
 from .loss_curves import LossByCompute, SizeCurves, TrainingCurves
 from .points_and_lines import PredictedLine, RunPoint, Target
 
@@ -205,6 +205,22 @@ def backtest(data: Sequence[LawErrors]) -> Drawing:
         figure.supxlabel("compute of the predicted run over the largest fitted", fontsize=8.5)
 
     return drawing(draw, 2.8, 2.4 * -(-len(data) // 2) + 0.5)
+
+
+def scores(data: Sequence[ScoreByCompute]) -> Drawing:
+    """A panel for each score: dots are runs by their compute, coloured by size; the target is an orange diamond."""
+
+    def draw(figure: Figure) -> None:
+        colours = size_colours([size for one in data for size in one.num_params])
+        for axes, one in zip(panels(figure, len(data), 1, most=3), data, strict=True):
+            shades = [TARGET if aim else colours[size] for size, aim in zip(one.num_params, one.is_target, strict=True)]
+            axes.errorbar(one.flops, one.value, yerr=2 * one.error, fmt="none", ecolor=SOFT, elinewidth=0.7, alpha=0.6)
+            dots = axes.scatter(one.flops, one.value, c=shades, s=26, linewidths=0.5, edgecolors="white", zorder=3)
+            name_points(axes, dots, one.names)
+            axes.set_title(one.score, parse_math=False)
+            log_x(axes, "training compute (FLOPs)", power_of_ten)
+
+    return drawing(draw, 2.7 * -(-len(data) // 3), 2.5 * len(data))
 
 
 def isoflop(data: BudgetSlice) -> Drawing:
