@@ -12,6 +12,7 @@ import numpy as np
 from .. import planning
 from ..errors import UserError
 from ..files import replace_file
+from ..laws.fitting.fit import GREEK
 from ..planning import Overtaking
 from ..quantities import format_count, format_flops
 from ..runs.study import Study
@@ -168,12 +169,14 @@ def _pictures(
         ]
         for each in compared
     }
+    shown = [each for *_, each in pairs] if len(pairs) == 1 else []
     caption = (
         "Lines: the lowest predicted loss of each budget, 6·N·D, with its "
-        f"{LEVEL:.0%} interval; dots: the runs of the ladders. "
-        + ("Shaded upright: where one overtakes the other, with its interval." if len(compared) == 2 else "")
+        f"{LEVEL:.0%} interval; dots: the runs of the ladders."
     )
-    drawn = comparison_drawn.frontiers(lines, runs, [each for *_, each in pairs] if len(pairs) == 1 else [], unit)
+    if any(each.flops for each in shown):
+        caption += " Shaded upright: where one overtakes the other, with its interval."
+    drawn = comparison_drawn.frontiers(lines, runs, shown, unit)
     heading = "Loss against compute"
     return {"frontiers": Picture(heading, caption, on_page(drawn, "frontiers", f"{heading}. {caption}"))}
 
@@ -239,7 +242,8 @@ def _constants(compared: Sequence[ComparedStudy]) -> ReportTable:
     for one in compared:
         for name in weights_of(one.predictor):
             fit = fits_of(one.predictor)[name]
-            words = ", ".join(f"{symbol} {format_constant(value)}" for symbol, value in fit.values.items())
+            values = fit.values.items()
+            words = ", ".join(f"{GREEK.get(symbol, symbol)} {format_constant(value)}" for symbol, value in values)
             rows.append(row(one.name, name, f"{weights_of(one.predictor)[name]:.2f}", fit.law.formula, words))
     columns = ("study", "law", "weight", "formula", "constants")
     return ReportTable(columns, tuple(rows), frozenset({"study", "law", "formula", "constants"}))
