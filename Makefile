@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= 2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test types faults extras models lint clean
+.PHONY: demo test types faults extras models docs lint clean
 CODE := src tests benchmarks docs examples
 .DELETE_ON_ERROR:
 
@@ -32,6 +32,10 @@ models: $(VENV)/.test
 	$(PIP) install -q -c constraints.txt -e ".[gguf,evaluation]" xllamacpp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/lm tests/nn/test_scale_pretrained.py tests/workflow/test_finetune_model.py
 
+# The site, in build/site: every page, link and anchor is checked. build/site/index.html opens offline.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
@@ -41,7 +45,7 @@ types: $(VENV)/.test
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build/site
 
 # The CPU build of PyTorch first, wherever pip can find it: the default build for Linux brings gigabytes of CUDA.
 $(VENV)/.torch: constraints.txt
@@ -60,3 +64,9 @@ $(VENV)/.core: $(VENV)/.torch pyproject.toml
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
 	$(PIP) install -q -c constraints.txt -e ".[test]"
 	@touch $@ $(VENV)/.core
+
+# Beside the others, or alone: pages need no torch.
+$(VENV)/.docs: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt -e ".[docs]"
+	@touch $@
