@@ -1,6 +1,7 @@
-"""Draw the pictures of laws.md and plans.md from public tables of runs, into docs/pictures.
+"""Draw the pictures of the pages into docs/pictures, from public tables of runs and from benchmarks/results.
 
-The tables lie in the folder that ALLOMETRY_SHARED (or ../shared beside the repository) names. About a minute:
+The tables lie in the folder that ALLOMETRY_SHARED (or ../shared beside the repository) names; `calibration` and
+`tournament` need the committed results only. About a minute:
 
     python docs/draw.py [NAME ...]
 """
@@ -9,10 +10,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import result_pictures
+import scoreboard
 
 from allometry import laws, planning
 from allometry.report.pictures import law_data, law_drawn
@@ -71,30 +74,33 @@ def surface() -> Drawing:
     )
 
 
-def calibration() -> Drawing:
-    """Every public table that counts, at both splits of the benchmark."""
-    sys.path.insert(0, str(HERE.parent / "benchmarks"))
-    from forecast_tables import COUNTED, public_tables, splits
-
-    def tested() -> Iterator[tuple[str, laws.Forecast, laws.Observations]]:
-        for name, runs in public_tables():
-            for split, fitted, held_out in splits(runs) if name.startswith(COUNTED) else ():
-                yield f"{name}, {split}", laws.forecast(fitted), held_out
-
-    return law_drawn.calibration(law_data.calibration(tested()))
+def tournament() -> str:
+    """Every study of the tournament: what was predicted, and what came out."""
+    return result_pictures.tournament(scoreboard.studies())
 
 
-PICTURES: dict[str, Callable[[], str]] = {
-    each.__name__: each for each in (fit, residuals, isoflop, basin, surface, calibration)
+def calibration() -> str:
+    """How often the 90 % intervals held on tables of known truths (benchmarks/results/calibration.json)."""
+    return result_pictures.calibration(scoreboard.known_truths(scoreboard.read("calibration.json")))
+
+
+OF_TABLES: dict[str, Callable[[], Drawing]] = {
+    each.__name__: each for each in (fit, residuals, isoflop, basin, surface)
 }
+OF_RESULTS: dict[str, Callable[[], str]] = {each.__name__: each for each in (calibration, tournament)}
+
+
+def picture(name: str) -> str:
+    """The SVG of that name."""
+    return OF_RESULTS[name]() if name in OF_RESULTS else OF_TABLES[name]().as_file()
 
 
 def main() -> None:
     """Draw all, or those named."""
-    for name in sys.argv[1:] or PICTURES:
+    for name in sys.argv[1:] or (*OF_TABLES, *OF_RESULTS):
         path = HERE / "pictures" / f"{name}.svg"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(PICTURES[name]().as_file(), encoding="utf-8")
+        path.write_text(picture(name), encoding="utf-8")
         print(path.relative_to(HERE.parent), f"{path.stat().st_size / 1e3:.0f} kB")
 
 
