@@ -168,6 +168,11 @@ class Watch:
         return {"rms": ordered(self.rms), "common": ordered(self.common)}
 
 
+def normed(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """Each row at root mean square 1."""
+    return F.rms_norm(x, x.shape[-1:], eps=eps)
+
+
 class TrialAttention(nn.Attention):
     """Attention as the trial wants it."""
 
@@ -183,7 +188,7 @@ class TrialAttention(nn.Attention):
         parts = self.qkv(x).unflatten(-1, (-1, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         q, k, v = parts[:3]
         if self.qk_norm:
-            q, k = F.rms_norm(q), F.rms_norm(k)
+            q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
         rotation = rotation or self.rotation(length, q)
         q, k = F.rope(q, *rotation), F.rope(k, *rotation)
         for name, value in (("q", q), ("k", k), ("v", v)):
@@ -191,9 +196,9 @@ class TrialAttention(nn.Attention):
         y = self.average(q, k, v)
         self.watch("average", y)
         if trial.sub == "head":
-            y = F.rms_norm(y)
+            y = F.rms_norm(y, y.shape[-1:])
         if trial.gate != "none" and trial.sub == "row":
-            y = self.rows(F.rms_norm(self.columns(y)))
+            y = self.rows(normed(self.columns(y)))
         if trial.gate == "own":
             y = y * v
         elif trial.gate == "linear":
@@ -222,7 +227,7 @@ class TrialAttention(nn.Attention):
         if trial.sub == "inner":
             self.watch("raw", y)
             # A first row less its own mean is 0: an eps that keeps the gradient there finite.
-            y = self.rows(F.rms_norm(self.columns(y), eps=0.1))
+            y = self.rows(normed(self.columns(y), eps=0.1))
         if trial.own:
             y = math.sqrt(1 - trial.own**2) * y + trial.own * v
         return y

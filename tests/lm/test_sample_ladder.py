@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from allometry.errors import UserError
-from allometry.lm.finetuning.examples import Example, batch_of, read_examples, split
+from allometry.lm.finetuning import sample_ladder
+from allometry.lm.finetuning.examples import Example, batch_of, labels_in, read_examples, split
 from allometry.lm.finetuning.sample_ladder import CountResult, FineTuning, SampleLadder
 
 
@@ -49,7 +50,7 @@ def test_every_count_is_a_whole_training_of_its_own(tmp_path):
     for branch in together:
         (alone,) = trained(tmp_path / str(branch.count), counts=(branch.count,))
         assert alone == branch
-    assert together[-1].loss < together[0].loss
+    assert together[-1].held_out.loss < together[0].held_out.loss
 
 
 def test_an_interruption_changes_nothing(tmp_path):
@@ -70,11 +71,11 @@ def test_scaled_operands_train_as_plain_ones(tmp_path):
     ladder = SampleLadder(_Plain(), examples(80)[16:], examples(16), FineTuning(**OPTIONS | {"rule": "absmax"}))
     scaled = list(ladder.branches(tmp_path / "b"))
     for one, other in zip(plain, scaled, strict=True):
-        assert other.loss == pytest.approx(one.loss, rel=2e-3)
+        assert other.held_out.loss == pytest.approx(one.held_out.loss, rel=2e-3)
     low = SampleLadder(
         _Plain(), examples(80)[16:], examples(16), FineTuning(**OPTIONS | {"rule": "rms", "format": "fp8"})
     )
-    assert list(low.branches(tmp_path / "c"))[-1].loss < plain[0].loss
+    assert list(low.branches(tmp_path / "c"))[-1].held_out.loss < plain[0].held_out.loss
 
 
 class _Output(dict):
@@ -101,7 +102,7 @@ def test_the_loss_counts_completions_alone():
     )
     logits = ladder.model(torch.tensor([[1, 2, 3]])).logits[0]
     expected = nn.functional.cross_entropy(logits[1:], torch.tensor([3, 4])).item()
-    assert ladder.score()[0] == pytest.approx(expected, rel=1e-6)
+    assert ladder.score().loss == pytest.approx(expected, rel=1e-6)
 
 
 def encode(text: str) -> list[int]:
@@ -151,3 +152,61 @@ def test_too_few_examples_and_a_rate_too_high_are_one_line(tmp_path):
         SampleLadder(small(), examples(8), examples(4), FineTuning(**OPTIONS))
     with pytest.raises(UserError, match="lower --lr"):
         trained(tmp_path, lr=1e30)
+
+
+class Classes(nn.Module):
+    """A classifier with the interface of transformers, by the mean of the tokens that are there."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(16, 12), nn.Linear(12, 3)
+
+    def forward(self, input_ids, attention_mask):
+        there = attention_mask[..., None]
+        return SimpleNamespace(logits=self.head((self.table(input_ids) * there).sum(1) / there.sum(1)))
+
+
+def labelled(count: int) -> list[Example]:
+    """The label is the number of the third that the first token is in; the others are of that third too."""
+    return [Example(tuple(5 * (i % 3) + (i * j) % 5 for j in range(2 + i % 4)), 2 + i % 4, i % 3) for i in range(count)]
+
+
+def test_labels_are_learned_and_scored(tmp_path):
+    torch.manual_seed(0)
+    options = FineTuning(counts=(32, 128), lr=3e-2, batch=4, rule="none")
+    ladder = SampleLadder(Classes(), labelled(200)[40:], labelled(40), options, pad=7)
+    few, many = ladder.branches(tmp_path)
+    assert many.held_out.loss < few.held_out.loss
+    part = batch_of(labelled(40), 7)
+    assert part["labels"].tolist() == [i % 3 for i in range(40)]
+    logits = ladder.model(part["input_ids"], part["attention_mask"]).logits
+    assert many.held_out.accuracy > 0.9
+    assert many.held_out.examples == 40
+    assert ladder.score().loss == pytest.approx(nn.functional.cross_entropy(logits, part["labels"]).item(), rel=1e-5)
+    assert ladder.score().accuracy == (logits.argmax(1) == part["labels"]).float().mean().item()
+
+
+def test_pieces_of_a_batch_train_as_the_whole_batch(tmp_path, monkeypatch):
+    whole = trained(tmp_path / "whole")
+    monkeypatch.setattr(sample_ladder, "PIECE_LOGITS", 1)
+    for one, other in zip(whole, trained(tmp_path / "pieces"), strict=True):
+        assert other.held_out.loss == pytest.approx(one.held_out.loss, rel=1e-4)
+        assert other.train_loss == pytest.approx(one.train_loss, rel=1e-4)
+
+
+def test_labels_of_a_file(tmp_path):
+    file = tmp_path / "a.jsonl"
+    rows = [{"text": "b a\u2028c", "label": "libs"}, {"text": "c", "label": 3}]
+    file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    assert labels_in(file) == ("3", "libs")
+    assert [e.label for e in read_examples(file, encode, None, 8, labels_in(file))] == [1, 0]
+    file.write_text(json.dumps({"text": "a"}))
+    assert labels_in(file) == ()
+    for content, reason in (
+        ([{"text": "a", "label": 1}, {"text": "b"}], 'line 2: give "text" and "label"'),
+        ([{"text": "a", "label": 1}, {"text": "b", "label": 1}], "nothing to tell apart"),
+        ([{"text": "a", "label": 1}, {"label": 2}], 'line 2: give "text" and "label"'),
+    ):
+        file.write_text("\n".join(map(json.dumps, content)))
+        with pytest.raises(UserError, match=reason):
+            labels_in(file)

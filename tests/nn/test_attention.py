@@ -308,8 +308,8 @@ def test_attention_refuses(inputs, options, error, words):
 @pytest.mark.parametrize(
     ("x", "options", "error", "words"),
     [
-        (torch.zeros(3, dtype=torch.int64), {}, TypeError, "x: torch.int64"),
-        (torch.zeros(3, 0), {}, ValueError, "x: shape"),
+        (torch.zeros(3, dtype=torch.int64), {}, TypeError, "input: torch.int64"),
+        (torch.zeros(3, 0), {}, ValueError, "input: shape"),
         (torch.zeros(3), {"multiplier": -20}, ValueError, "multiplier: -20"),
         (torch.zeros(3), {"constraint": "input"}, ValueError, "constraint: 'input'"),
     ],

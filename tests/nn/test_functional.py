@@ -1,6 +1,8 @@
 """Each operation against PyTorch's own in float64, and its scale for unit-normal inputs and upstream gradients."""
 
+import inspect
 import math
+import re
 from functools import partial
 
 import pytest
@@ -31,6 +33,14 @@ def leaf(*shape, dtype=torch.float32) -> torch.Tensor:
 
 def leaves(*shapes) -> list[torch.Tensor]:
     return [leaf(*shape, dtype=f64) for shape in shapes]
+
+
+def rms_rows(x, weight=None):
+    return F.rms_norm(x, x.shape[-1:], weight)
+
+
+def layer_rows(x, weight=None, bias=None):
+    return F.layer_norm(x, x.shape[-1:], weight, bias)
 
 
 def compare(ours, plain, inputs, value: float, *factors: float):
@@ -133,7 +143,8 @@ def test_linear_reads_strided_inputs_and_gradients():
 @pytest.mark.parametrize("norm", [False, True])
 def test_gradients_of_a_tensor_used_twice_add_up_under_a_constraint(norm):
     x, a, b = leaf(4, 6, dtype=f64), torch.randn(5, 6, dtype=f64), torch.randn(5, 6, dtype=f64)
-    ours, plain = (F.rms_norm, lambda x: T.rms_norm(x, (6,), eps=1e-6)) if norm else (torch.sin, torch.sin)
+    norms = rms_rows, lambda x: T.rms_norm(x, (6,), eps=1e-6)
+    ours, plain = norms if norm else (torch.sin, torch.sin)
     use = (F.linear(ours(x), a, constraint="output") * F.linear(x, b, constraint="output")).sum()
     true = ((plain(x) @ a.T / math.sqrt(6)) * (x @ b.T / math.sqrt(6))).sum()
     assert_same(*(torch.autograd.grad(loss, x)[0] for loss in (use, true)))
@@ -164,8 +175,8 @@ def test_gradients_of_biases_and_gains_are_at_unit_scale(rows, length):
     y = lambda b: F.conv1d(torch.randn(1, 1, length), torch.randn(many, 1, 3), b)
     assert scales(y, leaf(many))[1] == UNIT
     x = torch.randn(rows, many)
-    assert scales(lambda w: F.rms_norm(x, w), leaf(many))[1] == UNIT
-    assert scales(lambda w, b: F.layer_norm(x, w, b), leaf(many), leaf(many))[1:] == [UNIT] * 2
+    assert scales(lambda w: F.rms_norm(x, (many,), w), leaf(many))[1] == UNIT
+    assert scales(lambda w, b: F.layer_norm(x, (many,), w, b), leaf(many), leaf(many))[1:] == [UNIT] * 2
 
 
 @given(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), st.booleans())
@@ -320,9 +331,12 @@ def test_norms_are_torchs_and_so_are_their_gradients(shape, width, size, affine)
     weight, bias = leaves((width,), (width,))
     rows = math.prod(shape)
     pairs = [
-        (F.rms_norm(x, weight if affine else None), T.rms_norm(x, (width,), weight if affine else None, eps=1e-6)),
         (
-            F.layer_norm(x, *((weight, bias) if affine else ())),
+            F.rms_norm(x, (width,), weight if affine else None),
+            T.rms_norm(x, (width,), weight if affine else None, eps=1e-6),
+        ),
+        (
+            F.layer_norm(x, (width,), *((weight, bias) if affine else ())),
             T.layer_norm(x, (width,), *((weight, bias) if affine else ())),
         ),
     ]
@@ -340,19 +354,19 @@ def test_norms_are_torchs_and_so_are_their_gradients(shape, width, size, affine)
 def test_norms_pass_gradcheck():
     x = leaf(3, 2, 5, dtype=f64)
     check = partial(gradcheck, check_undefined_grad=False)
-    assert check(F.rms_norm, (x,))
-    assert check(lambda x: F.rms_norm(x, torch.arange(5.0)), (x,))
-    assert check(F.layer_norm, (x,))
-    assert check(F.rms_norm, (torch.randn(3, 5, 2, dtype=f64).mT.requires_grad_(),))
+    assert check(rms_rows, (x,))
+    assert check(lambda x: rms_rows(x, torch.arange(5.0)), (x,))
+    assert check(layer_rows, (x,))
+    assert check(rms_rows, (torch.randn(3, 5, 2, dtype=f64).mT.requires_grad_(),))
 
 
 def test_rms_norm_takes_an_undefined_gradient_for_none():
-    assert gradcheck(F.rms_norm, (leaf(3, 2, 5, dtype=f64),))
+    assert gradcheck(rms_rows, (leaf(3, 2, 5, dtype=f64),))
 
 
 def test_rms_norm_refuses_a_second_derivative_rather_than_give_a_wrong_one():
     x = leaf(3, 5, dtype=f64)
-    for y in (F.rms_norm(x), F.residual_split(x, 1.0, 1.0, norm=True)[0]):
+    for y in (rms_rows(x), F.residual_split(x, 1.0, 1.0, norm=True)[0]):
         (grad,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
         with pytest.raises(RuntimeError, match="once_differentiable"):
             grad.sum().backward()
@@ -362,14 +376,14 @@ def test_rms_norm_refuses_a_second_derivative_rather_than_give_a_wrong_one():
 def test_norms_give_unit_rows_whatever_came_in(rows, width, size, offset):
     x = size * torch.randn(rows, width)
     # eps = 1e-6 beside a mean square of 0.04·(1 ± 0.6) takes at most half of 6e-5, LayerNorm's 1e-5 ten times that.
-    for y, close in ((F.rms_norm(x), 5e-5), (F.layer_norm(x + size * offset), 5e-4)):
+    for y, close in ((rms_rows(x), 5e-5), (layer_rows(x + size * offset), 5e-4)):
         torch.testing.assert_close(y.square().mean(-1).sqrt(), torch.ones(rows), rtol=close, atol=0)
 
 
 @settings(max_examples=10)
 @given(large, large)
 def test_norms_are_at_unit_scale_for_unit_inputs(rows, width):
-    for norm in (F.rms_norm, F.layer_norm):
+    for norm in (rms_rows, layer_rows):
         assert scales(norm, leaf(rows, width)) == [UNIT] * 2
 
 
@@ -377,8 +391,8 @@ def test_norms_are_at_unit_scale_for_unit_inputs(rows, width):
 def test_norms_in_half_precision_are_near_the_exact_ones(dtype):
     x, weight, bias = leaf(64, 512, dtype=dtype), leaf(512), leaf(512)
     for ours, exact in (
-        (F.rms_norm(x, weight), F.rms_norm(x.double(), weight.double())),
-        (F.layer_norm(x, weight, bias), F.layer_norm(x.double(), weight.double(), bias.double())),
+        (rms_rows(x, weight), rms_rows(x.double(), weight.double())),
+        (layer_rows(x, weight, bias), layer_rows(x.double(), weight.double(), bias.double())),
     ):
         assert ours.dtype == dtype
         # Four roundings, of numbers up to about 12.
@@ -727,9 +741,139 @@ def test_scaled_dot_product_attention_has_torchs_arguments():
     assert shared.shape == q.shape
     for refused in (
         {"attn_mask": torch.ones(9, 9)},
-        {"dropout_p": 0.1},
-        {"query": q[:, :, :3], "is_causal": True},
+        {"attn_mask": torch.ones(9, 9).bool(), "is_causal": True},
+        {"dropout_p": 1.0},
         {"key": k[:, :2], "value": v[:, :2]},
     ):
         with pytest.raises(ValueError, match=r"attn_mask|dropout_p|is_causal|enable_gqa"):
             F.scaled_dot_product_attention(**{"query": q, "key": k, "value": v} | refused)
+
+
+def test_a_row_of_attention_under_a_mask_has_the_gain_of_the_keys_that_it_sees():
+    """Row by row the same as attention over those keys alone; PyTorch's causal rows begin at the first key."""
+    q, k, v = torch.randn(3, 2, 4, 9, 16).unbind(0)
+    mask = torch.rand(2, 1, 9, 9) < 0.5
+    mask[..., 0] = True
+    masked = F.scaled_dot_product_attention(q, k, v, mask)
+    for batch, row in ((0, 0), (0, 4), (1, 8)):
+        seen = mask[batch, 0, row]
+        alone = F.attention(
+            q[batch, None, :, row : row + 1], k[batch, None, :, seen], v[batch, None, :, seen], causal=False
+        )
+        torch.testing.assert_close(masked[batch, :, row], alone[0, :, 0])
+    fewer = F.scaled_dot_product_attention(q[:, :, :5], k, v, is_causal=True)
+    torch.testing.assert_close(fewer, F.attention(q, k, v)[:, :, :5])
+    padded = F.scaled_dot_product_attention(q, k, v, torch.arange(9)[None] < 6)
+    torch.testing.assert_close(padded, F.attention(q, k[:, :, :6], v[:, :, :6], causal=False))
+
+
+def test_attention_with_dropout_keeps_its_scale():
+    """Over 400 keys the draws leave each row's mean square within 4·√(2/16/64/400) = 0.009 of its mean."""
+    q, k, v = torch.randn(3, 16, 4, 400, 64).unbind(0)
+    assert rms(F.scaled_dot_product_attention(q, k, v, dropout_p=0.3)) == pytest.approx(1, abs=0.03)
+
+
+def signature_of(name: str) -> list[inspect.Parameter]:
+    """The parameters of a function of torch.nn.functional; of a builtin, as the first line of its help has them."""
+    function = getattr(torch.nn.functional, name)
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except ValueError:
+        head = re.match(rf"\s*({name}\(.*?\)) *->", function.__doc__, re.DOTALL)[1]
+        scope = {}
+        exec(f"def {head}: pass", scope)
+        return list(inspect.signature(scope[name]).parameters.values())
+
+
+@pytest.mark.parametrize("name", [name for name in F.__all__ if hasattr(torch.nn.functional, name)])
+def test_functions_of_torchs_names_take_torchs_arguments(name):
+    """The same names in the same order with the same defaults, so that a port is a change of import."""
+    theirs, ours = signature_of(name), list(inspect.signature(getattr(F, name)).parameters.values())
+    assert [p.name for p in ours[: len(theirs)]] == [p.name for p in theirs]
+    assert [p.default for p in ours[: len(theirs)]] == [p.default for p in theirs]
+    assert all(p.kind is p.POSITIONAL_OR_KEYWORD for p in ours[: len(theirs)])
+    assert all(p.kind is p.KEYWORD_ONLY for p in ours[len(theirs) :])
+
+
+def test_a_name_of_torchs_without_a_counterpart_says_what_to_take():
+    with pytest.raises(AttributeError, match=r"no unit-scaled unfold; torch\.nn\.functional\.unfold"):
+        _ = F.unfold
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = F.nothing
+
+
+x34, table = torch.randn(3, 4), torch.randn(5, 4)
+LEFT_OUT = {
+    "weight": lambda: F.cross_entropy(x34, torch.tensor([0, 1, 2]), torch.ones(4)),
+    "reduce": lambda: F.cross_entropy(x34, torch.tensor([0, 1, 2]), reduce=True),
+    "size_average": lambda: F.mse_loss(x34, x34, True),
+    "max_norm": lambda: F.embedding(torch.tensor([0]), table, max_norm=1.0),
+    "sparse": lambda: F.embedding(torch.tensor([0]), table, sparse=True),
+    "beta": lambda: F.softplus(x34, 2),
+    "approximate": lambda: F.gelu(x34, "erf"),
+    "normalized_shape": lambda: F.rms_norm(x34, (3,)),
+}
+
+
+@pytest.mark.parametrize("argument", LEFT_OUT)
+def test_what_has_no_unit_scale_is_refused_by_its_name(argument):
+    with pytest.raises(ValueError, match=f"^{argument}: "):
+        LEFT_OUT[argument]()
+
+
+def test_norms_over_several_dimensions_are_torchs():
+    x, weight, bias = torch.randn(5, 3, 4, dtype=f64), torch.randn(3, 4, dtype=f64), torch.randn(3, 4, dtype=f64)
+    assert_same(F.layer_norm(x, (3, 4), weight, bias), T.layer_norm(x, (3, 4), weight, bias))
+    assert_same(F.rms_norm(x, [3, 4], weight, 1e-6), T.rms_norm(x, [3, 4], weight, 1e-6))
+    assert_same(F.layer_norm(x, 4), T.layer_norm(x, (4,)))
+
+
+def test_gelu_by_tanh_is_torchs_times_its_own_constants():
+    x = torch.randn(1000, dtype=f64)
+    plain = partial(T.gelu, approximate="tanh")
+    assert_same(F.gelu(x, approximate="tanh"), exact_scale(plain).forward * plain(x))
+    assert_same(F.softmax(x.float(), dtype=f64), F.softmax(x.float().double(), -1))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_distillation_has_the_gradient_of_the_divergence_times_the_constant_of_cross_entropy(temperature, share):
+    rows, classes = 64, 40
+    student = torch.randn(rows, classes, dtype=torch.float64, requires_grad=True)
+    teacher = 2 * torch.randn(rows, classes, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(classes, (rows,))
+    loss = F.distillation_loss(student, teacher, targets, temperature=temperature, share=share)
+    ours, of_teacher = torch.autograd.grad(loss, (student, teacher), allow_unused=True)
+    assert of_teacher is None
+    softened = [torch.log_softmax(logits / temperature, 1) for logits in (student, teacher)]
+    divergence = torch.nn.functional.kl_div(*softened, reduction="batchmean", log_target=True)
+    own = torch.nn.functional.cross_entropy(student, targets)
+    (true,) = torch.autograd.grad(share * temperature**2 * divergence + (1 - share) * own, student)
+    assert torch.allclose(ours, rows * classes / (classes - 1) ** 0.5 * true, rtol=1e-10, atol=1e-12)
+
+
+def test_distillation_is_the_divergence_and_the_teachers_entropy():
+    student, teacher, targets = torch.randn(9, 7).double(), torch.randn(9, 7).double(), torch.randint(7, (9,))
+    p = teacher.softmax(1)
+    divergence = torch.nn.functional.kl_div(student.log_softmax(1), p, reduction="batchmean")
+    entropy = -(p * p.log()).sum(1).mean()
+    assert F.distillation_loss(student, teacher, targets) == pytest.approx(float(divergence + entropy), rel=1e-10)
+
+
+def test_distillation_gradients_are_at_unit_scale_against_a_certain_teacher():
+    student = torch.zeros(500, 64, requires_grad=True)
+    teacher = 50.0 * torch.nn.functional.one_hot(torch.randint(64, (500,)), 64)
+    F.distillation_loss(student, teacher, torch.zeros(500, dtype=torch.long)).backward()
+    assert rms(student.grad) == pytest.approx(1, abs=1e-5)
+
+
+def test_distillation_refuses_what_has_no_meaning():
+    logits, targets = torch.randn(4, 5), torch.zeros(4, dtype=torch.long)
+    for teacher, options in (
+        (torch.randn(4, 6), {}),
+        (logits, {"temperature": 0.0}),
+        (logits, {"temperature": float("nan")}),
+        (logits, {"share": 1.5}),
+    ):
+        with pytest.raises(ValueError):
+            F.distillation_loss(logits, teacher, targets, **options)

@@ -159,8 +159,8 @@ def test_a_layer_is_the_function_of_its_name(name):
         "Readout": lambda x: F.linear(x, layer.weight, layer.bias, factors=nn.Factors(1 / 6, 5**-0.5)),
         "Conv1d": lambda x: F.conv1d(x, layer.weight, layer.bias, 2, 1, 2, 2),
         "Conv2d": lambda x: F.conv2d(x, layer.weight, layer.bias),
-        "RMSNorm": lambda x: F.rms_norm(x, layer.weight),
-        "LayerNorm": lambda x: F.layer_norm(x, layer.weight, layer.bias),
+        "RMSNorm": lambda x: F.rms_norm(x, x.shape[-1:], layer.weight),
+        "LayerNorm": lambda x: F.layer_norm(x, x.shape[-1:], layer.weight, layer.bias),
         "Embedding": lambda x: F.embedding(x, layer.weight),
     }[name]
     parameters = list(layer.parameters())

@@ -11,7 +11,7 @@ from allometry.nn.precision.quantized import LEVELS, QuantizedLinear, normal_ran
 from helpers.unit_scaled import decoder
 
 FORMATS = ("int8", "fp8", "mxfp8", "mxfp6", "mxfp4", "nvfp4")
-SCALES = ("unit", "rms", "absmax")
+SCALES = ("unit", "rms", "absmax", "dynamic")
 
 
 def relative(a, b) -> float:
@@ -43,6 +43,24 @@ def test_the_int8_product_is_the_integers_product():
     assert torch.equal(small.codes.float(), codes_w)
     expected = codes_x.double() @ codes_w.double().T * (step_w * step_x).double() + layer.bias.detach().double()
     torch.testing.assert_close(small(x).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_dynamic_scales_are_those_of_each_row_and_need_no_example(batched):
+    """A row a thousand times larger than its neighbours loses nothing, and costs them nothing."""
+    layer = torch.nn.Linear(32, 8)
+    with torch.no_grad():
+        layer.weight[3] *= 1000
+        layer.weight[5] = 0
+    x = torch.randn(5, 32) * torch.tensor([1.0, 1000.0, 1.0, 1e-3, 0.0])[:, None]
+    small = quantize(layer, "int8", scales="dynamic")
+    x = x[:, None] if batched else x
+    error = (small(x) - layer(x)).reshape(5, 8).abs()
+    # Each code is off by half a step of its row, 1/254 of the row's largest entry, at most.
+    bound = 32 * 2 * x.reshape(5, 32).abs().amax(1)[:, None] * layer.weight.detach().abs().amax(1) / 254
+    assert bool((error <= bound + 1e-6).all())
+    assert small.row_steps.shape == (8,)
+    assert quantized_bytes(small) == 32 * 8 + 4 * 8 + 4 * 8  # codes, the steps of the rows, the bias
 
 
 def test_the_fp8_product_is_that_of_casts():
@@ -110,5 +128,7 @@ def test_what_cannot_be_quantised_is_said():
         quantize(torch.nn.Linear(2, 2), "int3")
     with pytest.raises(ValueError, match="unknown; give 'unit'"):
         quantize(torch.nn.Linear(2, 2), scales="minmax")
+    with pytest.raises(ValueError, match="'unit' and 'dynamic' do not"):
+        quantize(torch.nn.Linear(2, 2), scales="absmax")
     with pytest.raises(ValueError, match="no Linear"):
         quantize(torch.nn.ReLU())

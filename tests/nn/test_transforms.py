@@ -169,8 +169,8 @@ OPERATIONS = {
     "conv1d-weight": lambda x: F.conv1d(W[None, :4], x[..., :2], stride=2),
     "conv1d-all": lambda x: F.conv1d(x, x[..., :2], x[:, 0, 0], dilation=2),
     "conv2d": lambda x: F.conv2d(x[None], x[None, :, :2, :2], groups=1),
-    "rms_norm": lambda x: F.rms_norm(x, x[0, 0]),
-    "layer_norm": lambda x: F.layer_norm(x, x[0, 0], x[0, 1]),
+    "rms_norm": lambda x: F.rms_norm(x, (6,), x[0, 0]),
+    "layer_norm": lambda x: F.layer_norm(x, (6,), x[0, 0], x[0, 1]),
     "rope": lambda x: F.rope(x, *TABLES),
     "split": lambda x: torch.cat(F.residual_split(x, 0.8, 0.6)),
     "split-norm": lambda x: torch.cat(F.residual_split(x, 0.8, 0.6, norm=True)),
@@ -207,7 +207,7 @@ def test_jvp_of_models_differentiates_the_value_in_all_parameters_at_once(kind):
 
 def test_forward_and_backward_mode_agree_under_a_constraint():
     x, weight = torch.randn(4, dtype=f64), torch.randn(5, 4, dtype=f64)
-    function = lambda x: F.tanh(F.linear(F.rms_norm(x), weight, constraint="output"), constraint="output")
+    function = lambda x: F.tanh(F.linear(F.rms_norm(x, (4,)), weight, constraint="output"), constraint="output")
     function(x)
     forward = jacfwd(function)(x)
     _, pull = vjp(function, x)

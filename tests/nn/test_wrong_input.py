@@ -29,25 +29,25 @@ def constrain(function, *arguments_and_constraint):
 
 # Each operation as a function of one of its floating-point tensors: the name of the argument, a tensor that is right.
 TENSORS = {
-    "linear x": ("x", x, lambda t: F.linear(t, weight)),
+    "linear input": ("input", x, lambda t: F.linear(t, weight)),
     "linear weight": ("weight", weight, lambda t: F.linear(x, t)),
-    "conv1d x": ("x", images, lambda t: F.conv1d(t, taps)),
+    "conv1d input": ("input", images, lambda t: F.conv1d(t, taps)),
     "conv1d weight": ("weight", taps, lambda t: F.conv1d(images, t)),
-    "conv2d x": ("x", pixels, lambda t: F.conv2d(t, squares)),
+    "conv2d input": ("input", pixels, lambda t: F.conv2d(t, squares)),
     "conv2d weight": ("weight", squares, lambda t: F.conv2d(pixels, t)),
     "embedding weight": ("weight", weight, lambda t: F.embedding(tokens, t)),
-    "rms_norm": ("x", x, F.rms_norm),
-    "layer_norm": ("x", x, F.layer_norm),
+    "rms_norm": ("input", x, lambda t: F.rms_norm(t, t.shape[-1:])),
+    "layer_norm": ("input", x, lambda t: F.layer_norm(t, t.shape[-1:])),
     "residual_split": ("x", x, lambda t: F.residual_split(t, 0.6, 0.8)),
     "residual_split norm": ("x", x, lambda t: F.residual_split(t, 0.6, 0.8, norm=True)),
     "add a": ("a", x, lambda t: F.add(t, x)),
     "add b": ("b", x, lambda t: F.add(x, t)),
-    "dropout": ("x", x, F.dropout),
-    "softmax": ("x", x, F.softmax),
-    "cross_entropy": ("logits", x, lambda t: F.cross_entropy(t, torch.tensor([0, 1, 2]))),
-    "mse_loss predictions": ("predictions", x, lambda t: F.mse_loss(t, x)),
-    "mse_loss targets": ("targets", x, lambda t: F.mse_loss(x, t)),
-    **{name: ("x", x, getattr(F, name)) for name in ACTIVATIONS},
+    "dropout": ("input", x, F.dropout),
+    "softmax": ("input", x, F.softmax),
+    "cross_entropy": ("input", x, lambda t: F.cross_entropy(t, torch.tensor([0, 1, 2]))),
+    "mse_loss input": ("input", x, lambda t: F.mse_loss(t, x)),
+    "mse_loss target": ("target", x, lambda t: F.mse_loss(x, t)),
+    **{name: ("input", x, getattr(F, name)) for name in ACTIVATIONS},
     **{f"{name} gate": ("gate", x, partial(apply, getattr(F, name), 0)) for name in GATES},
     **{f"{name} up": ("up", x, partial(apply, getattr(F, name), 1)) for name in GATES},
 }
@@ -73,24 +73,24 @@ def test_tensors_without_elements_are_refused(name):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
 def test_tokens_that_are_not_integers_are_refused(dtype):
-    with pytest.raises(TypeError, match=rf"^tokens: {dtype} cannot index a table"):
+    with pytest.raises(TypeError, match=rf"^input: {dtype} cannot index a table"):
         F.embedding(tokens.to(dtype), weight)
-    with pytest.raises(TypeError, match=rf"^tokens: {dtype} cannot index a table"):
+    with pytest.raises(TypeError, match=rf"^input: {dtype} cannot index a table"):
         nn.Decoder(5, 1, 8, 2)(tokens[None].to(dtype))
 
 
 def test_no_tokens_are_refused():
-    with pytest.raises(ValueError, match=r"^tokens: shape \(2, 0\) "):
+    with pytest.raises(ValueError, match=r"^input: shape \(2, 0\) "):
         F.embedding(torch.zeros(2, 0, dtype=torch.long), weight)
 
 
 # What is called, the error, and what its message says: the argument first, the value, what would do.
 CALLS = {
-    "linear features": (lambda: F.linear(x, torch.randn(5, 3)), ValueError, r"x: shape \(3, 4\), .* 3 features"),
-    "Linear features": (lambda: nn.Linear(6, 2)(x), ValueError, r"x: shape \(3, 4\), .* 6 features"),
-    "conv1d channels": (lambda: F.conv1d(images, torch.randn(6, 3, 3)), ValueError, r"x: shape .*4.*, .* reads 3"),
-    "conv1d group channels": (lambda: F.conv1d(images, taps, groups=2), ValueError, r"x: shape .*4.*, .* reads 8"),
-    "conv2d channels": (lambda: F.conv2d(pixels, torch.randn(6, 3, 3, 3)), ValueError, r"x: shape .*4.*, .* reads 3"),
+    "linear features": (lambda: F.linear(x, torch.randn(5, 3)), ValueError, r"input: shape \(3, 4\), .* 3 features"),
+    "Linear features": (lambda: nn.Linear(6, 2)(x), ValueError, r"input: shape \(3, 4\), .* 6 features"),
+    "conv1d channels": (lambda: F.conv1d(images, torch.randn(6, 3, 3)), ValueError, r"input: shape .*4.*, .* reads 3"),
+    "conv1d group channels": (lambda: F.conv1d(images, taps, groups=2), ValueError, r"input: shape .*4.*, .* reads 8"),
+    "conv2d channels": (lambda: F.conv2d(pixels, torch.randn(6, 3, 3, 3)), ValueError, r"input: shape .*4.* reads 3"),
     "Conv1d groups in": (lambda: nn.Conv1d(5, 6, 3, groups=3), ValueError, "groups: 3 divides not both 5 and 6"),
     "Conv2d groups out": (lambda: nn.Conv2d(6, 5, 3, groups=3), ValueError, "groups: 3 divides not both 6 and 5"),
     "groups 0": (lambda: nn.Conv1d(4, 4, 3, groups=0), ValueError, "groups: 0 .* at least 1"),
@@ -116,7 +116,7 @@ CALLS = {
     "window": (lambda: nn.Attention(16, 4, window=0), ValueError, "window: 0 positions"),
     "through block": (lambda: nn.TransformerBlock(16, 3), ValueError, "heads: 3 heads do not divide width 16"),
     "through decoder": (lambda: nn.Decoder(5, 1, 16, 4, kv_heads=3), ValueError, "kv_heads: 3 does not divide 4"),
-    "Attention width": (lambda: nn.Attention(16, 4)(torch.randn(2, 3, 8)), ValueError, r"x: shape \(2, 3, 8\), .* 16"),
+    "Attention width": (lambda: nn.Attention(16, 4)(torch.randn(2, 3, 8)), ValueError, r"input: .*\(2, 3, 8\), .* 16"),
     "hidden": (lambda: nn.MLP(8, 0), ValueError, "out_features: 0 .* at least 1"),
     "activation": (lambda: nn.MLP(8, activation="mish"), ValueError, "activation: 'mish' is unknown; .*'swiglu'"),
     "block activation": (lambda: nn.TransformerBlock(8, 2, activation="x"), ValueError, "activation: 'x' is unknown"),
@@ -187,11 +187,11 @@ UNFIT = {
     "bias size": (lambda: F.linear(x, weight, torch.randn(3)), ValueError, r"bias: .*\(3,\)"),
     "bias integers": (lambda: F.linear(x, weight, torch.ones(5).long()), TypeError, "bias: torch.int64"),
     "weight axes": (lambda: F.linear(x, weight[0]), ValueError, r"weight: .*\(4,\)"),
-    "x without axes": (lambda: F.linear(torch.tensor(1.0), weight), ValueError, r"x: .*\(\)"),
-    "x is a list": (lambda: F.linear([1.0, 2.0], weight), TypeError, "x: list"),
-    "norm's weight size": (lambda: F.rms_norm(x, torch.randn(3)), ValueError, r"weight: .*\(3,\)"),
+    "x without axes": (lambda: F.linear(torch.tensor(1.0), weight), ValueError, r"input: .*\(\)"),
+    "x is a list": (lambda: F.linear([1.0, 2.0], weight), TypeError, "input: list"),
+    "norm's weight size": (lambda: F.rms_norm(x, (4,), torch.randn(3)), ValueError, r"weight: .*\(3,\)"),
     "gate shapes": (lambda: F.swiglu(x, x[:, :1]), ValueError, r"up: .*\(3, 1\)"),
-    "mse shapes": (lambda: F.mse_loss(x, x[:, :1]), ValueError, r"targets: .*\(3, 1\)"),
+    "mse shapes": (lambda: F.mse_loss(x, x[:, :1]), ValueError, r"target: .*\(3, 1\)"),
     "function groups": (lambda: F.conv1d(images, torch.randn(5, 2, 3), groups=2), ValueError, "groups: 2"),
     "kernel_size": (lambda: nn.Conv1d(3, 4, 0), ValueError, "kernel_size: 0"),
     "kernel_size axes": (lambda: nn.Conv2d(3, 4, (3,)), ValueError, r"kernel_size: \(3,\)"),

@@ -62,3 +62,24 @@ def test_what_cannot_be_tuned_is_one_line_and_leaves_nothing(folder):
     with pytest.raises(UserError, match="cannot be read"):
         finetune(str(folder / "model"), data, out, counts=(16,), held_out=24)
     assert not out.exists()
+
+
+def test_a_classifier_keeps_its_labels_and_says_its_accuracy(folder):
+    from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, BertTokenizerFast
+
+    letters = [chr(97 + i) for i in range(26)]
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=31, **sizes)).save_pretrained(folder / "bert")
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "bert")
+    rows = [
+        {"text": f"{letters[i % 13]} {letters[i % 11]}", "label": "low" if i % 13 < 6 else "high"} for i in range(143)
+    ]
+    (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = {"counts": (16, 32, 96), "lr": 1e-2, "batch": 4, "held_out": 40, "patience": 0}
+    tuned = finetune(str(folder / "bert"), folder / "labels.jsonl", folder / "study", **options)
+    accuracies = [record.scores["accuracy"].value for record in tuned.records]
+    assert accuracies[-1] > 0.9
+    assert tuned.to_json()["runs"][-1]["accuracy"] == accuracies[-1]
+    model = AutoModelForSequenceClassification.from_pretrained(tuned.best)
+    assert model.config.id2label == {0: "high", 1: "low"}

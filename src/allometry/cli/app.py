@@ -21,6 +21,7 @@ from .data import data
 from .fit import fit
 from .import_runs import import_runs
 from .ladder import ladder
+from .models.distill import distill
 from .models.evaluate import evaluate
 from .models.export import export
 from .models.finetune import finetune
@@ -55,6 +56,7 @@ COMMANDS = (
     evaluate,
     export,
     finetune,
+    distill,
     report,
 )
 for command in COMMANDS:

@@ -77,7 +77,7 @@ class RunConfig(Config):
     @property
     def stackable(self) -> bool:
         """Whether runs like it can be trained as one batched model."""
-        return self.model.stackable and isinstance(self.task, TextConfig)
+        return self.model.stackable and self.task.stackable
 
     @property
     def num_params(self) -> int:

@@ -24,6 +24,7 @@ class TaskConfig(OneOf):
     plural: ClassVar[str] = "tasks"
     default_kind: ClassVar[str] = "text"
     unit: ClassVar[str]
+    stackable: ClassVar[bool] = False  # whether runs on it can be trained as one batched model
 
     name: str
     source: str
@@ -41,6 +42,10 @@ class TaskConfig(OneOf):
             ValueError: a module cannot learn this task.
         """
         raise ValueError(f"task {self.name}: a module cannot learn it")
+
+    def columns(self) -> dict[str, Any]:
+        """What a table of runs should say of the task besides its data, by column."""
+        return {}
 
     def bits_per_byte(self, loss: float) -> float | None:
         """The loss in bits per byte of text; None for a task without text."""
@@ -60,6 +65,7 @@ class TextConfig(TaskConfig, kind="text"):
     """
 
     unit: ClassVar[str] = "token"
+    stackable: ClassVar[bool] = True
 
     name: Literal["text"] = "text"
     tokenizer: str = "bytes"
@@ -80,6 +86,31 @@ class TextConfig(TaskConfig, kind="text"):
     @property
     def loss_unit(self) -> str:
         return "nats per byte" if self.tokenizer == "bytes" else "nats per token"
+
+
+class DistilledTextConfig(TextConfig, kind="distilled_text"):
+    """Predict the next token of a corpus, taught by the probabilities of a larger model.
+
+    The loss that is learned is (1 − ``share``) of the text's own and ``share`` of that against the teacher's
+    probabilities at ``temperature``; the held-out loss is the text's, as of a run without a teacher. ``teacher``
+    identifies its weights, which stand in the study; its size and its own held-out loss follow from them.
+    """
+
+    stackable: ClassVar[bool] = False
+
+    name: Literal["distilled_text"] = "distilled_text"
+    teacher: str
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    share: float = Field(default=1.0, gt=0, le=1)
+    teacher_params: int | None = Field(default=None, ge=1)
+    teacher_loss: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    def identity(self) -> dict[str, Any]:
+        follows = {"teacher_params", "teacher_loss"}
+        return {key: value for key, value in super().identity().items() if key not in follows}
+
+    def columns(self) -> dict[str, Any]:
+        return {"teacher_loss": self.teacher_loss, "teacher_params": self.teacher_params}
 
 
 class ImagesConfig(TaskConfig, kind="images"):

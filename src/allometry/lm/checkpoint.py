@@ -28,6 +28,7 @@ from .families import Optimizer
 _ENTRY = "allometry"  # of safetensors' metadata
 STATE, META = "state.safetensors", "state.json"
 PLACES = "DCP_SHARDING_INFO"  # where torch.distributed.checkpoint says in a file's header which rows it holds
+PART_BYTES = 1 << 28  # of one file of a state
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -67,10 +68,26 @@ def save_state(
     ``allowed`` is entered for what others can see: the claim on the trunk, which raises where that is lost.
     """
     with saved_states.writing(parent, name_of(meta["step"]), allowed) as folder:
-        (folder / STATE).write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+        for number, part in enumerate(_parts(tensors)):
+            # Bytes of a part stand in memory twice while they are written, and a whole large model would not fit.
+            path = folder / STATE if number == 0 else folder / f"state-{number}.safetensors"
+            path.write_bytes(save({name: tensors[name].contiguous() for name in part}))
         (folder / META).write_text(json.dumps(meta))
     with allowed:
         saved_states.prune(parent)
+
+
+def _parts(tensors: dict[str, Tensor]) -> list[list[str]]:
+    """The names of tensors in parts of at most :data:`PART_BYTES`, or of one tensor that is larger."""
+    parts: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in tensors.items():
+        if parts[-1] and size + tensor.nbytes > PART_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(name)
+        size += tensor.nbytes
+    return parts
 
 
 def load_state(
@@ -125,7 +142,7 @@ def write(
     """Write ``tensors`` and the JSON value ``meta`` to ``path``, atomically; ``allowed`` is entered for the rename."""
     text = json.dumps(meta, sort_keys=True)
     # One entry: safetensors writes several in an order that differs from process to process.
-    metadata = {_ENTRY: json.dumps([text, _digest(tensors, text)], separators=(",", ":"))}
+    metadata = {_ENTRY: json.dumps([text, digest(tensors, text)], separators=(",", ":"))}
     replace_file(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata), allowed)
 
 
@@ -144,18 +161,19 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged ({error}); delete it and run the same command again") from None
     try:
-        text, digest = json.loads(entry)
+        text, recorded = json.loads(entry)
     except ValueError:
-        text, digest = "", ""
-    if digest != _digest(tensors, str(text)):
+        text, recorded = "", ""
+    if recorded != digest(tensors, str(text)):
         raise UserError(f"{path}: its checksum does not match; delete it and run the same command again")
     return tensors, json.loads(text)
 
 
-def _digest(tensors: dict[str, Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
+def digest(tensors: dict[str, Tensor], text: str) -> str:
+    """A SHA-256 over a text and all tensors: names, shapes, types and values."""
+    hashed = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        hashed.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        hashed.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()

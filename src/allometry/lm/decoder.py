@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from .. import nn
 from ..config.model import DecoderConfig
 from ..config.run import RunConfig
+from ..config.task import DistilledTextConfig
 from ..config.training import TrainConfig
 from ..runs.cost import memory_bytes
 from .compiled import step as compiled
@@ -64,7 +65,11 @@ class LanguageModel(nn.Decoder):
 
 def without_kernels(config: RunConfig) -> str:
     """Why a run that asks for compiled kernels is trained without them; empty if it has them, or asks for none."""
-    if not config.train.compile or not isinstance(config.model, DecoderConfig) or config.model.plain:
+    if not config.train.compile or not isinstance(config.model, DecoderConfig):
+        return ""
+    if isinstance(config.task, DistilledTextConfig):
+        return "compile: the kernels compute the loss of the text alone; layers train a student, several times slower"
+    if config.model.plain:
         return ""
     return (
         "compile: the kernels serve the decoder without options only; its layers train this one, several times slower"

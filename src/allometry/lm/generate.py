@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..config.model import DecoderConfig
 from ..config.run import RunConfig
@@ -23,19 +24,24 @@ def load_model(study: Study, record: RunRecord, precision: str | None = None) ->
     Raises:
         UserError: its weights are missing or damaged, or it is not of the built-in family.
     """
-    tensors, meta = checkpoint.read(study.weights_path(record.id))
-    config = RunConfig.parse(meta["config"], f"run {record.id}")
+    return model_in(study.weights_path(record.id), f"run {record.id}", precision)
+
+
+def model_in(path: Path, name: str, precision: str | None = None) -> LanguageModel:
+    """The model whose weights are in a file that a training wrote; ``name`` is what messages call it.
+
+    Raises:
+        UserError: as :func:`load_model`.
+    """
+    tensors, meta = checkpoint.read(path)
+    config = RunConfig.parse(meta["config"], name)
     if not isinstance(config.model, DecoderConfig):
-        raise UserError(
-            f"run {record.id} trained a model of family {config.model.family}; this needs the built-in decoder"
-        )
+        raise UserError(f"{name} trained a model of family {config.model.family}; this needs the built-in decoder")
     model = build(config.model, config.train.seed, precision or config.train.precision)
     try:
         model.load_state_dict(tensors)
     except RuntimeError:
-        raise UserError(
-            f"{study.weights_path(record.id)}: its tensors are not those of this version's model; train the run again"
-        ) from None
+        raise UserError(f"{path}: its tensors are not those of this version's model; train the run again") from None
     return model.eval()
 
 

@@ -1,4 +1,6 @@
-"""The unit-scaled operations, under the names of ``torch.nn.functional``.
+"""The unit-scaled operations, with the names and the arguments of ``torch.nn.functional`` where that has them.
+
+A port is a change of import; what has no unit scale is refused by name. Arguments of ours are by keyword.
 
 For unit-normal inputs and upstream gradients every output and every gradient has root mean square 1. By default each
 direction has its own factor, so the gradient that an operation passes on is the true one times a constant: harmless
@@ -10,11 +12,12 @@ No factor depends on the length of the running sequence, so the logits of a pref
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .ops.activations import activation, dropout, gated
-from .ops.attention import attention, softmax
-from .ops.losses import cross_entropy, mse_loss
+from .ops.attention import attention, scaled_dot_product_attention, softmax
+from .ops.losses import cross_entropy, distillation_loss, mse_loss
 from .ops.products import Factors, accumulation, conv1d, conv2d, embedding, linear
 from .ops.residual import add, layer_norm, residual_add, residual_split, rms_norm
 from .ops.rotary import rope, rope_tables
@@ -27,6 +30,7 @@ __all__ = [
     "conv1d",
     "conv2d",
     "cross_entropy",
+    "distillation_loss",
     "dropout",
     "embedding",
     "geglu",
@@ -51,71 +55,51 @@ __all__ = [
 ]
 
 
-def scaled_dot_product_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """:func:`attention` with the arguments of ``torch.nn.functional``; each row times its gain.
+def relu(input: Tensor, inplace: bool = False, *, constraint: str | None = None) -> Tensor:
+    """√2·max(input, 0). ``inplace`` has no effect, here and below."""
+    return activation("relu", input, constraint)
+
+
+def relu2(input: Tensor, *, constraint: str | None = None) -> Tensor:
+    """max(input, 0)² at unit scale (arXiv 2109.08668)."""
+    return activation("relu2", input, constraint)
+
+
+def gelu(input: Tensor, approximate: str = "none", *, constraint: str | None = None) -> Tensor:
+    """``F.gelu`` at unit scale; ``approximate`` is "none" or "tanh".
 
     Raises:
-        ValueError: ``attn_mask`` or ``dropout_p``, which have no constants; more keys than queries under ``is_causal``,
-            where PyTorch aligns the first rows and attention with a cache the last; fewer heads of keys without
-            ``enable_gqa``.
+        ValueError: another approximation.
     """
-    if attn_mask is not None:
-        raise ValueError("attn_mask: no constants are known for it; give is_causal, or attention(…, window=…)")
-    if dropout_p:
-        raise ValueError(f"dropout_p: {dropout_p}; attention at unit scale has no dropout, leave it at 0")
-    if is_causal and query.shape[-2] != key.shape[-2]:
-        raise ValueError(
-            f"is_causal: {query.shape[-2]} queries and {key.shape[-2]} keys; attention() puts the last query at the "
-            "last key"
-        )
-    if query.dim() == 4 and key.dim() == 4 and query.shape[1] != key.shape[1] and not enable_gqa:
-        raise ValueError(f"enable_gqa: False, but {query.shape[1]} heads of queries and {key.shape[1]} of keys")
-    multiplier = 1.0 if scale is None else scale * query.shape[-1] ** 0.5
-    return attention(query, key, value, causal=is_causal, multiplier=multiplier)
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"approximate: {approximate!r} is unknown; there are 'none' and 'tanh'")
+    return activation("gelu" if approximate == "none" else "gelu_tanh", input, constraint)
 
 
-def relu(x: Tensor, *, constraint: str | None = None) -> Tensor:
-    """√2·max(x, 0)."""
-    return activation("relu", x, constraint)
-
-
-def relu2(x: Tensor, *, constraint: str | None = None) -> Tensor:
-    """max(x, 0)² at unit scale (arXiv 2109.08668)."""
-    return activation("relu2", x, constraint)
-
-
-def gelu(x: Tensor, *, constraint: str | None = None) -> Tensor:
-    """``F.gelu`` at unit scale."""
-    return activation("gelu", x, constraint)
-
-
-def silu(x: Tensor, *, constraint: str | None = None) -> Tensor:
+def silu(input: Tensor, inplace: bool = False, *, constraint: str | None = None) -> Tensor:
     """``F.silu`` at unit scale."""
-    return activation("silu", x, constraint)
+    return activation("silu", input, constraint)
 
 
-def tanh(x: Tensor, *, constraint: str | None = None) -> Tensor:
+def tanh(input: Tensor, *, constraint: str | None = None) -> Tensor:
     """``torch.tanh`` at unit scale."""
-    return activation("tanh", x, constraint)
+    return activation("tanh", input, constraint)
 
 
-def sigmoid(x: Tensor, *, constraint: str | None = None) -> Tensor:
+def sigmoid(input: Tensor, *, constraint: str | None = None) -> Tensor:
     """``torch.sigmoid`` at unit scale: root mean square 1, so values are near 0.9, not about 0."""
-    return activation("sigmoid", x, constraint)
+    return activation("sigmoid", input, constraint)
 
 
-def softplus(x: Tensor, *, constraint: str | None = None) -> Tensor:
-    """``F.softplus`` at unit scale."""
-    return activation("softplus", x, constraint)
+def softplus(input: Tensor, beta: float = 1, threshold: float = 20, *, constraint: str | None = None) -> Tensor:
+    """``F.softplus`` at unit scale.
+
+    Raises:
+        ValueError: ``beta`` or ``threshold`` other than PyTorch's defaults, for which the constants are.
+    """
+    if (beta, threshold) != (1, 20):
+        raise ValueError(f"beta: {beta}, threshold: {threshold}; the constants are those of 1 and 20")
+    return activation("softplus", input, constraint)
 
 
 def swiglu(gate: Tensor, up: Tensor, *, constraint: str | None = None) -> Tensor:
@@ -126,3 +110,13 @@ def swiglu(gate: Tensor, up: Tensor, *, constraint: str | None = None) -> Tensor
 def geglu(gate: Tensor, up: Tensor, *, constraint: str | None = None) -> Tensor:
     """``gelu(gate) · up`` at unit scale (arXiv 2002.05202)."""
     return gated("geglu", gate, up, constraint)
+
+
+def __getattr__(name: str):
+    """Raise an error that says what to do, for names of torch.nn.functional without a unit-scaled counterpart."""
+    if hasattr(torch.nn.functional, name):
+        raise AttributeError(
+            f"allometry.nn.functional has no unit-scaled {name}; torch.nn.functional.{name} with allometry.nn.scale "
+            "has the constants that you give it"
+        )
+    raise AttributeError(f"module 'allometry.nn.functional' has no attribute {name!r}")

@@ -147,9 +147,10 @@ class RunRecord:
         """The run as a row of a table that :mod:`allometry.laws` reads."""
         run = self.run
         if isinstance(run, ExternalRun):
-            shape, seed, unique = run.shape, run.seed, run.train_tokens
+            shape, seed, unique, of_task = run.shape, run.seed, run.train_tokens, {}
         else:
             shape, seed, unique = run.model.to_dict(), run.train.seed, run.task.train_tokens
+            of_task = run.task.columns()
         row = {
             "label": self.id,
             "kind": self.kind,
@@ -172,6 +173,7 @@ class RunRecord:
             "flops_spent": self.flops_spent,
             "tokens_per_second": self.tokens_per_second,
             "note": self.note,
+            **of_task,
         }
         for name, score in self.scores.items():
             row.setdefault(name, clean(score.value))

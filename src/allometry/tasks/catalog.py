@@ -7,6 +7,7 @@ from .contract import TaskSource
 
 TASKS = {
     "text": "allometry.tasks.text:TEXT",
+    "distilled_text": "allometry.lm.distillation.distilled_text:DISTILLED_TEXT",
     "audio": "allometry.tasks.next_samples:AUDIO",
     "images": "allometry.tasks.image_classes:IMAGES",
     "translation": "allometry.tasks.answers:PAIRS",

@@ -24,7 +24,8 @@ And for a study that exists, what the other commands do:
 - ``fit_runs``, ``fit_isoflop``, ``load_fit``, ``evidence``: laws of a study or a table of runs;
 - ``fit_inputs``, ``load_forecast``, ``predict_inputs``: laws of any inputs, of several targets, or one a cell;
 - ``plan``, ``resume_plan``: a plan for a budget, or for what is left of one;
-- ``export``: a run as transformers or llama.cpp read it;
+- ``export``: a run as transformers or llama.cpp read it; ``finetune``: a pretrained model on your samples; ``distill``:
+  the rungs of a study, taught by a larger model;
 - ``train_plan``, ``train_run``: the run of a plan, with its outcome, or the run of a TOML file.
 
 Nothing is printed. A ``Listener`` receives what happens, as the events of :mod:`allometry.workflow.listener`;
@@ -53,7 +54,9 @@ from .listener import (
     silent,
 )
 from .main_job import conclude, quickstart, train_ladder
+from .models.distill_study import Distilled, Taught, distill
 from .models.export_model import Exported, export
+from .models.finetune_model import FineTuned, finetune
 from .monitor import Monitor
 from .outcome import fit_score, planned_run, predict_scores, record_outcome
 from .prepare import read_study
@@ -70,9 +73,11 @@ from .single_run import train_plan, train_run
 from .study_plan import plan, refuse_model_options
 
 __all__ = [
+    "Distilled",
     "EarlyWarning",
     "Event",
     "Exported",
+    "FineTuned",
     "Fitted",
     "Imported",
     "LadderCost",
@@ -94,10 +99,13 @@ __all__ = [
     "ScriptCost",
     "StudyConfig",
     "StudySession",
+    "Taught",
     "cautions",
     "conclude",
+    "distill",
     "evidence",
     "export",
+    "finetune",
     "fit_inputs",
     "fit_isoflop",
     "fit_runs",

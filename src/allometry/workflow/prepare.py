@@ -74,12 +74,12 @@ def begin_study(config: StudyConfig, out: Path, listener: Listener = silent) -> 
     settings: dict[str, Any] = {"study": config.to_dict()}
     if config.family == "decoder":
         members_of(config, task_of(config, data), config.widths or (), out)  # refuses a width that cannot be
-        return _open_or_begin(out, settings, data, listener), data
+        return open_or_begin(out, settings, data, listener), data
     from ..lm.modules.module_code import code_of, keep  # torch
 
     code = code_of(config.family, out)
     members_of(config, task_of(config, data), config.widths or (), out, check=True)  # before anything is written
-    study = _open_or_begin(out, settings | {"code": code.fingerprint}, data, listener)
+    study = open_or_begin(out, settings | {"code": code.fingerprint}, data, listener)
     with study.lock(note_to(listener)):
         keep(code, study.path)
     return study, data
@@ -180,12 +180,12 @@ def begin_run(file: RunFile, out: Path, listener: Listener = silent) -> tuple[St
     if "compile" not in train.model_fields_set and model.plain and compiler() is not None:
         train = train.model_copy(update={"compile": True})  # as a ladder is trained
     config = RunConfig(model=model, task=corpus.task(file.data), train=train)
-    study = _open_or_begin(out, {"data": file.data}, corpus, listener)
+    study = open_or_begin(out, {"data": file.data}, corpus, listener)
     listener(Note(corpus.describe()))
     return study, config
 
 
-def _open_or_begin(out: Path, settings: dict[str, Any], data: Data, listener: Listener) -> Study:
+def open_or_begin(out: Path, settings: dict[str, Any], data: Data, listener: Listener) -> Study:
     """The study with these settings, its data saved."""
     check_version(out)
     study = Study.create(out, settings | {"fingerprint": data.fingerprint, "trainer": TRAINER_VERSION})

@@ -15,7 +15,7 @@ from ..terminal.options import Json
 
 def finetune(
     model: Annotated[str, typer.Argument(help="A folder, a GGUF file, or a hub name that is in the local cache.")],
-    data: Annotated[Path, typer.Option(help="JSONL of prompt and completion (or text) on each line; or a text.")],
+    data: Annotated[Path, typer.Option(help="JSONL of prompt and completion, text, or text and label; or a text.")],
     out: Annotated[Path, typer.Option(help="Folder of the study.")],
     samples: Annotated[str, typer.Option(help="Sample counts of the ladder, with commas between.")] = "200,400,800",
     lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-4,
@@ -29,7 +29,7 @@ def finetune(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json: Json = False,
 ) -> None:
-    """Fine-tune a pretrained language model, and learn from a ladder of sample counts what more samples would give."""
+    """Fine-tune a pretrained model, and learn from a ladder of sample counts what more samples would give."""
     from ...workflow.models.finetune_model import finetune as run
     from ..terminal.output import answer, answer_json
     from ..terminal.progress import Terminal
@@ -47,7 +47,8 @@ def finetune(
         return
     answer(f"before      {tuned.before:.4f}")
     for record in tuned.records:
-        answer(f"{record.tokens:<11} {record.loss:.4f} ± {record.loss_se:.4f}" if record.loss else "diverged")
+        right = f"  accuracy {record.scores['accuracy'].value:.3f}" if "accuracy" in record.scores else ""
+        answer(f"{record.tokens:<11} {record.loss:.4f} ± {record.loss_se:.4f}{right}" if record.loss else "diverged")
     if tuned.law is not None:
         law = tuned.law
         answer(f"law         L = {law.floor:.4f} + {law.factor:.4g}·D^-{law.exponent:.3f}, rms {law.rms:.2%}")

@@ -1,8 +1,9 @@
-"""A pretrained language model and its tokenizer from a folder, or from the local cache of Hugging Face."""
+"""A pretrained model and its tokenizer from a folder, or from the local cache of Hugging Face."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from ...errors import UserError
 
 
-def load_pretrained(name: str) -> tuple[Any, Any]:
+def load_pretrained(name: str, labels: Sequence[str] = (), seed: int = 0) -> tuple[Any, Any]:
     """The model in float32 and its tokenizer; nothing is fetched, and no code of the model's own is run.
 
     ``name`` is a folder as ``save_pretrained`` writes it, a GGUF file, or a name on the hub that is in the local cache.
+    With ``labels`` it is a classifier of texts, whose head, if it is none yet, is drawn by ``seed``; else a language
+    model.
 
     Raises:
         UserError: there is no such model here, or it cannot be read.
@@ -22,6 +25,7 @@ def load_pretrained(name: str) -> tuple[Any, Any]:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import (  # pyright: ignore[reportMissingImports]
         AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
         AutoTokenizer,
     )
     from transformers.utils import logging  # pyright: ignore[reportMissingImports]
@@ -37,7 +41,13 @@ def load_pretrained(name: str) -> tuple[Any, Any]:
         raise UserError(f"{name}: no config.json in it; give a folder that save_pretrained or allometry export wrote")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **options)
+        if labels:
+            options |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+            options["num_labels"] = len(labels)
+        kind = AutoModelForSequenceClassification if labels else AutoModelForCausalLM
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = kind.from_pretrained(name, dtype=torch.float32, **options)
     except Exception as error:  # transformers and what it calls raise any class
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if not path.exists():
@@ -45,13 +55,18 @@ def load_pretrained(name: str) -> tuple[Any, Any]:
                 f"{name}: no such folder, and not in the local cache of Hugging Face; on a machine with a network run "
                 f"`hf download {name} --local-dir DIR`, and give that folder"
             ) from None
-        raise UserError(f"{name}: cannot be read as a language model: {first}") from None
+        what = "a classifier" if labels else "a language model"
+        raise UserError(f"{name}: cannot be read as {what}: {first}") from None
     if "gguf_file" in options:  # it is plain float32 now, and may be saved as such
         model.hf_quantizer = None
         model.config.__dict__.pop("quantization_config", None)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(
             f"{name}: its tokenizer has {tokenizer.vocab_size} entries, but its model {model.config.vocab_size}"
+        )
+    if labels and tokenizer.pad_token_id is None:
+        raise UserError(
+            f"{name}: its tokenizer has no token to fill texts up with; give an encoder, as BERT, for labels"
         )
     return model, tokenizer
 

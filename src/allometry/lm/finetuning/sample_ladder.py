@@ -26,6 +26,7 @@ from .examples import Example, batch_of
 DECAY = 0.2  # the share of a count over which the rate falls to zero
 RULES = ("none", "absmax", "rms")
 EVALUATED_ROWS = 8
+PIECE_LOGITS = 1 << 25  # of a piece of a batch; training keeps about five tensors of that size
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,24 @@ class FineTuning:
 
 
 @dataclass(frozen=True)
-class CountResult:
-    """The training of one count: its held-out loss in nats a token of the completions, and the tokens it read."""
+class HeldOut:
+    """The held-out loss in nats a token of the completions, or a text with a label; its error over ``examples``.
 
-    count: int
+    ``accuracy`` is the share of the labels that were named rightly; None where there are none.
+    """
+
     loss: float
     loss_se: float
+    accuracy: float | None = None
+    examples: int = 0
+
+
+@dataclass(frozen=True)
+class CountResult:
+    """The training of one count: what came of it on held-out examples, and the tokens it read."""
+
+    count: int
+    held_out: HeldOut
     train_loss: float
     tokens: int
     steps: int
@@ -79,7 +92,11 @@ class CountResult:
 
 @dataclass
 class SampleLadder:
-    """Trains the counts of a :class:`FineTuning` on a model of transformers, or any that returns ``loss``."""
+    """Trains the counts of a :class:`FineTuning` on a model of transformers, or any with the like output ``logits``.
+
+    Those are of every token, (rows, length, vocabulary), or for texts with a label (rows, labels). ``pad`` fills up
+    the shorter of a batch.
+    """
 
     model: nn.Module
     train: Sequence[Example]
@@ -87,6 +104,7 @@ class SampleLadder:
     options: FineTuning
     should_stop: Callable[[], bool] = lambda: False
     say: Callable[[str], None] = lambda text: None
+    pad: int = 0
     optimizer: Any = field(init=False)
 
     def __post_init__(self) -> None:
@@ -96,7 +114,7 @@ class SampleLadder:
             )
         self.model.eval()  # fine-tuning of these sizes is done without dropout; the scales are measured so too
         if self.options.rule != "none":
-            example = [_inputs(batch_of(self.train[: self.options.batch]))]
+            example = [_inputs(batch_of(self.train[: self.options.batch], self.pad))]
             form = None if self.options.format is None else formats.by_name(self.options.format)
             unit.scale_model(self.model, example, self.options.rule, inplace=True, format=form)
         groups = unit.finetune_groups(self.model, self.options.lr, weight_decay=self.options.weight_decay)
@@ -129,36 +147,50 @@ class SampleLadder:
                 losses.append(self._step(at, (steps - at) / (steps - leaves + 1)))
                 if self.should_stop():
                     raise KeyboardInterrupt
-            loss, error = self.score()
-            yield CountResult(count, loss, error, sum(losses) / len(losses), self._tokens(steps), steps)
+            yield CountResult(count, self.score(), sum(losses) / len(losses), self._tokens(steps), steps)
             self._resume(folder, step)
 
-    def score(self) -> tuple[float, float]:
-        """The held-out loss in nats a token of the completions, and its standard error over examples."""
-        totals, counts = [], []
+    def score(self) -> HeldOut:
+        """What comes of the model, as it is, on the held-out examples."""
+        totals, counts, right = [], [], 0
         with torch.no_grad():
             for first in range(0, len(self.held_out), EVALUATED_ROWS):
-                part = batch_of(self.held_out[first : first + EVALUATED_ROWS])
-                losses = _token_losses(self.model, part)
+                part = batch_of(self.held_out[first : first + EVALUATED_ROWS], self.pad)
+                losses, logits = _losses(self.model, part)
+                labels = part["labels"]
+                if labels.dim() == 1:
+                    right += int((logits.argmax(1) == labels).sum())
                 totals += losses.sum(1).double().tolist()
-                counts += (part["labels"] != -100).sum(1).tolist()
+                counts += (labels != -100).view(len(labels), -1).sum(1).tolist()
         mean = sum(totals) / sum(counts)
         spread = sum((total - mean * count) ** 2 for total, count in zip(totals, counts, strict=True))
-        return mean, math.sqrt(spread) / sum(counts)
+        accuracy = right / len(self.held_out) if self.held_out[0].label is not None else None
+        return HeldOut(mean, math.sqrt(spread) / sum(counts), accuracy, len(self.held_out))
 
     def _step(self, step: int, shape: float) -> float:
+        """One step of AdamW at ``shape`` times the peak rate; the batch is read in pieces that bound its logits."""
         rows = self.train[step * self.options.batch : (step + 1) * self.options.batch]
-        part = batch_of(rows)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * shape * min(1.0, (step + 1) / 10)  # ten steps of warmup
         self.optimizer.zero_grad(set_to_none=True)
-        loss = _token_losses(self.model, part).sum() / (part["labels"] != -100).sum()
-        value = loss.item()
+        counted = sum(1 if row.label is not None else len(row.tokens) - row.first for row in rows)
+        value = 0.0
+        for first in range(0, len(rows), self._piece):
+            losses, _ = _losses(self.model, batch_of(rows[first : first + self._piece], self.pad))
+            loss = losses.sum() / counted
+            value += loss.item()
+            loss.backward()
         if not math.isfinite(value):
             raise UserError(f"the loss is not finite after {step} steps: give a lower --lr")
-        loss.backward()
         self.optimizer.step()
         return value
+
+    @property
+    def _piece(self) -> int:
+        """The rows that are read at once: as many as keep the logits of every token within :data:`PIECE_LOGITS`."""
+        classes = getattr(getattr(self.model, "config", None), "vocab_size", 1)
+        longest = max(len(example.tokens) for example in self.train)
+        return max(1, PIECE_LOGITS // (classes * longest))
 
     def _tokens(self, steps: int) -> int:
         return sum(len(example.tokens) for example in self.train[: steps * self.options.batch])
@@ -185,12 +217,17 @@ class SampleLadder:
         return int(meta["step"])
 
 
-def _token_losses(model: nn.Module, part: dict[str, Tensor]) -> Tensor:
-    """The cross-entropy of each token that counts, (rows, length − 1); 0 elsewhere."""
-    logits = model(**_inputs(part)).logits[:, :-1].float()
-    targets = part["labels"][:, 1:]
-    flat = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none")
-    return flat.view(targets.shape)
+def _losses(model: nn.Module, part: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The cross-entropy of each token that counts, (rows, length − 1), 0 elsewhere, or of each label, (rows, 1).
+
+    And the logits.
+    """
+    logits, targets = model(**_inputs(part)).logits.float(), part["labels"]
+    if targets.dim() == 2:
+        logits, targets = logits[:, :-1], targets[:, 1:]
+    flat = logits.reshape(-1, logits.shape[-1])
+    losses = nn.functional.cross_entropy(flat, targets.flatten(), ignore_index=-100, reduction="none")
+    return losses.view(len(targets), -1), logits
 
 
 def _inputs(part: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -83,7 +83,7 @@ class Stack:
                 branch = getattr(block, name)
                 y, skip = F.residual_split(x, keep, share / branch.backward_ratio, norm=True, eps=eps)
                 x = run(f"stack.blocks.{i}.{name}", branch, y, (skip, keep, share), rotation)
-        x = F.rms_norm(x, eps=model.norm.eps()[0])
+        x = F.rms_norm(x, x.shape[-1:], eps=model.norm.eps()[0])
         return _linear(x, self.weights["readout.weight"], model.readout.factors())
 
     def _embedding(self, tokens: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class Stack:
         q, k = F.rope(qk, *rotation).chunk(2, 1)
         y = F.attention(q, k, v, scaled=False).transpose(1, 2).reshape(x.shape)
         assert attention.norm is not None  # a plain decoder has it
-        y = F.rms_norm(y, eps=attention.norm.eps()[0])
+        y = F.rms_norm(y, y.shape[-1:], eps=attention.norm.eps()[0])
         return _linear(y, self.weights[f"{name}.out.weight"], attention.out.factors(), onto)
 
     def _mlp(self, name: str, mlp: nn.MLP, x: Tensor, onto: Onto, _: Rotation) -> Tensor:

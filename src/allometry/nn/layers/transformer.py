@@ -94,7 +94,7 @@ class Attention(nn.Module):
         if self.qk_norm or self.rope:
             qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), 1)
             if self.qk_norm:
-                qk = F.rms_norm(qk, None, 1e-6)
+                qk = F.rms_norm(qk, qk.shape[-1:])
             if self.rope:
                 qk = F.rope(qk, *(rotation or self.rotation(length, qk)))
             q, k = qk.split((self.heads, self.kv_heads), 1)
@@ -202,7 +202,8 @@ class TransformerBlock(Parametrized):
             y, skip = F.residual_split(x, keep, returned, norm=True, eps=eps)
             return branch(y, *arguments, onto=skip, keep=keep, share=share, **options)
         y, skip = F.residual_split(x, keep, returned)
-        return F.residual_add(F.rms_norm(branch(y, *arguments, **options), eps=eps), skip, keep, share)
+        y = branch(y, *arguments, **options)
+        return F.residual_add(F.rms_norm(y, y.shape[-1:], eps=eps), skip, keep, share)
 
     def extra_repr(self) -> str:
         return f"norm={self.norm!r}, " + "; ".join("keep={:.3f}, share={:.3f}".format(*w()) for w in self.weights)

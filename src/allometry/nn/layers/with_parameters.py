@@ -277,7 +277,7 @@ class RMSNorm(Parametrized):
 
     def forward(self, x: Tensor) -> Tensor:
         _check_width(x, self.normalized_shape)
-        return F.rms_norm(x, self.weight, *self.eps())
+        return F.rms_norm(x, x.shape[-1:], self.weight, *self.eps())
 
     def extra_repr(self) -> str:
         return f"{self.normalized_shape}, eps={self.eps.values[0]:g}, elementwise_affine={self.weight is not None}"
@@ -307,7 +307,7 @@ class LayerNorm(Parametrized):
 
     def forward(self, x: Tensor) -> Tensor:
         _check_width(x, self.normalized_shape)
-        return F.layer_norm(x, self.weight, self.bias, *self.eps())
+        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, *self.eps())
 
     def extra_repr(self) -> str:
         return f"{self.normalized_shape}, eps={self.eps.values[0]:g}, elementwise_affine={self.weight is not None}"

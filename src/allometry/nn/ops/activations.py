@@ -6,6 +6,8 @@ root mean square, not the deviation about the mean, because the next matrix prod
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,6 +33,8 @@ ACTIVATIONS = {
     "sigmoid": torch.sigmoid,
     "softplus": F.softplus,
 }
+# What the options of PyTorch's functions choose.
+VARIANTS = {"gelu_tanh": partial(F.gelu, approximate="tanh")}
 # Gated: act(gate) · up. For independent unit normals E[(u·f(g))²] = E[f(g)²], so the constants are those of f.
 GATES = {"swiglu": F.silu, "geglu": F.gelu}
 
@@ -39,7 +43,7 @@ GATES = {"swiglu": F.silu, "geglu": F.gelu}
 def activation_scale(name: str, constraint: str | None = None) -> Scale:
     """The constants of an activation or gate by name, the backward one equal to the forward under a constraint."""
     check_constraint(constraint)
-    factors = exact_scale((ACTIVATIONS | GATES)[name])
+    factors = exact_scale((ACTIVATIONS | VARIANTS | GATES)[name])
     return Scale(factors.forward, factors.forward) if constraint else factors
 
 
@@ -48,8 +52,8 @@ def activation(name: str, x: Tensor, constraint: str | None = None) -> Tensor:
 
     ``constraint="output"`` makes the gradient the true one, as it must be if ``x`` has other uses.
     """
-    check_float(x=x)
-    return scale(ACTIVATIONS[name](x), *activation_scale(name, constraint))
+    check_float(input=x)
+    return scale((ACTIVATIONS | VARIANTS)[name](x), *activation_scale(name, constraint))
 
 
 def gated(name: str, gate: Tensor, up: Tensor, constraint: str | None = None) -> Tensor:
@@ -117,12 +121,15 @@ def gated_halves(name: str, x: Tensor, factor: float) -> Tensor:
     return call(_GatedHalves, x, name, factor)
 
 
-def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
-    """``F.dropout`` times √(1 − p): zeros entries with probability ``p`` and keeps the root mean square."""
-    check_float(x=x)
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """``F.dropout`` times √(1 − p): zeros entries with probability ``p`` and keeps the root mean square.
+
+    ``inplace`` has no effect.
+    """
+    check_float(input=input)
     if not 0 <= p < 1:
         raise ValueError(f"p: {p} is not a share of entries to drop; give 0 ≤ p < 1")
     if not training or p == 0:
-        return x
+        return input
     keep = (1 - p) ** 0.5
-    return scale(F.dropout(x, p, training), keep, keep)
+    return scale(F.dropout(input, p, training), keep, keep)

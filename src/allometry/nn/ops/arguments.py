@@ -27,6 +27,13 @@ def check_shape(name: str, tensor: Tensor, shape: tuple, of: str) -> None:
         raise ValueError(f"{name}: shape {tuple(tensor.shape)}, but {of} needs {tuple(shape)}")
 
 
+def check_left_out(operation: str, **arguments: object) -> None:
+    """Raise for an argument of PyTorch's that has no counterpart at unit scale, unless it changes nothing."""
+    for name, value in arguments.items():
+        if value is not None and value is not False:
+            raise ValueError(f"{name}: {operation} at unit scale has none; leave it out, or take torch.nn.functional's")
+
+
 def check_constraint(constraint: str | None) -> None:
     if constraint not in CONSTRAINTS:
         raise ValueError(

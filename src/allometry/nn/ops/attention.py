@@ -37,8 +37,16 @@ def _gain_polynomial(head_dim: int, multiplier: float, qk_norm: bool) -> tuple[f
     return moments.gain_polynomial(head_dim, multiplier, qk_norm)
 
 
-def softmax(x: Tensor, dim: int = -1, *, multiplier: float = 1.0, constraint: str | None = None) -> Tensor:
-    """Softmax of ``multiplier · x`` along ``dim``, times the constant that makes its root mean square 1.
+def softmax(
+    input: Tensor,
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: torch.dtype | None = None,
+    *,
+    multiplier: float = 1.0,
+    constraint: str | None = None,
+) -> Tensor:
+    """Softmax of ``multiplier · input`` along ``dim`` (None: the last), times the constant that makes its RMS 1.
 
     The output is 1/√E[p²] times the probabilities, so it does not sum to 1. The gradient has a factor of its own
     that brings it to unit scale; with ``constraint="output"`` it is the true gradient of the output. The constants
@@ -46,12 +54,13 @@ def softmax(x: Tensor, dim: int = -1, *, multiplier: float = 1.0, constraint: st
     a polynomial that agrees to 1e-5.
 
     Raises:
-        TypeError: ``x`` is not a floating-point tensor.
-        ValueError: ``x`` has no elements, ``multiplier`` is beyond ±16, ``constraint`` is not None or "output".
+        TypeError: ``input`` is not a floating-point tensor.
+        ValueError: ``input`` has no elements, ``multiplier`` is beyond ±16, ``constraint`` is not None or "output".
     """
-    check_float(x=x)
+    check_float(input=input)
     check_constraint(constraint)
     multiplier = _multiplier(multiplier)
+    x, dim = input if dtype is None else input.to(dtype), -1 if dim is None else dim
     forward, backward = _softmax_factors(x, dim, multiplier)
     # The factor of the output multiplies the gradient too; this factor before it compensates.
     before = multiplier if constraint else multiplier * backward / forward
@@ -99,6 +108,51 @@ def attention(
         return y
     polynomial = _gain_polynomial(head_dim, multiplier, bool(qk_norm))
     return y * _gains(polynomial, first if causal else keys - 1, length if causal else 1, window, y)
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """:func:`attention` with the arguments of ``torch.nn.functional``; each row times its gain.
+
+    A boolean ``attn_mask`` (True: is seen), of a shape that broadcasts to (batch, heads, length, keys), gives each row
+    the gain of the keys that it sees. ``dropout_p`` of the probabilities brings √(1 − p). Under ``is_causal`` row i
+    sees keys 0 to i, as PyTorch's does; :func:`attention` puts the last row at the last key instead.
+
+    Raises:
+        ValueError: a mask that is added to the logits, whose constants are not known; a mask and ``is_causal``; fewer
+            heads of keys without ``enable_gqa``; what :func:`attention` refuses.
+    """
+    if attn_mask is not None and (attn_mask.dtype != torch.bool or is_causal):
+        raise ValueError(
+            f"attn_mask: {attn_mask.dtype}{' with is_causal' if is_causal else ''}; give a boolean mask alone: no "
+            "constants are known for one that is added to the logits"
+        )
+    if not 0 <= dropout_p < 1:
+        raise ValueError(f"dropout_p: {dropout_p} is not a share of entries to drop; give 0 ≤ p < 1")
+    if query.dim() == 4 and key.dim() == 4 and query.shape[1] != key.shape[1] and not enable_gqa:
+        raise ValueError(f"enable_gqa: False, but {query.shape[1]} heads of queries and {key.shape[1]} of keys")
+    _check(query, key, value, False, None)
+    length, keys, head_dim = query.shape[2], key.shape[2], operator.index(query.shape[3])
+    multiplier = _multiplier(1.0 if scale is None else scale * head_dim**0.5)
+    if attn_mask is None and not dropout_p and (not is_causal or length == keys):
+        return attention(query, key, value, causal=is_causal, multiplier=multiplier)
+    seen = attn_mask
+    if seen is None:
+        seen = torch.ones(length, keys, dtype=torch.bool, device=query.device)
+        seen = seen.tril() if is_causal else seen
+    options: dict[str, Any] = {"scale": multiplier / math.sqrt(head_dim), "enable_gqa": enable_gqa}
+    y = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout_p, **options)
+    counts = seen.expand(*seen.shape[:-1], keys).sum(-1).clamp(min=1).to(torch.promote_types(y.dtype, torch.float32))
+    gains = _exp_polynomial(_gain_polynomial(head_dim, multiplier, False), counts) * counts.sqrt()
+    return y * ((1 - dropout_p) ** 0.5 * gains).to(y.dtype)[..., None]
 
 
 _HALVES = (torch.bfloat16, torch.float16)

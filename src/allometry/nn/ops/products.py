@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arguments import check_constraint, check_float, check_shape
+from .arguments import check_constraint, check_float, check_left_out, check_shape
 from .autograd import Constants, Function, call
 from .scale import scale
 
@@ -177,7 +177,7 @@ _ZEROS = {dtype: torch.zeros(1, dtype=dtype) for dtype in (torch.float32, torch.
 
 
 def linear(
-    x: Tensor,
+    input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     *,
@@ -187,33 +187,33 @@ def linear(
     keep: float = 1.0,
     share: float = 1.0,
 ) -> Tensor:
-    """``x @ weight.T + bias`` at unit scale: (…, fan_in), (fan_out, fan_in) → (…, fan_out).
+    """``input @ weight.T + bias`` at unit scale: (…, fan_in), (fan_out, fan_in) → (…, fan_out).
 
-    The output carries fan_in^-½, the gradient of ``x`` fan_out^-½, those of weight and bias rows^-½; a bias itself
-    carries no factor. With ``constraint="output"`` the gradient of ``x`` carries fan_in^-½ and is the true one, as it
-    must be if ``x`` has other uses too. ``factors`` replaces these by any others.
+    The output carries fan_in^-½, the gradient of ``input`` fan_out^-½, those of weight and bias rows^-½; a bias itself
+    carries no factor. With ``constraint="output"`` the gradient of ``input`` carries fan_in^-½ and is the true one, as
+    it must be if ``input`` has other uses too. ``factors`` replaces these by any others.
 
     With ``onto`` the result is ``keep·onto + share·(…)``, in the same GEMM: the end of a residual branch. Backward,
     both sides receive the gradient unchanged, at unit scale; ``keep`` and ``share`` are applied where the branch
     split off, see :func:`~allometry.nn.functional.residual_split`.
 
-    The GEMMs run in the type of ``x`` (or autocast's); a weight of another type is cast, and its gradient cast back.
+    The GEMMs run in the type of ``input`` (or autocast's); a weight of another type is cast, its gradient back.
 
     Raises:
         TypeError: an integer or complex tensor. ValueError: a dimension of size 0, or shapes that do not match.
     Source: arXiv 2303.11257, table A.2.
     """
-    _check_linear(x, weight, bias, onto)
+    _check_linear(input, weight, bias, onto)
     if factors is not None and constraint is not None:
         raise ValueError(f"constraint: {constraint!r} cannot be combined with factors; give one of the two")
     fan_out, fan_in = weight.shape
     output, grad_input, grad_weight = factors or linear_factors(fan_in, fan_out, constraint)
-    dtype = _compute_dtype(x)
-    if x.dtype != dtype:
-        x = x.to(dtype)
+    dtype = _compute_dtype(input)
+    if input.dtype != dtype:
+        input = input.to(dtype)
     if weight.dtype != dtype:
         weight = weight.to(dtype)
-    flat = x if x.dim() == 2 else x.reshape(-1, fan_in)
+    flat = input if input.dim() == 2 else input.reshape(-1, fan_in)
     addend, beta = None, 0.0
     if onto is not None:
         addend, beta, output = onto.to(dtype).reshape(-1, fan_out), keep, share * output
@@ -222,27 +222,27 @@ def linear(
     y = call(_LinearFunction, flat, weight, addend, beta, output, grad_input, grad_weight)
     if onto is not None and bias is not None:
         y = y + scale(bias.to(dtype), share, over_rows(flat.shape[0]))
-    return y if x.dim() == 2 else y.view(*x.shape[:-1], fan_out)
+    return y if input.dim() == 2 else y.view(*input.shape[:-1], fan_out)
 
 
-def _check_linear(x: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor | None) -> None:
-    check_float(x=x, weight=weight)
+def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor | None) -> None:
+    check_float(input=input, weight=weight)
     if weight.dim() != 2:
         raise ValueError(f"weight: shape {tuple(weight.shape)}; a linear map has one of (fan_out, fan_in)")
-    if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"x: shape {tuple(x.shape)}, but the weight reads {weight.shape[1]} features last")
+    if input.dim() == 0 or input.shape[-1] != weight.shape[1]:
+        raise ValueError(f"input: shape {tuple(input.shape)}, but the weight reads {weight.shape[1]} features last")
     if bias is not None:
         check_shape("bias", bias, weight.shape[:1], "the weight")
     if onto is not None:
-        check_shape("onto", onto, (*x.shape[:-1], weight.shape[0]), "the result")
+        check_shape("onto", onto, (*input.shape[:-1], weight.shape[0]), "the result")
 
 
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    """The type of the product: autocast's if it is on, else that of ``x``."""
-    device = x.device.type
+def _compute_dtype(input: Tensor) -> torch.dtype:
+    """The type of the product: autocast's if it is on, else that of ``input``."""
+    device = input.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
-    return x.dtype
+    return input.dtype
 
 
 class _ConvolutionFunction(Function):
@@ -297,14 +297,14 @@ def conv_factors(
     return Factors(output, output if constraint else (stride / (out_channels // groups * taps)) ** 0.5)
 
 
-def _conv(x, weight, bias, stride, padding, dilation, groups, constraint, factors) -> Tensor:
-    """A convolution over the last axes of ``x``, as many as ``weight`` has taps for."""
-    check_float(x=x, weight=weight)
+def _conv(input, weight, bias, stride, padding, dilation, groups, constraint, factors) -> Tensor:
+    """A convolution over the last axes of ``input``, as many as ``weight`` has taps for."""
+    check_float(input=input, weight=weight)
     axes = weight.dim() - 2
     if weight.shape[0] % groups:
         raise ValueError(f"groups: {groups} does not divide the {weight.shape[0]} channels out")
-    if x.dim() not in (axes + 1, axes + 2) or x.shape[-axes - 1] != weight.shape[1] * groups:
-        raise ValueError(f"x: shape {tuple(x.shape)}, but the weight reads {weight.shape[1] * groups} channels")
+    if input.dim() not in (axes + 1, axes + 2) or input.shape[-axes - 1] != weight.shape[1] * groups:
+        raise ValueError(f"input: shape {tuple(input.shape)}, but the weight reads {weight.shape[1] * groups} channels")
     if bias is not None:
         check_shape("bias", bias, weight.shape[:1], "the weight")
     if isinstance(padding, str):
@@ -316,16 +316,16 @@ def _conv(x, weight, bias, stride, padding, dilation, groups, constraint, factor
     if factors is None:
         fan = (weight.shape[1] * groups, weight.shape[0], taps, groups, math.prod(stride))
         factors = conv_factors(*fan, constraint)
-    batched = x if x.dim() == axes + 2 else x.unsqueeze(0)
-    y = call(_ConvolutionFunction, batched, weight.to(x.dtype), (stride, padding, dilation, groups), *factors)
+    batched = input if input.dim() == axes + 2 else input.unsqueeze(0)
+    y = call(_ConvolutionFunction, batched, weight.to(input.dtype), (stride, padding, dilation, groups), *factors)
     if bias is not None:
-        bias = scale(bias.to(x.dtype), 1.0, over_rows(y.numel() // y.shape[1]))
+        bias = scale(bias.to(input.dtype), 1.0, over_rows(y.numel() // y.shape[1]))
         y = y + bias.view(-1, *(1,) * axes)
-    return y if x.dim() == axes + 2 else y.squeeze(0)
+    return y if input.dim() == axes + 2 else y.squeeze(0)
 
 
 def conv1d(
-    x: Tensor,
+    input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: int | tuple = 1,
@@ -338,14 +338,14 @@ def conv1d(
 ) -> Tensor:
     """``F.conv1d`` at unit scale: (batch, channels, length), (out, channels/groups, taps) → (batch, out, length').
 
-    Factors (fan_in·k/g)^-½ on the output, (s·g/(fan_out·k))^½ on the gradient of ``x``, (batch·length')^-½ on that of
-    the weight; a padded border reads zeros and is weaker. ``constraint="output"`` as in :func:`linear`.
+    Factors (fan_in·k/g)^-½ on the output, (s·g/(fan_out·k))^½ on the gradient of ``input``, (batch·length')^-½ on that
+    of the weight; a padded border reads zeros and is weaker. ``constraint="output"`` as in :func:`linear`.
     """
-    return _conv(x, weight, bias, stride, padding, dilation, groups, constraint, factors)
+    return _conv(input, weight, bias, stride, padding, dilation, groups, constraint, factors)
 
 
 def conv2d(
-    x: Tensor,
+    input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: int | tuple = 1,
@@ -357,19 +357,31 @@ def conv2d(
     factors: Factors | None = None,
 ) -> Tensor:
     """``F.conv2d`` at unit scale: (batch, channels, height, width) → (batch, out, height', width'); see conv1d."""
-    return _conv(x, weight, bias, stride, padding, dilation, groups, constraint, factors)
+    return _conv(input, weight, bias, stride, padding, dilation, groups, constraint, factors)
 
 
-def embedding(tokens: Tensor, weight: Tensor, padding_idx: int | None = None) -> Tensor:
+def embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
     """Rows of ``weight`` (vocab, width) by index: (…) → (…, width).
 
     Unit-normal rows need no factor; their gradient carries √(vocab/tokens), so that over the whole table it is at unit
     scale when the tokens are spread evenly. The factor is put on the incoming gradient, the smaller of the two.
+
+    Raises:
+        ValueError: ``max_norm``, ``scale_grad_by_freq`` or ``sparse``: they change rows or gradients by no constant.
     """
-    if tokens.is_floating_point() or tokens.is_complex():
-        raise TypeError(f"tokens: {tokens.dtype} cannot index a table; give integers")
+    check_left_out("embedding", max_norm=max_norm, scale_grad_by_freq=scale_grad_by_freq, sparse=sparse)
+    if input.is_floating_point() or input.is_complex():
+        raise TypeError(f"input: {input.dtype} cannot index a table; give integers")
     check_float(weight=weight)
-    if 0 in tokens.shape:
-        raise ValueError(f"tokens: shape {tuple(tokens.shape)} has a dimension of size 0; every size must be ≥ 1")
-    rows = F.embedding(tokens, weight, padding_idx)
-    return scale(rows, 1.0, weight.shape[0] ** 0.5 * over_rows(tokens.numel()))
+    if 0 in input.shape:
+        raise ValueError(f"input: shape {tuple(input.shape)} has a dimension of size 0; every size must be ≥ 1")
+    rows = F.embedding(input, weight, padding_idx)
+    return scale(rows, 1.0, weight.shape[0] ** 0.5 * over_rows(input.numel()))

@@ -9,6 +9,8 @@ the split costs nothing: it is two constants in the norm's backward pass.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -81,22 +83,59 @@ class _NormSplit(Function):
         return _norm_backward(tangent, y) * inverse, tangent.view_as(tangent), None
 
 
-def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
-    """Each row over its root mean square: (…, width) → (…, width), at unit scale for any input.
+def rms_norm(
+    input: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """Each row over its root mean square: (…, *normalized_shape) → the same shape, at unit scale for any input.
 
-    A ``weight`` (width) multiplies the columns; its gradient carries rows^-½. Differentiable once.
+    A ``weight`` (normalized_shape) multiplies the columns; its gradient carries rows^-½. ``eps`` None is 1e-6.
+    Differentiable once.
+
+    Raises:
+        ValueError: the last dimensions are not ``normalized_shape``, or the weight's are not.
     """
-    check_float(x=x)
-    return _gain(call(_RMSNorm, x, eps)[0], weight, None)
+    check_float(input=input)
+    eps = 1e-6 if eps is None else eps
+    if normalized_shape == input.shape[-1:]:
+        return _gain(call(_RMSNorm, input, eps)[0], weight, None)
+    rows, shape = _rows(input, normalized_shape)
+    y = call(_RMSNorm, rows, eps)[0]
+    return _gain(y, _flat("weight", weight, shape), None).reshape(input.shape)
 
 
-def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """Each row less its mean, over its standard deviation: (…, width) → (…, width).
+def layer_norm(
+    input: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Each row less its mean, over its standard deviation: (…, *normalized_shape) → the same shape.
 
-    The gradients of ``weight`` and ``bias`` (width) carry rows^-½.
+    The gradients of ``weight`` and ``bias`` (normalized_shape) carry rows^-½.
+
+    Raises:
+        ValueError: as :func:`rms_norm`.
     """
-    check_float(x=x)
-    return _gain(F.layer_norm(x, x.shape[-1:], eps=eps), weight, bias)
+    check_float(input=input)
+    rows, shape = _rows(input, normalized_shape)
+    y = F.layer_norm(rows, rows.shape[-1:], eps=eps)
+    return _gain(y, _flat("weight", weight, shape), _flat("bias", bias, shape)).reshape(input.shape)
+
+
+def _rows(x: Tensor, normalized_shape: int | Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
+    """``x`` with what is normalised together in one last dimension, and the shape of that."""
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not shape or tuple(x.shape[-len(shape) :]) != shape:
+        raise ValueError(f"normalized_shape: {shape}, but the input's shape is {tuple(x.shape)}")
+    return x.flatten(-len(shape)), shape
+
+
+def _flat(name: str, parameter: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+    if parameter is None:
+        return None
+    check_shape(name, parameter, shape, "the norm")
+    return parameter.flatten()
 
 
 def _gain(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -6,6 +6,8 @@ A format needs to know how large a tensor is. Where that comes from is what ``sc
   all tensors will do, and no example is needed.
 - "rms": the root mean square of each tensor, measured; of activations on examples.
 - "absmax": the largest entry of each tensor, measured; of activations on examples. What calibration usually means.
+- "dynamic": the largest entry of each row: of a weight's rows once, of an activation's whenever it comes. It needs no
+  example, and is what a pretrained model wants, whose tensors have a few entries far larger than the rest.
 
 ``int8`` is uniform: entries beyond its range are clipped, so the range is a choice. Under "unit" and "rms" it is for
 weights the one with the least mean square error for a normal tensor (:func:`normal_range`), and
@@ -29,7 +31,7 @@ from ..layers import with_parameters as layers
 from ..ops.products import Factors
 from .formats import E4M3FN, MX, Format, NVFP4Format, by_name
 
-SCALES = ("unit", "rms", "absmax")
+SCALES = ("unit", "rms", "absmax", "dynamic")
 TAILS = 4.0  # how much longer than a normal tensor's the tails of activations are taken to be
 LEVELS = 127  # of int8, on either side of zero
 
@@ -63,7 +65,7 @@ def quantize(
         model: of our layers, or of ``torch.nn``'s; all its ``Linear`` are quantised.
         format: "int8", "fp8" (E4M3), "mxfp8", "mxfp6", "mxfp4", "nvfp4", or any other of :mod:`.formats`. Products of
             int8 run in int8 where PyTorch has that; those of other formats are computed in the model's type.
-        scales: "unit", "rms" or "absmax"; the last two measure activations on ``example``.
+        scales: "unit", "rms", "absmax" or "dynamic"; the second and third measure activations on ``example``.
         example: a batch or a list of them. A tensor, ``model(x)``; a tuple, ``model(*x)``; a dictionary,
             ``model(**x)``.
         activations: whether the inputs are cast too, or weights alone.
@@ -80,12 +82,14 @@ def quantize(
     if not linear:
         raise ValueError(f"model: {type(model).__name__} holds no Linear of the roles {', '.join(roles)}")
     sizes: dict[str, float] = {}
-    if activations and scales != "unit" and not isinstance(form, MX | NVFP4Format):
+    if activations and scales in ("rms", "absmax") and not isinstance(form, MX | NVFP4Format):
         if example is None:
-            raise ValueError(f"example: none given, but scales={scales!r} measures activations; scales='unit' does not")
+            raise ValueError(
+                f"example: none given, but scales={scales!r} measures activations; 'unit' and 'dynamic' do not"
+            )
         sizes = _activation_sizes(model, linear, example, scales)
     for path, layer in linear.items():
-        size = 1.0 if scales == "unit" else _size(layer.weight.detach(), scales)
+        size = _size(layer.weight.detach(), scales) if scales in ("rms", "absmax") else 1.0
         quantised = QuantizedLinear(layer, form, scales, size, sizes.get(path, 1.0), activations)
         if not path:
             return quantised
@@ -98,6 +102,7 @@ class QuantizedLinear(nn.Module):
 
     codes: Tensor
     bias: Tensor | None
+    row_steps: Tensor | None  # what a code of 1 stands for in each row of the weight, where rows have their own
 
     def __init__(
         self, layer: nn.Linear | layers.Linear, form: AnyFormat, scales: str, weight: float, inputs: float, cast: bool
@@ -108,9 +113,14 @@ class QuantizedLinear(nn.Module):
         ours = isinstance(layer, layers.Linear)
         self._factors = layer.factors() if ours else Factors(1.0, 1.0)
         self.backward_ratio = layer.backward_ratio if ours else 1.0
+        by_row = scales == "dynamic" and not isinstance(form, MX | NVFP4Format)
+        steps = _row_steps(layer.weight.detach(), form) if by_row else None
+        self.register_buffer("row_steps", None if steps is None else steps.flatten())
         self.weight_step = _step(form, scales, weight, 1.0)
-        self.input_step = _step(form, scales, inputs, TAILS)
-        self.register_buffer("codes", _stored(layer.weight.detach() / self.weight_step, form))
+        self.input_step = None if by_row else _step(form, scales, inputs, TAILS)  # None: of each row when it comes
+        self.register_buffer(
+            "codes", _stored(layer.weight.detach() / (self.weight_step if steps is None else steps), form)
+        )
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
 
     def factors(self) -> Factors:
@@ -124,7 +134,8 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor, onto: Tensor | None = None, keep: float = 1.0, share: float = 1.0) -> Tensor:
         flat = x.reshape(-1, self.in_features)
-        y = (self._product(flat) * (self.weight_step * self._factors.output)).view(*x.shape[:-1], self.out_features)
+        step = self.weight_step if self.row_steps is None else self.row_steps.to(x.dtype)
+        y = (self._product(flat) * (step * self._factors.output)).view(*x.shape[:-1], self.out_features)
         if self.bias is not None:
             y = y + self.bias
         return y if onto is None else keep * onto + share * y
@@ -133,13 +144,14 @@ class QuantizedLinear(nn.Module):
         """x·codesᵀ, with x in the format if inputs are cast."""
         if not self.cast:
             return x @ self.codes.to(x.dtype).t()
-        if isinstance(self.form, Int8):
-            codes = (x / self.input_step).round_().clamp_(-LEVELS, LEVELS)
-            if x.device.type == "cpu":
-                product = torch._int_mm  # pyright: ignore[reportPrivateImportUsage]  # PyTorch's only product of integers
-            return product(codes.to(torch.int8), self.codes.t()).to(x.dtype) * self.input_step
-            return codes @ self.codes.to(x.dtype).t() * self.input_step
-        return self.form.cast(x / self.input_step) @ self.codes.to(x.dtype).t() * self.input_step
+        step = _row_steps(x, self.form) if self.input_step is None else self.input_step
+        if not isinstance(self.form, Int8):
+            return self.form.cast(x / step) @ self.codes.to(x.dtype).t() * step
+        codes = (x / step).round_().clamp_(-LEVELS, LEVELS)
+        if x.device.type != "cpu":
+            return codes @ self.codes.to(x.dtype).t() * step
+        product = torch._int_mm  # pyright: ignore[reportPrivateImportUsage]  # PyTorch's only product of integers
+        return product(codes.to(torch.int8), self.codes.t()).to(x.dtype) * step
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.form!r}, inputs={self.cast}"
@@ -201,6 +213,13 @@ def _step(form: AnyFormat, scales: str, size: float, tails: float) -> float:
     if scales == "absmax":
         return size / (LEVELS if isinstance(form, Int8) else form.max)
     return size * normal_range() * tails / LEVELS if isinstance(form, Int8) else size
+
+
+def _row_steps(rows: Tensor, form: AnyFormat) -> Tensor:
+    """What a code of 1 stands for in each row, (rows, 1): the largest entry gets the largest code."""
+    assert not isinstance(form, MX | NVFP4Format)  # which have scales of their own
+    largest = rows.abs().amax(-1, keepdim=True) / (LEVELS if isinstance(form, Int8) else form.max)
+    return largest.clamp_(min=torch.finfo(largest.dtype).tiny)  # a row of zeros
 
 
 def _stored(weight: Tensor, form: AnyFormat) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from ...config.external import ExternalRun
 from ...errors import UserError
 from ...extras import require
+from ...quantities import Score, plural
 from ...runs.record import RunRecord, environment, now
 from ...runs.study import Study
 from ..listener import Listener, Note, silent
@@ -30,7 +31,11 @@ class FineTuned:
     best: Path | None
 
     def to_json(self) -> dict[str, Any]:
-        rows = [{"samples": r.tokens, "loss": r.loss, "loss_se": r.loss_se, "run": r.id} for r in self.records]
+        rows = [
+            {"samples": r.tokens, "loss": r.loss, "loss_se": r.loss_se, "run": r.id}
+            | {name: score.value for name, score in r.scores.items()}
+            for r in self.records
+        ]
         law = None if self.law is None else self.law.to_json()
         model = None if self.best is None else str(self.best)
         return {"path": str(self.path), "before": self.before, "runs": rows, "law": law, "model": model}
@@ -48,9 +53,11 @@ def finetune(
 ) -> FineTuned:
     """Fine-tune a model of transformers on each of a ladder of sample counts; the same call again goes on.
 
+    Data with labels make a classifier of it.
+
     Args:
         model: a folder, a GGUF file, or a name on the hub that is in the local cache.
-        data: JSONL of prompt and completion (or text), or a text.
+        data: JSONL of prompt and completion, of text, or of text and label; or a text.
         out: the study; the model of the best count goes to its folder ``model``.
         context: the most tokens of an example.
         held_out: the number of examples that no training sees.
@@ -61,49 +68,20 @@ def finetune(
         UserError: no such model or data, options out of their range, or ``out`` holds something else.
     """
     require("torch", "transformers", "safetensors")
-    from ...lm.finetuning.examples import read_examples, split
-    from ...lm.finetuning.pretrained_model import context_of, load_pretrained
     from ...lm.finetuning.sample_ladder import FineTuning, SampleLadder
 
     asked = FineTuning(**options)
-    loaded, tokenizer = load_pretrained(model)
-    encode = lambda text: tokenizer.encode(text, add_special_tokens=False)
-    length = context_of(loaded, context)
-    examples = read_examples(Path(data), encode, tokenizer.eos_token_id, length)
-    train, held = split(examples, asked.seed, held_out)
-    num_params = sum(parameter.numel() for parameter in loaded.parameters())
-    ladder = SampleLadder(loaded, train, held, asked, say=lambda text: listener(Note(text)))
-    settings = asdict(asked) | {"model": Path(model).name, "context": length, "held_out": held_out}
-    settings |= {"counts": list(asked.counts), "data": Path(data).name, "examples": _fingerprint(examples)}
-    study = Study.create(Path(out), {"finetune": settings})
-    runs = {count: _run(settings, num_params, count) for count in asked.counts}
+    pretrained = _read(model, Path(data), context, held_out, asked.seed)
+    say = lambda text: listener(Note(text))
+    sides = pretrained.train, pretrained.held_out
+    ladder = SampleLadder(pretrained.model, *sides, asked, say=say, pad=pretrained.pad)
+    settings = asdict(asked) | {"model": Path(model).name, "data": Path(data).name} | pretrained.settings
+    study = Study.create(Path(out), {"finetune": settings | {"counts": list(asked.counts)}})
+    runs = {count: _run(settings, pretrained, count) for count in asked.counts}
     records = [record for run in runs.values() if (record := study.record(run.id)) is not None]
     before = _before(study, ladder, listener)
-    done = max((record.tokens for record in records), default=0)
-    begun = time.monotonic()
-    for branch in () if _enough(records, asked.patience) else ladder.branches(study.trunk_path("finetune"), done):
-        record = RunRecord(
-            run=runs[branch.count],
-            kind="ladder",
-            status="finished" if math.isfinite(branch.loss) else "diverged",
-            loss=branch.loss if math.isfinite(branch.loss) else None,
-            loss_se=branch.loss_se,
-            train_loss=branch.train_loss,
-            seconds=time.monotonic() - begun,
-            flops_spent=6.0 * num_params * branch.tokens,
-            tokens_per_second=branch.tokens / (time.monotonic() - begun),
-            finished_at=now(),
-            environment=environment(ladder.threads),
-        )
-        if record.loss is not None and record.loss < min((r.loss for r in records if r.loss), default=math.inf):
-            _save_model(loaded, tokenizer, study.path / "model")
-        study.save(record, [])
-        records.append(record)
-        listener(Note(f"{branch.count} samples: held-out loss {branch.loss:.4f} ± {branch.loss_se:.4f}"))
-        if _enough(records, asked.patience):
-            listener(Note(f"the held-out loss has not fallen for {asked.patience} counts: the ladder ends here"))
-            break
-        begun = time.monotonic()
+    if not _enough(records, asked.patience):
+        _train(study, ladder, pretrained, runs, records, listener)
     kept = tuple(sorted(records, key=lambda record: record.tokens))
     points = [(record.tokens, record.loss) for record in kept if record.loss is not None]
     law = fit_sample_law(points) if len(points) >= 3 else None
@@ -111,19 +89,104 @@ def finetune(
     return FineTuned(study.path, kept, before, law, best if best.is_dir() else None)
 
 
-def _run(settings: dict[str, Any], num_params: int, count: int) -> ExternalRun:
+@dataclass(frozen=True)
+class _Pretrained:
+    """A model with its tokenizer, examples for both, and what of them belongs to a run's settings."""
+
+    model: Any
+    tokenizer: Any
+    train: Sequence[Any]
+    held_out: Sequence[Any]
+    pad: int
+    loss_unit: str
+    settings: dict[str, Any]
+
+    @property
+    def num_params(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def _read(model: str, data: Path, context: int, held_out: int, seed: int) -> _Pretrained:
+    """The model, a classifier if the data have labels, and the examples as it reads them.
+
+    Raises:
+        UserError: no such model or data, or too few examples.
+    """
+    from ...lm.finetuning.examples import labels_in, read_examples, split
+    from ...lm.finetuning.pretrained_model import context_of, load_pretrained
+
+    labels = labels_in(data)
+    loaded, tokenizer = load_pretrained(model, labels, seed)
+    length = context_of(loaded, context)
+    own = {"add_special_tokens": True, "truncation": True, "max_length": length}  # a classifier reads [CLS] … [SEP]
+    encode = lambda text: tokenizer.encode(text, **(own if labels else {"add_special_tokens": False}))
+    examples = read_examples(data, encode, tokenizer.eos_token_id, length, labels)
+    train, held = split(examples, seed, held_out)
+    unit = f"nats per text, of {len(labels)} labels" if labels else "nats per token of a completion"
+    settings = {"context": length, "held_out": held_out, "examples": _fingerprint(examples)}
+    settings |= {"labels": len(labels)} if labels else {}
+    return _Pretrained(loaded, tokenizer, train, held, tokenizer.pad_token_id or 0, unit, settings)
+
+
+def _train(
+    study: Study,
+    ladder: Any,
+    pretrained: _Pretrained,
+    runs: Mapping[int, ExternalRun],
+    records: list[RunRecord],
+    listener: Listener,
+) -> None:
+    """Train the counts that have no record, record each, and keep the model of the best."""
+    patience = ladder.options.patience
+    done = max((record.tokens for record in records), default=0)
+    begun = time.monotonic()
+    for branch in ladder.branches(study.trunk_path("finetune"), done):
+        record = _record(runs[branch.count], branch, time.monotonic() - begun, ladder.threads)
+        if record.loss is not None and record.loss < min((r.loss for r in records if r.loss), default=math.inf):
+            _save_model(pretrained.model, pretrained.tokenizer, study.path / "model")
+        study.save(record, [])
+        records.append(record)
+        named = "" if branch.held_out.accuracy is None else f", {branch.held_out.accuracy:.1%} named rightly"
+        scored = f"held-out loss {branch.held_out.loss:.4f} ± {branch.held_out.loss_se:.4f}{named}"
+        listener(Note(f"{plural(branch.count, 'sample')}: {scored}"))
+        if _enough(records, patience):
+            listener(Note(f"the held-out loss has not fallen for {plural(patience, 'count')}: the ladder ends here"))
+            return
+        begun = time.monotonic()
+
+
+def _record(run: ExternalRun, branch: Any, seconds: float, threads: int) -> RunRecord:
+    scored, finite = branch.held_out, math.isfinite(branch.held_out.loss)
+    error = 0.0 if scored.accuracy is None else math.sqrt(scored.accuracy * (1 - scored.accuracy) / scored.examples)
+    return RunRecord(
+        run=run,
+        kind="ladder",
+        status="finished" if finite else "diverged",
+        loss=scored.loss if finite else None,
+        loss_se=scored.loss_se,
+        train_loss=branch.train_loss,
+        seconds=seconds,
+        flops_spent=6.0 * run.num_params * branch.tokens,
+        tokens_per_second=branch.tokens / seconds,
+        finished_at=now(),
+        environment=environment(threads),
+        scores={} if scored.accuracy is None else {"accuracy": Score(scored.accuracy, error)},
+    )
+
+
+def _run(settings: dict[str, Any], pretrained: _Pretrained, count: int) -> ExternalRun:
     named = {key: value for key, value in settings.items() if isinstance(value, str | int | float)}
     return ExternalRun(
         trained_by="finetune",
         name=f"{count} samples",
-        num_params=num_params,
+        num_params=pretrained.num_params,
         counted="total",
         tokens=count,
         unit="sample",
         batch_tokens=settings["batch"],
         lr=settings["lr"],
         seed=settings["seed"],
-        loss_unit="nats per token of a completion",
+        loss_unit=pretrained.loss_unit,
         data=settings["data"],
         settings=named,
     )
@@ -131,7 +194,7 @@ def _run(settings: dict[str, Any], num_params: int, count: int) -> ExternalRun:
 
 def _fingerprint(examples: Sequence[Any]) -> str:
     """A hash of the examples as the model reads them."""
-    text = repr([(example.tokens, example.first) for example in examples])
+    text = repr([(e.tokens, e.first, *([] if e.label is None else [e.label])) for e in examples])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -139,10 +202,10 @@ def _before(study: Study, ladder: Any, listener: Listener) -> float:
     """The held-out loss of the pretrained model, measured once."""
     value = study.read("before.json")
     if value is None:
-        loss, error = ladder.score()
-        if not math.isfinite(loss):
+        scored = ladder.score()
+        if not math.isfinite(scored.loss):
             raise UserError("the pretrained model's held-out loss is not finite: its weights are damaged")
-        value = {"loss": loss, "loss_se": error}
+        value = asdict(scored)
         study.write("before.json", value)
     listener(Note(f"before: held-out loss {value['loss']:.4f} ± {value['loss_se']:.4f}"))
     return value["loss"]
