@@ -27,10 +27,12 @@ faults: $(VENV)/.test
 extras: $(VENV)/.test
 	ALLOMETRY_EXTRAS=pip $(BIN)/python -m pytest tests/test_packaging.py
 
-# Export, scoring and fine-tuning against transformers, llama.cpp and lm-eval themselves, which `make test` does without.
+# Export, scoring, fine-tuning and distillation against transformers, llama.cpp and lm-eval themselves, which `make test` does without.
+MODELS := $(addprefix tests/lm/test_,$(addsuffix .py,hugging_face_folder gguf_file stock_weights evaluate sampling)) \
+  tests/nn/test_scale_pretrained.py $(addprefix tests/workflow/test_,finetune_model.py distill_study.py)
 models: $(VENV)/.test
 	$(PIP) install -q -c constraints.txt -e ".[gguf,evaluation]" xllamacpp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/lm tests/nn/test_scale_pretrained.py tests/workflow/test_finetune_model.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs $(MODELS)
 
 # The site, in build/site: every page, link and anchor is checked. build/site/index.html opens offline.
 docs: $(VENV)/.docs

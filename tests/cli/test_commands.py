@@ -318,5 +318,10 @@ def test_a_run_is_exported_scored_and_written_with(cli, refused, study, tmp_path
     status, out, err = cli("generate", study, "--prompt", "ab", "--prompt", "cd", "--tokens", 5, "--json")
     assert status == 0, err
     assert [text["text"][:2] for text in json.loads(out)] == ["ab", "cd"]
+    assert "no run with an id" in refused("distill", study, "--teacher", study / "zz", "--out", tmp_path / "taught")
+    assert "no finished rung of width 7" in refused(
+        "distill", study, "--teacher", study, "--out", tmp_path / "taught", "--width", 7
+    )
+    assert not (tmp_path / "taught").exists()
     for bad in (["--temperature", "nan"], ["--temperature", "1e-320"], ["--top-p", "0"], ["--prompt", "x" * 999]):
         refused("generate", study, *bad)

@@ -77,7 +77,7 @@ def test_unit_scales_are_one_constant_and_need_no_example():
     modules = [module for module in quantize(model, "int8").modules() if isinstance(module, QuantizedLinear)]
     assert len(modules) == 8
     assert len({(module.weight_step, module.input_step) for module in modules}) == 1
-    with pytest.raises(ValueError, match="scales='unit' does not"):
+    with pytest.raises(ValueError, match="'unit' and 'dynamic' do not"):
         quantize(model, "int8", scales="rms")
     quantize(model, "int8", scales="rms", activations=False)  # weights need no example
 

@@ -134,7 +134,7 @@ CALLS = {
         "reduction: 'avg' is unknown; .*'mean', 'sum', 'none'",
     ),
     "mse reduction": (lambda: nn.MSELoss(reduction="avg")(x, x), ValueError, "reduction: 'avg' is unknown; .*'mean'"),
-    "one class": (lambda: F.cross_entropy(x[:, :1], torch.zeros(3).long()), ValueError, "logits: 1 class .* 2"),
+    "one class": (lambda: F.cross_entropy(x[:, :1], torch.zeros(3).long()), ValueError, "input: 1 class .* 2"),
     "accumulation": (lambda: nn.accumulation(0).__enter__(), ValueError, "parts: 0 .* at least 1"),
     "scheme": (lambda: nn.parametrize(nn.Linear(3, 4), "ntk"), ValueError, "scheme: 'ntk' is unknown; .*'umup'"),
 }  # fmt: skip

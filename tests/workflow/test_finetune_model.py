@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import random
 
 import pytest
 import torch
@@ -72,11 +73,13 @@ def test_a_classifier_keeps_its_labels_and_says_its_accuracy(folder):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     BertModel(BertConfig(vocab_size=31, **sizes)).save_pretrained(folder / "bert")
     BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "bert")
+    draw = random.Random(0)
+    halves = {"low": letters[:13], "high": letters[13:]}
     rows = [
-        {"text": f"{letters[i % 13]} {letters[i % 11]}", "label": "low" if i % 13 < 6 else "high"} for i in range(143)
+        {"text": " ".join(draw.choices(halves[label], k=5)), "label": label} for label in halves for _ in range(200)
     ]
     (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    options = {"counts": (16, 32, 96), "lr": 1e-2, "batch": 4, "held_out": 40, "patience": 0}
+    options = {"counts": (32, 64, 256), "lr": 3e-3, "batch": 4, "held_out": 40, "patience": 0}
     tuned = finetune(str(folder / "bert"), folder / "labels.jsonl", folder / "study", **options)
     accuracies = [record.scores["accuracy"].value for record in tuned.records]
     assert accuracies[-1] > 0.9
