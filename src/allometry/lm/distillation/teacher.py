@@ -21,7 +21,7 @@ from ...data.shards import read_manifest
 from ...data.tokenizer import Bytes, Tokenizer
 from ...errors import UserError
 from ...extras import require
-from ...files import parse_json, write_json
+from ...files import parse_json, sync, write_json
 from ...runs.study import Study, find_run
 from ...tasks.text import evaluate_windows
 from ...tasks.windows import held_out_windows
@@ -101,7 +101,8 @@ def find_teacher(source: str, corpus: Corpus, context: int, vocab_size: int) -> 
         UserError: no such model, its tokenizer is not the corpus's, or its context or vocabulary is too small.
     """
     path = Path(source)
-    if any(Study(folder).settings_path.is_file() for folder in (path, path.parent)):
+    stock = path.is_file() or (path / "config.json").is_file()  # it may stand in a study's folder
+    if not stock and any(Study(folder).settings_path.is_file() for folder in (path, path.parent)):
         study, record = find_run(path)
         teacher = _of_run(study.weights_path(record.id), source)
         _check_same_tokenizer(record.config.text, tokenizer_of(study, record), corpus, source)
@@ -137,6 +138,8 @@ def keep_teacher(teacher: Teacher, own: Any, study: Study, corpus: Corpus, conte
         model, tokenizer = own
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    for file in folder.iterdir():
+        sync(file)
     windows = held_out_windows(corpus.held_out, context, HELD_OUT_WINDOWS)
     loss = evaluate_windows(_Cut(teacher, vocab_size), windows).value
     facts = replace(teacher.facts, loss=loss)

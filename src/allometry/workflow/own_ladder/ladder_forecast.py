@@ -14,13 +14,21 @@ from .earlier_studies import DRIFT, LAWS, LEAST_LENGTHS, LEAST_TOKENS, priors
 
 
 def own_ladder(source: Path | str) -> list[RunRecord]:
-    """The finished rungs of a study whose ladder is of the built-in decoder; none for anything else."""
+    """The finished rungs of a study whose ladder is of the built-in decoder on text; none for anything else.
+
+    Students of a teacher are something else: what earlier studies showed of the constants does not hold for them.
+    """
     study = Study(Path(source))
     if not study.settings_path.is_file():
         return []
     rungs = [record for record in study.records("ladder") if record.status == "finished"]
-    models = [None if record.external else record.config.model for record in rungs]
-    return rungs if all(isinstance(model, DecoderConfig) and model.plain for model in models) else []
+    return rungs if all(_is_plain_text(record) for record in rungs) else []
+
+
+def _is_plain_text(record: RunRecord) -> bool:
+    if record.external or record.config.task.name != "text":
+        return False
+    return isinstance(record.config.model, DecoderConfig) and record.config.model.plain
 
 
 def fit_ladder(records: Sequence[RunRecord]) -> tuple[laws.Forecast, laws.Observations]:
