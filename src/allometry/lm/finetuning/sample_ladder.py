@@ -67,7 +67,7 @@ class FineTuning:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class ExampleScore:
     """The held-out loss in nats a token of the completions, or a text with a label; its error over ``examples``.
 
     ``accuracy`` is the share of the labels that were named rightly; None where there are none.
@@ -84,7 +84,7 @@ class CountResult:
     """The training of one count: what came of it on held-out examples, and the tokens it read."""
 
     count: int
-    held_out: HeldOut
+    held_out: ExampleScore
     train_loss: float
     tokens: int
     steps: int
@@ -150,7 +150,7 @@ class SampleLadder:
             yield CountResult(count, self.score(), sum(losses) / len(losses), self._tokens(steps), steps)
             self._resume(folder, step)
 
-    def score(self) -> HeldOut:
+    def score(self) -> ExampleScore:
         """What comes of the model, as it is, on the held-out examples."""
         totals, counts, right = [], [], 0
         with torch.no_grad():
@@ -165,7 +165,7 @@ class SampleLadder:
         mean = sum(totals) / sum(counts)
         spread = sum((total - mean * count) ** 2 for total, count in zip(totals, counts, strict=True))
         accuracy = right / len(self.held_out) if self.held_out[0].label is not None else None
-        return HeldOut(mean, math.sqrt(spread) / sum(counts), accuracy, len(self.held_out))
+        return ExampleScore(mean, math.sqrt(spread) / sum(counts), accuracy, len(self.held_out))
 
     def _step(self, step: int, shape: float) -> float:
         """One step of AdamW at ``shape`` times the peak rate; the batch is read in pieces that bound its logits."""
