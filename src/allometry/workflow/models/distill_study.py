@@ -145,15 +145,15 @@ def _begin(
 
     context = max(record.config.decoder.context for record in rungs)
     vocab_size = max(record.config.decoder.vocab_size for record in rungs)
-    found, own = find_teacher(teacher, corpus, context, vocab_size)
-    size = format_count(found.facts.num_params)
-    smaller = [record for record in rungs if not only_smaller or record.num_params < found.facts.num_params]
+    offered, own = find_teacher(teacher, corpus, context, vocab_size)
+    size = format_count(offered.facts.num_params)
+    smaller = [record for record in rungs if not only_smaller or record.num_params < offered.facts.num_params]
     if not smaller:
         raise UserError(f"--teacher {teacher}: has {size} parameters, and no rung has fewer; name some by --width")
-    settings = {"distillation": how | {"teacher": found.facts.fingerprint}}
+    settings = {"distillation": how | {"teacher": offered.facts.fingerprint}}
     students = open_or_begin(out, settings, corpus, listener)
     with students.lock(note_to(listener)):
-        facts = keep_teacher(found, own, students, corpus, context, vocab_size).facts
+        facts = keep_teacher(offered, own, students, corpus, context, vocab_size).facts
     listener(Note(f"teacher: {facts.source}, {size} parameters, held-out loss {facts.loss:.4f}"))
     return students, facts, smaller
 
