@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from allometry import planning
+from allometry import laws, planning
 from allometry.report import write_report
 from helpers.chromium import Chromium
-from helpers.studies import build
+from helpers.studies import build, cut
 
+FORM = "document.querySelector('#ask form').elements"
 HOSTILE = (
     "</script></style><img src=x onerror=\"window.ran=1\"><script>window.ran=1</script><svg onload='window.ran=1'>"
 )
@@ -19,9 +20,14 @@ def browser():
         yield chromium
 
 
+@pytest.fixture(scope="module")
+def path(study, tmp_path_factory):
+    return write_report(study, tmp_path_factory.mktemp("page") / "report.html")
+
+
 @pytest.fixture
-def opened(browser, study, tmp_path):
-    browser.open(write_report(study, tmp_path / "report.html"))
+def opened(browser, path):
+    browser.open(path)
     return browser
 
 
@@ -31,12 +37,7 @@ def exact(page, name):
 
 
 def write(page, name, value):
-    page.run(f"(f => {{f.value = {value!r}; f.dispatchEvent(new Event('input', {{bubbles: true}}))}})(ask.{name})")
-
-
-@pytest.fixture(autouse=True)
-def name_the_form(opened):
-    opened.run("ask = document.querySelector('#ask form').elements, 0")
+    page.run(f"(f => {{f.value = {value!r}; f.dispatchEvent(new Event('input', {{bubbles: true}}))}})({FORM}.{name})")
 
 
 def test_the_page_answers_as_the_plan_does(opened, contents):
@@ -53,7 +54,7 @@ def test_a_slider_moves_and_every_number_follows(opened, contents):
     drawn = opened.run("document.querySelector('[data-ask=curve]').innerHTML")
     move = "(s => {s.value = Number(s.value) + 1; s.dispatchEvent(new Event('input', {bubbles: true}))})"
     opened.run(f"{move}(document.querySelector('[data-for=flops]'))")
-    flops = float(opened.run("ask.flops.value"))
+    flops = float(opened.run(f"{FORM}.flops.value"))
     rungs = contents.finished("ladder")
     covered = planning.FittedRange.of([contents.size(r) for r in rungs], [r.tokens for r in rungs])
     plan = planning.optimal(contents.predictor, flops, level=contents.level, fitted_range=covered)
@@ -76,7 +77,7 @@ def test_hours_on_devices_and_money_are_budgets(opened, contents):
     write(opened, "machine", "1")
     for name, value in {"by": "hours", "devices": "16", "hours": "0.002", "mfu": "0.3", "price": "2.5"}.items():
         write(opened, name, value)
-    chosen = opened.run("ask.machine.selectedOptions[0].text")
+    chosen = opened.run(f"{FORM}.machine.selectedOptions[0].text")
     budget = planning.Budget(device=chosen, num_devices=16, hours=0.002, mfu=0.3, price_per_hour=2.5)
     assert exact(opened, "flops") == pytest.approx(budget.flops, rel=1e-6)
     assert exact(opened, "time") == pytest.approx(7.2, rel=1e-6)
@@ -89,9 +90,9 @@ def test_hours_on_devices_and_money_are_budgets(opened, contents):
 
 def test_a_size_that_is_kept_leaves_the_rest_to_tokens(opened):
     write(opened, "num_params", "150k")
-    assert opened.run("ask.fix_num_params.checked") is True
+    assert opened.run(f"{FORM}.fix_num_params.checked") is True
     assert exact(opened, "num_params") == 150_000
-    assert exact(opened, "tokens") == pytest.approx(float(opened.run("ask.flops.value")) / 6 / 150_000, rel=1e-6)
+    assert exact(opened, "tokens") == pytest.approx(float(opened.run(f"{FORM}.flops.value")) / 6 / 150_000, rel=1e-6)
     write(opened, "tokens", "30M")
     assert exact(opened, "flops") == pytest.approx(6 * 150_000 * 30e6)
 
@@ -116,8 +117,8 @@ def test_a_machine_that_cannot_be_is_refused(opened, name, text):
 
 @pytest.mark.parametrize("width", [1280, 420])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_wider_than_the_window(browser, study, tmp_path, width, scheme):
-    browser.open(write_report(study, tmp_path / "report.html"), width, 900, scheme)
+def test_nothing_is_wider_than_the_window(browser, path, width, scheme):
+    browser.open(path, width, 900, scheme)
     assert browser.run("document.documentElement.scrollWidth") <= width
     paper = browser.run("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, paper[4:-1].split(","))) < 200) == (scheme == "dark")
@@ -132,11 +133,22 @@ def test_markup_in_names_runs_nothing(browser, tmp_path):
     assert browser.run("document.getElementById('ask').hidden") is False
 
 
-def test_without_scripts_the_page_is_complete(browser, study, tmp_path):
+def test_a_law_without_refits_answers_without_an_interval(browser, study, tmp_path):
+    copy = cut(study, tmp_path / "study", "fit")
+    fit = laws.fit("chinchilla", laws.Observations.from_records(copy.rows()), bootstrap=0)
+    copy.write("fit.json", fit.to_json())
+    browser.open(write_report(copy))
+    assert "no interval" in browser.run("document.querySelector('[data-ask=interval]').textContent")
+    best = planning.optimal(fit, float(browser.run("document.querySelector('#ask input[name=flops]').value")))
+    assert exact(browser, "loss") == pytest.approx(best.loss, rel=1e-6)
+    assert browser.complaints() == []
+
+
+def test_without_scripts_the_page_is_complete(browser, path):
     browser.send("Emulation.setScriptExecutionDisabled", value=True)
     try:
-        browser.open(write_report(study, tmp_path / "report.html"))
+        browser.open(path)
         assert browser.run("document.getElementById('ask').hidden") is True
-        assert browser.run("document.querySelectorAll('figure').length") == 6
+        assert browser.run("document.querySelectorAll('figure svg.broad').length") >= 6
     finally:
         browser.send("Emulation.setScriptExecutionDisabled", value=False)

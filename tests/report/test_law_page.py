@@ -1,5 +1,7 @@
 """The page of anybody's table: what the law says, the law to ask, the runs; small however long the table is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -37,21 +39,14 @@ def test_the_page_says_what_the_law_says(runs, fit, tmp_path):
         assert f"{label}: " in page.words["title"]
 
 
-def test_markup_in_names_stays_text(runs, fit, tmp_path):
-    from dataclasses import replace
-
+def test_markup_in_names_stays_text_and_a_law_without_refits_has_no_interval(runs, tmp_path):
     named = replace(runs, labels=(HOSTILE, *runs.labels[1:]))
-    path = write_law_page(fit, named, tmp_path / "page.html", HOSTILE)
-    page = read(path)
+    alone = laws.fit("chinchilla", named, bootstrap=0)
+    page = read(write_law_page(alone, named, tmp_path / "page.html", HOSTILE))
     assert HOSTILE in page.words["h1"]
     assert HOSTILE in page.words["td"]
     assert not page.all("img")
     assert len(page.all("script")) == 4
-
-
-def test_a_law_without_refits_says_that_it_has_no_interval(runs, tmp_path):
-    alone = laws.fit("chinchilla", runs, bootstrap=0)
-    page = read(write_law_page(alone, runs, tmp_path / "page.html", "runs.csv"))
     for words in (page.words["p"], page.words["td"]):
         assert "nan" not in words.lower()
 

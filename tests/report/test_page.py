@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -29,6 +30,7 @@ def test_every_stage_has_its_parts_and_names_what_is_missing(study, tmp_path, st
     page = read(write_report(cut(study, tmp_path / "study", stage)))
     sections = [attrs["id"] for attrs in page.all("section")]
     expected = {
+        "ask": 2,
         "sizes": 1,
         "plan": 3,
         "law": 2,
@@ -172,6 +174,27 @@ def test_a_law_without_the_newest_runs_is_reported(study, tmp_path):
         f"The law was fitted to {fit.num_runs} runs, and 14 of the ladder have finished"
         in read(write_report(copy)).words["main"]
     )
+
+
+def test_a_study_whose_runs_all_diverged_has_a_page_that_says_so(study, tmp_path):
+    copy = cut(study, tmp_path / "study", "runs")
+    for record in copy.records():
+        copy.save(replace(record, status="diverged", loss=None, loss_se=None, note="loss not finite"), [])
+    page = read(write_report(copy))
+    assert "7 of them diverged" in page.words["p"]
+    assert not page.all("figure")
+    assert "No law can be fitted yet" in page.words["p"]
+
+
+def test_a_law_without_an_interval_is_asked_without_one(study, tmp_path):
+    copy = cut(study, tmp_path / "study", "fit")
+    fit = laws.fit("chinchilla", laws.Observations.from_records(copy.rows()), bootstrap=0)
+    copy.write("fit.json", fit.to_json())
+    path = write_report(copy)
+    page = read(path)
+    assert page.all("section")[0]["id"] == "ask"
+    for words in (page.words["p"], page.words["td"]):
+        assert "nan" not in words.lower()
 
 
 def test_the_room_needs_no_torch_and_its_tables_no_matplotlib():

@@ -59,19 +59,21 @@ def same(answer, best):
 
 def compare(predictor, data, covered=None):
     questions = budgets(predictor)
-    answers = law_tables.node(data, [["optimal", one, PLACE] for one in questions])
-    for one, answer in zip(questions, answers, strict=True):
-        budget = planning.Budget(**{name: value for name, value in one.items() if value is not None})
-        same(answer, planning.optimal(predictor, budget, fitted_range=covered))
     sizes, tokens = np.meshgrid(
-        *(np.geomspace(low / 3, 30 * high, 6) for low, high in map(predictor.range.get, ("num_params", "tokens")))
+        *(np.geomspace(low / 3, 30 * high, 5) for low, high in map(predictor.range.get, ("num_params", "tokens")))
     )
     grid = list(zip(sizes.ravel().tolist(), tokens.ravel().tolist(), strict=True))
+    points = [["predict", *point, place] for place in range(len(LEVELS)) for point in grid]
+    answers = law_tables.node(data, [["optimal", one, PLACE] for one in questions] + points)
+    for one, answer in zip(questions, answers[: len(questions)], strict=True):
+        budget = planning.Budget(**{name: value for name, value in one.items() if value is not None})
+        same(answer, planning.optimal(predictor, budget, fitted_range=covered))
+    rows = answers[len(questions) :]
     for place, level in enumerate(LEVELS):
-        rows = law_tables.node(data, [["predict", *point, place] for point in grid])
         expected = predictor.predict(sizes.ravel(), tokens.ravel(), level=level)
+        part = rows[place * len(grid) : (place + 1) * len(grid)]
         for name in ("value", "low", "high"):
-            np.testing.assert_allclose([row[name] for row in rows], getattr(expected, name), **CLOSE)
+            np.testing.assert_allclose([row[name] for row in part], getattr(expected, name), **CLOSE)
 
 
 def test_the_forecast_of_a_study(contents):

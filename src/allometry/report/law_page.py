@@ -22,6 +22,7 @@ from .study_contents import weights_of
 MOST_ROWS = 200  # of the table of runs
 LEVEL = 0.9
 FEWEST_FOR_SURFACE = 12
+MOST_FOR_SWEEPS = 5000  # runs; no table of more is a few sweeps
 
 
 def check_page(predictor: object) -> Predictor:
@@ -113,10 +114,11 @@ def _pictures(predictor: Predictor, runs: laws.Observations) -> dict[str, Pictur
     from .pictures.inline_svg import on_page
 
     drawings = {"frontier": law_drawn.frontier(law_data.frontier(predictor, runs, LEVEL))}
-    if valleys := _if_possible(lambda: laws.isoflop(runs)):
-        drawings["isoflop"] = law_drawn.isoflop(valleys)
-    if surface := _if_possible(lambda: _surface(runs)):
-        drawings["surface"] = law_drawn.surface(surface)
+    if len(runs) <= MOST_FOR_SWEEPS:
+        if valleys := _if_possible(lambda: laws.isoflop(runs)):
+            drawings["isoflop"] = law_drawn.isoflop(valleys)
+        if surface := _if_possible(lambda: _surface(runs)):
+            drawings["surface"] = law_drawn.surface(surface)
     if isinstance(predictor, laws.Forecast):
         if errors := evidence.law_errors(predictor):
             drawings["backtest"] = study_drawn.backtest(errors)

@@ -18,6 +18,8 @@ from .pictures import evidence, loss_curves
 from .question import study_question
 from .study_contents import StudyContents
 
+OF_ANY_LAW = ("calibration", "surface")  # pictures that a study shares with the page of any law
+
 
 def write_report(study: Study, path: Path | None = None) -> Path:
     """Write the report of a study, at any stage, to ``path`` (by default ``report.html`` in the study).
@@ -72,6 +74,7 @@ def _pictures(contents: StudyContents) -> dict[str, Picture]:
         "backtest": evidence.backtest(contents) or None,
         "calibration": evidence.calibration(contents),
         "sweep": evidence.sweep(contents),
+        "surface": evidence.sweep_surface(contents),
         "scores": evidence.scores(contents) or None,
         "training_curves": loss_curves.training_curves(contents) if any(contents.curves.values()) else None,
     }
@@ -79,7 +82,7 @@ def _pictures(contents: StudyContents) -> dict[str, Picture]:
     pictures = {}
     for name, shown in data.items():
         if shown is not None:
-            draw = law_drawn.calibration if name == "calibration" else getattr(study_drawn, name)
+            draw = getattr(law_drawn if name in OF_ANY_LAW else study_drawn, name)
             pictures[name] = Picture(*captions[name], on_page(draw(shown), name, ". ".join(captions[name])))
     return pictures
 

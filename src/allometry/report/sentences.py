@@ -110,6 +110,11 @@ def captions(contents: StudyContents) -> dict[str, tuple[str, str]]:
             "What other learning rates and batches cost, at the sizes and lengths of the sweep; each line is relative "
             "to the best run of that size and length, and the chosen value is marked.",
         ),
+        "surface": (
+            "Rate and batch together",
+            "Contours of the loss above its lowest, by the parabolas through the sweep; dots are its runs, each beside "
+            "the best of its size and length; the cross is the chosen setting with its 90 % interval.",
+        ),
         "scores": (
             "Scores beside the loss",
             "Held-out scores of every run by its compute, as the task measures them; bars show two standard errors, "

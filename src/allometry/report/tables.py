@@ -10,6 +10,26 @@ from . import cells, law_tables
 from .cells import NONE, ReportCell, ReportRow, ReportTable, row
 from .study_contents import StudyContents
 
+# How the fields of recipe.json read; others by their names.
+RECIPE_WORDS = {
+    "lr": "learning rate (u-μP base)",
+    "batch_tokens": "batch (tokens)",
+    "batch_exponent": "batch grows as tokens^",
+    "lr_exponent": "learning rate falls as tokens^",
+    "reference_tokens": "both as given at (tokens seen)",
+    "compile": "compiled kernels",
+    "warmup_tokens": "warmup (tokens)",
+    "measured": "measured from",
+    "lr_curvature": "rise of ln loss one octave of rate away",
+    "batch_curvature": "rise of ln loss one octave of batch away",
+    "lr_octaves_error": "std. error of the rate (octaves)",
+    "batch_octaves_error": "std. error of the batch (octaves)",
+    "cost_of_half_lr": "half the rate adds to ln loss",
+    "cost_of_double_lr": "twice the rate adds to ln loss",
+    "residual": "scatter around the parabolas (ln loss)",
+    "at_edge": "best rate at the end of the sweep",
+    "batch_at_edge": "best batch at the end of the sweep",
+}
 KIND_ORDER = {"ladder": 0, "target": 1, "run": 2, "sweep": 3}
 
 
@@ -83,10 +103,14 @@ def costs(records: Sequence[RunRecord]) -> ReportTable:
 
 
 def recipe(stored: Mapping[str, Any]) -> ReportTable:
-    """The recipe and its evidence, by the names in the file."""
+    """The recipe and its evidence, in words."""
     evidence = stored.get("evidence") or {}
     plain = {name: value for name, value in stored.items() if name != "evidence"}
-    rows = [row(name.replace("_", " "), cells.value_of(value)) for name, value in (plain | evidence).items()]
+    rows = [
+        row(RECIPE_WORDS.get(name, name.replace("_", " ")), cells.value_of(value))
+        for name, value in (plain | evidence).items()
+        if value is not None
+    ]
     return ReportTable(("recipe", ""), tuple(rows), frozenset({"recipe"}))
 
 

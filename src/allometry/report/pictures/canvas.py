@@ -19,6 +19,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
@@ -64,7 +65,7 @@ def size_colours(sizes: Sequence[float]) -> dict[float, str]:
     return {size: to_hex(matplotlib.colormaps["viridis"](place)) for size, place in zip(ordered, places, strict=True)}
 
 
-_TITLES: weakref.WeakKeyDictionary[Figure, dict[str, Sequence[str]]] = weakref.WeakKeyDictionary()
+_NAMED: weakref.WeakKeyDictionary[Figure, list[tuple[Artist, Sequence[str]]]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,8 @@ class Drawing:
             self.draw(figure)
             buffer = io.BytesIO()
             figure.savefig(buffer, format="svg", metadata=NO_METADATA)
-        return buffer.getvalue().decode("utf-8"), _TITLES.get(figure, {})
+            titles = {str(points.get_gid()): _in_sight(figure, points, each) for points, each in _NAMED.get(figure, [])}
+        return buffer.getvalue().decode("utf-8"), titles
 
 
 def drawing(draw: Callable[[Figure], None], height: float, slim_height: float | None = None) -> Drawing:
@@ -119,9 +121,18 @@ def name_points(axes: Axes, points: Artist, titles: Sequence[str]) -> None:
     """Let each point of a line or scatter say what it is where the page is read with a pointer."""
     figure = axes.get_figure(root=True)
     if titles and isinstance(figure, Figure):
-        named = _TITLES.setdefault(figure, {})
+        named = _NAMED.setdefault(figure, [])
         points.set_gid(f"points-{len(named)}")
-        named[f"points-{len(named)}"] = titles
+        named.append((points, titles))
+
+
+def _in_sight(figure: Figure, points: Artist, titles: Sequence[str]) -> Sequence[str]:
+    """The titles of those markers of a line that lie within the figure: an SVG holds no others."""
+    if not isinstance(points, Line2D):
+        return titles
+    places = points.get_transform().transform(points.get_xydata())
+    inside = np.all((places >= 0) & (places <= [figure.bbox.width, figure.bbox.height]), axis=1)
+    return [title for title, seen in zip(titles, inside, strict=True) if seen]
 
 
 def finite(values: np.ndarray) -> np.ndarray:

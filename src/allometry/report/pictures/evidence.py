@@ -11,10 +11,11 @@ from ... import laws
 from ...quantities import format_count
 from ...runs.record import RunRecord
 from ..study_contents import StudyContents, fits_of, weights_of
-from .law_data import Calibration, backtest_calibration
+from .law_data import Calibration, SurfaceSlice, backtest_calibration
 from .points_and_lines import Array, PredictedLine, exact_flops_per_token, predicted_line, predicted_loss
 
-POINTS = 192
+POINTS, SURFACE_POINTS = 192, 61
+DEVIATIONS = 1.6449  # of a 90 % interval
 FEWEST_SCORED, MOST_SCORES = 3, 6
 ISOFLOP_RISE = 0.05  # the slice ends where the loss exceeds its lowest value by this fraction
 
@@ -117,6 +118,47 @@ def sweep(contents: StudyContents) -> SweepArms | None:
     reference = records[0].config.train.reference_tokens
     chosen = recipe.get("lr"), recipe.get("batch_tokens")
     return SweepArms(tuple(arms["lr"]), tuple(arms["batch_tokens"]), *chosen, reference)
+
+
+def sweep_surface(contents: StudyContents) -> SurfaceSlice | None:
+    """The loss above its lowest over rate and batch, by parabolas with the curvatures of the recipe's evidence.
+
+    None before the recipe is measured, or where the sweep has no curvature.
+    """
+    recipe, records = contents.recipe or {}, contents.swept
+    evidence = recipe.get("evidence") or {}
+    bends = np.array([evidence.get("lr_curvature", 0), evidence.get("batch_curvature", 0)], float)
+    errors = np.array([evidence.get("lr_octaves_error", 0), evidence.get("batch_octaves_error", 0)], float)
+    if not records or not np.all(bends > 0) or not np.all(np.isfinite(errors)):
+        return None
+    settings = np.array([(r.config.train.lr, r.config.train.batch_tokens) for r in records], float)
+    places = [(r.config.num_params, r.config.train.tokens) for r in records]
+    groups = sorted(set(places))
+    member = np.array([[place == group for group in groups] for place in places])
+    octaves, loss = np.log2(settings), np.array([r.loss for r in records], float)
+    bent = np.log(loss) - octaves**2 @ bends
+    slopes = np.linalg.lstsq(np.hstack([member.astype(float), octaves]), bent, rcond=None)[0][len(groups) :]
+    lowest = -slopes / (2 * bends)
+    grids = [np.linspace(column.min() - 0.5, column.max() + 0.5, SURFACE_POINTS) for column in octaves.T]
+    lowest = np.clip(lowest, [grid[0] for grid in grids], [grid[-1] for grid in grids])
+    rises = [bend * (grid - least) ** 2 for bend, grid, least in zip(bends, grids, lowest, strict=True)]
+    best = np.array([loss[column].min() for column in member.T])
+    chosen = recipe["lr"], recipe["batch_tokens"]
+    (lr_low, lr_high), (batch_low, batch_high) = (
+        (value * 2 ** (-DEVIATIONS * error), value * 2 ** (DEVIATIONS * error))
+        for value, error in zip(chosen, errors, strict=True)
+    )
+    return SurfaceSlice(
+        num_params=groups[-1][0],
+        tokens=groups[-1][1],
+        lr=2 ** grids[0],
+        batch_tokens=2 ** grids[1],
+        regret=np.expm1(rises[1][:, None] + rises[0][None, :]),
+        runs=(settings[:, 0], settings[:, 1], loss / (member @ best) - 1),
+        best=chosen,
+        best_lr=(lr_low, lr_high),
+        best_batch=(batch_low, batch_high),
+    )
 
 
 def _arm(records: Sequence[RunRecord], setting: str, size: float, tokens: float, best: float) -> SweepArm:

@@ -52,6 +52,9 @@ def inline(text: str, titles: Mapping[str, Sequence[str]], *, name: str, label: 
         if len(words) == len(points):  # else some lie outside, and it is not known which
             for point, word in zip(points, words, strict=True):
                 ElementTree.SubElement(point, f"{SVG}title").text = word
+    for parent in root.iter(f"{SVG}defs"):
+        for style in parent.findall(f"{SVG}style"):
+            parent.remove(style)  # it would style the whole page; the page says the same of its plots
     for attribute in ("width", "height", "version"):
         root.attrib.pop(attribute, None)
     ElementTree.register_namespace("", SVG[1:-1])

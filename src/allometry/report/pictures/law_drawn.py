@@ -166,7 +166,7 @@ def calibration(data: Calibration) -> Drawing:
             for row in data.groups:
                 axes.plot(100 * data.nominal, 100 * row, color=FAINT, linewidth=0.7)
             axes.plot([], [], color=FAINT, linewidth=0.7, label="each table")
-        label = f"all {data.points} runs"
+        label = f"{data.points} predictions"
         axes.plot(100 * data.nominal, 100 * data.observed, "o-", color=LAWS[0], markersize=4.5, label=label)
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 103)
