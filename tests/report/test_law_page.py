@@ -7,6 +7,8 @@ import pytest
 
 from allometry import laws, planning
 from allometry.errors import UserError
+from allometry.laws.forecasting.backtest import Backtest
+from allometry.laws.forecasting.residuals import MOST_RUNS
 from allometry.report import check_page, write_law_page
 from allometry.report.law_page import MOST_ROWS
 from helpers.ladders import LADDER, ladder
@@ -51,11 +53,34 @@ def test_markup_in_names_stays_text_and_a_law_without_refits_has_no_interval(run
         assert "nan" not in words.lower()
 
 
-def test_a_long_table_makes_a_small_page(tmp_path):
+def table(count):
+    """So many runs anywhere in a plane, with noise."""
     generator = np.random.default_rng(0)
-    n, d = np.exp(generator.uniform(np.log([[2e7], [5e8]]), np.log([[3e9], [2e11]]), (2, 100_000)))
+    n, d = np.exp(generator.uniform(np.log([[2e7], [5e8]]), np.log([[3e9], [2e11]]), (2, count)))
     loss = laws.LAWS["power"].loss({"k": 25.0, "alpha": -0.06, "beta": -0.05}, n, d)
-    many = laws.Observations(n, d, loss, 6 * n * d, np.full(len(n), np.nan), tuple(map(str, range(len(n)))))
+    loss *= np.exp(0.01 * generator.standard_normal(count))
+    return laws.Observations(n, d, loss, 6 * n * d, np.full(count, np.nan), tuple(map(str, range(count))))
+
+
+def test_a_forecast_that_keeps_most_of_its_runs_makes_a_small_page(tmp_path):
+    many = table(MOST_RUNS)
+    fit = laws.fit("power", many, bootstrap=300)
+    forecast = laws.Forecast(
+        {"power": fit},
+        {"power": 1.0},
+        Backtest((), len(many)),
+        many,
+        scale=1.0,
+        correction=0.0,
+        tested=0.0,
+        freedom=2.0,
+    )
+    path = write_law_page(forecast, many, tmp_path / "page.html", "many.csv")
+    assert path.stat().st_size < MOST_BYTES
+
+
+def test_a_long_table_makes_a_small_page(tmp_path):
+    many = table(100_000)
     fit = laws.fit("power", many, bootstrap=3)
     path = write_law_page(fit, many, tmp_path / "page.html", "many.csv")
     assert path.stat().st_size < MOST_BYTES

@@ -61,6 +61,7 @@ def render_law(predictor: Predictor, runs: laws.Observations, source: str) -> st
         "law.html.j2",
         ("law.js", "ask.js", "hover.js"),
         question=question(predictor, settings=PageSettings.published(), level=LEVEL),
+        unaskable=False,
         unit="",
         source=source,
         verdict=_verdict(predictor, runs),

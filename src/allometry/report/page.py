@@ -45,6 +45,7 @@ def render(contents: StudyContents) -> str:
         "report.html.j2",
         ("law.js", "ask.js", "hover.js") if asked else ("hover.js",),
         question=asked,
+        unaskable=contents.predictor is not None and asked is None,
         source=contents.source,
         verdict=sentences.verdict(contents),
         missing=sentences.missing(contents),

@@ -26,7 +26,7 @@ from .points_and_lines import (
 
 BUDGETS, SIZES, POINTS = 48, 49, 161
 ENOUGH_TO_COVER = 10  # held-out runs
-MOST_POINTS = 1500  # runs that a picture shows
+MOST_POINTS = 1000  # runs that a picture shows
 BEYOND = 30.0  # the law is drawn to this multiple of the largest run's compute
 LEVELS = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99])
 
