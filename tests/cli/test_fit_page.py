@@ -23,5 +23,8 @@ def test_a_page_of_a_table(cli, tmp_path):
 def test_laws_of_other_inputs_have_no_page(refused, tmp_path):
     source = table(tmp_path / "runs.csv")
     assert "--html" in refused("fit", source, "--target", "loss", "--input", "tokens", "--html", tmp_path / "page.html")
+    three = "--law", "three_term", "-o", tmp_path / "fit.json"
+    assert "--html" in refused("fit", source, *three, "--html", tmp_path / "page.html")
+    assert not (tmp_path / "fit.json").exists()
     assert "--html" in refused("fit", source, "--isoflop", "--html", tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()

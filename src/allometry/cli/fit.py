@@ -67,6 +67,7 @@ def fit(
     """Fit scaling laws to a table of runs, test them on its largest runs, and weigh them."""
     from .. import laws, workflow
     from ..errors import UserError
+    from ..laws.law_table import INPUTS as SIZES
     from ..report import check_page, write_law_page
     from ..workflow.listener import Note
     from .terminal.output import answer, answer_json, as_options
@@ -77,7 +78,8 @@ def fit(
         laws.check_level(level)
         if law is None or len(law) != 1:
             raise UserError("--level is for the constants of one law: name it with --law, as --law chinchilla")
-    if html is not None and (target or inputs or group or by or cost or isoflop):
+    others = target or inputs or group or by or cost or isoflop
+    if html is not None and (others or any(form.inputs != SIZES for form in map(laws.LAWS.get, law or ()) if form)):
         check_page(None)
     rows, listener = pairs(where, "--where") or None, Terminal(as_json=json)
     if target or inputs or group or by or cost:
@@ -121,7 +123,7 @@ def fit(
         runs = predictor.runs if isinstance(predictor, laws.Forecast) else None
         if runs is None:
             runs = laws.Observations.read(source, columns=columns, where=rows, counted=counted)
-        listener(Note(f"page written to {write_law_page(predictor, runs, html, source.name)}"))
+        listener(Note(f"page written to {write_law_page(predictor, runs, html, source.resolve().name)}"))
     if json:
         answer_json(fitted.to_json())
     else:
