@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -123,9 +124,7 @@ def _sentence(first: str, second: str, each: Overtaking) -> str:
     else:
         ends = "not known, as a law has no refits"
         if each.share is not None:
-            low = "below all budgets compared" if each.low is None else format_flops(each.low)
-            high = "beyond them" if each.high is None else format_flops(each.high)
-            ends = f"{low} to {high}"
+            ends = " to ".join(_end(end) for end in (each.low, each.high) if end is not None)
         sentence = (
             f"{leader} has the lower predicted loss up to {format_flops(each.flops)} FLOPs ({each.level:.0%} interval: "
             f"{ends}); beyond, {other} has"
@@ -133,6 +132,13 @@ def _sentence(first: str, second: str, each: Overtaking) -> str:
     if each.share is None:
         return f"{sentence}."
     return f"{sentence}. In {each.share:.0%} of the draws of both laws one overtakes the other within these budgets."
+
+
+def _end(flops: float) -> str:
+    """An end of the interval of a crossing."""
+    if flops == 0:
+        return "below all of these budgets"
+    return format_flops(flops) if math.isfinite(flops) else "beyond all of them"
 
 
 def _cautions(compared: Sequence[ComparedStudy]) -> list[str]:

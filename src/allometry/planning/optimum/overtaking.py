@@ -44,8 +44,8 @@ class Overtaking:
         first, second: their best losses.
         leader: 0 or 1: whose loss is lower at the smallest budget.
         flops: the budget from which the other one is lower, for good; None: the leader is lower at the largest too.
-        low, high: its interval at ``level``; an end is None where it lies outside the budgets compared, and both are
-            where a law has no refits.
+        low, high: its interval at ``level``; 0 below the budgets compared, infinite beyond them (or where the leader
+            stays ahead); None where a law has no refits.
         share: of the draws, those in which one overtakes the other among these budgets; None without refits.
     """
 
@@ -99,8 +99,8 @@ def overtaking(
         count = min(len(one.draws), len(other.draws))
         changes = np.array([_place(budgets, row, leader) for row in one.draws[:count] - other.draws[:count]])
         share = float(np.isfinite(changes).mean())
-        ends = np.quantile(changes, [(1 - level) / 2, (1 + level) / 2], method="nearest")
-        low, high = (math.exp(end) if math.isfinite(end) else None for end in ends)
+        places = np.round((len(changes) - 1) * np.array([(1 - level) / 2, (1 + level) / 2])).astype(int)
+        low, high = np.exp(np.sort(changes)[places]).tolist()
     return Overtaking(one, other, leader, math.exp(place) if math.isfinite(place) else None, low, high, share, level)
 
 

@@ -25,8 +25,8 @@ def frontiers(
         for each in crossings:
             if each.flops is None:
                 continue
-            ends = each.low or each.first.flops[0], each.high or each.first.flops[-1]
-            if each.share is not None:
+            if each.low is not None and each.high is not None:
+                ends = np.clip([each.low, each.high], each.first.flops[0], each.first.flops[-1])
                 axes.axvspan(*ends, color=FAINT, alpha=0.22, linewidth=0)
             axes.axvline(each.flops, color=SOFT, linewidth=0.9, linestyle=(0, (3, 2)))
         for (name, line), colour in zip(lines.items(), cycle(LAWS, len(lines)), strict=True):
