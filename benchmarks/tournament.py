@@ -189,6 +189,7 @@ def run_study(entry: Entry, folder: Path, repeats: int, sizes: bool, speed_file:
             interval and min(run_sizes) < interval[0] and interval[1] < max(run_sizes) and not plan.optimum.at_edge
         ),
         "tokens": plan.tokens,
+        "epochs": record.epochs,
         "target_flops": record.flops,
         "rungs": len(rungs),
         "lr": chosen.train.lr,

@@ -10,6 +10,7 @@ from allometry.config.run import RunConfig
 from allometry.planning import Plan
 from allometry.runs import saved_states
 from allometry.runs.study import Study
+from allometry.workflow.fits.study_fit import load_fit
 from allometry.workflow.study_plan import StudyPractice
 from helpers import studies
 
@@ -161,7 +162,7 @@ def test_one_search_for_plan_and_resume(cli, planned, built, tmp_path):
 
 def test_a_run_that_reads_its_corpus_many_times_is_a_caution(planned, study):
     planned(study.path, "--flops", "1e13")
-    plan, practice = Plan.load(study.path / "plan.json"), StudyPractice(study)
+    plan, practice = Plan.load(study.path / "plan.json"), StudyPractice(study, load_fit(study.path))
     for passes, cautions, notes in ((10, 1, 0), (2, 0, 1), (0.5, 0, 0)):
         practice.task = practice.task.model_copy(update={"train_tokens": round(plan.tokens / passes)})
         told = practice.with_repetition(plan)

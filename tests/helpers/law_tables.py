@@ -67,7 +67,10 @@ def read(table: dict, num_params: float, tokens: float, place: int) -> tuple[flo
     spans = (table["range"]["num_params"][1], table["range"]["tokens"][1])
     x = math.log(max(6 * num_params * tokens / table["reach"], num_params / spans[0], tokens / spans[1], 1))
     log = centre + mean - table["correction"] * min(x, table["tested"]) + table["drift_slope"] * x
+    y = math.log(max(tokens / table["unique_tokens"], 1)) if table["unique_tokens"] else 0.0
+    log += table["repeat_slope"] * y
     unsure = (mixed * (1 + 2 * table["noise_share"]) + left) / 3 + (table["drift_sd"] * x) ** 2
+    unsure += (table["repeat_sd"] * y) ** 2
     half = table["t"][place] * math.sqrt(noise + beside**2 + table["scale"] ** 2 * unsure)
     return math.exp(log), math.exp(log - half), math.exp(log + half)
 

@@ -18,6 +18,7 @@ from allometry.ladder.recipe import Recipe
 from allometry.ladder.speed import Speed
 from allometry.runs.cost import Throughput
 from allometry.runs.study import Study
+from allometry.workflow.ladder_cost import LadderCost
 from helpers.builders import record
 
 DATA = TextConfig(source="text", fingerprint="f")
@@ -114,14 +115,34 @@ def test_wide_heads_still_give_three_sizes():
     assert all(rung.model.width % 64 == 0 for rung in one.rungs)
 
 
-def test_too_little_text_is_refused():
-    with pytest.raises(UserError, match="tokens of training text are too few"):
+def test_too_little_text_is_refused_and_what_is_asked_for_is_enough():
+    with pytest.raises(UserError, match="20000 tokens of training text are too few for any ladder") as refusal:
         design_of(5, tokens=20_000)
+    needed = float(re.search(r"give ([0-9.]+) MB", str(refusal.value))[1])
+    enough = [design_of(5, tokens=round(1e6 * (needed + more))).target_flops for more in (0.05, 0.15)]
+    assert enough[0] == enough[1]  # the smallest ladder there is
+
+
+@pytest.mark.parametrize("tokens", [1_000_000, 2_000_000, 4_000_000])
+def test_a_short_text_gets_the_ladder_whose_target_reads_it_twice(tokens):
+    """The size of the target is the one expected; a longer text gives a larger ladder, up to the minutes."""
+    short, long = design_of(60, tokens=tokens), design_of(60, tokens=10**10)
+    size, budget, exponent = fill_minutes.BEST_SIZE
+    read = short.target_flops / (6 * size * (short.target_flops / budget) ** exponent) / tokens
+    assert 1.7 < read < 3.3  # 6·N·D leaves out the readout and attention, up to half of a small model's FLOPs
+    assert short.largest_flops < long.largest_flops / 2
+    assert short.largest_flops < design_of(60, tokens=2 * tokens).largest_flops
+
+
+def test_a_plan_that_a_short_text_made_smaller_says_so():
+    says = lambda tokens: " ".join(LadderCost.of(design_of(20, tokens=tokens), SPEED, 20).notes())
+    assert "reads it about 2 times" in says(1_000_000)
+    assert "the text is short" not in says(10**10)
 
 
 def test_the_sweep_varies_rate_and_batch_around_the_recipe():
-    sweep = design_of(5).sweep
-    assert {run.train.lr for run in sweep} == {0.25, 0.5, 1.0}
+    sweep, lr = design_of(5).sweep, StudyConfig(minutes=5).lr
+    assert {run.train.lr for run in sweep} == {lr / 2, lr, 2 * lr}
     assert {run.train.batch_tokens for run in sweep} == {256, 512, 1024}
     assert len({run.num_params for run in sweep}) == 1
     assert design_of(5, sweep=False).sweep == ()

@@ -1,6 +1,7 @@
 """The law table says what ``predict`` says: read by its own text, in plain NumPy, one point at a time."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,6 +42,17 @@ def test_a_forecast(forecasts):
 
 def test_a_forecast_of_runs_that_share_trunks(forecasts):
     assert agree(forecasts[1])["trunks"] is not None
+
+
+def test_a_forecast_that_knows_what_repeats_cost(forecasts):
+    prior = laws.DriftPrior(slope=0.004, sd=0.003, unique_tokens=1e9, repeat_slope=0.012, repeat_sd=0.02)
+    told = replace(forecasts[0], drift_prior=prior)
+    agree(told)
+    read_once, read_again = (
+        one.predict(4e9, 3e10).value
+        for one in (replace(told, drift_prior=laws.DriftPrior(slope=0.004, sd=0.003)), told)
+    )
+    assert np.log(read_again / read_once) == pytest.approx(0.012 * np.log(30), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", LADDER)

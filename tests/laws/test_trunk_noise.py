@@ -12,6 +12,7 @@ from allometry.laws import LAWS, DriftPrior, Fit, Forecast, Observations, fit, f
 from allometry.laws.fitting.fit import make_problem
 from allometry.laws.fitting.trunk_noise import codes, estimate
 from allometry.laws.whitening import Trunks
+from allometry.planning.optimum.repeated_data import Repeated
 from helpers.ladders import TRUTHS, runs
 
 LAW, VALUES = "chinchilla", TRUTHS["chinchilla"]
@@ -206,6 +207,30 @@ def test_drift_of_earlier_studies_moves_and_sizes_the_interval():
     assert change == pytest.approx(0.01 * distance, rel=0.5)
     with pytest.raises(UserError, match="parts of the loss"):
         DriftPrior(sd=-1)
+
+
+def test_what_repeats_cost_by_earlier_studies_moves_and_widens_beyond_the_unique_tokens():
+    observed = branched(known=True, sizes=8)
+    size, unique = 3e10, 5e11
+    once = forecast(observed, drift=DriftPrior(unique_tokens=unique))
+    again = forecast(observed, drift=DriftPrior(unique_tokens=unique, repeat_slope=0.02, repeat_sd=0.03))
+    assert again.predict(size, unique) == once.predict(size, unique)
+    moved = [np.log(again.predict(size, k * unique).value / once.predict(size, k * unique).value) for k in (2, 4)]
+    np.testing.assert_allclose(moved, [0.02 * np.log(2), 0.02 * np.log(4)], rtol=1e-6)
+    width = lambda one: np.log(one.predict(size, 4 * unique).high / one.predict(size, 4 * unique).low)
+    assert width(again) > width(once)
+    (_, draws), (_, plain) = (
+        one.weighted_samples(np.array([size]), np.array([4 * unique]))[0] for one in (again, once)
+    )
+    np.testing.assert_allclose(draws - plain, 0.02 * np.log(4), rtol=1e-6)
+    assert "beyond them a loss is higher by 2.00% ± 3.00%" in again.summary()
+    assert Forecast.from_json(json.loads(json.dumps(again.to_json()))).drift_prior == again.drift_prior
+    # A budget with other unique tokens is told to the forecast, and nothing is counted twice.
+    told = Repeated(again, 2 * unique)
+    assert told.measured
+    np.testing.assert_allclose(
+        told.predict(size, 8 * unique).value / once.predict(size, 8 * unique).value, 4**0.02, rtol=1e-6
+    )
 
 
 def test_a_table_names_its_trunks_by_words_and_keeps_them(tmp_path):

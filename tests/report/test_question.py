@@ -1,6 +1,7 @@
 """The law that the page asks: its script gives the numbers of ``predict`` and ``optimal`` to six digits, under node."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,6 +81,13 @@ def test_the_forecast_of_a_study(contents):
     rungs = contents.finished("ladder")
     covered = planning.FittedRange.of([contents.size(r) for r in rungs], [r.tokens for r in rungs])
     compare(contents.predictor, data_of(study_question(contents)), covered)
+
+
+def test_a_forecast_that_knows_what_repeats_cost(contents):
+    forecast = contents.predictor
+    prior = laws.DriftPrior(unique_tokens=forecast.range["tokens"][1], repeat_slope=0.03, repeat_sd=0.02)
+    told = replace(forecast, drift_prior=prior)
+    compare(told, data_of(question(told)))
 
 
 @pytest.mark.parametrize("name", LADDER)

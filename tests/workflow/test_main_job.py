@@ -148,17 +148,17 @@ def test_a_confirmation_that_raises_trains_nothing(patched, text, tmp_path):
 
 
 def test_a_speed_that_is_given_is_not_measured(patched, text, tmp_path):
-    """The design is that of the given machine: of fewer FLOPs on one half as fast."""
+    """The design is that of the given machine: a short text's ladder takes twice as long on one half as fast."""
     config, half = workflow.StudyConfig(data=str(text), minutes=30), Speed.from_json(SLOW.to_json())
     half = replace(half, ladder=Throughput(0.06, 2e-8, 3e-11), target=Throughput(0.06, 1e-8, 2e-11))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "measure_speed", lambda *_: pytest.fail("measured"))
-        flops = []
+        seconds = []
         for speed in (SLOW, half):
             with workflow.open_study(config, tmp_path / "study", speed=speed) as session:
                 assert session.speed == speed
-                flops.append(session.design.largest_flops)
-    assert flops[0] > 1.5 * flops[1]
+                seconds.append(session.design.total_seconds)
+    assert seconds[1] > 1.5 * seconds[0]
 
 
 def test_importing_it_costs_little():

@@ -24,6 +24,9 @@ LADDER_RUNGS = 5.9
 FIRST_SHARE = 0.4  # FLOPs of the longest first rungs over those of the largest later one
 FIRST_LENGTHS = (0.45, 1.0)  # lengths of a trunk's runs over its longest
 LATER_LENGTHS = (0.18, 0.42, 1.0)
+# Passes of the target over the text: what further ones cost differs from text to text by more than a law is off. The
+# smallest ladder may read a very short text more often, at an interval as wide as that makes it.
+EPOCHS, MOST_EPOCHS = 2.0, 8.0
 MOST_RATIO = 300.0  # tokens a parameter: tiny models trained long tell the law in tokens, and this is long enough
 SWEEP_SHARE = 0.08  # FLOPs of a sweep's longest run over those of the largest rung
 LEAST_TOKENS = 65_000  # shorter runs have hardly begun: their losses bend every law (docs/log.md)
@@ -35,10 +38,12 @@ BEST_SIZE = (110_000.0, 4e12, 0.43)
 def make_design(config: StudyConfig, task: TextConfig, train_tokens: int, speed: Speed | None) -> Design:
     """The ladder that a study asks for; with ``minutes``, the largest that fits them, plan and target included.
 
+    A short text makes it smaller: the target reads it ``EPOCHS`` times, and only the smallest one more often.
+
     ``train_tokens`` is the length of the training data; ``speed`` may be None when the study names widths and tokens.
 
     Raises:
-        UserError: the minutes are too few, or the corpus is too short; names the least that is needed.
+        UserError: the minutes are too few, or the corpus is too short for any ladder; names the least that is needed.
     """
     way = {} if speed is None else {"precision": speed.precision, "compile": speed.compile}
     recipe = Recipe(lr=config.lr, batch_tokens=config.batch_tokens, **way | config.training)
@@ -46,36 +51,45 @@ def make_design(config: StudyConfig, task: TextConfig, train_tokens: int, speed:
         return grid_design(config, task, recipe, speed)
     if speed is None:
         raise ValueError("a study of minutes needs the machine's speed")
-    design = _largest_that_fits(config, task, recipe, speed)
-    if design is None:
-        least = with_seconds(_ladder(config, task, recipe, 1.0), speed)
+    design = _largest_that_fits(config, task, recipe, speed, EPOCHS * train_tokens)
+    if design is not None:
+        return design
+    least = with_seconds(_ladder(config, task, recipe, 1.0), speed)
+    needed = _target_tokens(config, task, least) / MOST_EPOCHS
+    if FIXED_SECONDS + least.total_seconds > 60 * config.minutes:
         minutes = math.ceil((FIXED_SECONDS + least.total_seconds) / 6) / 10  # rounded up: the advice must hold
         tokens = max(rung.tokens for rung in least.rungs)
         raise UserError(
             f"--minutes {config.minutes:g} is too few for any ladder on this machine; the least is {minutes:.1f}, "
             f"which pays for runs of up to {tokens} tokens and predicts with a wide interval"
         )
-    needed = max(rung.tokens for rung in design.rungs) * design.largest_flops / design.rungs[-1].flops / 8
     if train_tokens < needed:
         raise UserError(
-            f"{task.source}: {train_tokens} tokens of training text are too few for this ladder; "
-            f"give {needed * task.bytes_per_token / 1e6:.1f} MB or more, or fewer --minutes"
+            f"{task.source}: {train_tokens} tokens of training text are too few for any ladder; "
+            f"give {needed * task.bytes_per_token / 1e6:.1f} MB or more"
         )
-    return design
+    return least
 
 
-def _largest_that_fits(config: StudyConfig, task: TextConfig, recipe: Recipe, speed: Speed) -> Design | None:
-    """The ladder of the most FLOPs that fits the minutes; None if even the shortest does not."""
+def _largest_that_fits(
+    config: StudyConfig, task: TextConfig, recipe: Recipe, speed: Speed, most_tokens: float
+) -> Design | None:
+    """The ladder of the most FLOPs that fits the minutes, with its target; None if even the shortest does not."""
     available = 60 * (config.minutes or 0.0) - FIXED_SECONDS
     low, high, best = 1.0, 1e24, None  # of FLOPs, in the logarithm
     while high / low > 1.005:
         middle = math.sqrt(low * high)
         trial = with_seconds(_ladder(config, task, recipe, middle), speed)
-        if trial.total_seconds <= available:
+        if trial.total_seconds <= available and _target_tokens(config, task, trial) <= most_tokens:
             low, best = middle, trial
         else:
             high = middle
     return best
+
+
+def _target_tokens(config: StudyConfig, task: TextConfig, design: Design) -> float:
+    """Tokens of the target, if its size is the one that earlier studies found best."""
+    return design.target_flops / _best_model(config, task, design.target_flops).flops_per_token
 
 
 def _ladder(config: StudyConfig, task: TextConfig, recipe: Recipe, flops: float) -> Design:
@@ -99,10 +113,15 @@ def _ladder(config: StudyConfig, task: TextConfig, recipe: Recipe, flops: float)
     return Design(tuple(sweep), tuple(rungs), recipe, config.target_ratio, flops, later)
 
 
+def _best_model(config: StudyConfig, task: TextConfig, target_flops: float) -> DecoderConfig:
+    """The model that earlier studies found best for so many FLOPs."""
+    size, budget, exponent = BEST_SIZE
+    return shape_near(size * (target_flops / budget) ** exponent, config.context, task.vocab_size, config.decoder)
+
+
 def _models(config: StudyConfig, task: TextConfig, target_flops: float) -> list[DecoderConfig]:
     """Four sizes around the one that earlier studies found best for the target's FLOPs."""
-    size, budget, exponent = BEST_SIZE
-    best = shape_near(size * (target_flops / budget) ** exponent, config.context, task.vocab_size, config.decoder)
+    best = _best_model(config, task, target_flops)
     widths = sorted({whole_width(config, factor * best.width) for factor in WIDTHS_OVER_BEST})
     while len(widths) < 3:  # where heads are wide, neighbouring widths are far apart
         widths.append(least_width(config.decoder, widths[-1] + 1))

@@ -19,10 +19,11 @@ reading of this text. Arrays are {"shape": […], "f8": base64 of little-endian 
   (n, d)/``length`` with run i, g = exp(``growth``·e): mean r = g·k·``mean``, variance p = g²·(``variance`` −
   kᵀ·``reduction``·k), noise o = g²·``noise``; ``reduction`` is the lower triangle, row by row. Then
 
-      ln L = c + r − ``correction``·min(x, ``tested``) + ``drift_slope``·x
-      scale² = o + σ(N)² + ``scale``²·((m·(1 + 2·``noise_share``) + p)/3 + (``drift_sd``·x)²)
+      ln L = c + r − ``correction``·min(x, ``tested``) + ``drift_slope``·x + ``repeat_slope``·y
+      scale² = o + σ(N)² + ``scale``²·((m·(1 + 2·``noise_share``) + p)/3 + (``drift_sd``·x)² + (``repeat_sd``·y)²)
 
-  and the interval is exp(ln L ± ``t``[level]·scale).
+  with y = max(ln(D/``unique_tokens``), 0), 0 where that is null; the same ``repeat_slope``·y is in every draw. The
+  interval is exp(ln L ± ``t``[level]·scale).
 """
 
 from __future__ import annotations
@@ -106,6 +107,9 @@ def _of_forecast(forecast: Forecast, levels: Sequence[float]) -> dict[str, Any]:
         "tested": forecast.tested,
         "drift_sd": forecast.drift_prior.sd,
         "drift_slope": forecast.drift_prior.slope,
+        "repeat_sd": forecast.drift_prior.repeat_sd,
+        "repeat_slope": forecast.drift_prior.repeat_slope,
+        "unique_tokens": forecast.drift_prior.unique_tokens,
         "reach": forecast.reach,
         "flops_ratio": forecast.flops_ratio,
         "noise_share": process.noise_share,

@@ -51,7 +51,7 @@ def resume_plan(
     study = Study.open(Path(source))
     if is_of_a_program(study) or study.settings() == COLLECTION:
         raise UserError(f"{study.path}: only trainings of the built-in trainer can be gone on with; plan anew")
-    practice = StudyPractice(study)
+    practice = StudyPractice(study, predictor)
     under_way = _under_way(study, listener)
     checkpoints = [*(checkpoint for checkpoint, _ in under_way), *_finished(study)]
     if not checkpoints:

@@ -8,12 +8,14 @@ from typing import Any
 from ..config.model import DecoderConfig
 from ..config.run import RunConfig
 from ..ladder.design import Design, describe_cost
+from ..ladder.fill_minutes import EPOCHS, FIXED_SECONDS
 from ..ladder.speed import Speed
 from ..planning.optimum.repeated_data import repetition_note
 from ..quantities import format_count, format_flops, format_seconds
 from ..runs.trunks import trunk_costs
 
 SHORT_TOKENS = 500_000  # the law of a ladder whose longest run is shorter was wrong by 7 % (docs/log.md)
+USED_SHARE = 0.8  # of the minutes; a design that fills less was cut for its text
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class LadderCost:
             f"then the plan: {format_flops(design.target_flops)} FLOPs, {design.target_ratio:g}× the largest rung, "
             f"{format_seconds(design.target_seconds)}"
         )
+        if design.total_seconds < USED_SHARE * (60 * self.minutes - FIXED_SECONDS):
+            notes.append(
+                f"the text is short: the ladder is smaller than {self.minutes:g} minutes allow, so that the plan reads "
+                f"it about {EPOCHS:g} times; a longer text makes it larger"
+            )
         if longest.tokens < SHORT_TOKENS:
             notes.append(
                 f"these runs are short, at most {format_count(longest.tokens)} tokens: laws bend at such lengths, and "

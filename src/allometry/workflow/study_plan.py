@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..files import write_json
 from ..ladder.recipe import Recipe
 from ..ladder.shape import shape_near
-from ..planning.optimum.repeated_data import costs_much, repetition_note
+from ..planning.optimum.repeated_data import costs_much, knows_repetition, repetition_note
 from ..planning.resources.shapes import size_of
 from ..quantities import format_flops
 from ..runs.study import COLLECTION, Study
@@ -90,21 +90,22 @@ def study_plan(
         return ScriptPractice(study).plan(predictor, budget, **options)
     if study.settings() == COLLECTION:
         return planning.plan(predictor, budget, **options)
-    practice = StudyPractice(study)
+    practice = StudyPractice(study, predictor)
     if seconds is not None:
         options["seconds"] = lambda model, tokens: seconds(practice.run(model, tokens))
-    return practice.carried_out(planning.plan(predictor, budget, **practice.options(predictor.counted), **options))
+    planned = planning.plan(predictor, budget, **practice.options(predictor.counted), **options)
+    return practice.carried_out(planned)
 
 
 class StudyPractice:
-    """How a study shapes and trains a model, and which sizes and tokens its ladder covered.
+    """How a study shapes and trains a model, and which sizes and tokens its ladder covered, for plans by ``predictor``.
 
     Raises:
         UserError: no rung of the study has finished.
     """
 
-    def __init__(self, study: Study) -> None:
-        self.study = study
+    def __init__(self, study: Study, predictor: laws.Fit | laws.Forecast) -> None:
+        self.study, self.counted = study, knows_repetition(predictor)
         self.config = StudyConfig.parse(study.settings()["study"], "study.json")
         stored = study.table("recipe.json") or {}
         self.recipe = Recipe(**{key: value for key, value in stored.items() if key != "evidence"})
@@ -138,7 +139,7 @@ class StudyPractice:
     def with_repetition(self, plan: planning.Plan) -> planning.Plan:
         """A plan that says what it means that its run reads the corpus again and again."""
         epochs = self.run(ModelConfig.parse(plan.model or {}), plan.tokens).epochs
-        repeats = repetition_note(epochs) if plan.budget.tokens_available is None else ""
+        repeats = repetition_note(epochs, self.counted) if plan.budget.tokens_available is None else ""
         if not repeats:
             return plan
         if costs_much(epochs):

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ...quantities import plural
+from ...quantities import format_count, plural
 from ..base import Law
 from ..fitting.fit import fit
 from ..fitting.result import Fit
@@ -141,8 +141,11 @@ class Forecast:
     def weighted_samples(self, num_params: Array, tokens: Array) -> list[tuple[float, Array]]:
         """ln L of every refit at points, (draws, points), one pair of weight and samples for each law."""
         pairs = [(weight, self.fits[name]) for name, weight in self.weights.items() if weight > 0]
+        again = self.drift_prior.repeat_slope * self.drift_prior.repeated(tokens)
         return [
-            (weight * share, one) for weight, fit in pairs for share, one in fit.weighted_samples(num_params, tokens)
+            (weight * share, one + again)
+            for weight, fit in pairs
+            for share, one in fit.weighted_samples(num_params, tokens)
         ]
 
     def _moments(self, n: Array, d: Array, repeats: float) -> tuple[Array, Array]:
@@ -152,12 +155,12 @@ class Forecast:
         spreads = np.stack([_spread(one.log_samples(n, d)) for one in fits])
         centre, variance = mix(np.array(list(self.weights.values())), values, spreads)
         left = self.residual_process.at(n, d, excess(self.smooth_runs, 6 * n * d * self.flops_ratio, centre))
-        distance = self._distance(n, d)
-        unsure = (
-            ignorance(variance, left.spread**2, self.residual_process.noise_share)
-            + (self.drift_prior.sd * distance) ** 2
-        )
-        bias = Correction(self.correction, self.tested).at(distance) - self.drift_prior.slope * distance
+        distance, prior = self._distance(n, d), self.drift_prior
+        again = prior.repeated(d)
+        unsure = ignorance(variance, left.spread**2, self.residual_process.noise_share)
+        unsure = unsure + (prior.sd * distance) ** 2 + (prior.repeat_sd * again) ** 2
+        bias = Correction(self.correction, self.tested).at(distance)
+        bias = bias - prior.slope * distance - prior.repeat_slope * again
         shared = 0.0 if self.trunk_noise is None else self.trunk_noise.at(n)
         noise = (left.noise**2 + shared**2) / repeats
         return centre + left.mean - bias, np.sqrt(noise + self.scale**2 * unsure)
@@ -229,6 +232,13 @@ class Forecast:
             lines.append(
                 f"the backtest's predictions drift too {sign} with distance: {abs(self.correction):.2%} per factor e "
                 f"of compute is {verb}, up to {np.exp(self.tested):.3g}×"
+            )
+        prior = self.drift_prior
+        if prior.unique_tokens is not None and prior.repeat_sd > 0:
+            lines.append(
+                f"the text has {format_count(prior.unique_tokens)} tokens; beyond them a loss is higher by "
+                f"{prior.repeat_slope:.2%} ± {prior.repeat_sd:.2%} (1 s.d.) per factor e of tokens, as earlier studies "
+                "showed"
             )
         lines += [f"note: {text}" for text in self.notes]
         return "\n".join(lines)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from ...laws import Fit, Prediction
+from ...laws import Fit, Forecast, Prediction
 from ...laws.prediction import LossPredictor
 from ...quantities import require_positive
 from .predictor import Array, Predictor, Samples, as_predictor
@@ -45,7 +45,8 @@ class Repeated:
     """A predictor for training on ``unique_tokens`` unique tokens, repeated as often as necessary.
 
     Up to that many tokens, and for sizes for which they suffice, it predicts what ``predictor`` does. A fit of a law
-    that reads unique tokens itself gets them directly, and ``repetition`` is not used.
+    that reads unique tokens itself gets them directly, and so does a forecast that knows from earlier studies what
+    repetition costs; ``repetition`` is not used then.
 
     Raises:
         UserError: ``unique_tokens`` is not above zero.
@@ -71,7 +72,7 @@ class Repeated:
     @property
     def measured(self) -> bool:
         """Whether the predictor's own law includes the cost of repetition, in place of the published constants."""
-        return self._fit is not None
+        return self._fit is not None or self._knows
 
     @cached_property
     def best_size(self) -> float:
@@ -87,6 +88,8 @@ class Repeated:
     def effective(self, num_params: float | Array, tokens: float | Array) -> tuple[Array, Array]:
         """N' and D': what the parameters and tokens are worth."""
         n, d = np.broadcast_arrays(np.asarray(num_params, float), np.asarray(tokens, float))
+        if self._knows:
+            return n, d
         size = n if math.isinf(self.best_size) else _worth(n, self.best_size, self.repetition.params)
         return size, _worth(d, self.unique_tokens, self.repetition.tokens)
 
@@ -105,7 +108,15 @@ class Repeated:
 
     @cached_property
     def _law(self) -> Predictor:
-        return as_predictor(self.predictor)
+        law = self.predictor
+        if isinstance(law, Forecast) and self._knows:
+            law = replace(law, drift_prior=replace(law.drift_prior, unique_tokens=self.unique_tokens))
+        return as_predictor(law)
+
+    @property
+    def _knows(self) -> bool:
+        """Whether the predictor is a forecast with the cost of repetition in it."""
+        return knows_repetition(self.predictor)
 
     @property
     def _fit(self) -> Fit | None:
@@ -121,16 +132,26 @@ class Repeated:
         return bool(larger < smaller)
 
 
+def knows_repetition(predictor: LossPredictor) -> bool:
+    """Whether a forecast counts what it costs that tokens are read again, as earlier studies showed it."""
+    return isinstance(predictor, Forecast) and predictor.drift_prior.unique_tokens is not None
+
+
 def costs_much(epochs: float | None) -> bool:
     """Whether so many passes over the corpus are worth clearly less than as many fresh tokens."""
     return epochs is not None and epochs > FREE_EPOCHS
 
 
-def repetition_note(epochs: float | None) -> str:
-    """What so many passes over the corpus mean, in words that follow "the run"; empty for one pass or less."""
+def repetition_note(epochs: float | None, counted: bool = False) -> str:
+    """What so many passes over the corpus mean, in words that follow "the run"; empty for one pass or less.
+
+    ``counted``: the predicted loss and its interval include them.
+    """
     if epochs is None or epochs <= 1:
         return ""
     reads = f"reads its corpus {epochs:.3g} times"
+    if counted:
+        return f"{reads}; loss and interval include what that costs, as earlier studies showed"
     if epochs <= FREE_EPOCHS:
         return f"{reads}; up to about {FREE_EPOCHS} times, a token stays nearly as good as new (arXiv 2305.16264)"
     worth = float(_worth(np.asarray(epochs), 1.0, Repetition().tokens))

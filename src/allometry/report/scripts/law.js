@@ -84,6 +84,10 @@ const lawOfTable = (() => {
       return { value, predict };
     }
 
+    /** ln(tokens beyond those of the text), and what that adds to ln L. */
+    const repeated = (x) => (table.unique_tokens ? Math.max(x[1] - Math.log(table.unique_tokens), 0) : 0);
+    const again = (x) => (table.unique_tokens ? table.repeat_slope * repeated(x) : 0);
+
     /** Several laws by their weights, what they leave unexplained nearby, and drift with distance. */
     function forecast() {
       const process = table.process;
@@ -108,7 +112,7 @@ const lawOfTable = (() => {
         const growth = Math.exp(process.growth * Math.max(centre - best[last], 0));
         const beyond = Math.max((FLOPS_PER_PARAM_TOKEN * N * D) / table.reach, N / mostN, D / mostD, 1);
         const distance = Math.log(beyond);
-        const bias = table.correction * Math.min(distance, table.tested) - table.drift_slope * distance;
+        const bias = table.correction * Math.min(distance, table.tested) - table.drift_slope * distance - again(x);
         return { x, values, centre, growth, distance, log: centre + growth * residual - bias };
       }
 
@@ -126,7 +130,8 @@ const lawOfTable = (() => {
           explained += near[i] * (2 * row + reduction[k++] * near[i]);
         }
         const growth = point.growth ** 2, left = growth * Math.max(process.variance - explained, 0);
-        const unsure = (variance * (1 + 2 * table.noise_share) + left) / 3 + (table.drift_sd * point.distance) ** 2;
+        const unsure = (variance * (1 + 2 * table.noise_share) + left) / 3 + (table.drift_sd * point.distance) ** 2 +
+          (table.repeat_sd * repeated(point.x)) ** 2;
         return Math.sqrt(growth * process.noise + trunk(N) ** 2 + table.scale ** 2 * unsure);
       }
 
@@ -145,7 +150,7 @@ const lawOfTable = (() => {
       const places = grid.map((log) => [log, Math.log(line.tokens(Math.exp(log)))]);
       const optima = Float64Array.from({ length: draws }, (_, i) => {
         const losses = places.map((x) =>
-          kept.reduce((sum, law, j) => sum + weights[i * kept.length + j] * drawOf(law, i % law.count, x), 0));
+          kept.reduce((sum, law, j) => sum + weights[i * kept.length + j] * drawOf(law, i % law.count, x), again(x)));
         return vertex(grid, losses);
       }).sort();
       return [linear(optima, (1 - level) / 2), linear(optima, (1 + level) / 2)];

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ... import laws
@@ -48,5 +49,6 @@ def fit_ladder(records: Sequence[RunRecord]) -> tuple[laws.Forecast, laws.Observ
         observations = observe(records)
         return laws.forecast(observations), observations
     observations = observe(long)
-    known = priors(long[0].config.text.bytes_per_token)
-    return laws.forecast(observations, LAWS, drift=DRIFT, priors=known), observations
+    text = long[0].config.text
+    drift = DRIFT if text.train_tokens is None else replace(DRIFT, unique_tokens=float(text.train_tokens))
+    return laws.forecast(observations, LAWS, drift=drift, priors=priors(text.bytes_per_token)), observations
