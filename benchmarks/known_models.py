@@ -5,8 +5,7 @@ data, so sizes compare orders of magnitude only: nobody publishes the ladder of 
 default rule's, Step Law (arXiv 2503.04715), at the model's own size and tokens; hours are those of the machine that was
 used, at an MFU of 0.4.
 
-What was trained: Chinchilla arXiv 2203.15556; Llama 2 arXiv 2307.09288; Llama 3 arXiv 2407.21783 and its model cards;
-OLMo 2 arXiv 2501.00656; DeepSeek V3 arXiv 2412.19437 (active parameters); Qwen 2.5 arXiv 2412.15115.
+What was trained stands in each model's report, at the place that `source` names; a figure that no report gives is None.
 
     python benchmarks/known_models.py [--markdown FILE]
 """
@@ -51,20 +50,39 @@ class Trained:
     batch: float | None
     lr: float | None
     device_hours: float | None
+    source: str
 
+
+LLAMA_2 = "arXiv 2307.09288: table 1 (size, tokens, rate, batch of 4M), table 2 (A100 hours)"
+LLAMA_3 = "arXiv 2407.21783, table 3 (rate); tokens (15T+) and H100 hours: model card of Llama 3.1; batch not stated"
+OLMO_2 = "arXiv 2501.00656, table 3 (rate, batch of {} sequences of 4096), section 2.3 (tokens, with mid-training)"
 
 MODELS = (
-    Trained("Chinchilla 70B", 70e9, 1.4e12, 32_000, 2048, "tpu-v4", 0.4, 3e6, 1e-4, None),
-    Trained("Llama 2 7B", 6.74e9, 2e12, 32_000, 4096, "a100", 0.4, 4e6, 3e-4, 184_320),
-    Trained("Llama 2 70B", 69e9, 2e12, 32_000, 4096, "a100", 0.4, 4e6, 1.5e-4, 1_720_320),
-    Trained("Llama 3.1 8B", 8.03e9, 15e12, 128_256, 8192, "h100", 0.4, None, 3e-4, 1_460_000),
-    Trained("Llama 3.1 70B", 70.6e9, 15e12, 128_256, 8192, "h100", 0.4, None, 1.5e-4, 7_000_000),
-    Trained("Llama 3.1 405B", 405e9, 15.6e12, 128_256, 8192, "h100", 0.4, 16e6, 8e-5, 30_840_000),
-    Trained("OLMo 2 7B", 7.3e9, 4.05e12, 100_352, 4096, "h100", 0.4, 4.2e6, 3e-4, None),
-    Trained("OLMo 2 13B", 13.7e9, 5.0e12, 100_352, 4096, "h100", 0.4, 8.4e6, 9e-4, None),
-    Trained("DeepSeek V3 (37B active)", 37e9, 14.8e12, 129_280, 4096, "h800", 0.4, 62.9e6, 2.2e-4, 2_664_000),
-    Trained("Qwen 2.5 72B", 72.7e9, 18e12, 152_064, 4096, "a100", 0.4, None, None, None),
-)
+    Trained(
+        "Chinchilla 70B", 70e9, 1.4e12, 32_000, 2048, "tpu-v4", 0.4, 3e6, 1e-4, None,
+        "arXiv 2203.15556, table 4 (size, rate, batch 1.5M, then 3M), section 1 (tokens)",
+    ),
+    Trained("Llama 2 7B", 6.74e9, 2e12, 32_000, 4096, "a100", 0.4, 4e6, 3e-4, 184_320, LLAMA_2),
+    Trained("Llama 2 70B", 69e9, 2e12, 32_000, 4096, "a100", 0.4, 4e6, 1.5e-4, 1_720_320, LLAMA_2),
+    Trained("Llama 3.1 8B", 8.03e9, 15e12, 128_256, 8192, "h100", 0.4, None, 3e-4, 1_460_000, LLAMA_3),
+    Trained("Llama 3.1 70B", 70.6e9, 15e12, 128_256, 8192, "h100", 0.4, None, 1.5e-4, 7_000_000, LLAMA_3),
+    Trained(
+        "Llama 3.1 405B", 405e9, 15.6e12, 128_256, 8192, "h100", 0.4, 16e6, 8e-5, 30_840_000,
+        "arXiv 2407.21783, section 3.4.1 (rate; batch 4M, 8M after 252M tokens, 16M after 2.87T), section 1 (tokens); "
+        "H100 hours: model card of Llama 3.1",
+    ),
+    Trained("OLMo 2 7B", 7.3e9, 4.05e12, 100_352, 4096, "h100", 0.4, 4.2e6, 3e-4, None, OLMO_2.format(1024)),
+    Trained("OLMo 2 13B", 13.7e9, 5.6e12, 100_352, 4096, "h100", 0.4, 8.4e6, 9e-4, None, OLMO_2.format(2048)),
+    Trained(
+        "DeepSeek V3 (37B active)", 37e9, 14.8e12, 129_280, 4096, "h800", 0.4, 62.9e6, 2.2e-4, 2_664_000,
+        "arXiv 2412.19437, section 4.2 (rate; batch 3072, then 15360 sequences of 4K), section 1 (tokens, hours of "
+        "pre-training)",
+    ),
+    Trained(
+        "Qwen 2.5 72B", 72.7e9, 18e12, 152_064, 4096, "a100", 0.4, None, None, None,
+        "arXiv 2412.15115 (tokens, up to 18T), model card (size); batch, rate and hours not stated",
+    ),
+)  # fmt: skip
 
 
 def row(model: Trained) -> list[str]:
@@ -90,10 +108,12 @@ def row(model: Trained) -> list[str]:
 
 
 def markdown() -> str:
-    """The table."""
+    """The table, and under it where each figure of what was trained stands."""
     head = ["model", "6ND", "parameters", "tokens", "batch (tokens)", "learning rate", "device hours"]
     lines = [head, ["---"] * len(head), *map(row, MODELS)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    sources = "\n".join(f"- {model.name}: {model.source}." for model in MODELS)
+    return f"{table}\n\nSources:\n\n{sources}"
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ def scatter(studies: Sequence[dict], height: int) -> list[str]:
     low, high = np.log(values.min() / 1.03), np.log(values.max() * 1.03)
     x = lambda loss: left + (np.log(loss) - low) / (high - low) * (right - left)
     y = lambda loss: bottom - (np.log(loss) - low) / (high - low) * (bottom - top)
-    parts = [f'<text class="head" x="{left}" y="20">Predicted loss of the larger model, against the actual loss</text>']
+    parts = [f'<text class="head" x="{left}" y="20">Predicted against actual loss of the larger model</text>']
     for tick in ticks(np.exp(low), np.exp(high)):
         parts += [
             f'<path class="grid" d="M{x(tick):.1f} {top}V{bottom}M{left} {y(tick):.1f}H{right}"/>',
@@ -98,7 +98,7 @@ def rows(studies: Sequence[dict], height: int) -> list[str]:
     errors = [abs(actual(s) / s["predicted"] - 1) for s in studies]
     reach = max(0.02, *spans, *errors) * 1.1
     x = lambda ratio: (left + right) / 2 + (ratio - 1) / reach * (right - left) / 2
-    parts = [f'<text class="head" x="{left - 142}" y="20">The same by study, relative to the prediction</text>']
+    parts = [f'<text class="head" x="{left - 142}" y="20">Each study, relative to its prediction</text>']
     step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if reach / step < 3.5)
     for tick in np.arange(-np.floor(reach / step), np.floor(reach / step) + 1) * step:
         parts += [
@@ -134,7 +134,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 def calibration(cells: dict[tuple[float, float], np.ndarray]) -> str:
     """Share of new runs inside, by noise and factor of compute (columns of a cell: error, half-width, inside)."""
-    left, right, top, bottom = 60, 620, TOP, 270
+    left, right, top, bottom = 60, 720, TOP, 270
     factors, noises = (sorted({key[axis] for key in cells}) for axis in (1, 0))
     least = 0.5
     y = lambda share: bottom - (share - least) / (1 - least) * (bottom - top)
@@ -156,7 +156,7 @@ def calibration(cells: dict[tuple[float, float], np.ndarray]) -> str:
                 continue
             share, count = float(rows[:, 2].mean()), len(rows)
             low, high = (float(beta.ppf(q, share * count + 0.5, count - share * count + 0.5)) for q in (0.05, 0.95))
-            x = middle + (number - (len(noises) - 1) / 2) * group * 0.16
+            x = middle + (number - (len(noises) - 1) / 2) * group * 0.19
             text = f"noise {noise:g} %, {factor:g}×: {share:.0%} of {count} new runs inside"
             parts += [
                 f"<g><title>{escape(text)}</title>",
