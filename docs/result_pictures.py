@@ -78,7 +78,7 @@ def scatter(studies: Sequence[dict], height: int) -> list[str]:
     parts += [
         f'<path class="axis" d="M{left} {bottom}L{right} {top}"/>',
         f'<text class="small" x="{(left + right) / 2}" y="{bottom + 36}" text-anchor="middle">'
-        "actual, nats a byte (above the diagonal: predicted too high)</text>",
+        "actual, nats per byte (above the diagonal: predicted too high)</text>",
     ]
     for s in studies:
         bar, dot = ("range", "dot") if s["inside"] else ("missed", "miss")

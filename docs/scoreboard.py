@@ -294,7 +294,7 @@ above {FAR:.0%}, an R² below {POOR:g}, or fewer than {FEW:.0%} of the held-out 
 
 Each study takes a text, trains a ladder of small models for some minutes, writes a prediction down, and then trains the
 larger model. "Beyond" is the compute of that model over that of the largest rung. "Unseen": no choice of the method was made
-on this text and seed. Losses are in nats a byte (`python benchmarks/tournament.py`).
+on this text and seed. Losses are in nats per byte (`python benchmarks/tournament.py`).
 
 ![Predicted and actual losses of every study](../pictures/tournament.svg)
 
@@ -314,7 +314,7 @@ most a tenth of the largest compute (C/10). It predicts the rest. *Error* is the
 The names of the rows of `porian` are: corpus (`rw` RefinedWeb, `owt2` OpenWebText2), hyperparameters, warmup, decay, which
 parameters are counted, which loss.
 
-Variants of the same tables, which do not count: another loss of the same runs, only runs with at least one token a parameter,
+Variants of the same tables, which do not count: another loss of the same runs, only runs with at least one token per parameter,
 only runs within 5 % of their budget's best.
 
 {public_table(tables, variants)}
