@@ -20,7 +20,7 @@ import copy
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,10 @@ def of_pretrained(folder: Path, text: Path, windows: int, context: int) -> tuple
     return Subject(model.eval(), logits, tokens, targets, 4), facts
 
 
-def table(subject: Subject) -> Iterator[dict[str, Any]]:
+def table(subject: Subject, formats: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for each format, the plain model first."""
     yield {"format": "float32", "loss": subject.loss(subject.model), "bytes": nn.quantized_bytes(subject.model)}
-    for form in FORMATS:
+    for form in formats:
         row: dict[str, Any] = {"format": form}
         own_scales = form != "int8" and isinstance(by_name(form), MX | NVFP4Format)
         for scales in SCALES:
@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, help="of a pretrained model")
     parser.add_argument("--windows", type=int, default=40)
     parser.add_argument("--context", type=int, default=128)
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
@@ -137,7 +138,7 @@ def main() -> None:
     else:
         subject, facts = of_pretrained(options.model, options.text, options.windows, options.context)
     rows = []
-    for row in table(subject):
+    for row in table(subject, options.formats):
         rows.append(row)
         print(row, flush=True)
     value: dict[str, Any] = {"model": facts, "rows": rows}

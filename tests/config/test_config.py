@@ -29,6 +29,7 @@ from allometry.config.script import (
 from allometry.config.study import StudyConfig
 from allometry.config.task import (
     AudioConfig,
+    DistilledTextConfig,
     ImagesConfig,
     QuestionsConfig,
     SummariesConfig,
@@ -428,6 +429,7 @@ def test_every_configuration_is_one_of_these():
         ModelConfig: {"decoder": DecoderConfig, "module": ModuleConfig, "script": ScriptModelConfig},
         TaskConfig: {
             "text": TextConfig,
+            "distilled_text": DistilledTextConfig,
             "images": ImagesConfig,
             "audio": AudioConfig,
             "translation": TranslationConfig,

@@ -2,6 +2,7 @@
 number of processes."""
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,13 @@ from allometry.data.shards import fingerprint
 from allometry.data.task_data.sample_set import Samples, split_samples
 from allometry.data.task_data.text_pairs import encode_pair
 from allometry.errors import UserError
+from allometry.files import write_json
 from allometry.lm.decoder import build
+from allometry.lm.distillation.teacher import teacher_in
 from allometry.lm.families import family_of
 from allometry.lm.modules.count_member import member
 from allometry.lm.modules.module_code import read_code
+from allometry.lm.training.write_record import save_weights
 from allometry.tasks.catalog import TASKS, task_named
 from allometry.tasks.text import TextTask
 from helpers.builders import run_config
@@ -53,14 +57,24 @@ def samples_of(name: str) -> Samples:
     return split_samples(name, "made", arrays, {})
 
 
+def keep_any_teacher(folder: Path) -> str:
+    """An untrained model as the teacher in a study's folder; its fingerprint."""
+    folder.mkdir()
+    save_weights(folder / "model.safetensors", build(RUN.model, 7), RUN)
+    facts = teacher_in(folder / "model.safetensors", "made").facts
+    write_json(folder / "teacher.json", asdict(facts))
+    return facts.fingerprint
+
+
 @pytest.fixture(scope="module", params=TASKS)
 def case(request, corpus, tmp_path_factory):
     """The folder of a task's data, and a run on them."""
     folder = tmp_path_factory.mktemp("study") / "corpus"
-    if request.param in ("text", "audio"):
+    if request.param in ("text", "audio", "distilled_text"):
         save_corpus(corpus, folder)
-        kind = TaskConfig.kinds[request.param]
-        task = kind.parse({"name": request.param, "source": "made", "fingerprint": corpus.fingerprint})
+        kind, taught = TaskConfig.kinds[request.param], request.param == "distilled_text"
+        more = {"teacher": keep_any_teacher(folder.parent / "teacher")} if taught else {}
+        task = kind.parse({"name": request.param, "source": "made", "fingerprint": corpus.fingerprint} | more)
         return folder, RunConfig(model=RUN.model, task=task, train=RUN.train)
     samples = samples_of(request.param)
     samples.save(folder)

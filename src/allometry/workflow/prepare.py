@@ -107,7 +107,7 @@ def read_data(config: StudyConfig, out: Path) -> Data:
         return read_images(config.data)
     if config.task in ("translation", "summaries", "questions"):
         return read_pairs(config.task, config.data, config.context)
-    known = ", ".join(TaskConfig.kinds)
+    known = ", ".join(kind for kind in TaskConfig.kinds if kind not in ("distilled_text", "script"))
     raise UserError(f"task {config.task!r}: unknown; there are {known}")
 
 

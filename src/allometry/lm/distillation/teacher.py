@@ -104,7 +104,7 @@ def find_teacher(source: str, corpus: Corpus, context: int, vocab_size: int) -> 
     stock = path.is_file() or (path / "config.json").is_file()  # it may stand in a study's folder
     if not stock and any(Study(folder).settings_path.is_file() for folder in (path, path.parent)):
         study, record = find_run(path)
-        teacher = _of_run(study.weights_path(record.id), source)
+        teacher = teacher_in(study.weights_path(record.id), source)
         _check_same_tokenizer(record.config.text, tokenizer_of(study, record), corpus, source)
         own = study.weights_path(record.id)
     else:
@@ -158,7 +158,7 @@ def open_teacher(study: Path) -> Teacher:
     folder = study / FOLDER
     facts = TeacherFacts.read(folder)
     if facts.kind == RUN:
-        teacher = _of_run(folder / WEIGHTS, facts.source)
+        teacher = teacher_in(folder / WEIGHTS, facts.source)
     else:
         require("transformers")
         teacher = _of_stock(load_pretrained(str(folder))[0], facts.source)
@@ -178,7 +178,12 @@ class _Cut(nn.Module):
         return self.teacher.logits(tokens, self.vocab_size)
 
 
-def _of_run(path: Path, source: str) -> Teacher:
+def teacher_in(path: Path, source: str) -> Teacher:
+    """The teacher whose weights a training wrote to a file; ``source`` is what messages call it.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
     model = model_in(path, f"teacher {source}", precision="fp32").requires_grad_(False)
     config = model.config
     hashed = checkpoint.digest(dict(model.state_dict()), repr(config))[:16]
