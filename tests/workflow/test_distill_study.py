@@ -64,6 +64,9 @@ def test_rungs_are_taught_each_beside_its_run_alone(study, tmp_path):
     rows = Study(out).rows()
     assert {row["teacher_params"] for row in rows} == {teacher_of(study).num_params}
     assert laws.Observations.read(out).loss.tolist() == sorted((r["loss"] for r in rows), reverse=True)
+    table = (out / "students.csv").read_text().splitlines()
+    assert table[0] == "num_params,tokens,teacher_loss,loss_alone,loss"
+    assert [float(line.split(",")[-1]) for line in table[1:]] == [s.taught.loss for s in distilled.students]
     again = distill(study.path, f"{study.path}/{teacher_of(study).id}", out, share=0.5)
     assert json.dumps(again.to_json()) == json.dumps(distilled.to_json())
     assert load_model(Study(out), distilled.students[0].taught).config.width == 16

@@ -13,6 +13,7 @@ from ...config.task import DistilledTextConfig, TextConfig
 from ...data.corpus import Corpus, load_corpus
 from ...errors import UserError
 from ...extras import require_trainer
+from ...files import replace_file
 from ...ladder.climb import missing_jobs
 from ...quantities import format_count, plural
 from ...runs.record import RunRecord
@@ -21,6 +22,8 @@ from ..choose_engine import for_ladder
 from ..listener import Listener, Note, note_to, silent
 from ..monitor import Monitor
 from ..prepare import open_or_begin
+
+TABLE = "students.csv"  # in the study: a row for each student, as the law of distillation reads them
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ def distill(
     """Train the rungs of a study again, taught by a larger model; the same call again goes on.
 
     A student has the model, the tokens, the batches, the rates and the seed of its rung, so the two differ by the
-    teacher alone. The students are the ladder of the study ``out``, to which a law can be fitted as to any.
+    teacher alone. The students are the ladder of the study ``out``, to which a law can be fitted as to any; its
+    ``students.csv`` has their losses with and without the teacher, and the teacher's.
 
     Args:
         source: the study whose rungs are the students; its corpus is what they learn.
@@ -114,6 +118,7 @@ def distill(
     with students.session(), engine, Monitor(students, "ladder", configs, listener, workers=engine.workers) as monitor:
         engine.train(students, missing_jobs(students, configs, "ladder"), monitor)
     taught = tuple(Taught(record, students.ended(config.id)) for record, config in pairs)
+    replace_file(students.path / TABLE, _table(taught, facts.loss).encode())
     cost = facts.flops_per_token * _tokens_read(configs)
     return Distilled(students.path, taught, facts.source, facts.num_params, facts.loss, cost)
 
@@ -178,6 +183,14 @@ def task_of(record: RunRecord, values: dict[str, Any]) -> DistilledTextConfig:
 def _student(record: RunRecord, values: dict[str, Any]) -> RunConfig:
     config = record.config
     return RunConfig(model=config.model, task=task_of(record, values), train=config.train, trainer=config.trainer)
+
+
+def _table(students: Sequence[Taught], teacher_loss: float) -> str:
+    rows = [["num_params", "tokens", "teacher_loss", "loss_alone", "loss"]]
+    for one in students:
+        values = one.taught.num_params, one.taught.tokens, teacher_loss, one.alone.loss, one.taught.loss
+        rows += [[repr(value) for value in values]] if one.taught.loss is not None else []
+    return "".join(",".join(row) + "\n" for row in rows)
 
 
 def _tokens_read(configs: Sequence[RunConfig]) -> int:
