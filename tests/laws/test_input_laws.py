@@ -58,6 +58,72 @@ def test_a_named_law_is_fitted_and_predicts(tmp_path):
         laws.forecast(runs, laws=["rectified"])
 
 
+TRUTHS = {
+    "bounded_repetition": {
+        "E": 1.8, "S": 9.0, "N_0": 3e4, "D_0": 2e7, "c": 0.2, "alpha": 0.35, "beta": 0.4, "kappa": 0.9, "delta": 0.5,
+    },
+    "over_training": {"E": 1.7, "a": 140.0, "b": 190.0, "eta": 0.12},
+    "distillation": {
+        "t": 1.0, "k": 1.2, "c_0": 1.5, "c_1": 20.0, "d_1": 1.3, "f_1": 0.1, "r": 0.5, "alpha": 0.35, "beta": 0.45,
+        "gamma": 0.7,
+    },
+}  # fmt: skip
+AXES = {
+    "num_params": [1e7, 1e8, 1e9],
+    "tokens": [1e9, 1e10, 1e11],
+    "unique_tokens": [1e8, 1e9],
+    "teacher_loss": [2.0, 2.4, 2.9],
+    "loss_alone": [2.3, 2.7, 3.2],
+}
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_a_published_form_recovers_the_curve_that_it_made(name):
+    """Beyond the runs too: constants may trade off, what they predict must not."""
+    law, truth = laws.INPUT_LAWS[name], TRUTHS[name]
+    grid = [axis.ravel() for axis in np.meshgrid(*(AXES[key] for key in law.inputs))]
+    frame = dict(zip(law.inputs, grid, strict=True)) | {"loss": law.evaluate(truth, *grid)}
+    forecast = laws.forecast(laws.Observations.read(frame, target="loss", inputs=list(law.inputs)), laws=[name])
+    inside = {key: float(np.exp(np.log(AXES[key]).mean() + 0.3)) for key in law.inputs}
+    for point in (inside, inside | {"tokens": 3e11}):
+        expected = law.evaluate(truth, *point.values())
+        assert forecast.predict(point).value == pytest.approx(expected, rel=5e-3)
+
+
+def test_repetition_stays_between_its_bounds_and_is_chinchilla_where_data_are_unlimited():
+    law, truth = laws.INPUT_LAWS["bounded_repetition"], TRUTHS["bounded_repetition"]
+    assert law.evaluate(truth, 1e9, 1e10, 1.0) == pytest.approx(truth["E"] + truth["S"], rel=1e-3)
+    terms = (truth["N_0"] / 1e12) ** truth["alpha"] + (truth["D_0"] / 1e14) ** truth["beta"]
+    assert law.evaluate(truth, 1e12, 1e14, 1e30) == pytest.approx(truth["E"] + truth["S"] * terms, rel=1e-3)
+
+
+def test_over_training_is_chinchillas_law_with_one_exponent():
+    truth, (n, d) = TRUTHS["over_training"], (3e8, 7e10)
+    half = 6 ** -truth["eta"]
+    expected = truth["E"] + truth["a"] * half / n ** (2 * truth["eta"]) + truth["b"] * half / d ** (2 * truth["eta"])
+    assert laws.INPUT_LAWS["over_training"].evaluate(truth, n, d) == pytest.approx(expected)
+
+
+def test_a_student_comes_to_its_teacher_and_a_far_better_teacher_is_of_less_use():
+    law, truth = laws.INPUT_LAWS["distillation"], TRUTHS["distillation"]
+    assert law.evaluate(truth, 1e20, 1e24, 2.4, 2.2) == pytest.approx(2.4, rel=1e-3)
+    teachers = np.linspace(1.5, 3.2, 60)
+    students = law.evaluate(truth, 1e8, 1e10, teachers, np.full(60, 2.6))
+    assert 0 < students.argmin() < 59
+
+
+def test_a_published_law_of_just_these_inputs_is_among_the_forms():
+    samples = np.geomspace(200, 4e5, 16)
+    law = laws.INPUT_LAWS["rectified"]
+    loss = law.evaluate({"E": 1.2, "B": 900.0, "P": 400.0, "beta": 0.6}, samples)
+    loss = loss + 1e-4 * np.random.default_rng(0).standard_normal(16)
+    forecast = laws.forecast(
+        laws.Observations.read({"samples": samples, "loss": loss}, target="loss", inputs=["samples"])
+    )
+    names = [fit.name for fit in forecast.fits]
+    assert any(name.startswith("rectified") for name in names), names
+
+
 def test_a_formula_of_ones_own_takes_any_inputs_and_groups():
     @dataclass(frozen=True)
     class Decay(laws.Formula):

@@ -59,7 +59,7 @@ def test_a_pandas_or_polars_frame_is_read():
         ({"target": "seed"}, "nothing to predict"),
         ({"cost": "0*experts"}, "more than zero"),
         ({"cost": "6*N"}, "no column 'N'"),
-        ({"cost": "experts > 2"}, "no arithmetic"),
+        ({"cost": "experts > 2"}, "only numbers, names and arithmetic"),
         ({"cost": [1.0, 2.0]}, "cost has 2 entries"),
         ({"group": ["family"]}, "no column 'family'"),
     ],

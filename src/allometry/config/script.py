@@ -20,8 +20,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from ..arithmetic import evaluate, is_arithmetic
 from ..errors import UserError
-from .arithmetic import evaluate, is_arithmetic
 from .base import Config
 from .model import ModelConfig
 from .task import TaskConfig

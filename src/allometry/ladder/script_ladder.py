@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config.arithmetic import evaluate
+from ..arithmetic import evaluate
 from ..config.run import RunConfig
 from ..config.script import ScriptCounts, ScriptModelConfig, ScriptStudyConfig
 from ..errors import UserError

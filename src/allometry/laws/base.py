@@ -16,9 +16,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
+
+from ..errors import UserError
 
 Array = np.ndarray
 EXPONENTS = (1e-3, 3.0)
@@ -105,3 +107,17 @@ def grid(*axes: Sequence[float] | Array) -> Array:
 def safe_log(coefficients: Array) -> Array:
     """The logarithm, with zero far below every loss instead of −inf."""
     return np.log(np.maximum(coefficients, 1e-300))
+
+
+AnyLaw = TypeVar("AnyLaw", bound=Law)
+
+
+def by_name(name: str, known: Mapping[str, AnyLaw], what: str = "law") -> AnyLaw:
+    """The law of that name.
+
+    Raises:
+        UserError: no such law; the known ones are named.
+    """
+    if name not in known:
+        raise UserError(f"no {what} {name!r}; known are {', '.join(known)}")
+    return known[name]

@@ -22,6 +22,7 @@ import numpy as np
 from ..errors import UserError
 from ..quantities import plural
 from .base import Array, grid
+from .from_record import reads_record
 from .prediction import Prediction, around, check_level
 from .solver import Problem, solve
 
@@ -160,24 +161,22 @@ class MetricFit:
         }
 
     @classmethod
+    @reads_record("a fit of a metric", "fit it anew")
     def from_json(cls, data: dict[str, Any]) -> MetricFit:
         """The fit that ``to_json`` wrote.
 
         Raises:
             UserError: not such a record.
         """
-        try:
-            return cls(
-                values={symbol: float(data["values"][symbol]) for symbol in SIGMOID.symbols},
-                chance=data["chance"],
-                residuals=np.array(data["residuals"], dtype=float),
-                range={key: (float(pair[0]), float(pair[1])) for key, pair in data["range"].items()},
-                draws=np.array(data["draws"], dtype=float).reshape(-1, len(SIGMOID.symbols)),
-                active_bounds=tuple(data["active_bounds"]),
-                seed=data["seed"],
-            )
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-            raise UserError(f"not a fit of a metric: {type(error).__name__} {error}; fit it anew") from None
+        return cls(
+            values={symbol: float(data["values"][symbol]) for symbol in SIGMOID.symbols},
+            chance=data["chance"],
+            residuals=np.array(data["residuals"], dtype=float),
+            range={key: (float(pair[0]), float(pair[1])) for key, pair in data["range"].items()},
+            draws=np.array(data["draws"], dtype=float).reshape(-1, len(SIGMOID.symbols)),
+            active_bounds=tuple(data["active_bounds"]),
+            seed=data["seed"],
+        )
 
 
 def fit_metric(

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config.arithmetic import evaluate
+from ..arithmetic import evaluate
 from ..config.run import RunConfig
 from ..config.script import ScriptConfig, ScriptCounts, ScriptModelConfig, steps_of
 from ..errors import UserError

@@ -22,6 +22,7 @@ from ...quantities import plural
 from ..base import Array
 from ..fitting.fit import active_bounds, check_objective
 from ..fitting.result import GREEK
+from ..from_record import reads_record
 from ..prediction import Prediction, check_level
 from ..solver import Problem, solve
 from ..tables.curves import Curves
@@ -178,24 +179,22 @@ class CurveFit:
         }
 
     @classmethod
+    @reads_record("a fit of curves", "fit them anew")
     def from_json(cls, data: dict[str, Any]) -> CurveFit:
         """The fit that ``to_json`` wrote.
 
         Raises:
             UserError: not such a record.
         """
-        try:
-            return cls(
-                values={symbol: float(data["values"][symbol]) for symbol in LAW.symbols},
-                residuals={name: np.array(values, dtype=float) for name, values in data["residuals"].items()},
-                refits=np.array(data["refits"], dtype=float).reshape(-1, len(LAW.symbols)),
-                range={key: (float(pair[0]), float(pair[1])) for key, pair in data["range"].items()},
-                active_bounds=tuple(data["active_bounds"]),
-                notes=tuple(data["notes"]),
-                **{key: data[key] for key in ("objective", "objective_value", "delta", "held_out", "starts", "agreed")},
-            )
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-            raise UserError(f"not a fit of curves: {type(error).__name__} {error}; fit them anew") from None
+        return cls(
+            values={symbol: float(data["values"][symbol]) for symbol in LAW.symbols},
+            residuals={name: np.array(values, dtype=float) for name, values in data["residuals"].items()},
+            refits=np.array(data["refits"], dtype=float).reshape(-1, len(LAW.symbols)),
+            range={key: (float(pair[0]), float(pair[1])) for key, pair in data["range"].items()},
+            active_bounds=tuple(data["active_bounds"]),
+            notes=tuple(data["notes"]),
+            **{key: data[key] for key in ("objective", "objective_value", "delta", "held_out", "starts", "agreed")},
+        )
 
     @property
     def _vector(self) -> Array:

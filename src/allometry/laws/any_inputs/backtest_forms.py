@@ -9,7 +9,7 @@ import numpy as np
 from ..tables.measurements import Measurements
 from .composing.form import LOG
 from .fitted_form import FittedForm, fit_apart, fit_form
-from .frontier import excess, excess_at, frontier_weights, growth
+from .frontier import cost_weights, excess, excess_at, frontier_weights, growth
 from .held_out import HeldOut, cost_at
 from .leftovers import Basis
 from .padded import pad
@@ -69,13 +69,13 @@ class CommonScale:
         """To the target's own scale."""
         return np.exp(values) if self.logarithmic else values
 
-    def weights(self, form: AnyForm, values: Array) -> Array | None:
+    def weights(self, form: AnyForm, values: Array) -> Array:
         """Weights of the runs so that a form's errors are those of this scale, as far as its link allows."""
         if self.logarithmic and form.link != LOG:
             return 1 / values**2 * np.median(values**2)
         if not self.logarithmic and form.link == LOG:
             return values**2 / np.median(values**2)
-        return None
+        return np.ones(len(values))
 
     def moments(self, fitted: FittedForm, points: Array, group: Array) -> tuple[Array, Array]:
         """Centre and standard deviation of a fitted form's prediction on this scale."""
@@ -101,12 +101,11 @@ def fit_to(
 ) -> FittedForm:
     """A form fitted to runs so that its errors on the common scale are least.
 
-    ``own``: with a θ for each group; ``frontier``: runs far above the frontier count less.
+    Dear runs count more. ``own``: with a θ for each group; ``frontier``: runs far above the frontier count less.
     """
-    weights = scale.weights(form, runs.values)
+    weights = scale.weights(form, runs.values) * cost_weights(runs)
     if frontier:
-        near = frontier_weights(runs)
-        weights = near if weights is None else near * weights
+        weights = weights * frontier_weights(runs)
     data = pad(runs, middle, weights)
     fitted = fit_form(form, data, middle, starts)
     fitted = fit_apart(fitted, data) if own else fitted

@@ -1,4 +1,7 @@
-"""How far a run lies above the best of no more cost: such runs say little about those that are worth making.
+"""How much a run says about those that are worth making: the more the dearer it is, and the nearer to the frontier.
+
+Dear runs are nearer to what is to be predicted, and simple laws are wrong far below them, so runs count by a power of
+their cost, as far as that leaves half of them.
 
 Every simple law is wrong somewhere far from the frontier (a large model on few tokens, data repeated a thousand times,
 a rate far too high), and the worst runs have the largest errors. A form may therefore also be fitted with runs counting
@@ -16,6 +19,8 @@ Array = np.ndarray
 # Weights fall by e^−(12·0.1) for a run 10 % above the frontier; what is left unexplained grows by e^(4·0.1).
 WEIGHT_POWER, GROWTH = 12.0, 4.0
 LEAST_WEIGHT, LEAST_RELEVANCE = 1e-4, 0.02
+# Powers of the cost by which runs count: the largest that leaves this share of the runs, as effective number.
+COST_POWERS, LEAST_EFFECTIVE = (0.5, 0.4, 0.3, 0.2, 0.1, 0.0), 0.5
 
 
 def has_frontier(runs: Measurements) -> bool:
@@ -44,6 +49,30 @@ def excess_at(runs: Measurements, cost: Array, logged: Array, group: Array) -> A
         place = np.searchsorted(own[order], cost[points] * (1 + 1e-9), side="right") - 1
         above[points] = np.where(place >= 0, logged[points] - best[np.maximum(place, 0)], 0.0)
     return np.maximum(above, 0.0)
+
+
+def cost_weights(runs: Measurements) -> Array:
+    """How much each run counts for its cost beside the dearest of its group, (runs,), 1 on average.
+
+    All count alike where the target does not go with the cost.
+    """
+    if runs.are_shares or not _goes_with_cost(runs):
+        return np.ones(len(runs))
+    cost = np.log(cost_of(runs))
+    dearest = np.full(len(runs.group_names), -np.inf)
+    np.maximum.at(dearest, runs.group, cost)
+    for power in COST_POWERS:
+        weights = np.exp(power * (cost - dearest[runs.group]))
+        if weights.sum() ** 2 >= LEAST_EFFECTIVE * len(runs) * (weights**2).sum():
+            break
+    return weights / weights.mean()
+
+
+def _goes_with_cost(runs: Measurements) -> bool:
+    cost = np.log(cost_of(runs))
+    if np.ptp(cost) == 0 or np.ptp(runs.values) == 0:
+        return False
+    return bool(abs(np.corrcoef(cost, runs.values)[0, 1]) > 0.2)
 
 
 def frontier_weights(runs: Measurements) -> Array:

@@ -127,8 +127,9 @@ def _folds(runs: Measurements) -> list[HeldOut]:
 def likeness(runs: Measurements, points: Array, along: Array) -> Array:
     """How much each point resembles each split, which lies ``along`` an input, cost or none: (points, splits)."""
     beyond = np.zeros((len(points), len(along)))
-    for place, (values, own) in enumerate(zip(points.T, runs.points.T, strict=True)):
-        if (own > 0).all():
+    columns = zip(points.T, runs.points.T, runs.by_logarithm, strict=True)
+    for place, (values, own, positive) in enumerate(columns):
+        if positive:
             with np.errstate(divide="ignore"):
                 beyond[:, along == place] = np.log(np.maximum(values, 1e-300) / own.max())[:, None]
         else:
@@ -139,3 +140,16 @@ def likeness(runs: Measurements, points: Array, along: Array) -> Array:
     reach = np.clip(beyond / WHOLLY, 0, 1) / np.where(along == COST, max((along == COST).sum(), 1), 1)
     inside = 1 - np.clip(beyond / WHOLLY, 0, 1).max(axis=1, initial=0.0, keepdims=True)
     return LEAST_LIKENESS + np.where(along == INSIDE, inside, reach)
+
+
+def beyond(runs: Measurements, points: Array) -> Array:
+    """How far points (rows, inputs) lie beyond the runs, in e-folds; in deviations for an input that may be zero."""
+    farthest = np.zeros(len(points))
+    for values, own, positive in zip(points.T, runs.points.T, runs.by_logarithm, strict=True):
+        if positive:
+            low, high, at = np.log(own.min()), np.log(own.max()), np.log(np.maximum(values, 1e-300))
+            unit = 1.0
+        else:
+            low, high, at, unit = own.min(), own.max(), values, max(float(own.std()), 1e-12)
+        farthest = np.maximum(farthest, np.maximum(at - high, low - at) / unit)
+    return farthest

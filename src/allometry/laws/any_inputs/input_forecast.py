@@ -19,17 +19,19 @@ from ...errors import UserError
 from ...quantities import plural
 from ..field_names import KNOWN, normalise
 from ..forecasting.forecast import Forecast
+from ..from_record import reads_record
 from ..prediction import Prediction, around, check_level
 from ..tables.measurements import Measurements
 from .backtest_forms import CommonScale, Trial, fit_to, left_of, trial, with_leftovers
 from .composing.candidates import PLAIN, candidates
+from .composing.formula_form import named_forms
 from .fitted_form import FittedForm
 from .formula_text import formula_text
-from .frontier import has_frontier, relevance
-from .held_out import size_and_tokens, splits
-from .leftovers import Basis, Metric, choose_metric
+from .frontier import cost_weights, has_frontier, relevance
+from .held_out import WHOLLY, beyond, size_and_tokens, splits
+from .leftovers import Basis, Metric, Places, choose_metric
 from .mixing import Record, inflations
-from .padded import logs, middle_of
+from .padded import middle_of
 from .projection import AnyForm
 from .sizes_and_tokens import sizes_forecast
 
@@ -40,6 +42,8 @@ MOST_TESTED, MOST_APART, MOST_NEAR = 12, 3, 7
 MOST_RUNS, MOST_FITTED = 600, 1500
 # Standard deviation that a prediction gains for each e-fold beyond the runs, in those of the target.
 DRIFT = 0.01
+# By what share errors beyond the runs are larger than the backtest's, by which the forms were weighed.
+OPTIMISM = 0.3
 # How far an interval goes to the backtest's errors where they are larger than it states, as a power.
 TOWARDS_ERRORS = 0.75
 POINTS_AT_ONCE = 2000
@@ -141,8 +145,9 @@ class InputForecast:
 
     def _check(self, points: Array) -> None:
         """Refuse points for which the runs say nothing at all."""
-        for name, values, own in zip(self.inputs, points.T, self.runs.points.T, strict=True):
-            if (own > 0).all() and (values <= 0).any():
+        columns = zip(self.inputs, points.T, self.runs.points.T, self.runs.by_logarithm, strict=True)
+        for name, values, own, positive in columns:
+            if positive and (values <= 0).any():
                 raise UserError(f"{name} must be above zero, as it is in every run")
             if np.ptp(own) == 0 and (np.abs(values - own[0]) > 1e-9 * abs(own[0])).any():
                 raise UserError(
@@ -166,21 +171,20 @@ class InputForecast:
         return max(len(self.runs) - float(taken), 4.0)
 
     @cached_property
-    def _places(self) -> tuple[Array, Array]:
-        """Middle and deviation of the inputs (of their logarithms where they are above zero)."""
-        return places_of(self.runs)
+    def _places(self) -> Places:
+        return Places.of(self.runs)
 
     @cached_property
     def _basis(self) -> tuple[Basis, list[Array]]:
         """The process over the runs, and what each form leaves at them."""
         runs, common = self.runs, self._scale
-        basis = Basis.of(standardised(runs.points, *self._places), runs.group, self.metric)
+        basis = Basis.of(self._places.at(runs.points), runs.group, self.metric)
         return basis, [left_of(fit, runs, common) for fit in self.fits]
 
     def _moments(self, points: Array, group: Array) -> tuple[Array, Array]:
         """Centre and scale of the prediction, on the scale of the mixture."""
         basis, left = self._basis
-        crossing = basis.crossing(standardised(points, *self._places), group)
+        crossing = basis.crossing(self._places.at(points), group)
         shares = self.record.at(self.runs, points).T
         parts = [
             with_leftovers(fit, self.runs, residuals, self._scale, basis, crossing, points, group)
@@ -189,9 +193,12 @@ class InputForecast:
         centres, variances, noises = (np.stack(one) for one in zip(*parts, strict=True))
         centre = (shares * centres).sum(axis=0)
         apart = (centres - centre) ** 2
-        unsure = (shares * (variances + apart)).sum(axis=0) + (self._drift * self._distance(points)) ** 2
-        stated = np.sqrt((shares * noises).sum(axis=0) + self._inflation(points) ** 2 * unsure)
-        return centre, np.maximum(stated, stated ** (1 - TOWARDS_ERRORS) * self._shown(points) ** TOWARDS_ERRORS)
+        distance = beyond(self.runs, points)
+        unsure = (shares * (variances + apart)).sum(axis=0) + (self._drift * distance) ** 2
+        larger = 1 + OPTIMISM * np.clip(distance / WHOLLY, 0, 1)
+        stated = np.sqrt((shares * noises).sum(axis=0) + (larger * self._inflation(points)) ** 2 * unsure)
+        shown = larger * self._shown(points)
+        return centre, np.maximum(stated, stated ** (1 - TOWARDS_ERRORS) * shown**TOWARDS_ERRORS)
 
     def _shown(self, points: Array) -> Array:
         """The errors of the backtest, by the points' likeness to its splits; where they exceed what is stated, the
@@ -213,16 +220,12 @@ class InputForecast:
     def _drift(self) -> float:
         return DRIFT * float(self._scale.forward(self.runs.values).std())
 
-    def _distance(self, points: Array) -> Array:
-        """How far beyond the runs, in e-folds (in deviations for inputs that may be zero): the farthest input."""
-        return beyond(self.runs, points)
-
     def evidence(self, frame: Any = None, **inputs: Any) -> str:
         """How far a prediction goes beyond the runs, and the backtest's errors; one or two lines."""
         points, _, _ = self.runs.at(self._frame_of(inputs) if frame is None else frame)
         lines = []
         for name, values, own in zip(self.inputs, points.T, self.runs.points.T, strict=True):
-            if (own > 0).all() and values.max() > own.max():
+            if (own > 0).all() and not self.runs.are_shares and values.max() > own.max():
                 lines.append(f"{name} reaches {values.max() / own.max():.3g}× the largest of the runs")
             elif values.max() > own.max() or values.min() < own.min():
                 lines.append(f"{name} lies outside the runs ({own.min():g} to {own.max():g})")
@@ -278,29 +281,25 @@ class InputForecast:
         }
 
     @classmethod
+    @reads_record("a forecast", "write it anew with allometry fit")
     def from_json(cls, data: dict[str, Any]) -> InputForecast:
         """The forecast that ``to_json`` wrote.
 
         Raises:
             UserError: not such a record.
         """
-        try:
-            return cls(
-                Measurements.from_json(data["runs"]),
-                tuple(FittedForm.from_json(one) for one in data["fits"]),
-                Record.from_json(data["record"]),
-                data["errors"],
-                Metric(np.array(data["lengths"], float), float(data["between"])),
-                bool(data["logarithmic"]),
-                -np.inf if data["least"] is None else float(data["least"]),
-                np.array(data["inflation"], float),
-                tuple(data["notes"]),
-                None if data["sizes"] is None else Forecast.from_json(data["sizes"]),
-            )
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"not a forecast: {type(error).__name__} {error}; write it anew with allometry fit"
-            ) from None
+        return cls(
+            Measurements.from_json(data["runs"]),
+            tuple(FittedForm.from_json(one) for one in data["fits"]),
+            Record.from_json(data["record"]),
+            data["errors"],
+            Metric(np.array(data["lengths"], float), float(data["between"])),
+            bool(data["logarithmic"]),
+            -np.inf if data["least"] is None else float(data["least"]),
+            np.array(data["inflation"], float),
+            tuple(data["notes"]),
+            None if data["sizes"] is None else Forecast.from_json(data["sizes"]),
+        )
 
 
 def forecast_inputs(runs: Measurements, seed: int = 0, forms: Sequence[AnyForm] | None = None) -> InputForecast:
@@ -312,8 +311,9 @@ def forecast_inputs(runs: Measurements, seed: int = 0, forms: Sequence[AnyForm] 
         forms: the forms to fit instead of the grammar's.
     """
     notes = list(runs.notes)
-    thin, middle, common = thinned(runs, MOST_RUNS, seed), middle_of(runs.points), CommonScale.of(runs.values)
-    composed, forms = forms is None, candidates(runs) if forms is None else forms
+    thin, middle, common = thinned(runs, MOST_RUNS, seed), middle_of(runs), CommonScale.of(runs.values)
+    composed = forms is None
+    forms = [*candidates(runs), *named_forms(runs)] if forms is None else forms
     ranked = _shortlist([fit_to(form, thin, middle, common, form.starts(STARTS, seed)) for form in forms], thin, common)
     if len(runs.group_names) > 1:
         apart = [one for one in ranked if one.theta.shape[1]][:MOST_APART]
@@ -322,11 +322,11 @@ def forecast_inputs(runs: Measurements, seed: int = 0, forms: Sequence[AnyForm] 
         ranked += [
             fit_to(one.form, thin, middle, common, one.theta[:1], one.own, frontier=True) for one in ranked[:MOST_NEAR]
         ]
-    places = standardised(thin.points, *places_of(thin))
+    places = Places.of(thin).at(thin.points)
     nearest = next((one for one in ranked if one.frontier), ranked[0])
     metric = choose_metric(places, thin.group, left_of(nearest, thin, common))
     trials = backtest_forms(ranked, thin, middle, common, metric, seed)
-    record = Record.of(trials, [one.theta.shape[1] + one.form.num_linear for one in ranked])
+    record = Record.of(trials, ranked)
     if not record.names:
         notes.append("too few runs for a backtest: plain forms share the weight")
         kept = [number for number, one in enumerate(ranked) if one.form.name in PLAIN] or list(range(len(ranked)))
@@ -356,7 +356,7 @@ def backtest_forms(
     fitted: Sequence[FittedForm], runs: Measurements, middle: Array, common: CommonScale, metric: Metric, seed: int
 ) -> list[list[Trial]]:
     """What each form predicts for what each split holds out."""
-    places = standardised(runs.points, *places_of(runs))
+    places = Places.of(runs).at(runs.points)
     drift = DRIFT * float(common.forward(runs.values).std())
     trials: list[list[Trial]] = [[] for _ in fitted]
     counts = relevance(runs)
@@ -373,45 +373,17 @@ def backtest_forms(
     return trials
 
 
-def places_of(runs: Measurements) -> tuple[Array, Array]:
-    """Middle of the logarithms, and the deviation of each input on its scale."""
-    middle = middle_of(runs.points)
-    deviation = _scaled(runs.points, middle, np.all(runs.points > 0, axis=0)).std(axis=0)
-    return middle, np.where(deviation > 0, deviation, 1.0)
-
-
-def standardised(points: Array, middle: Array, deviation: Array) -> Array:
-    """Points (rows, inputs) in deviations, by logarithms where every run's input is above zero (middle not 0)."""
-    return _scaled(points, middle, np.not_equal(middle, 0)) / deviation
-
-
-def _scaled(points: Array, middle: Array, positive: Array | np.bool) -> Array:
-    return np.where(positive, logs(points, middle), points)
-
-
-def beyond(runs: Measurements, points: Array) -> Array:
-    """How far points (rows, inputs) lie beyond the runs, in e-folds; in deviations for an input that may be zero."""
-    farthest = np.zeros(len(points))
-    for values, own in zip(points.T, runs.points.T, strict=True):
-        if (own > 0).all():
-            low, high, at = np.log(own.min()), np.log(own.max()), np.log(np.maximum(values, 1e-300))
-            unit = 1.0
-        else:
-            low, high, at, unit = own.min(), own.max(), values, max(float(own.std()), 1e-12)
-        farthest = np.maximum(farthest, np.maximum(at - high, low - at) / unit)
-    return farthest
-
-
 def _shortlist(fitted: Sequence[FittedForm], runs: Measurements, common: CommonScale) -> list[FittedForm]:
     """The forms that fit best for their number of constants, and all the plain ones; the best first."""
-    groups, count = len(runs.group_names), len(runs)
+    groups, count, weights = len(runs.group_names), len(runs), cost_weights(runs)
     criterion = {}
     for one in fitted:
         left = common.forward(runs.values) - common.moments(one, runs.points, runs.group)[0]
         taken = one.theta.shape[1] + one.form.num_linear * (1 + 0.5 * (groups - 1))
         plain = one.form.name in PLAIN
         if plain or one.form.num_constants + 1 < count / groups:
-            criterion[id(one)] = (count * np.log(float((left**2).mean()) + 1e-300) + np.log(count) * taken, plain, one)
+            squares = np.log(float((weights * left**2).mean()) + 1e-300)
+            criterion[id(one)] = (count * squares + np.log(count) * taken, plain, one)
     ranked = sorted(criterion.values(), key=lambda entry: entry[0])
     others = [one for _, plain, one in ranked if not plain][: MOST_TESTED - len(PLAIN)]
     return [one for _, plain, one in ranked if plain or one in others]

@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..tables.measurements import Measurements
+from .padded import logs, middle_of
+
 Array = np.ndarray
 # Factors on the lengths of the inputs, over which a prediction averages.
 LENGTHS = (0.6, 1.2, 3.0)
@@ -26,6 +29,26 @@ LOG_PRIOR = np.log(np.where(RATIOS == 0, 0.5, 0.5 / (len(RATIOS) - 1)))
 ENOUGH_RUNS = 250
 SWEEPS = 2
 MOST_RUNS = 1000
+
+
+class Places(NamedTuple):
+    """Where points lie for the process: inputs in deviations from the middle, by logarithm where that is how they are
+    worked with; each (inputs,)."""
+
+    middle: Array
+    deviation: Array
+    by_logarithm: Array
+
+    @classmethod
+    def of(cls, runs: Measurements) -> Places:
+        """The unit in which the inputs of runs deviate by one."""
+        middle, positive = middle_of(runs), runs.by_logarithm
+        deviation = np.where(positive, logs(runs.points, middle), runs.points).std(axis=0)
+        return cls(middle, np.where(deviation > 0, deviation, 1.0), positive)
+
+    def at(self, points: Array) -> Array:
+        """The places of points (rows, inputs)."""
+        return np.where(self.by_logarithm, logs(points, self.middle), points) / self.deviation
 
 
 class Metric(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..tables.measurements import Measurements
 from .backtest_forms import Trial
+from .fitted_form import FittedForm
 from .held_out import likeness
 
 Array = np.ndarray
@@ -16,6 +17,8 @@ Array = np.ndarray
 SHARPNESS = 5.0
 # A form with one constant more must predict better by this share to weigh as much.
 PRICE = 0.01
+# What is to be predicted ends somewhere: a form that goes on for ever along an input must predict better by this share.
+UNBOUNDED = 0.14
 # Errors below this part of a run's noise are taken for equal.
 NOISE_PART = 0.3
 LEAST_WEIGHT = 0.05
@@ -41,13 +44,14 @@ class Record:
     logged: Array
 
     @classmethod
-    def of(cls, trials: Sequence[Sequence[Trial]], constants: Sequence[float]) -> Record:
-        """From each form's trials and its number of constants."""
+    def of(cls, trials: Sequence[Sequence[Trial]], fits: Sequence[FittedForm]) -> Record:
+        """From the trials of each fitted form, its number of constants, and whether it goes on for ever."""
         if not trials or not trials[0]:
             return cls((), np.zeros(0, int), np.zeros((len(trials), 0)))
         floor = NOISE_PART * min(float(one.noise.min()) for rows in trials for one in rows) + 1e-12
         logged = np.array([[np.log(np.hypot(one.rms, floor)) for one in rows] for rows in trials])
-        logged += PRICE * np.array(constants)[:, None]
+        taken = np.array([one.theta.shape[1] + one.form.num_linear for one in fits])
+        logged += (PRICE * taken + UNBOUNDED * np.array([one.form.is_unbounded for one in fits]))[:, None]
         return cls(tuple(one.split.name for one in trials[0]), np.array([one.split.along for one in trials[0]]), logged)
 
     def weights(self, kinds: Array) -> Array:

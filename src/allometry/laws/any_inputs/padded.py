@@ -36,10 +36,10 @@ class Padded:
         return Padded(log, raw, self.values[:, None], self.weights[:, None], self.index)
 
 
-def middle_of(points: Array) -> Array:
-    """The middle of the logarithms of each input, 0 for one that is not above zero."""
-    positive = (points > 0).all(axis=0)
-    return np.where(positive, np.log(np.where(positive, points, 1)).mean(axis=0), 0.0)
+def middle_of(runs: Measurements) -> Array:
+    """The middle of the logarithms of each input, (inputs,); 0 for one that is not worked with by its logarithm."""
+    positive = runs.by_logarithm
+    return np.where(positive, np.log(np.where(positive, runs.points, 1)).mean(axis=0), 0.0)
 
 
 def logs(points: Array, middle: Array) -> Array:

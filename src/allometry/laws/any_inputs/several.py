@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ...errors import UserError
 from ..forecasting.forecast import Forecast
+from ..from_record import reads_record
 from .input_forecast import InputForecast
 
 
@@ -56,6 +57,7 @@ class Forecasts:
         return {"kind": self.kind, "parts": parts}
 
     @classmethod
+    @reads_record("forecasts", "write them anew with allometry fit")
     def from_json(cls, data: dict[str, Any]) -> Forecasts:
         """The forecasts that ``to_json`` wrote.
 
@@ -63,15 +65,10 @@ class Forecasts:
             UserError: not such a record.
         """
         kinds: dict[str, type[Forecast | InputForecast]] = {"forecast": Forecast, "input_forecast": InputForecast}
-        try:
-            parts = [
-                ForecastPart(
-                    part["target"], dict(part["rows"]), kinds[part["forecast"]["kind"]].from_json(part["forecast"])
-                )
-                for part in data["parts"]
-            ]
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise UserError(
-                f"not forecasts: {type(error).__name__} {error}; write them anew with allometry fit"
-            ) from None
+        parts = [
+            ForecastPart(
+                part["target"], dict(part["rows"]), kinds[part["forecast"]["kind"]].from_json(part["forecast"])
+            )
+            for part in data["parts"]
+        ]
         return cls(tuple(parts))

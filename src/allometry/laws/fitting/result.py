@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UserError
 from ...quantities import format_count, format_flops, plural
 from ..base import Law
 from ..forms.named_laws import law
+from ..from_record import reads_record
 from ..prediction import Prediction, around, check_level, check_repeats, inputs_of
 from .trunk_noise import TrunkNoise
 
@@ -284,6 +284,7 @@ class Fit:
         }
 
     @classmethod
+    @reads_record("a fit", "write it anew with allometry fit")
     def from_json(cls, data: dict[str, Any], form: Law | None = None) -> Fit:
         """The fit that ``to_json`` wrote; ``form`` is the law where it is none of ours.
 
@@ -301,20 +302,17 @@ class Fit:
             "counted",
             "seed",
         )
-        try:
-            form = law(data["law"]) if form is None else form
-            return cls(
-                law=form,
-                values={symbol: float(data["values"][symbol]) for symbol in form.symbols},
-                residuals=np.array(data["residuals"], dtype=float),
-                weights=np.array(data["weights"], dtype=float),
-                range={key: (float(pair[0]), float(pair[1])) for key, pair in data["range"].items()},
-                draws=np.array(data["draws"], dtype=float).reshape(-1, form.num_constants),
-                active_bounds=tuple(data["active_bounds"]),
-                notes=tuple(data["notes"]),
-                trunk_noise=None if data["trunk_noise"] is None else TrunkNoise(**data["trunk_noise"]),
-                priors={symbol: (float(pair[0]), float(pair[1])) for symbol, pair in data["priors"].items()},
-                **{key: data[key] for key in plain},
-            )
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-            raise UserError(f"not a fit: {type(error).__name__} {error}; write it anew with allometry fit") from None
+        form = law(data["law"]) if form is None else form
+        return cls(
+            law=form,
+            values={symbol: float(data["values"][symbol]) for symbol in form.symbols},
+            residuals=np.array(data["residuals"], dtype=float),
+            weights=np.array(data["weights"], dtype=float),
+            range={key: (float(pair[0]), float(pair[1])) for key, pair in data["range"].items()},
+            draws=np.array(data["draws"], dtype=float).reshape(-1, form.num_constants),
+            active_bounds=tuple(data["active_bounds"]),
+            notes=tuple(data["notes"]),
+            trunk_noise=None if data["trunk_noise"] is None else TrunkNoise(**data["trunk_noise"]),
+            priors={symbol: (float(pair[0]), float(pair[1])) for symbol, pair in data["priors"].items()},
+            **{key: data[key] for key in plain},
+        )

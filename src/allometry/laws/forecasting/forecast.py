@@ -15,10 +15,10 @@ and predict worst. So the laws are judged by a backtest inside the table, and a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -28,8 +28,10 @@ from ..base import Law
 from ..fitting.fit import fit
 from ..fitting.result import Fit
 from ..fitting.trunk_noise import TrunkNoise, mean_noise
+from ..from_record import reads_record
 from ..prediction import Prediction, around, check_points, check_repeats, points
 from ..tables.diagnosis import check_design, excess
+from ..tables.frames import sizes_and_tokens
 from ..tables.observations import Observations
 from .backtest import EDGES, Backtest, factors, law_rows
 from .calibration import (
@@ -117,18 +119,34 @@ class Forecast:
         """How many times the largest run's compute a run takes, both counted as 6·N·D."""
         return 6 * np.asarray(num_params, float) * np.asarray(tokens, float) / self.reach
 
+    @overload
     def predict(
         self, num_params: float | Array, tokens: float | Array, level: float = 0.9, repeats: float = 1
-    ) -> Prediction:
+    ) -> Prediction: ...
+
+    @overload
+    def predict(self, num_params: Any, *, level: float = 0.9, repeats: float = 1) -> Prediction: ...
+
+    def predict(self, num_params: Any, tokens: Any = None, level: float = 0.9, repeats: float = 1) -> Prediction:
         """The loss at N parameters and D tokens (broadcast), with the interval that holds a new run's loss.
 
         With ``repeats`` it holds the mean of so many runs of other seeds, with infinity the expected loss.
 
+        Args:
+            num_params: N; or a frame with sizes and tokens in the columns that the runs were read from (or under
+                their usual names), for a prediction a row.
+            tokens: D; none beside a frame.
+            level: of the interval.
+            repeats: how many runs.
+
         Raises:
-            UserError: counts that are not finite and above zero, or a level outside (0, 1).
+            UserError: counts that are not finite and above zero, a frame without them, or a level outside (0, 1).
         """
         from scipy.special import stdtrit
 
+        if tokens is None:
+            sizes, lengths, shape = sizes_and_tokens(num_params, self.runs.columns, self.counted)
+            num_params, tokens = sizes.reshape(shape), lengths.reshape(shape)
         check_points(num_params, tokens, level)
         check_repeats(repeats)
         n, d, shape = points(num_params, tokens)
@@ -260,32 +278,29 @@ class Forecast:
             "notes": list(self.notes),
             "backtest": self.backtest.to_json(),
             "runs": {"label": list(self.runs.labels), **numbers},
+            "columns": dict(self.runs.columns),
             "fits": {name: one.to_json() for name, one in self.fits.items()},
         }
 
     @classmethod
+    @reads_record("a forecast", "write it anew with allometry fit")
     def from_json(cls, data: dict[str, Any]) -> Forecast:
         """The forecast that ``to_json`` wrote.
 
         Raises:
             UserError: not such a record.
         """
-        try:
-            columns = data["runs"]
-            rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-            return cls(
-                fits={name: Fit.from_json(one) for name, one in data["fits"].items()},
-                weights={name: float(weight) for name, weight in data["weights"].items()},
-                backtest=Backtest.from_json(data["backtest"]),
-                runs=Observations.from_records(rows),
-                notes=tuple(data["notes"]),
-                drift_prior=DriftPrior(**data["drift_prior"]),
-                **{key: float(data[key]) for key in ("scale", "correction", "tested", "freedom")},
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"not a forecast: {type(error).__name__} {error}; write it anew with allometry fit"
-            ) from None
+        columns = data["runs"]
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return cls(
+            fits={name: Fit.from_json(one) for name, one in data["fits"].items()},
+            weights={name: float(weight) for name, weight in data["weights"].items()},
+            backtest=Backtest.from_json(data["backtest"]),
+            runs=replace(Observations.from_records(rows), columns=data["columns"]),
+            notes=tuple(data["notes"]),
+            drift_prior=DriftPrior(**data["drift_prior"]),
+            **{key: float(data[key]) for key in ("scale", "correction", "tested", "freedom")},
+        )
 
 
 def forecast(

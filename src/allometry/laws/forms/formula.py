@@ -24,6 +24,15 @@ from ..base import Array, Law, floor_bound
 from ..variable_projection import nonnegative_least_squares
 
 FLOOR, COEFFICIENT = "floor", "coefficient"
+EXPONENT = (0.02, 1.5)
+# The constants of what most laws of further inputs add to: see ``size_and_data``.
+SIZE_AND_DATA: dict[str, str | tuple[float, float]] = {
+    "E": FLOOR,
+    "A": COEFFICIENT,
+    "B": COEFFICIENT,
+    "alpha": EXPONENT,
+    "beta": EXPONENT,
+}
 # ln of a coefficient in the formula's own units, which are not known.
 COEFFICIENT_LOG = (-200.0, 400.0)
 SAMPLES = 512
@@ -129,15 +138,7 @@ class DataConstrained(Formula):
     formula: ClassVar[str] = "L = E + A/N'^α + B/D'^β, X' = U_X + U_X·R_X·(1 − e^(−(X/U_X − 1)/R_X))"
     source: ClassVar[str] = "arXiv 2305.16264, equations 5 to 8"
     inputs: ClassVar[tuple[str, ...]] = ("num_params", "tokens", "unique_tokens")
-    constants: ClassVar = {
-        "E": FLOOR,
-        "A": COEFFICIENT,
-        "B": COEFFICIENT,
-        "alpha": (0.02, 1.5),
-        "beta": (0.02, 1.5),
-        "R_N": (0.05, 500.0),
-        "R_D": (0.05, 500.0),
-    }
+    constants: ClassVar = SIZE_AND_DATA | {"R_N": (0.05, 500.0), "R_D": (0.05, 500.0)}
 
     def evaluate(self, c, n, d, unique):
         tokens = worth(d, unique, c["R_D"])
@@ -148,7 +149,12 @@ class DataConstrained(Formula):
             best = ratio ** (1 / c["alpha"]) * unique ** (c["beta"] / c["alpha"])
             size = worth(n, best, c["R_N"])
         size = np.where(np.isfinite(size) & (np.real(size) > 0), size, n)
-        return c["E"] + c["A"] / size ** c["alpha"] + c["B"] / tokens ** c["beta"]
+        return size_and_data(c, size, tokens)
+
+
+def size_and_data(c: dict[str, Array], n: Array, d: Array) -> Array:
+    """E + A/N^α + B/D^β (arXiv 2203.15556)."""
+    return c["E"] + c["A"] / n ** c["alpha"] + c["B"] / d ** c["beta"]
 
 
 def worth(amount: Array, unique: Array, decay: Array) -> Array:

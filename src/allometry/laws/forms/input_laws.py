@@ -13,9 +13,8 @@ from typing import ClassVar
 import numpy as np
 
 from ...errors import UserError
-from .formula import COEFFICIENT, FLOOR, Formula
-
-EXPONENT = (0.02, 1.5)
+from ..base import by_name
+from .formula import COEFFICIENT, EXPONENT, FLOOR, SIZE_AND_DATA, Formula, size_and_data
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,9 @@ class ExpertSparsity(Formula):
     formula: ClassVar[str] = "L = E + A/N^α + B/D^β + C/(1 − S)^λ + F/((1 − S)^δ·N^γ)"
     source: ClassVar[str] = "arXiv 2501.12370, its law over size, tokens and sparsity"
     inputs: ClassVar[tuple[str, ...]] = ("num_params", "tokens", "sparsity")
-    constants: ClassVar = {
-        "E": FLOOR,
-        "A": COEFFICIENT,
-        "B": COEFFICIENT,
+    constants: ClassVar = SIZE_AND_DATA | {
         "C": COEFFICIENT,
         "F": COEFFICIENT,
-        "alpha": EXPONENT,
-        "beta": EXPONENT,
         "lambda": (-1.0, 1.0),
         "delta": (-1.0, 1.0),
         "gamma": EXPONENT,
@@ -65,7 +59,7 @@ class ExpertSparsity(Formula):
     def evaluate(self, c, n, d, sparsity):
         active = 1 - sparsity
         both = c["F"] / (active ** c["delta"] * n ** c["gamma"])
-        return c["E"] + c["A"] / n ** c["alpha"] + c["B"] / d ** c["beta"] + c["C"] / active ** c["lambda"] + both
+        return size_and_data(c, n, d) + c["C"] / active ** c["lambda"] + both
 
 
 @dataclass(frozen=True)
@@ -127,19 +121,10 @@ class WeightSparsity(Formula):
     formula: ClassVar[str] = "L = E + (A·(1 − S)^b + C)/N^α + B/D^β"
     source: ClassVar[str] = "arXiv 2309.08520, its joint law of sparsity, weights and data"
     inputs: ClassVar[tuple[str, ...]] = ("num_params", "tokens", "sparsity")
-    constants: ClassVar = {
-        "E": FLOOR,
-        "A": COEFFICIENT,
-        "C": COEFFICIENT,
-        "B": COEFFICIENT,
-        "b": (-1.0, 2.0),
-        "alpha": EXPONENT,
-        "beta": EXPONENT,
-    }
+    constants: ClassVar = SIZE_AND_DATA | {"C": COEFFICIENT, "b": (-1.0, 2.0)}
 
     def evaluate(self, c, n, d, sparsity):
-        weights = c["A"] * (1 - sparsity) ** c["b"] + c["C"]
-        return c["E"] + weights / n ** c["alpha"] + c["B"] / d ** c["beta"]
+        return size_and_data(c | {"A": c["A"] * (1 - sparsity) ** c["b"] + c["C"]}, n, d)
 
 
 @dataclass(frozen=True)
@@ -150,12 +135,7 @@ class Precision(Formula):
     formula: ClassVar[str] = "L = E + A/N'^α + B/D^β, N' = N·Π(1 − e^(−bits/γ))"
     source: ClassVar[str] = "arXiv 2411.04330, its law of training precision"
     inputs: ClassVar[tuple[str, ...]] = ("num_params", "tokens", "weight_bits", "activation_bits", "kv_bits")
-    constants: ClassVar = {
-        "E": FLOOR,
-        "A": COEFFICIENT,
-        "B": COEFFICIENT,
-        "alpha": EXPONENT,
-        "beta": EXPONENT,
+    constants: ClassVar = SIZE_AND_DATA | {
         "gamma_w": (0.1, 20.0),
         "gamma_a": (0.1, 20.0),
         "gamma_kv": (0.1, 20.0),
@@ -165,7 +145,7 @@ class Precision(Formula):
         count = n
         for bits, scale in ((weights, "gamma_w"), (activations, "gamma_a"), (cache, "gamma_kv")):
             count = count * (1 - np.exp(-bits / c[scale]))
-        return c["E"] + c["A"] / count ** c["alpha"] + c["B"] / d ** c["beta"]
+        return size_and_data(c, count, d)
 
 
 @dataclass(frozen=True)
@@ -180,6 +160,81 @@ class ErrorOfLoss(Formula):
 
     def evaluate(self, c, loss):
         return c["epsilon"] - c["k"] * np.exp(-c["gamma"] * loss)
+
+
+@dataclass(frozen=True)
+class BoundedRepetition(Formula):
+    """Too small, too short, overfitted: between a floor and the loss of no training, E + S."""
+
+    name: ClassVar[str] = "bounded_repetition"
+    formula: ClassVar[str] = "L = E + S·h/(1 + h), h = (N_0/N)^α + (D_0/D)^β + (c·N^κ/U)^δ"
+    source: ClassVar[str] = "arXiv 2605.09189, its closed form (c·N^γ/D^δ there, with γ = κ·δ)"
+    inputs: ClassVar[tuple[str, ...]] = ("num_params", "tokens", "unique_tokens")
+    constants: ClassVar = {
+        "E": FLOOR,
+        "S": COEFFICIENT,
+        "N_0": (1.0, 1e9),
+        "D_0": (1e2, 1e11),
+        "c": (1e-6, 1e8),
+        "alpha": EXPONENT,
+        "beta": EXPONENT,
+        "kappa": (0.05, 2.0),
+        "delta": EXPONENT,
+    }
+
+    def evaluate(self, c, n, d, unique):
+        small, short = (c["N_0"] / n) ** c["alpha"], (c["D_0"] / d) ** c["beta"]
+        wanting = small + short + (c["c"] * n ** c["kappa"] / unique) ** c["delta"]
+        return c["E"] + c["S"] * wanting / (1 + wanting)
+
+
+@dataclass(frozen=True)
+class OverTraining(Formula):
+    """Compute C = 6·N·D and tokens a parameter M = D/N: training for longer moves a parallel line upwards."""
+
+    name: ClassVar[str] = "over_training"
+    formula: ClassVar[str] = "L = E + (a·M^η + b·M^−η)·C^−η, C = 6·N·D, M = D/N"
+    source: ClassVar[str] = "arXiv 2403.08540, equation 4"
+    inputs: ClassVar[tuple[str, ...]] = ("num_params", "tokens")
+    constants: ClassVar = {"E": FLOOR, "a": COEFFICIENT, "b": COEFFICIENT, "eta": (0.01, 0.75)}
+
+    def evaluate(self, c, n, d):
+        longer, compute = (d / n) ** c["eta"], (6 * n * d) ** -c["eta"]
+        return c["E"] + (c["a"] * longer + c["b"] / longer) * compute
+
+
+@dataclass(frozen=True)
+class Distillation(Formula):
+    """A student of N parameters on D tokens of a teacher: the teacher's loss, and what the student cannot follow.
+
+    A teacher far better than the student could be alone is of less use.
+    """
+
+    name: ClassVar[str] = "distillation"
+    formula: ClassVar[str] = (
+        "L = t·L_T + k·L_T^−c_0·(1 + (L_T/(d_1·L_S))^(1/f_1))^(−c_1·f_1)·((10⁸/N)^α + r·(10¹⁰/D)^β)^γ, "
+        "L_S the student's loss alone"
+    )
+    source: ClassVar[str] = "arXiv 2502.08606, its distillation law (there t = 1)"
+    inputs: ClassVar[tuple[str, ...]] = ("num_params", "tokens", "teacher_loss", "loss_alone")
+    constants: ClassVar = {
+        "t": COEFFICIENT,
+        "k": COEFFICIENT,
+        "c_0": (0.0, 6.0),
+        "c_1": (0.1, 1e4),
+        "d_1": (0.3, 5.0),
+        "f_1": (0.01, 1.0),
+        "r": (1e-3, 1e3),
+        "alpha": EXPONENT,
+        "beta": EXPONENT,
+        "gamma": (0.1, 2.0),
+    }
+
+    def evaluate(self, c, n, d, teacher, alone):
+        ahead = np.log1p((teacher / (c["d_1"] * alone)) ** (1 / c["f_1"]))
+        student = ((1e8 / n) ** c["alpha"] + c["r"] * (1e10 / d) ** c["beta"]) ** c["gamma"]
+        factor = teacher ** -c["c_0"] * np.exp(-c["c_1"] * c["f_1"] * ahead)
+        return c["t"] * teacher + c["k"] * factor * student
 
 
 def mixing_law(proportions: Sequence[str]) -> Formula:
@@ -218,6 +273,9 @@ INPUT_LAWS: dict[str, Formula] = {
         WeightSparsity(),
         Precision(),
         ErrorOfLoss(),
+        BoundedRepetition(),
+        OverTraining(),
+        Distillation(),
     )
 }
 
@@ -228,8 +286,4 @@ def input_law(name: str | Formula) -> Formula:
     Raises:
         UserError: no such law; the known ones are named.
     """
-    if isinstance(name, Formula):
-        return name
-    if name not in INPUT_LAWS:
-        raise UserError(f"no law {name!r} of named inputs; known are {', '.join(INPUT_LAWS)}")
-    return INPUT_LAWS[name]
+    return name if isinstance(name, Formula) else by_name(name, INPUT_LAWS, "law of named inputs")

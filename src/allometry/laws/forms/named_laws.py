@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ...errors import UserError
-from ..base import Law
+from ..base import Law, by_name
 from .farseer import Farseer
 from .formula import DataConstrained
 from .joined_powers import Kaplan, KaplanFloor, Skaling
@@ -32,8 +31,4 @@ def law(name: str | Law) -> Law:
     Raises:
         UserError: no such law; the known ones are named.
     """
-    if isinstance(name, Law):
-        return name
-    if name not in LAWS:
-        raise UserError(f"no law {name!r}; known are {', '.join(LAWS)}")
-    return LAWS[name]
+    return name if isinstance(name, Law) else by_name(name, LAWS)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...quantities import format_count, format_flops, plural
+from ..from_record import reads_record
 from ..prediction import Prediction, around, check_level
 from ..tables.observations import Observations
 from .frontier_lines import frontier
@@ -155,23 +156,21 @@ class IsoFlop:
         }
 
     @classmethod
+    @reads_record("an isoflop result", "compute it anew")
     def from_json(cls, data: dict[str, Any]) -> IsoFlop:
         """The result that ``to_json`` wrote.
 
         Raises:
             UserError: not such a record.
         """
-        try:
-            return cls(
-                budgets=tuple(map(Slice.from_json, data["budgets"])),
-                lines={name: np.array(line, dtype=float) for name, line in data["lines"].items()},
-                draws={name: np.array(lines, dtype=float) for name, lines in data["draws"].items()},
-                reach=np.inf if data["reach"] is None else float(data["reach"]),
-                notes=tuple(data["notes"]),
-                **{key: data[key] for key in ("method", "centre", "sigma", "scatter", "counted", "seed")},
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"not an isoflop result: {type(error).__name__} {error}; compute it anew") from None
+        return cls(
+            budgets=tuple(map(Slice.from_json, data["budgets"])),
+            lines={name: np.array(line, dtype=float) for name, line in data["lines"].items()},
+            draws={name: np.array(lines, dtype=float) for name, lines in data["draws"].items()},
+            reach=np.inf if data["reach"] is None else float(data["reach"]),
+            notes=tuple(data["notes"]),
+            **{key: data[key] for key in ("method", "centre", "sigma", "scatter", "counted", "seed")},
+        )
 
     def _coefficient(self, lines: Array) -> Array:
         return np.exp(lines[..., 0] - lines[..., 1] * self.centre)

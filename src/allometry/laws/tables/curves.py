@@ -16,9 +16,9 @@ from ...errors import UserError
 from ...quantities import plural
 from ..field_names import KNOWN, normalise
 from ..run_files.find_runs import finished_runs, holds_runs
+from ..run_files.from_study import study_curves
 from ..run_files.run_table import curve_arrays, labels
 from .columns import Match, convert
-from .from_study import study_curves
 from .raw_table import RawTable
 from .readers import SUFFIXES, read_table, table_stem, table_suffix
 

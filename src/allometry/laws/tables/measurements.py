@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from ...arithmetic import evaluate_rows, names_in
 from ...errors import UserError
-from ...quantities import parse_number, plural
-from ..arithmetic import evaluate, names_in
+from ...quantities import plural
 from .columns import match_columns
-from .raw_table import RawTable, from_records
+from .frames import as_columns, numbers
+from .raw_table import RawTable
 from .readers import read_table
 
 Array = np.ndarray
@@ -87,7 +88,7 @@ class Measurements:
         target, names = _chosen(table, target, inputs)
         groups = _names_of(group, "group")
         _check_names(table, target, names, groups)
-        columns = {name: _numbers(table, name) for name in (target, *names)}
+        columns = {name: numbers(table, name) for name in (target, *names)}
         costs = _cost(table, cost)
         kept, notes = _complete(table, columns, groups)
         points = np.stack([columns[name][kept] for name in names], axis=1)
@@ -112,12 +113,12 @@ class Measurements:
         Raises:
             UserError: a column is missing, holds text or something that is not finite, or a group is not known.
         """
-        frame, shape = _as_columns(frame)
+        frame, shape = as_columns(frame)
         table = read_table(frame)
         missing = [name for name in (*self.inputs, *self.group_columns) if name not in table.columns]
         if missing and not (set(missing) <= set(self.group_columns) and len(self.group_names) == 1):
             raise UserError(f"to predict {self.target}, give {', '.join(missing)} too; found: {table.shown}")
-        points = np.stack([_numbers(table, name) for name in self.inputs], axis=1)
+        points = np.stack([numbers(table, name) for name in self.inputs], axis=1)
         wrong = ~np.isfinite(points)
         if wrong.any():
             row, place = np.argwhere(wrong)[0]
@@ -161,6 +162,11 @@ class Measurements:
             None if data["cost"] is None else np.array(data["cost"], float),
             tuple(data["notes"]),
         )
+
+    @property
+    def by_logarithm(self) -> Array:
+        """Which inputs are worked with by their logarithm: above zero in every run, and no proportions; (inputs,)."""
+        return np.all(self.points > 0, axis=0) & (not self.are_shares)
 
     @property
     def are_shares(self) -> bool:
@@ -215,25 +221,6 @@ def _check_names(table: RawTable, target: str, inputs: tuple[str, ...], groups: 
         raise UserError(f"{', '.join(twice)}: named more than once among target, inputs and groups; name each once")
 
 
-def _numbers(table: RawTable, name: str) -> Array:
-    """A column as float64, nan where blank; counts may be written 1.5B."""
-    values, odd = table.numbers(name)
-    rows = np.flatnonzero(odd)
-    if not len(rows):
-        return values
-    values = values.copy()
-    cells = table.columns[name].cells[table.index[rows]]
-    for row, cell in zip(rows, cells, strict=True):
-        try:
-            values[row] = parse_number(str(cell).strip()[:60])
-        except UserError:
-            raise UserError(
-                f"{table.name}, {table.place(int(row))}: {name} is {str(cell).strip()[:60]!r}, not a number; correct "
-                f"the cell, or give the column as a group"
-            ) from None
-    return values
-
-
 def _cost(table: RawTable, cost: str | Sequence[float] | Array | None) -> Array | None:
     """What each run took, as it was given.
 
@@ -247,13 +234,15 @@ def _cost(table: RawTable, cost: str | Sequence[float] | Array | None) -> Array 
         if len(values) != len(table):
             raise UserError(f"cost has {plural(len(values), 'entry', 'entries')} for {plural(len(table), 'run')}")
     elif cost in table.columns:
-        values = _numbers(table, cost)
+        values = numbers(table, cost)
     else:
-        missing = [name for name in names_in(cost) if name not in table.columns]
+        names = names_in(cost, "cost")
+        missing = [name for name in names if name not in table.columns]
         if missing:
             raise UserError(f"cost {cost!r}: no column {', '.join(map(repr, missing))}; found: {table.shown}")
-        columns = {name: _numbers(table, name) for name in names_in(cost)}
-        values = np.broadcast_to(evaluate(cost, columns), len(table)).astype(float)
+        columns = {name: numbers(table, name) for name in names}
+        with np.errstate(all="ignore"):
+            values = np.broadcast_to(evaluate_rows(cost, columns, "cost"), len(table)).astype(float)
     wrong = ~(np.isfinite(values) & (values > 0))
     if wrong.any():
         row = int(np.argmax(wrong))
@@ -344,20 +333,3 @@ def _collinear(runs: Measurements) -> list[str]:
                     f"{a} = {low:g} and {b} = {other:g} would part them"
                 )
     return notes
-
-
-def _as_columns(frame: Any) -> tuple[Any, tuple[int, ...] | None]:
-    """A frame; a mapping of single values becomes one of one row, whose answer is one number."""
-    if isinstance(frame, Mapping):
-        sizes = {name: np.ndim(value) for name, value in frame.items()}
-        if all(size == 0 for size in sizes.values()):
-            return from_rows([frame]), ()
-        rows = max(len(np.asarray(value)) for name, value in frame.items() if sizes[name])
-        return {name: frame[name] if sizes[name] else [frame[name]] * rows for name in frame}, None
-    return frame, None
-
-
-def from_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Dicts of equal keys as columns."""
-    table = from_records(rows)
-    return {name: list(column.cells) for name, column in table.columns.items()}

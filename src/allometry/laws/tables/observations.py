@@ -10,11 +10,11 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 
@@ -27,9 +27,21 @@ from .columns import match_columns
 from .curves import Curves
 from .deriving import derive
 from .diagnosis import Finding, Noise, diagnose, noise
+from .frames import columns_read
 from .measurements import Measurements
 from .read_source import RunSource, of_records, read_source
 from .run_arrays import RunArrays
+
+# One column, or several.
+Columns = str | Sequence[str]
+
+
+class MeasuredColumns(TypedDict, total=False):
+    """What ``Observations.read`` takes beside inputs and groups."""
+
+    target: str | None
+    cost: str | Sequence[float] | np.ndarray | None
+    where: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +62,14 @@ class Observations(RunArrays):
         notes: sentences: which columns were taken, what was derived, which rows were left out and why.
         counted: which parameters ``num_params`` counts: "non_embedding", "total", "matmul" or "unknown".
         curves: the loss along the runs, where the source has it.
+        columns: field → the column of the source that holds it, with a unit as ``params*1000000``, or a number that
+            holds in every row: by these a frame to predict for is read.
     """
 
     notes: tuple[str, ...] = ()
     counted: str = "unknown"
     curves: Curves | None = None
+    columns: Mapping[str, str | float] = field(default_factory=dict)
 
     @overload
     @classmethod
@@ -72,33 +87,13 @@ class Observations(RunArrays):
     @overload
     @classmethod
     def read(
-        cls,
-        source: Any,
-        columns: None = None,
-        counted: None = None,
-        where: Mapping[str, Any] | None = None,
-        curves: None = None,
-        *,
-        target: str | None = None,
-        inputs: Sequence[str],
-        group: str | Sequence[str] | None = None,
-        cost: str | Sequence[float] | np.ndarray | None = None,
+        cls, source: Any, *, inputs: Sequence[str], group: Columns | None = None, **other: Unpack[MeasuredColumns]
     ) -> Measurements: ...
 
     @overload
     @classmethod
     def read(
-        cls,
-        source: Any,
-        columns: None = None,
-        counted: None = None,
-        where: Mapping[str, Any] | None = None,
-        curves: None = None,
-        *,
-        target: str | None = None,
-        inputs: Sequence[str] | None = None,
-        group: str | Sequence[str],
-        cost: str | Sequence[float] | np.ndarray | None = None,
+        cls, source: Any, *, inputs: Sequence[str] | None = None, group: Columns, **other: Unpack[MeasuredColumns]
     ) -> Measurements: ...
 
     @classmethod
@@ -223,6 +218,7 @@ class Observations(RunArrays):
             notes=(*notes, *table.notes, *match.notes, *derived, *cleaned.notes),
             counted=match.counted,
             curves=curves if curves is not None else source.curves,
+            columns=columns_read(match, cleaned, runs),
         )
 
     @cached_property

@@ -11,10 +11,10 @@ from ...errors import UserError
 from ...quantities import plural
 from ..field_names import COUNTED, KNOWN
 from ..run_files.find_runs import holds_runs
+from ..run_files.from_study import study_rows
 from ..run_files.run_table import curve_arrays, read_run_table
 from .columns import Match, check_counted
 from .curves import Curves
-from .from_study import study_rows
 from .raw_table import RawTable, from_records
 from .readers import read_table
 

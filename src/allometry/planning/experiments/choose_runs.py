@@ -4,8 +4,8 @@ target.
 >>> chosen = planning.choose_runs(candidates, measure, inputs=["N", "D"], cost=flops, at=targets, budget=1e20)
 >>> chosen.forecast.predict(targets)
 
-Nothing is known at first, so the first batch spreads over the inputs, as far as it is cheap for what it tells about the
-target; then what was measured says how much each input matters, and the next batch goes where it tells most.
+Nothing is known at first, and cheap runs are many: the first batch is the cheapest, which show the form and the noise.
+Then what was measured says how much each input matters, and the next batch goes where it tells most about the target.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from .input_process import InputProcess, ProcessScales, standardised
 Array = np.ndarray
 Measure = Callable[[Array], Any]
 TARGET = "measured"
-# Shares of the budget after which the process is learnt again.
-STAGES = (0.15, 0.4, 1.0)
+# The share of the budget for the cheapest runs, and how many of them at most; then the shares of the budget after which
+# the process is learnt again.
+CHEAP_SHARE, MOST_CHEAP = 0.25, 150
+STAGES = (0.5, 1.0)
 MOST_RUNS, MOST_TARGETS = 300, 200
 LEAST_RUNS = 3
 # With fewer, the forecast cannot tell one form from another, whatever the process believes to know.
@@ -117,7 +119,9 @@ def choose_runs(
         picked = np.sort(np.random.default_rng(seed).permutation(len(goals))[:MOST_TARGETS])
         goals, target = goals[picked], target.where(picked)
     groups, at_groups = _codes(table.labels, target.labels)
-    scales, order, losses, spent = ProcessScales(), [], np.empty(0), 0.0
+    order = _cheapest(price, CHEAP_SHARE * budget)
+    losses = _measured(measure, np.array(order, int)) if order else np.empty(0)
+    scales, spent = ProcessScales(), float(price[order].sum())
     for share in STAGES:
         scales = _learnt(scales, points, groups, np.array(order, int), losses)
         process = InputProcess.of(scales, points, groups, goals, at_groups, price, order)
@@ -205,6 +209,15 @@ def _codes(labels: Array, at_labels: Array) -> tuple[Array, Array]:
         raise UserError(f"no candidate is of group {strange[0]!r}, which is to be predicted: add some, or leave it out")
     _, codes = np.unique(np.concatenate([labels, at_labels]), return_inverse=True)
     return codes[: len(labels)], codes[len(labels) :]
+
+
+def _cheapest(price: Array, budget: float) -> list[int]:
+    """The cheapest candidates that a budget pays for together; of very many some, evenly over their prices."""
+    order = np.argsort(price, kind="stable")
+    paid = order[: int(np.searchsorted(np.cumsum(price[order]), budget, side="right"))]
+    if len(paid) > MOST_CHEAP:
+        paid = paid[np.linspace(0, len(paid) - 1, MOST_CHEAP).round().astype(int)]
+    return paid.tolist()
 
 
 def _learnt(scales: ProcessScales, points: Array, groups: Array, rows: Array, losses: Array) -> ProcessScales:

@@ -64,6 +64,12 @@ class ComposedForm:
         """The constants of one group."""
         return len(self.constants) + self.num_linear
 
+    @property
+    def is_unbounded(self) -> bool:
+        """Whether it goes on for ever along an input: by its logarithm, without a floor or an optimum."""
+        logarithms = [place for place, feature in enumerate(self.features) if feature.kind == "logarithm"]
+        return any((place,) in self.products and (place, place) not in self.products for place in logarithms)
+
     def columns(self, theta: Array, log: Array, raw: Array) -> Array:
         """What the coefficients multiply, (batch, groups, columns, runs), for θ (batch, constants).
 

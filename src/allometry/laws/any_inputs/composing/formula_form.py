@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from ....errors import UserError
+from ...field_names import KNOWN, normalise
 from ...forms.formula import Formula, low_discrepancy
-from ...tables.columns import KNOWN, normalise
+from ...forms.input_laws import INPUT_LAWS
+from ...tables.measurements import Measurements
 from .features import Constant
 from .form import IDENTITY, STEP
 
@@ -77,6 +79,11 @@ class FormulaForm:
         """The constants of one group."""
         return len(self.formula.constants)
 
+    @property
+    def is_unbounded(self) -> bool:
+        """A formula is taken as it was written."""
+        return False
+
     @cached_property
     def expected(self) -> Array:
         """Low, high, mean and deviation of the constants, (4, constants)."""
@@ -122,6 +129,20 @@ class FormulaForm:
 
 
 STARTS_EACH = 4
+
+
+def named_forms(runs: Measurements) -> list[FormulaForm]:
+    """The published laws that read just the inputs which vary in these runs, by their names."""
+    varying = {place for place, values in enumerate(runs.points.T) if np.ptp(values) > 0}
+    forms = []
+    for formula in INPUT_LAWS.values():
+        try:
+            form = FormulaForm.of(formula, runs.inputs)
+        except UserError:
+            continue
+        if set(form.places) == varying and (runs.points[:, form.places] > 0).all():
+            forms.append(form)
+    return forms
 
 
 def _constant(symbol: str, kind: tuple[float, float]) -> Constant:

@@ -1,4 +1,4 @@
-"""Arithmetic that a user writes in a configuration: ``12 * width**2``, ``max(1, width // 16)``; never run as code."""
+"""Arithmetic that a user writes, ``12 * width**2``, ``6*N*D``, ``max(1, width // 16)``: walked, never run as code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import operator
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ..errors import UserError
+from .errors import UserError
 
 _OPERATORS: dict[type, Callable[..., Any]] = {
     ast.Add: operator.add,
@@ -40,27 +40,60 @@ def evaluate(text: str, names: Mapping[str, float], where: str) -> float:
     Raises:
         UserError: it is no such expression, names something else, or has no finite value; ``where`` says which.
     """
-    try:
-        if len(text) > _LONGEST:
-            raise ValueError(f"longer than {_LONGEST} characters")
-        value = _value(ast.parse(text, mode="eval").body, names)
-        if not math.isfinite(value):
-            raise ValueError("the value is not finite")
-    except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
-        raise UserError(f"{where}: {text!r} cannot be calculated: {error}") from None
+    value = _calculated(text, names, where)
+    if not math.isfinite(value):
+        raise UserError(f"{where}: {text!r} cannot be calculated: the value is not finite")
     return value
+
+
+def evaluate_rows(text: str, columns: Mapping[str, Any], where: str) -> Any:
+    """The same of columns, NumPy arrays of one length: an array, or a number where no column is named.
+
+    Raises:
+        UserError: it is no such expression, or names something that is no column; ``where`` says which.
+    """
+    return _calculated(text, columns, where)
+
+
+def names_in(text: str, where: str) -> list[str]:
+    """What an expression names, functions aside, in the order in which it comes first.
+
+    Raises:
+        UserError: it is no expression; ``where`` says which.
+    """
+    tree = _parsed(text, where)
+    functions = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    named = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node not in functions]
+    return list(dict.fromkeys(node.id for node in sorted(named, key=lambda node: node.col_offset)))
 
 
 def is_arithmetic(text: str, names: Collection[str]) -> bool:
     """Whether a text can be read as an expression and names one of ``names``; else it is a text."""
     try:
-        tree = ast.parse(text, mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        tree = _parsed(text, "")
+    except UserError:
         return False
     return any(isinstance(node, ast.Name) and node.id in names for node in ast.walk(tree))
 
 
-def _value(node: ast.expr, names: Mapping[str, float]) -> Any:
+def _parsed(text: str, where: str) -> ast.expr:
+    try:
+        if len(text) > _LONGEST:
+            raise ValueError(f"longer than {_LONGEST} characters")
+        return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UserError(f"{where}: {text[:60]!r} is no arithmetic, such as 6*N*D: {error}") from None
+
+
+def _calculated(text: str, names: Mapping[str, Any], where: str) -> Any:
+    tree = _parsed(text, where)
+    try:
+        return _value(tree, names)
+    except (ValueError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
+        raise UserError(f"{where}: {text!r} cannot be calculated: {error}") from None
+
+
+def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
         return node.value
     if isinstance(node, ast.Name):
@@ -69,7 +102,7 @@ def _value(node: ast.expr, names: Mapping[str, float]) -> Any:
         return names[node.id]
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
         base, exponent = _value(node.left, names), _value(node.right, names)
-        if base and abs(exponent) * abs(math.log(abs(base))) > math.log(_LARGEST):
+        if _are_numbers(base, exponent) and base and abs(exponent) * abs(math.log(abs(base))) > math.log(_LARGEST):
             raise ValueError("a power is out of range")
         return base**exponent
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
@@ -80,4 +113,9 @@ def _value(node: ast.expr, names: Mapping[str, float]) -> Any:
         if node.func.id not in _FUNCTIONS:
             raise ValueError(f"{node.func.id}() is not known; known: {', '.join(_FUNCTIONS)}")
         return _FUNCTIONS[node.func.id](*(_value(argument, names) for argument in node.args))
-    raise ValueError("only numbers, names and arithmetic")
+    raise ValueError("only numbers, names and arithmetic are read")
+
+
+def _are_numbers(*values: Any) -> bool:
+    """Whether they are numbers, and not columns, whose powers cost no time."""
+    return all(isinstance(value, int | float) for value in values)

@@ -1,0 +1,33 @@
+"""Records that were written as JSON and are read back: what is wrong with one ends in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from ..errors import UserError
+
+Given = ParamSpec("Given")
+Read = TypeVar("Read")
+# What a field that is missing, or of another type or length, raises.
+MISSING = (KeyError, TypeError, IndexError, ValueError, AttributeError)
+
+
+def reads_record(what: str, remedy: str) -> Callable[[Callable[Given, Read]], Callable[Given, Read]]:
+    """A ``from_json`` that refuses what is no such record: ``what`` it is not, and the ``remedy``.
+
+    The function that it wraps raises UserError: not such a record.
+    """
+
+    def wrap(read: Callable[Given, Read]) -> Callable[Given, Read]:
+        @wraps(read)
+        def checked(*given: Given.args, **named: Given.kwargs) -> Read:
+            try:
+                return read(*given, **named)
+            except MISSING as error:
+                raise UserError(f"not {what}: {type(error).__name__} {error}; {remedy}") from None
+
+        return checked
+
+    return wrap
