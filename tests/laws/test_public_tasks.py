@@ -26,7 +26,7 @@ TASKS = {
     "sft": (["loss"], ["samples"], ["model", "dataset"]),
 }
 # The interface does not need every row.
-MOST_ROWS = 90
+MOST_ROWS = 60
 
 
 def columns_of(task):
