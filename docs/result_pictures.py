@@ -68,7 +68,7 @@ def scatter(studies: Sequence[dict], height: int) -> list[str]:
     low, high = np.log(values.min() / 1.03), np.log(values.max() * 1.03)
     x = lambda loss: left + (np.log(loss) - low) / (high - low) * (right - left)
     y = lambda loss: bottom - (np.log(loss) - low) / (high - low) * (bottom - top)
-    parts = [f'<text class="head" x="{left}" y="20">Predicted against actual loss of the larger model</text>']
+    parts = [f'<text class="head" x="{left}" y="20">Predicted against actual loss</text>']
     for tick in ticks(np.exp(low), np.exp(high)):
         parts += [
             f'<path class="grid" d="M{x(tick):.1f} {top}V{bottom}M{left} {y(tick):.1f}H{right}"/>',
@@ -116,10 +116,12 @@ def rows(studies: Sequence[dict], height: int) -> list[str]:
             f'<circle class="{dot}{" tuning" if s["group"] != "final" else ""}" '
             f'cx="{x(actual(s) / s["predicted"]):.1f}" cy="{at}" r="4"/></g>',
         ]
-    parts.append(
-        f'<text class="small" x="{(left + right) / 2}" y="{bottom + 36}" text-anchor="middle">'
-        "bar: 90 % interval · dot: what came out</text>"
-    )
+    legend = "bar: 90 % interval · dot: what came out"
+    if any(s["group"] != "final" for s in studies):
+        legend += " · pale: texts used for choices"
+    if not all(s["inside"] for s in studies):
+        legend += " · red: outside"
+    parts.append(f'<text class="small" x="{right}" y="{bottom + 36}" text-anchor="end">{legend}</text>')
     return parts
 
 
