@@ -19,6 +19,7 @@
     if (/^\s*[+-]?[1-9]\d{0,2},\d{3}\s*[a-zA-Z]/.test(text)) throw bad("is unclear: write it without a comma");
     const raw = text.trim().replaceAll("_", "").replace(/(\d),(?=\d{3}(\D|$))/g, "$1").toLowerCase();
     const written = /^([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(?:[x×*]\s*10(?:\^|\*\*)(\d+))?\s*([a-z]*?)\s*(?:params?|parameters?|tokens?|flops?)?$/.exec(raw);
+    if (text.trim() === "") throw new Refusal(`${word}: empty; write a number such as 1e9, 1.5B, 200M or 10k`);
     if (!written || !Object.hasOwn(SUFFIXES, written[3])) throw bad("is not a number; write 1e9, 1.5B, 200M or 10k");
     const value = Number(written[1]) * 10 ** Number(written[2] ?? 0) * SUFFIXES[written[3]];
     if (!(Number.isFinite(value) && value > 0)) throw bad("must be a finite number above zero");
