@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE = 120  # seconds for one answer, on a busy machine
+PATIENCE = 300  # seconds for one answer, on a busy machine
 
 
 class Chromium:
@@ -70,6 +71,8 @@ class Chromium:
 
     def _next(self) -> dict:
         while b"\0" not in self.waiting:
+            ready, _, _ = select.select([self.reading], [], [], PATIENCE)
+            assert ready, f"Chromium was silent for {PATIENCE} s"
             piece = os.read(self.reading, 1 << 20)
             assert piece, "Chromium has ended"
             self.waiting += piece
