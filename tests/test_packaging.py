@@ -30,6 +30,14 @@ def wheel(tmp_path_factory) -> Path:
     return built
 
 
+def test_the_wheel_holds_what_pages_are_made_of(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for folder in ("templates", "scripts"):
+        files = [path for path in (SOURCE / "report" / folder).iterdir() if path.is_file()]
+        assert files
+        assert {f"allometry/report/{folder}/{path.name}" for path in files} <= names
+
+
 @pytest.fixture(scope="module")
 def bare(wheel, tmp_path_factory) -> Path:
     """Python of an environment without any extra."""
