@@ -1,12 +1,14 @@
 """The page in Chromium: a slider moves and the numbers follow; what is no number computes nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from allometry import laws, planning
 from allometry.report import write_report
 from helpers.chromium import Chromium
-from helpers.studies import build, cut
+from helpers.studies import cut
 
 FORM = "document.querySelector('#ask form').elements"
 HOSTILE = (
@@ -124,9 +126,14 @@ def test_nothing_is_wider_than_the_window(browser, path, width, scheme):
     assert (sum(map(int, paper[4:-1].split(","))) < 200) == (scheme == "dark")
 
 
-def test_markup_in_names_runs_nothing(browser, tmp_path):
-    hostile = build(tmp_path / "study", source=HOSTILE, note=HOSTILE, sample=HOSTILE, word=HOSTILE)
-    browser.open(write_report(hostile))
+def test_markup_in_names_runs_nothing(browser, study, tmp_path):
+    copy = cut(study, tmp_path / "study", "outcome")
+    copy.write("corpus/manifest.json", copy.read("corpus/manifest.json") | {"source": HOSTILE, "notes": [HOSTILE]})
+    copy.write("sample.json", copy.read("sample.json") | {"text": HOSTILE})
+    record = copy.records("ladder")[0]
+    copy.save(replace(record, note=HOSTILE, environment={"system": HOSTILE}), copy.curve(record.id))
+    browser.open(write_report(copy))
+    assert browser.run("document.querySelector('h1').textContent").endswith(HOSTILE)
     assert browser.run("window.ran") is None
     assert browser.complaints() == []
     assert len(browser.requests()) == 1
