@@ -27,13 +27,13 @@ def agree(predictor):
 
 @pytest.fixture(scope="module")
 def forecasts():
-    runs = ladder("skaling", noise=0.004)
+    runs = ladder("skaling", noise=0.004, sizes=5)
     rows = [
         {"num_params": n, "tokens": d, "loss": loss, "trunk": float(i // 4)}
         for i, (n, d, loss) in enumerate(zip(runs.num_params, runs.tokens, runs.loss, strict=True))
     ]
     with_trunks = laws.Observations.from_records(rows)
-    return laws.forecast(runs), laws.forecast(with_trunks, ["chinchilla", "power_floor"])
+    return laws.forecast(runs, ["chinchilla", "power"]), laws.forecast(with_trunks, ["power_floor"])
 
 
 def test_a_forecast(forecasts):
@@ -57,7 +57,7 @@ def test_a_forecast_that_knows_what_repeats_cost(forecasts):
 
 @pytest.mark.parametrize("name", LADDER)
 def test_a_fit_of_every_law_of_size_and_tokens(name):
-    fit = laws.fit(name, ladder(name, noise=0.004), bootstrap=25)
+    fit = laws.fit(name, ladder(name, noise=0.004, sizes=5), bootstrap=10)
     assert has_table(fit)
     agree(fit)
 

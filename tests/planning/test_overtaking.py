@@ -10,7 +10,7 @@ from helpers.ladders import TRUTHS, ladder
 STEEP = TRUTHS["chinchilla"] | {"E": 1.5, "A": 700.0, "B": 900.0}
 
 
-def fitted(values, noise=0.002, seed=0, bootstrap=60):
+def fitted(values, noise=0.002, seed=0, bootstrap=40):
     return laws.fit("chinchilla", ladder("chinchilla", values, noise, seed), bootstrap=bootstrap, seed=seed)
 
 
@@ -46,11 +46,11 @@ def test_the_order_does_not_matter():
 
 def test_intervals_hold_the_true_crossing_about_as_often_as_they_say():
     truth, inside = true_crossing(), 0
-    for seed in range(8):
+    for seed in range(5):
         flat, steep = fitted(TRUTHS["chinchilla"], seed=2 * seed), fitted(STEEP, seed=2 * seed + 1)
         result = planning.overtaking(flat, steep)
         inside += result.low <= truth <= result.high
-    assert inside >= 5
+    assert inside >= 3
 
 
 def test_a_law_that_is_better_everywhere_is_never_overtaken():

@@ -11,7 +11,7 @@ from allometry.laws.forecasting.backtest import Backtest
 from allometry.laws.forecasting.residuals import MOST_RUNS
 from allometry.report import check_page, write_law_page
 from allometry.report.law_page import MOST_ROWS
-from helpers.ladders import LADDER, ladder
+from helpers.ladders import ladder
 from helpers.pages import read
 
 MOST_BYTES = 3_000_000
@@ -86,11 +86,6 @@ def test_a_long_table_makes_a_small_page(tmp_path):
     assert path.stat().st_size < MOST_BYTES
     page = read(path)
     assert f"The {MOST_ROWS} runs of most compute, of 100000." in page.words["main"]
-
-
-@pytest.mark.parametrize("name", LADDER)
-def test_every_law_of_size_and_tokens_has_a_page(name):
-    assert check_page(laws.fit(name, ladder(name, noise=0.004), bootstrap=0))
 
 
 def test_other_laws_are_refused():

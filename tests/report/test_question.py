@@ -11,7 +11,7 @@ from allometry.errors import UserError
 from allometry.laws.law_table import LEVELS
 from allometry.report.question import PageSettings, as_json, question, study_question
 from helpers import law_tables
-from helpers.ladders import LADDER, ladder
+from helpers.ladders import ladder
 
 CLOSE = {"rtol": 1e-6, "atol": 0}
 PLACE = LEVELS.index(0.9)
@@ -93,9 +93,10 @@ def test_a_forecast_that_knows_what_repeats_cost(contents):
     compare(told, data_of(question(told)))
 
 
-@pytest.mark.parametrize("name", LADDER)
-def test_a_fit_of_every_law(name):
-    fit = laws.fit(name, ladder(name, noise=0.004), bootstrap=25)
+# One law of each family, and one without an optimum.
+@pytest.mark.parametrize("name", ["power", "chinchilla", "kaplan", "farseer"])
+def test_a_fit(name):
+    fit = laws.fit(name, ladder(name, noise=0.004, sizes=5), bootstrap=10)
     compare(fit, data_of(question(fit)))
 
 
