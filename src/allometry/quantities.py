@@ -43,7 +43,7 @@ def parse_number(text: str | float, name: str = "number") -> float:
         UserError: the text is not a number, or not above zero.
     """
     # A comma is removed only between groups of three digits; elsewhere it may be a decimal comma.
-    raw = re.sub(r"(?<=\d),(?=\d{3}(\D|$))", "", str(text).strip().replace("_", ""))
+    raw = without_groups(str(text).strip().lstrip("~≈").strip().replace("_", ""))
     if re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}\s*[a-zA-Z].*", str(text).strip()):  # 2,125M: 2.125M or 2125M?
         one, other = str(text).strip().replace(",", "."), str(text).strip().replace(",", "")
         raise UserError(f"{name}: {text!r} may be {one} or {other}; write one of them")
@@ -58,6 +58,13 @@ def parse_number(text: str | float, name: str = "number") -> float:
     if not (math.isfinite(value) and value > 0):
         raise UserError(f"{name}: {text!r} must be a finite number above zero")
     return value
+
+
+def without_groups(text: str) -> str:
+    """A number without what parts its groups of three digits: commas, apostrophes and blanks; also India's groups."""
+    if re.fullmatch(r"\d{1,2}(,\d{2})+,\d{3}", text):
+        return text.replace(",", "")
+    return re.sub(r"(?<=\d)[,'’ \u00a0\u2009\u202f](?=\d{3}(\D|$))", "", text)
 
 
 def parse_bytes(text: str | float, name: str = "bytes") -> float:

@@ -4,17 +4,20 @@ import json
 import os
 import shutil
 import stat
+from dataclasses import replace
 
 import pytest
 
 from allometry import workflow
+from allometry.errors import UserError
 from allometry.files import write_json
 from allometry.planning import Plan
 from allometry.runs import machine
 from allometry.runs.study import Study
-from allometry.workflow import prepare
+from allometry.workflow import prepare, session
+from allometry.workflow.programs import script_practice
 from helpers import studies
-from helpers.builders import drawn_words, run_toml, study_toml
+from helpers.builders import drawn_words, record, run_config, run_toml, study_toml
 
 DEEP = "[" * 100_000
 
@@ -124,6 +127,40 @@ def test_one_run_is_compiled_where_a_ladder_would_be(tmp_path, text, monkeypatch
     _, run = prepare.begin_run(prepare.RunFile.read(toml), tmp_path / "s")
     assert run.train.compile is there
     assert machine.compiler is not None
+
+
+def test_without_a_compiler_one_line_says_so(tmp_path, text, monkeypatch):
+    """Before anything is measured, once in the life of a study, and never where there is one."""
+
+    def stop(*_, **__):
+        raise UserError("far enough")
+
+    config = workflow.StudyConfig(data=str(text), context=32, widths=(16, 24), tokens=(10_000,), sweep=False)
+    monkeypatch.setattr(session, "speed_of", stop)
+    monkeypatch.setattr(session, "design_any", stop)
+    for there in (False, True):
+        heard: list[str] = []
+        monkeypatch.setattr(session, "compiler", lambda there=there: "g++" if there else None)
+        with pytest.raises(UserError, match="far enough"):
+            workflow.train_ladder(
+                config, tmp_path / f"s{there}", listener=lambda event, heard=heard: heard.append(str(event))
+            )
+        assert sum("no C++ compiler here" in line for line in heard) == (0 if there else 1)
+
+
+def test_a_ladder_whose_runs_all_diverged_is_no_success(tmp_path):
+    study = Study.create(tmp_path / "s", {"a": 1})
+    with pytest.raises(UserError, match="no run of its ladder has ended"):
+        script_practice.finished_rungs(study)
+    for seed in (0, 1):
+        bad = record(run_config(seed=seed), loss=None, status="diverged")
+        study.save(replace(bad, note="loss not finite at step 3"), [])
+    with pytest.raises(
+        UserError, match=r"all 2 runs of the ladder diverged \(loss not finite at step 3\); give the study"
+    ):
+        script_practice.finished_rungs(study)
+    study.save(record(run_config(seed=2)), [])
+    assert len(script_practice.finished_rungs(study)) == 1
 
 
 def test_no_message_advises_to_delete_what_cannot_be_made_again(study, refused):

@@ -57,6 +57,23 @@ def test_other_settings_and_copies_are_no_repeats():
     assert table(num_params=1e6, tokens=2e7, loss=[3.0, 3.0], seed=[0, 1]).noise.sigma == 0
 
 
+def test_runs_that_ended_before_the_loss_fell_as_a_law_says_are_told_and_can_be_left_out():
+    """A plateau at ln 10 from which the loss falls: 1/L = 1/ln 10 + the law, so that the exponent grows, then falls."""
+    grid = [(n, d) for n in (500, 1000, 2000, 4000) for d in (4e3, 8e3, 16e3, 32e3, 64e3)]
+    late = lambda n, d: 0.2 + 60 / n**0.5 * (2e4 / d) ** 0.7
+    early = lambda n, d: (late(n, d) ** -6 + np.log(10) ** -6) ** (-1 / 6)
+    rows = lambda loss: [{"num_params": n, "tokens": d, "loss": float(loss(n, d))} for n, d in grid]
+    plateau, law = Observations.from_records(rows(early)), Observations.from_records(rows(late))
+    told = {row for one in plateau.findings if "falls faster" in one.text for row in one.rows}
+    short = sorted({d for (_, d), label in zip(grid, plateau.labels, strict=True) if label in told})
+    assert short == [4e3, 8e3]
+    kept = plateau.past_initial_phase()
+    assert kept.tokens.min() > short[-1]
+    assert any("too short for any law" in note for note in kept.notes)
+    assert law.past_initial_phase() is law
+    assert not any("falls faster" in one.text for one in law.findings)
+
+
 def test_the_noise_floor_of_olmo_is_the_published_one():
     observations = Observations.read(shared("olmo_ladder/final_losses.csv"), columns={"loss": "c4_loss"})
     reruns = {labels for labels in observations.noise.sets if any("rerun" in label for label in labels)}

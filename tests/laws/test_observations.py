@@ -44,7 +44,7 @@ def test_usual_names_are_known(tmp_path, header):
     assert any("flops derived as C = 6·N·D in 3 rows" in note for note in observations.notes)
 
 
-OTHERS = ("label", "status", "group", "accumulation", "processes", "active_params")
+OTHERS = ("label", "status", "group", "accumulation", "processes", "active_params", "nodes", "tokens_per_param")
 NAMES = [(name, word) for name, words in KNOWN.items() for word in words if name not in OTHERS]
 
 

@@ -146,7 +146,7 @@ class Bomb:
         ("runs.csv", "Größe,D,loss\n1,2,3\n".encode("latin-1"), "is not text in UTF-8"),
         ("runs.csv", TEXT.encode() + "1e6,2e7,3,Größe\n".encode("latin-1"), "is not text in UTF-8"),
         ("runs.jsonl", '{"N":"Größe"}'.encode("latin-1"), "is not text in UTF-8"),
-        ("runs.csv", TEXT.encode("utf-16"), "is not text"),
+        ("runs.csv", TEXT.encode("utf-32"), "is not text"),
         ("runs.csv.gz", gzip.compress(TEXT.encode() * 99)[:-20], "cannot be read"),
         ("runs.csv", b"N,D,loss\n1e6,2e7," + b"9" * 20_000_000, "cannot be read"),
         ("runs.csv", b"1," * 1_000_000, "columns, which is no table of runs"),

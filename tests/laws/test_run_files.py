@@ -179,7 +179,7 @@ def test_torchtitan_prints_colours(tmp_path):
     assert len(runs.curves) == 10
 
 
-def test_lingua_and_the_ladder_of_olmo_core(tmp_path):
+def test_lingua(tmp_path):
     folder = tmp_path / "lingua" / "a"
     folder.mkdir(parents=True)
     lines = [
@@ -191,15 +191,37 @@ def test_lingua_and_the_ladder_of_olmo_core(tmp_path):
     runs = Observations.read(tmp_path)
     assert (runs.num_params[0], runs.tokens[0], runs.column("lr")[0]) == (3e7, 1e8, 1e-3)
     assert any("no held-out loss was logged" in note for note in runs.notes)
-    folder = tmp_path / "olmo" / "30M"
-    folder.mkdir(parents=True)
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+def test_the_ladder_of_olmo_core(tmp_path, with_config):
+    """Names and keys of its MetricSaver, SpeedMonitor, LMEvaluator and ConfigSaver callbacks."""
+    folder = tmp_path / "190M"
+    folder.mkdir()
     for step in (100, 200):
-        values = {"train/CE loss": 5 - step / 100, "eval/lm/c4/CE loss": 5.1 - step / 100, "tokens": step * 1e6}
+        values = {
+            "train/CE loss": 5 - step / 100,
+            "optim/LR (group 0)": 1e-3 * (3 - step / 100),
+            "throughput/total tokens": step * 1e6,
+            "eval/lm/c4_en-validation/CE loss": 5.1 - step / 100,
+            "eval/lm/pile-validation/CE loss": 5.3 - step / 100,
+            "eval/lm/c4_en-validation/PPL": 100.0,
+            "eval/downstream/arc_challenge (CE loss)": 9.0,
+        }
         (folder / f"metrics_step{step}.json").write_text(json.dumps(values))
-    (folder / "config.json").write_text(json.dumps({"num_non_embedding_params": 3e7, "n_non_embed": 3e7}))
-    runs = Observations.read(folder)
-    assert (runs.counted, runs.num_params[0], runs.tokens[0]) == ("non_embedding", 3e7, 2e8)
-    assert runs.loss[0] == pytest.approx(3.1)
+        (folder / "metrics.json").write_text(json.dumps(values))
+    block = {"attention": {"n_heads": 12, "bias": False}, "feed_forward": {"hidden_size": 3072, "bias": False}}
+    model = {"d_model": 768, "n_layers": 12, "vocab_size": 100352, "block": block}
+    if with_config:
+        (folder / "config.json").write_text(
+            json.dumps({"seed": 42, "size": "190M", "model": model, "optim": {"lr": 1e-3}})
+        )
+    runs = Observations.read(tmp_path)
+    expected = 12 * (4 * 768**2 + 3 * 768 * 3072 + 2 * 768) + 768 if with_config else 190e6
+    assert (runs.counted, runs.num_params[0], runs.tokens[0]) == ("non_embedding", expected, 2e8)
+    assert runs.loss[0] == pytest.approx(3.2)
+    assert runs.column("lr")[0] == pytest.approx(2e-3)
+    assert any("the mean of the last of 2 'eval/lm/…/CE loss'" in note for note in runs.notes)
 
 
 # ---- batches that no file tells

@@ -40,6 +40,20 @@ class Recorder:
     are kept, and :attr:`next_step` says where. If it has finished, entering raises; ask :attr:`recorded` before. Under
     torchrun process 0 writes, the others do nothing.
 
+    Args:
+        study: folder of the study; made if it does not exist.
+        num_params: the size, counted as ``counted`` says; or give ``model``, from which it is counted.
+        model: a ``torch.nn.Module`` or a Keras model.
+        example: a function without arguments that runs the model forward on ``example_units`` units of data, by
+            which FLOPs are counted; without it, and without ``flops_per_token``, they are 6·N·D.
+        batch_tokens: units of data of one step, over all processes and accumulated pieces.
+        tokens: the length of the run, if it is decided before; else runs that differ in nothing but their length
+            are told apart by ``name``.
+        unit: what D counts: "token", "image"; ``loss_unit`` by default "nats per" that.
+        shape: fields of the model (width, layers); ``settings``: whatever else tells runs apart.
+        kind: "ladder", so that laws read the run; or "run", "sweep", "target".
+        rank: of this process; by default ``RANK``, which torchrun sets.
+
     Attributes:
         recorded: the record of the run, once it has finished.
     """
@@ -70,21 +84,7 @@ class Recorder:
         kind: str = "ladder",
         rank: int | None = None,
     ):
-        """State what the run is.
-
-        Args:
-            study: folder of the study; made if it does not exist.
-            num_params: the size, counted as ``counted`` says; or give ``model``, from which it is counted.
-            model: a ``torch.nn.Module`` or a Keras model.
-            example: a function without arguments that runs the model forward on ``example_units`` units of data, by
-                which FLOPs are counted; without it, and without ``flops_per_token``, they are 6·N·D.
-            batch_tokens: units of data of one step, over all processes and accumulated pieces.
-            tokens: the length of the run, if it is decided before; else runs that differ in nothing but their length
-                are told apart by ``name``.
-            unit: what D counts: "token", "image"; ``loss_unit`` by default "nats per" that.
-            shape: fields of the model (width, layers); ``settings``: whatever else tells runs apart.
-            kind: "ladder", so that laws read the run; or "run", "sweep", "target".
-            rank: of this process; by default ``RANK``, which torchrun sets.
+        """State what the run is; see the arguments of the class.
 
         Raises:
             UserError: the size is not known, or a value cannot be.
@@ -97,20 +97,14 @@ class Recorder:
         self._study_path, self._kind = Path(study), kind
         self._stated: dict[str, Any] = {
             "trained_by": "recorder",
-            "name": name,
             "num_params": size,
-            **_counts(counts if num_params is None else None, counted, num_params_total),
-            "batch_tokens": batch_tokens,
-            "lr": lr,
-            "seed": seed,
-            "unit": unit,
             "loss_unit": loss_unit or f"nats per {unit}",
-            "data": data,
-            "train_tokens": train_tokens,
-            "bytes_per_token": bytes_per_token,
             "shape": dict(shape or {}),
             "settings": dict(settings or {}),
             "open_ended": tokens is None,
+            **_counts(counts if num_params is None else None, counted, num_params_total),
+            **{"name": name, "batch_tokens": batch_tokens, "lr": lr, "seed": seed, "unit": unit, "data": data},
+            **{"train_tokens": train_tokens, "bytes_per_token": bytes_per_token},
         }
         self.writes = (int(os.environ.get("RANK", "0")) if rank is None else rank) == 0
         self.id = self._run(tokens or 1).id

@@ -20,8 +20,12 @@ _TRAINING = """loss trainloss trainingloss trainlossepoch trainlossstep lossout 
 lossmetricsglobalavgloss traincrossentropyloss"""
 TRAINING = frozenset(_TRAINING.split())
 HELD_OUT = [name for name in KNOWN["loss"] if name not in ("l", "loss", "lmloss", "finalloss")]
-RATES = re.compile(r"(^|/)(lr|learning_rate)([-/_.].*)?$|^optim/lr$")
-TOKENS = [name for name in KNOWN["tokens"] if len(name) > 1 and name != "datasize"] + ["optimtotaltokens"]
+RATES = re.compile(r"(^|/)(lr|learning_rate)([-/_. (].*)?$", re.IGNORECASE)
+DATA_SIZES = ("datasize", "datasetsize", "data", "datatokens", "tokenbudget", "maxtokens")
+TOKENS = [name for name in KNOWN["tokens"] if len(name) > 1 and name not in DATA_SIZES] + [
+    "optimtotaltokens",
+    "throughputtotaltokens",
+]
 STEPS = ("maxsteps", "numtrainsteps", "trainsteps", "totalsteps", "maxiters", "numiterations", "steps", "numsteps")
 FINISHED = frozenset({"finished", "complete", "completed", "done", "success", "succeeded"})
 
@@ -240,9 +244,15 @@ class _Facts:
             del self.known["loss"]
 
     def _named_held_out(self) -> Fact | None:
-        """A held-out loss by the parts of its name, where there is only one: ``eval/wikitext/CE loss``."""
+        """A held-out loss by the parts of its name, as ``eval/wikitext/CE loss``; of several texts, the mean."""
         pattern = re.compile(r"(eval|valid|val|heldout|test).*(loss|bpb|ce$)", re.IGNORECASE)
         names = [name for name in self.run.series if pattern.search(name)]
+        texts = [name for name in names if name.count("/") >= 2 and name.startswith("eval/lm/")]
+        endings = {name.rsplit("/", 1)[-1] for name in texts}
+        if len(texts) > 1 and len(endings) == 1:  # OLMo-core's validation sets
+            mean = float(np.mean([self.run.series[name].values[-1] for name in texts]))
+            return Fact(mean, f"the mean of the last of {len(texts)} 'eval/lm/…/{endings.pop()}'")
+        names = texts or names
         return Fact(self.run.series[names[0]].values[-1], f"the last {names[0]!r}") if len(names) == 1 else None
 
     def training_series(self) -> tuple[str, Series] | None:

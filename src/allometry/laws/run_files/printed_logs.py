@@ -20,7 +20,7 @@ LONGEST_LINE = 100_000
 NANOGPT_PARAMETERS = re.compile(rf"number of parameters: {NUMBER}\s*([KMBT]?)")
 NANOGPT_TOKENS = re.compile(rf"tokens per iteration will be: {NUMBER}")
 NANOGPT_STEP = re.compile(rf"step (\d+): train loss {NUMBER}, val loss {NUMBER}")
-NANOGPT_ITER = re.compile(rf"iter (\d+): loss {NUMBER}, time")
+NANOGPT_ITER = re.compile(rf"iter (\d+): loss {NUMBER},(?: lr {NUMBER},)? (?:time|dt)")
 CHAT_STEP = re.compile(rf"step (\d+)(?:/(\d+))? .*?\| loss: {NUMBER}")
 CHAT_BPB = re.compile(rf"Step (\d+) \| Validation bpb: {NUMBER}")
 CHAT_LINES = {
@@ -73,12 +73,15 @@ def read_log(path: Path, kind: str) -> list[LoggedRun]:
 
 
 def _nanogpt(lines: Iterable[str], path: Path) -> LoggedRun:
-    run = LoggedRun("nanogpt", path.stem, path)
+    run, estimates = LoggedRun("nanogpt", path.stem, path), []
     for line in lines:
         if match := NANOGPT_ITER.search(line):
             run.log(float(match[1]), {"train/loss": _number(match[2])})
+            if match[3]:
+                run.log(float(match[1]), {"lr": _number(match[3])})
         elif match := NANOGPT_STEP.search(line):
             run.log(float(match[1]), {"val/loss": _number(match[3])})
+            estimates.append((float(match[1]), _number(match[2])))
         elif match := NANOGPT_PARAMETERS.search(line):
             count = parse_number(match[1] + match[2], str(path))
             run.facts["num_params_matmul"] = Fact(
@@ -86,6 +89,9 @@ def _nanogpt(lines: Iterable[str], path: Path) -> LoggedRun:
             )
         elif match := NANOGPT_TOKENS.search(line):
             run.facts["batch_tokens"] = Fact(_number(match[1]), "'tokens per iteration'")
+    if "train/loss" not in run.series:
+        for step, loss in estimates:
+            run.log(step, {"train/loss": loss})
     return run
 
 

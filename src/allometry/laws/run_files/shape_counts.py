@@ -19,7 +19,19 @@ def counts_of_shape(settings: Mapping[str, Any]) -> dict[str, Fact]:
         return _gpt2(shape)
     if {"hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads"} <= shape.keys():
         return _llama(shape)
+    hidden = next((value for key, value in settings.items() if key.endswith("feed_forward.hidden_size")), None)
+    if hidden is not None and {"d_model", "n_layers", "n_heads"} <= shape.keys():
+        return _olmo(shape, number(hidden))
     return {}
+
+
+def _olmo(shape: Mapping[str, Any], hidden: float) -> dict[str, Fact]:
+    """Blocks of OLMo-core: as Llama's, by other names, and without the gains of norms on queries and keys."""
+    renamed = {"hidden_size": "d_model", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
+    llama = {name: shape[own] for name, own in renamed.items()} | {"intermediate_size": hidden}
+    llama |= {"num_key_value_heads": shape.get("n_kv_heads"), "vocab_size": shape.get("vocab_size")}
+    how = HOW.format("d_model, n_layers, feed_forward.hidden_size; norms of queries and keys left out")
+    return {name: Fact(fact.value, how) for name, fact in _llama(llama).items()}
 
 
 def _gpt2(shape: Mapping[str, Any]) -> dict[str, Fact]:

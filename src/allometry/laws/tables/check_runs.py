@@ -17,6 +17,7 @@ LEAST_PARAMS = 1e2
 # The noise of a loss as a part of it; more than this is meant in percent.
 MOST_NOISE = 0.2
 # A parameter sees at most so many tokens; beyond this, sizes or tokens are in other units.
+LEAST_LIKELY_TOKENS = 2e4
 MOST_TOKENS_A_PARAMETER, LEAST_TOKENS_A_PARAMETER = 1e6, 1e-3
 
 
@@ -76,6 +77,12 @@ def check_units(runs: RunArrays, match: Match) -> None:
         raise UserError(
             f"{ratio:.3g} tokens a parameter: is {name} (column {column!r}, {values.min():.4g} to {values.max():.4g}) "
             f"in millions or billions? Say its unit, e.g. columns={{{name!r}: '{column}*1e6'}}, or *1 if it is a count"
+        )
+    if np.median(runs.tokens) < LEAST_LIKELY_TOKENS and "tokens" not in match.factors and "tokens" not in match.chosen:
+        column, middle = match.taken.get("tokens", "tokens"), float(np.median(runs.tokens))
+        raise UserError(
+            f"tokens have a median of {middle:.4g}: is column {column!r} in thousands or millions? Say its unit, e.g. "
+            f"columns={{'tokens': '{column}*1e6'}}, or *1 if it is a count"
         )
     if np.median(runs.num_params) < 1e4 and np.median(runs.tokens) < 1e5 and "num_params" not in match.factors:
         column = match.taken.get("num_params", "num_params")

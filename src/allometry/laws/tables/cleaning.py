@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,13 +11,10 @@ from ...errors import UserError
 from ...quantities import plural
 from ..field_names import KNOWN
 from .columns import COUNTS, EXTRA, FIELDS, Match, convert
-from .raw_table import RawTable, cell_text
+from .raw_table import Column, RawTable, cell_text
+from .rows.summaries import summary_rows, unlabelled_summary
+from .rows.unfinished import is_unfinished, left_out_by_state, with_error
 
-FINISHED = frozenset({"", "finished", "done", "complete", "completed", "ok", "success", "succeeded"})
-# Rows that somebody wrote below the runs: what a spreadsheet or ``describe`` makes of the rows above.
-_WORDS = """mean average avg median std stdev stddev sd sem se min max minimum maximum total totals sum overall count
-25% 50% 75% mittelwert moyenne"""
-SUMMARIES = frozenset(_WORDS.split())
 MOST_LEARNING_RATE = 10.0
 
 
@@ -44,8 +42,16 @@ def clean(table: RawTable, match: Match) -> Cleaned:
     Raises:
         UserError: no run has a finite loss, or there is text among the numbers.
     """
+    table, errors = _without_errors(table, match)
     kept, labels, notes = _finished(table, match)
     columns = {name: convert(kept, name, match) for name in (*FIELDS, *EXTRA) if name in match.taken}
+    if errors is not None:
+        columns.setdefault("loss_se", errors[kept.index])
+        notes.append(f"loss_se: what stands behind ± or in brackets in {match.taken['loss']!r}")
+    if match.searched and unlabelled_summary(columns):
+        notes.append(f"left out 1 of {plural(len(kept), 'run')}, the mean or sum of the rows above: {labels[-1]}")
+        kept, labels = kept.where(np.arange(len(kept) - 1)), labels[:-1]
+        columns = {name: values[:-1] for name, values in columns.items()}
     for name in [name for name in columns if match.is_optional(name)]:
         notes += _leave_out_impossible(columns, name, match)
     return Cleaned(kept, labels, columns, _own_columns(kept, match), notes)
@@ -53,7 +59,7 @@ def clean(table: RawTable, match: Match) -> Cleaned:
 
 def _leave_out_impossible(columns: dict[str, np.ndarray], name: str, match: Match) -> list[str]:
     """Blank the cells of a column that cannot be its field; the table can do without them. What was left out."""
-    column, values = match.taken[name], columns[name]
+    column, values = match.taken.get(name, name), columns[name]
     if name == "lr" and np.isfinite(values).any() and np.nanmedian(values) > MOST_LEARNING_RATE:
         del columns[name]
         middle = f"{np.nanmedian(values):.3g}"
@@ -73,17 +79,22 @@ def _finished(table: RawTable, match: Match) -> tuple[RawTable, list[str], list[
     """The rows that ended with a finite loss, their labels, and notes on the others."""
     labels = [text or table.place(row) for row, text in enumerate(_texts(table, match, "label"))]
     reasons = np.zeros(len(table), dtype=object)
+    notes = []
     if "status" in match.taken:
         status = np.array([text.lower() for text in _texts(table, match, "status")], dtype=object)
-        unfinished = ~np.isin(status, list(FINISHED))
-        reasons[unfinished] = "status " + status[unfinished]
-    summary = np.array([label.lower().strip(" :*_") in SUMMARIES for label in labels], bool)
-    if summary.any() and not summary.all():
-        reasons[summary] = "a summary of the rows above"
+        unfinished = left_out_by_state(status.tolist())
+        if unfinished is None:
+            notes.append(f"status not taken from {match.taken['status']!r}: its words do not say which runs ended")
+        else:
+            reasons[unfinished] = "status " + status[unfinished]
+    if match.searched:
+        fields = [column for name, column in match.taken.items() if name in FIELDS and isinstance(column, str)]
+        reasons[summary_rows(table, fields)] = "a summary of the rows above"
+        for row in np.flatnonzero((reasons == 0) & _words_of_no_loss(table, match)):
+            reasons[row] = f"no loss but {table.texts(str(match.taken['loss']))[row]!r}"
     ended = np.flatnonzero(reasons == 0)
     finite = np.isfinite(convert(table.where(ended), "loss", match))
     reasons[ended[~finite]] = "loss missing or not finite"
-    notes = []
     for reason in dict.fromkeys(reasons[reasons != 0]):
         rows = np.flatnonzero(reasons == reason)
         shown = ", ".join(labels[row] for row in rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
@@ -92,6 +103,31 @@ def _finished(table: RawTable, match: Match) -> tuple[RawTable, list[str], list[
     if not len(kept):
         raise UserError(f"{table.name}: no run has a finite loss ({'; '.join(notes)}); nothing to fit")
     return table.where(kept), [labels[row] for row in kept], notes
+
+
+def _words_of_no_loss(table: RawTable, match: Match) -> np.ndarray:
+    """Which rows have a word in place of the loss that says that there is none."""
+    column, words = match.taken["loss"], np.zeros(len(table), bool)
+    if not isinstance(column, str):
+        return words
+    rows = np.flatnonzero(table.numbers(column)[1])
+    cells = table.columns[column].cells[table.index[rows]]
+    words[[row for row, cell in zip(rows, cells, strict=True) if is_unfinished(str(cell))]] = True
+    return words
+
+
+def _without_errors(table: RawTable, match: Match) -> tuple[RawTable, np.ndarray | None]:
+    """The table with its losses alone, and their standard errors, where one cell holds both: ``2.71 ± 0.01``."""
+    column = match.taken["loss"]
+    if not isinstance(column, str) or not match.searched or not (odd := table.columns[column].numbers[1]).any():
+        return table, None
+    cells, errors = table.columns[column].cells.copy(), np.full(len(odd), np.nan)
+    for row in np.flatnonzero(odd):
+        if (parts := with_error(str(cells[row]))) is not None:
+            cells[row], errors[row] = parts
+    if np.isnan(errors).all():
+        return table, None
+    return replace(table, columns={**table.columns, column: Column(cells)}), errors
 
 
 def _texts(table: RawTable, match: Match, name: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import UserError
-from ..field_names import COUNTED, KNOWN, normalise, split_unit, without_keeper
+from ..field_names import COUNTED, KNOWN, normalise, plain_forms, split_unit, without_keeper
 from .raw_table import RawTable
 
 # A column that is filled in fewer of the rows that count than this part of the fullest one is passed over.
@@ -19,6 +19,8 @@ _SHAPES = """layers nlayers nlayer numlayers depth heads nheads nhead numheads w
 ffn h"""
 SHAPES = frozenset(_SHAPES.split())
 MOST_LOSS_BY_LETTER = 50.0
+# Words that may mean something else (a flag, a name): as a letter, they are judged by the magnitude of their numbers.
+WEAK = frozenset({"active", "activated", "data", "context"})
 
 
 class Found(NamedTuple):
@@ -47,6 +49,7 @@ class ColumnSearch:
             forms = [(0, column, 1.0), (1, bare, 1.0)]
             for rank, named in ((2, split_unit(column)), (3, split_unit(bare))):
                 forms.append((rank, named.base, named.factor))
+                forms += [(rank, form, named.factor) for form in plain_forms(named.base)]
             seen = set()
             for rank, form, factor in forms:
                 if (name := normalise(form)) and name not in seen:
@@ -63,7 +66,9 @@ class ColumnSearch:
             for rank, column, factor in self._by_name.get(word, []):
                 if (factor != 1 and field not in self.counts) or self._is_training_loss(field, rank, column):
                     continue
-                ranked.append((rank >= 4, len(word) == 1 or word == "size", order, rank, Found(column, factor)))
+                ranked.append(
+                    (rank >= 4, len(word) == 1 or word in ("size", "data"), order, rank, Found(column, factor))
+                )
         ranked.sort(key=lambda one: one[:4])
         choices = list({one[4].column: one[4] for one in reversed(ranked)}.values())[::-1]
         if field in self.of_words:
@@ -77,7 +82,9 @@ class ColumnSearch:
         """The columns that are filled in the rows that count, and the names of those that were passed over."""
         # A cell such as 1.5B is odd, and filled.
         cells = [self.table.numbers(one.column) for one in choices]
-        counts = [int((np.isfinite(values) | odd)[self.rows].sum()) for values, odd in cells]
+        # A count of zero is a blank, as exports write it.
+        there = [np.isfinite(values) & ((values != 0) | (len(choices) == 1)) | odd for values, odd in cells]
+        counts = [int(one[self.rows].sum()) for one in there]
         enough = [count >= LEAST_FILLED * max(counts) and count > 0 for count in counts]
         kept = [one for one, good in zip(choices, enough, strict=True) if good]
         if not kept and required:
@@ -91,13 +98,21 @@ class ColumnSearch:
 
     def letter_fits(self, field: str, choice: Found, sizes: np.ndarray | None) -> bool:
         """Whether a column that is called by one letter can be the field, judged by its magnitude."""
-        if len(normalise(choice.column)) > 1:
+        if len(name := normalise(choice.column)) > 1 and name not in WEAK:
             return True
         values = self.values(choice)
         values = values[np.isfinite(values)]
         if not len(values):
             return True  # numbers as people write them (1.5B), or nothing at all
-        capital = choice.column.strip().isupper()
+        if field == "sequence_length":
+            return bool(np.median(values) >= 8)
+        if field == "active_params":
+            whole = sizes if sizes is not None and len(sizes) == len(self.values(choice)) else np.inf
+            active = self.values(choice)
+            return bool(np.all((active <= whole) & (active >= 1e-3 * whole) | np.isnan(active))) and sizes is not None
+        if field == "num_params" and name == "a":
+            return False
+        capital = len(name) == 1 and choice.column.strip().isupper()
         shapes = any(normalise(column) in SHAPES and column != choice.column for column in self.table.columns)
         if capital and not shapes:
             return True

@@ -19,6 +19,7 @@ from ..field_names import (
     KNOWN,
     TOTAL_STEPS,
     normalise,
+    plain_forms,
     split_unit,
     without_keeper,
 )
@@ -45,6 +46,8 @@ EXTRA = (
     "processes",
     "active_params",
     "total_steps",
+    "nodes",
+    "tokens_per_param",
 )
 # Fields that name rather than count: words are numbered in the order in which they come first.
 NAMES = frozenset({"trunk"})
@@ -62,6 +65,8 @@ COUNTS = frozenset(
         "processes",
         "active_params",
         "total_steps",
+        "nodes",
+        "tokens_per_param",
     }
 )
 
@@ -172,7 +177,7 @@ def convert(table: RawTable, name: str, match: Match) -> np.ndarray:
     cells = table.columns[column].cells[table.index[rows]]
     for row, cell in zip(rows, cells, strict=True):
         text, where = str(cell).strip(), f"{table.name}, {table.place(int(row))}"
-        if name in COUNTS and text[:1].isdigit():
+        if name in COUNTS and text.lstrip("~≈ ")[:1].isdigit():
             values[row] = parse_number(text[:60], f"{where}: {name}")
         elif not match.is_optional(name):
             more = f" (and {plural(len(rows) - 1, 'more row')})" if len(rows) > 1 else ""
@@ -291,7 +296,7 @@ def _batch_kind(column: object) -> str:
 
 def _check_complete(table: RawTable, taken: Mapping[str, str | float]) -> None:
     """Refuse a table without sizes, tokens or losses, unless they can be derived."""
-    tokens = "tokens" in taken or "flops" in taken or ("steps" in taken and _has_batch(taken))
+    tokens = bool({"tokens", "flops", "tokens_per_param"} & set(taken)) or ("steps" in taken and _has_batch(taken))
     missing = [name for name in ("num_params", "loss") if name not in taken]
     if "num_params" in missing and {"flops", "tokens"} <= set(taken):
         missing.remove("num_params")
@@ -305,6 +310,9 @@ def _check_complete(table: RawTable, taken: Mapping[str, str | float]) -> None:
         hint = f"; {', '.join(map(repr, others))} counts {_named_count(others[0])} parameters: choose another counted="
     if any(normalise(column) in ("ppl", "perplexity", "valppl", "valperplexity") for column in table.columns):
         hint = "; loss is the natural logarithm of a perplexity"
+    unread = next((note for note in table.notes if note.startswith("not read")), "")
+    if unread:
+        hint = f"; {unread}"
     if "batch_sequences" in taken and not tokens:
         hint = "; a batch in sequences gives tokens with its length, e.g. columns={'sequence_length': 2048}, and steps"
     raise UserError(
@@ -338,5 +346,6 @@ def _which_counted(table: RawTable, taken: Mapping[str, str | float], counted: s
 
 def _named_count(column: object) -> str | None:
     """Which parameters a column counts, by its name."""
-    forms = {normalise(form) for form in (column, without_keeper(str(column)), split_unit(str(column)).base)}
+    base = split_unit(str(column)).base
+    forms = {normalise(form) for form in (column, without_keeper(str(column)), base, *plain_forms(base))}
     return next((count for count, words in COUNTED.items() if forms & set(words.split())), None)

@@ -14,12 +14,12 @@ import numpy as np
 
 from ...errors import UserError
 from ...quantities import plural
-from ..field_names import KNOWN, normalise
+from ..field_names import KNOWN, normalise, without_keeper
 from ..run_files.find_runs import finished_runs, holds_runs
 from ..run_files.from_study import study_curves
 from ..run_files.run_table import curve_arrays, labels
 from .columns import Match, convert
-from .raw_table import RawTable
+from .raw_table import Column, RawTable
 from .readers import SUFFIXES, read_table, table_stem, table_suffix
 
 Array = np.ndarray
@@ -28,7 +28,17 @@ Array = np.ndarray
 NAMES = {
     "run": ["run", "runid", "runname", "label", "name", "series", "curve", "schedule", "experiment", "id"],
     "step": [*KNOWN["steps"], "trainstep"],
-    "loss": ["loss", "trainloss", "trainingloss", "lmloss", "lmlosstrain", "celoss", *KNOWN["loss"]],
+    "loss": [
+        "loss",
+        "trainloss",
+        "trainingloss",
+        "trainlossstep",
+        "trainlossepoch",
+        "lmloss",
+        "lmlosstrain",
+        "celoss",
+        *KNOWN["loss"],
+    ],
     "lr": [*KNOWN["lr"], "lr0", "trainlr", "trainlearningrate", "currentlr"],
     "tokens": KNOWN["tokens"],
     "num_params": KNOWN["num_params"],
@@ -206,6 +216,7 @@ def _read(source: Any, name: str, columns: Mapping[str, str] | None) -> Curves:
     table = read_table(source, lambda names: _needed(names, columns or {}, where))
     if not columns and (chart := _chart(list(table.columns))):
         return _of_chart(table, chart, where)
+    table = table if columns else _widened(table)
     taken = _match(list(table.columns), columns or {}, where)
     codes, names = np.zeros(len(table), np.int64), [name]
     if "run" in taken:
@@ -230,10 +241,32 @@ def _read(source: Any, name: str, columns: Mapping[str, str] | None) -> Curves:
 
 def _needed(names: list[str], chosen: Mapping[str, str], source: str) -> list[str]:
     """The columns to read: those of a curve, and those of a few words that may tell runs apart."""
-    if not chosen and _chart(names):
+    if not chosen and (_chart(names) or _is_long(names)):
         return names
     taken = _match(names, chosen, source)
     return list(taken.values()) if "run" in taken else names
+
+
+def _is_long(names: list[str]) -> str | None:
+    """The column that names the metric of each row, in a table with one value a row; None in any other."""
+    plain = {normalise(name): name for name in names}
+    if not {"value", "step"} <= plain.keys() or "loss" in plain:
+        return None
+    return next((plain[word] for word in ("tag", "metric", "metricname", "key") if word in plain), None)
+
+
+def _widened(table: RawTable) -> RawTable:
+    """A table with one value a row, as TensorBoard and MLflow export them, with a column for its loss and its rate."""
+    if (tag := _is_long(list(table.columns))) is None:
+        return table
+    codes, tags = table.columns[tag].codes
+    value = next(name for name in table.columns if normalise(name) == "value")
+    numbers, columns = table.columns[value].numbers[0], {**table.columns}
+    for field_name, words in (("loss", NAMES["loss"]), ("lr", NAMES["lr"])):
+        hits = [code for word in words for code, text in enumerate(tags) if normalise(without_keeper(text)) == word]
+        if hits:
+            columns[field_name] = Column(np.where(codes == hits[0], numbers, np.nan))
+    return replace(table, columns={name: one for name, one in columns.items() if name not in (tag, value)})
 
 
 def _chart(names: list[str]) -> dict[str, str]:
@@ -248,9 +281,10 @@ def _chart(names: list[str]) -> dict[str, str]:
 
 def _of_chart(table: RawTable, chart: Mapping[str, str], source: str) -> Curves:
     """The curves of a chart with a column for each run."""
-    step = next((name for name in table.columns if normalise(name) in NAMES["step"]), None)
+    names = [*NAMES["step"], *NAMES["tokens"]]
+    step = next((name for word in names for name in table.columns if normalise(name) == word), None)
     if step is None:
-        raise UserError(f"{source}: a chart needs a column Step; found: {table.shown}")
+        raise UserError(f"{source}: a chart needs a column Step, or one of tokens; found: {table.shown}")
     parts = []
     for run, column in chart.items():
         taken = Match({"step": step, "loss": column})

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import numpy as np
 
 from ...errors import UserError
 from ...quantities import plural
-from ..field_names import TOTAL_STEPS, normalise
+from ..field_names import ONE_REPLICA, PER_NODE, TOTAL_STEPS, normalise, without_keeper
 from .cleaning import Cleaned
 from .columns import FIELDS, Match
 from .raw_table import RawTable
+from .rows.points_along import share_by_checkpoint, share_done
 from .run_arrays import RunArrays
 
 Columns = dict[str, np.ndarray]
@@ -26,6 +28,10 @@ LEAST_FACTOR = 300.0
 UNITS = (1.0, 1e3, 1e6, 1e9)
 # A row with fewer of the steps of its run is a point along it.
 WHOLE_RUN = 0.999
+# Names of a number of devices that is that of all machines.
+OF_ALL_NODES = re.compile("worldsize|total|ranks$|^dp|dataparallel")
+# Names of columns that only models with experts have.
+EXPERTS = re.compile("experts|activ(e|ated)(ratio|fraction|share)|^topk$|^moetopk|sparsity|^granularity$")
 
 
 class Derived(NamedTuple):
@@ -39,7 +45,10 @@ def derive(cleaned: Cleaned, match: Match) -> Derived:
     """Fill what is missing from what is there, and number the groups of rows that columns of words distinguish."""
     columns, own = dict(cleaned.columns), dict(cleaned.own)
     derived = _one_unit(columns, match) if match.searched else []
-    derived += _complete(columns, match)
+    derived += _complete(columns, match, own)
+    if match.searched:
+        derived += _points_along(columns, own, cleaned, match)
+        derived += _experts(cleaned.table, columns, match)
     group, mixed = _groups(cleaned.table, match, columns["num_params"])
     if group is not None:
         own["group"] = group
@@ -49,7 +58,7 @@ def derive(cleaned: Cleaned, match: Match) -> Derived:
     return Derived(RunArrays(**fields, labels=tuple(cleaned.labels), extra=extra), [*mixed, *derived])
 
 
-def _complete(columns: Columns, match: Match) -> list[str]:
+def _complete(columns: Columns, match: Match, own: Columns) -> list[str]:
     """Fill what is missing from what is there, in place.
 
     D from batch and steps, or from C/(6·N); N from C/(6·D); C as 6·N·D; batch and steps from each other and D.
@@ -57,6 +66,7 @@ def _complete(columns: Columns, match: Match) -> list[str]:
     Args:
         columns: field → values, nan where a row has none.
         match: by their names, what the batch is of, and whose steps those are.
+        own: the columns of numbers that are no field.
 
     Returns:
         One sentence for each derived column.
@@ -64,7 +74,8 @@ def _complete(columns: Columns, match: Match) -> list[str]:
     rows = len(next(iter(columns.values())))
     for name in ("num_params", "tokens", "flops"):
         columns.setdefault(name, np.full(rows, np.nan))
-    notes = [*_steps_of_rows(columns, match), *_whole_batch(columns, match)] if match.searched else []
+    notes = [*_steps_of_rows(columns, match), *_whole_batch(columns, match, own)] if match.searched else []
+    ratio = columns.pop("tokens_per_param", None)
     notes += _batch_in_tokens(columns, match.batch_kind) if "batch_sequences" in columns else []
 
     def value(name: str) -> np.ndarray:
@@ -78,6 +89,8 @@ def _complete(columns: Columns, match: Match) -> list[str]:
 
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         fill("tokens", value("batch_tokens") * value("steps"), "D = batch·steps")
+        if ratio is not None:
+            fill("tokens", ratio * value("num_params"), "D = tokens a parameter · N")
         notes += _drop_small_flops(columns)
         fill("tokens", value("flops") / (6 * value("num_params")), "D = C/(6·N)")
         fill("num_params", value("flops") / (6 * value("tokens")), "N = C/(6·D)")
@@ -167,13 +180,75 @@ def _steps_of_rows(columns: Columns, match: Match) -> list[str]:
     ]
 
 
-def _whole_batch(columns: Columns, match: Match) -> list[str]:
+def _points_along(columns: Columns, own: Columns, cleaned: Cleaned, match: Match) -> list[str]:
+    """The share of its run that is done at each row, by a column of shares, of epochs, or of checkpoints' names."""
+    if "share_of_run" in columns:
+        return []
+    named = {column: columns[name] for name, column in match.taken.items() if name in columns}
+    named = {column: values for column, values in named.items() if isinstance(column, str)}
+    told = share_done({**own, **named}) or share_by_checkpoint(cleaned.table, columns["num_params"], columns["tokens"])
+    if told is None or not (inside := told[0] < WHOLE_RUN).any():
+        return []
+    columns["share_of_run"] = told[0]
+    verb = "is a point" if inside.sum() == 1 else "are points"
+    return [f"{plural(int(inside.sum()), 'row')} of {len(inside)} {verb} along a run, not its end: {told[1]}"]
+
+
+def _experts(table: RawTable, columns: Columns, match: Match) -> list[str]:
+    """A warning where a table speaks of experts, but not of how many parameters are active."""
+    if "active_params" in columns or match.counted == "active" or "flops" in match.taken:
+        return []
+    names = [name for name in table.columns if EXPERTS.search(normalise(name)) and name not in match.taken.values()]
+    many = [name for name in names if (np.nan_to_num(table.numbers(name)[0]) > 0).any()]
+    if not many or all((table.numbers(name)[0] == 1).all() for name in many):
+        return []
+    return [
+        f"{', '.join(map(repr, many))}: models with experts, whose compute is not 6·N·D of all parameters; give the "
+        "active ones, e.g. columns={'active_params': …}, or flops"
+    ]
+
+
+def _processes(columns: Columns, match: Match, own: Columns) -> tuple[np.ndarray | None, list[str]]:
+    """How many devices have a batch of their own: over all machines, without those that share one copy of a model.
+
+    Raises:
+        UserError: whether the devices are those of one machine or of all is not known.
+    """
+    processes, nodes = columns.pop("processes", None), columns.pop("nodes", None)
+    if processes is None:
+        return nodes if nodes is not None and np.nanmax(nodes) == 1 else None, []
+    if "processes" in match.chosen:
+        return processes, []
+    column, notes = match.taken["processes"], []
+    name = normalise(without_keeper(str(column)))
+    if (
+        nodes is not None
+        and np.nanmax(nodes) > 1
+        and not re.search("worldsize|total|^n?u?m?ranks|^dp|dataparallel", name)
+    ):
+        if name not in PER_NODE.split():
+            raise UserError(
+                f"{column!r} may be the devices of one machine or of all of {match.taken['nodes']!r}: say the number "
+                "of all, e.g. columns={'processes': 16}"
+            )
+        processes = processes * np.nan_to_num(nodes, nan=1.0)
+        notes.append(f"processes = {column!r} · {match.taken['nodes']!r}")
+    if not re.search("^dp|dataparallel", name):
+        for shared in [one for one in own if normalise(without_keeper(one)) in ONE_REPLICA.split()]:
+            together = np.nan_to_num(own[shared], nan=1.0)
+            if (together > 1).any() and (together >= 1).all():
+                processes = processes / together
+                notes.append(f"processes = {column!r} / {shared!r}, as those devices share one batch")
+    return processes, notes
+
+
+def _whole_batch(columns: Columns, match: Match, own: Columns) -> list[str]:
     """Make the batch that of a whole step: pieces that are accumulated and processes count.
 
     Raises:
         UserError: how many pieces or processes there were is not known, or their number may be in the other already.
     """
-    pieces, processes = columns.pop("accumulation", None), columns.pop("processes", None)
+    pieces, (processes, notes) = columns.pop("accumulation", None), _processes(columns, match, own)
     batch, kind = columns.get("batch_sequences"), match.batch_kind
     if batch is None or kind in ("whole", "sequences") or "batch_tokens" in columns:
         return []
@@ -182,7 +257,7 @@ def _whole_batch(columns: Columns, match: Match) -> list[str]:
     known = [(name, np.nan_to_num(values, nan=1.0)) for name, values in parts if values is not None]
     if (by_tokens := _as_tokens_tell(columns, known)) is not None:
         columns["batch_sequences"], how = by_tokens
-        return [f"batch of a step = {column!r}{how}, as tokens and steps tell"]
+        return [*notes, f"batch of a step = {column!r}{how}, as tokens and steps tell"]
     tokens_follow = bool(np.isnan(columns["tokens"]).any()) and "steps" in columns
     if kind == "device" and tokens_follow and processes is None:
         raise UserError(
@@ -195,7 +270,10 @@ def _whole_batch(columns: Columns, match: Match) -> list[str]:
         nanogpt = _is_nanogpt(match)
         if whole and nanogpt:  # in nanoGPT the pieces of all processes are counted together
             columns["batch_sequences"] = batch * np.nan_to_num(pieces, nan=1.0)
-            return [f"batch of a step = {column!r} · accumulation, which holds the processes already in nanoGPT"]
+            return [
+                *notes,
+                f"batch of a step = {column!r} · accumulation, which holds the processes already in nanoGPT",
+            ]
         if whole and tokens_follow:
             raise UserError(
                 f"{match.taken['accumulation']!r} may count the pieces of one process or of all of them (as in "
@@ -207,7 +285,7 @@ def _whole_batch(columns: Columns, match: Match) -> list[str]:
     for _, values in known:
         batch = batch * values
     columns["batch_sequences"] = batch
-    return [f"batch of a step = {column!r} · {' · '.join(name for name, _ in known)}"]
+    return [*notes, f"batch of a step = {column!r} · {' · '.join(name for name, _ in known)}"]
 
 
 def _is_nanogpt(match: Match) -> bool:
@@ -270,7 +348,7 @@ def _groups(table: RawTable, match: Match, sizes: np.ndarray) -> tuple[np.ndarra
     """One number for each combination of words, over the columns of words that distinguish a few kinds of rows."""
     total, notes = np.zeros(len(table), np.int64), []
     for name, column in table.columns.items():
-        if name in match.taken.values() or not column.is_text:
+        if name in match.taken.values() or name.startswith("Unnamed:") or not column.is_text:
             continue
         words, codes = np.unique(column.codes[0][table.index], return_inverse=True)
         if not 1 < len(words) <= min(MOST_GROUPS, len(table) // 2) or _follows(codes, sizes):

@@ -13,6 +13,8 @@ import numpy as np
 
 from ...errors import UserError
 from ...quantities import format_count, plural
+from .rows.initial_phase import in_initial_phase
+from .rows.points_along import run_of
 from .run_arrays import RunArrays
 
 Array = np.ndarray
@@ -30,6 +32,7 @@ CONDITIONS = (
 )
 # The logarithm of a vocabulary of a million: the loss of a model that guesses.
 MOST_LOSS = float(np.log(1e6))
+MOST_LIKELY_RATIO = 1e4
 # A run this far from its neighbours' surface, in scales of their scatter and as a logarithm, does not belong to them.
 FAR_SCALES, FAR, VERY_FAR = 6.0, np.log(1.1), np.log(1.5)
 ROUNDS = 30
@@ -109,7 +112,8 @@ def noise(runs: RunArrays) -> Noise | None:
 
 def diagnose(runs: RunArrays) -> tuple[Finding, ...]:
     """All findings, the gravest kinds first."""
-    searches = (_duplicates, _impossible, _levels_of_compute, _checkpoints, _far_off, _design_findings, _short, _edges)
+    searches = (_duplicates, _impossible, _levels_of_compute, _checkpoints, _far_off, _design_findings, _short)
+    searches += (_initial, _edges)
     return tuple(finding for search in searches for finding in search(runs))
 
 
@@ -225,6 +229,10 @@ def _impossible(runs: RunArrays) -> Iterator[Finding]:
         ((n > 1e14) | (d > 1e16), "counts beyond any model or corpus; are the columns exchanged?"),
         (d < n / 1000, "less than one token for a thousand parameters; are tokens in the same unit everywhere?"),
         (
+            (d / n > MOST_LIKELY_RATIO) & (n < 1e6),
+            "more tokens a parameter than anybody trains on; are sizes in thousands, or tokens in a larger unit?",
+        ),
+        (
             share < 1 / 3,
             "less compute than one forward pass, 2·N·D; does N count parameters that are not active?",
         ),
@@ -270,7 +278,7 @@ def _checkpoints(runs: RunArrays) -> Iterator[Finding]:
         return
     places: dict[str, list[int]] = {}
     for row, label in enumerate(runs.labels):
-        places.setdefault(label, []).append(row)
+        places.setdefault(run_of(label), []).append(row)
     along = []
     for rows in places.values():
         n, d = runs.num_params[rows], runs.tokens[rows]
@@ -396,6 +404,18 @@ def _edges(runs: RunArrays) -> Iterator[Finding]:
             if rows:
                 text = f"best of its sweep at the {side} {what}; the optimum may lie {beyond}, so add a run there"
                 yield _finding("edge", runs, np.array(rows), text)
+
+
+def _initial(runs: RunArrays) -> Iterator[Finding]:
+    rows = np.flatnonzero(in_initial_phase(runs.num_params, runs.tokens, runs.loss))
+    if len(rows):
+        yield _finding(
+            "pre-asymptotic",
+            runs,
+            rows,
+            "so short that the loss falls faster with every doubling that follows, which no law describes; train "
+            "longer, or at a higher learning rate, and leave these out",
+        )
 
 
 def _best_at_ends(runs: RunArrays, values: Array, fixed: tuple[str, ...]) -> tuple[list[int], list[int]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +30,7 @@ from .diagnosis import Finding, Noise, diagnose, noise
 from .frames import columns_read
 from .measurements import Measurements
 from .read_source import RunSource, of_records, read_source
+from .rows.initial_phase import in_initial_phase
 from .run_arrays import RunArrays
 
 # One column, or several.
@@ -231,6 +232,15 @@ class Observations(RunArrays):
         """What looks wrong, or stands in the way of a law: each with its rows and what to do. Advice: nothing is
         left out for it."""
         return diagnose(self)
+
+    def past_initial_phase(self) -> Observations:
+        """Without the runs that ended before the loss began to fall as a law says, which a note then names."""
+        short = in_initial_phase(self.num_params, self.tokens, self.loss)
+        if not short.any():
+            return self
+        longest = format_count(float(self.tokens[short].max()))
+        note = f"left out {short.sum()} of {plural(len(self), 'run')} of up to {longest}: too short for any law"
+        return replace(self.where(~short), notes=(*self.notes, note))
 
     def summary(self) -> str:
         """How many runs over which range, the noise floor, the findings and the notes, for people."""

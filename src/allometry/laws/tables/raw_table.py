@@ -14,7 +14,10 @@ import numpy as np
 from ...errors import UserError
 
 # Cells that stand for a missing value.
-BLANK = frozenset({"", "-", "–", "na", "n/a", "#n/a", "nan", "none", "null", "nil", "missing"})
+_BLANK = (
+    """- – — −  -- --- … ... ? na n/a #n/a n.a. nan none null nil missing tbd tba #div/0! #value! #ref! #num! #name?"""
+)
+BLANK = frozenset({"", *_BLANK.split()})
 
 
 class Column:

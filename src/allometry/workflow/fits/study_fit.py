@@ -42,6 +42,7 @@ def fit_runs(
     Raises:
         UserError: the source cannot be read or holds too few runs, or an option does not fit the others.
     """
+    is_study = Study(Path(source)).settings_path.is_file()
     single = names[0] if names is not None and len(names) == 1 else None
     if (objective is not None or delta is not None) and single is None:
         raise UserError(
@@ -53,8 +54,10 @@ def fit_runs(
         fit = laws.fit(single, observations, **{key: value for key, value in options.items() if value is not None})
     else:
         own = own_ladder(source) if names is None and not (columns or where or counted) else []
+        if not own and is_study and names is None:
+            observations = observations.past_initial_phase()
         fit = fit_ladder(own)[0] if own else laws.forecast(observations, names)
-    if output is None and not columns and Study(Path(source)).settings_path.is_file():
+    if output is None and not columns and is_study:
         output = Path(source) / "fit.json"
     _write(fit, output, listener)
     return fit

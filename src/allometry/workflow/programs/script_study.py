@@ -239,21 +239,15 @@ def quickstart_script(
     config: ScriptStudyConfig,
     *,
     out: Path | str = "study",
-    engine: str = "local",
-    device: str = "auto",
-    gpus: float = 0.0,
-    tracker_names: Sequence[str] = (),
     confirm: Callable[[ScriptCost], None] = lambda cost: None,
-    listener: Listener = silent,
+    **options: Any,
 ) -> Outcome:
     """Train the ladder of a program, fit the law, plan a larger run, train it and compare; arguments as ``quickstart``.
 
     Raises:
         UserError: the program failed, or the planned run diverged.
     """
-    with open_script_study(
-        config, out, engine=engine, device=device, gpus=gpus, tracker_names=tracker_names, listener=listener
-    ) as session:
+    with open_script_study(config, out, **options) as session:
         confirm(session.cost())
         session.train_rungs(session.run_sweep())
         plan = session.plan()

@@ -9,6 +9,8 @@ from pathlib import Path
 from ....errors import UserError
 
 _NUMBER = re.compile(r"[+-]?\d[\d.,']*(?:[eE][+-]?\d+)?\s*[A-Za-z]{0,9}%?")
+# Blanks between groups of three digits, which stand beside decimal commas in France and Switzerland.
+_BLANKS = re.compile(r"(?<=\d)['’ \u00a0\u2009\u202f](?=\d{3}(\D|$))")
 _CORE = re.compile(r"[+-]?(\d[\d.,]*)")
 # Only a comma for decimals explains these: 2,5 0,125 1234,567 2.000.000 2.000,5 — and only a point these.
 _COMMA = re.compile(r"\d+,\d{1,2}|\d+,\d{4,}|0\d*,\d+|\d{4,},\d+|[1-9]\d{0,2}(\.\d{3}){2,}|[1-9]\d{0,2}(\.\d{3})+,\d+")
@@ -35,7 +37,7 @@ def reads_decimal_commas(cells: Iterable[str | None], delimiter: str, path: Path
     if not any(cell and ("," in cell or cell.count(".") > 1) for cell in cells):
         return False
     for cell in cells:
-        if cell is None or not ("," in cell or "." in cell) or not _NUMBER.fullmatch(text := cell.strip()):
+        if cell is None or not ("," in cell or "." in cell) or not _NUMBER.fullmatch(text := _plain(cell)):
             continue
         core = _CORE.match(text).group(1).rstrip(".,")  # type: ignore[union-attr]
         if _COMMA.fullmatch(core):
@@ -64,9 +66,13 @@ def reads_decimal_commas(cells: Iterable[str | None], delimiter: str, path: Path
     return False
 
 
+def _plain(cell: str) -> str:
+    return _BLANKS.sub("", cell.strip())
+
+
 def with_points(cell: str | None) -> str | None:
     """A number with a decimal comma as one with a decimal point; anything else unchanged."""
-    if cell is None or (evidence := _WITH_COMMA.fullmatch(cell.strip())) is None:
+    if cell is None or (evidence := _WITH_COMMA.fullmatch(_plain(cell))) is None:
         return cell
     sign, number, rest = evidence.groups()
     return f"{sign}{number.replace('.', '').replace(',', '.')}{rest}"

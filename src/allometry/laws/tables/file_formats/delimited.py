@@ -16,21 +16,26 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import UserError
+from ....quantities import plural
 from ..raw_table import RawTable, objects
 from . import limits
 from .decimal_commas import reads_decimal_commas, with_points
+from .json_shapes import as_mapping, flattened
 
 # Up to so many bytes are parsed line by line; the head of a larger file is as long.
 SMALL = 1 << 22
 BLOCK = 1 << 23
-RULE = re.compile(r"[\s|:+=─-]*[-=─]{2,}[\s|:+=─-]*")
+RULE = re.compile(r"[\s|:+=─-]*[-=─]{2,}[\s|:+=─-]*|[\s\u2500-\u257f]*[\u2500-\u257f]{2,}[\s\u2500-\u257f]*")
+# Lines of Markdown that stand between the header and the rows of a table.
+MARKDOWN_RULE = re.compile(r"\s*\|?\s*:?-{2,}:?\s*(\|\s*:?-{2,}:?\s*)+\|?\s*")
+BARS = str.maketrans("│┃║", "|||")
 COMMENT = ("#", "//", "%")
 FOOTER = re.compile(r"\(\d+ rows?\)")
 Needed = Callable[[list[str]], list[str]] | None
 
 
 def read_delimited(path: Path, needed: Needed) -> RawTable:
-    """Columns of text; those without a name (an index that was written along) are not read.
+    """Columns of text; those without a name are not read, but for the first, which may hold the names of the runs.
 
     Raises:
         UserError: empty, no text, lines of different lengths, too large, two ways of writing decimals.
@@ -39,6 +44,8 @@ def read_delimited(path: Path, needed: Needed) -> RawTable:
         head = stream.read(SMALL + 1)
     if not head.strip():
         raise UserError(f"{path} is empty: it needs a header and at least one run")
+    if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and len(head) <= SMALL:  # a spreadsheet's Unicode text
+        head = head.decode("utf-16").encode()
     if b"\x00" in head:
         raise UserError(f"{path} is not text: give a CSV, JSONL or Parquet file")
     if len(head) > SMALL:
@@ -50,11 +57,12 @@ class _Lines:
     """The lines of a table: where its header is, and what stands between its cells."""
 
     def __init__(self, text: str, path: Path):
-        self.lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        self.lines = text.replace("\r\n", "\n").replace("\r", "\n").translate(BARS).split("\n")
         self.first, comments, separator = 0, [], ""
+        self.notes = self._take_table_of_markdown(path)
         for line in self.lines:
-            if line.strip().lower().startswith("sep=") and not separator and not comments:
-                separator = line.strip()[4:5] or "\t"
+            if line.strip().strip('"').lower().startswith("sep=") and not separator:
+                separator = line.strip().strip('"')[4:5] or "\t"
             elif line.strip() and not line.lstrip().startswith(COMMENT) and not RULE.fullmatch(line):
                 break
             elif line.strip():
@@ -67,6 +75,27 @@ class _Lines:
         self.spaced = self.delimiter not in header and self._is_spaced()
         self.header = self._cells(header, path)
         self._take_commented_header(comments, path)
+
+    def _take_table_of_markdown(self, path: Path) -> list[str]:
+        """Keep the table of a page in Markdown, without the text around it; what was left out.
+
+        Raises:
+            UserError: several tables.
+        """
+        rules = [
+            i for i, line in enumerate(self.lines) if i and MARKDOWN_RULE.fullmatch(line) and "|" in self.lines[i - 1]
+        ]
+        if not rules:
+            return []
+        if len(rules) > 1:
+            raise UserError(
+                f"{path} holds {len(rules)} tables, at lines {', '.join(str(i) for i in rules[:8])}: give one"
+            )
+        start = rules[0] - 1
+        end = next((i for i in range(start, len(self.lines)) if "|" not in self.lines[i]), len(self.lines))
+        text = [line for line in (*self.lines[:start], *self.lines[end:]) if line.strip()]
+        self.lines = [*([""] * start), *self.lines[start:end]]
+        return [f"{plural(len(text), 'line')} of text around the table not read"] if text else []
 
     def _is_spaced(self) -> bool:
         """Whether blanks stand between the cells, as NumPy writes them."""
@@ -125,21 +154,38 @@ def _line_by_line(path: Path, text: str, needed: Needed) -> RawTable:
         rows.append(cells)
         if len(rows) * len(names) > limits.MOST_CELLS:
             limits.refuse_size(path)
+    if names and not names[0]:  # an index that pandas wrote along, or the names of the runs
+        names = ["Unnamed: 0", *names[1:]]
     places = [place for place, name in enumerate(names) if name]
     wanted = set(needed([names[place] for place in places]) if needed else names)
     columns = {names[place]: [row[place] for row in rows] for place in places if names[place] in wanted}
     if lines.delimiter == "|":
         columns = {name: [_unmarked(cell) for cell in cells] for name, cells in columns.items()}
-    notes = []
+    notes = list(lines.notes)
     if reads_decimal_commas((cell for cells in columns.values() for cell in cells), lines.delimiter, path):
         columns = {name: [with_points(cell) for cell in cells] for name, cells in columns.items()}
         notes.append("numbers are read with decimal commas, and points between groups of three digits")
+    columns = {name: cells for one in columns.items() for name, cells in _expanded(*one).items()}
     return RawTable.of(path.name, {name: objects(cells) for name, cells in columns.items()}, notes)
+
+
+def _expanded(name: str, cells: list[str]) -> dict[str, list[Any]]:
+    """A column whose cells are mappings (``{'lr': 0.001, 'n_params': 1e6}``, as W&B's runs are saved) as one for each
+    key; any other as it is."""
+    first = next((cell for cell in cells if cell.strip()), "")
+    if as_mapping(first) is None:
+        return {name: list(cells)}
+    rows = [flattened(as_mapping(cell) or {}) for cell in cells]
+    return {
+        f"{name}.{key}": [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)
+    }
 
 
 def _unmarked(cell: str) -> str:
     """A cell of Markdown without emphasis."""
     text = cell.strip()
+    if text[:1].isdigit():
+        text = text.rstrip("*†‡")  # a footnote
     while len(text) > 2 and text[0] == text[-1] and text[0] in "*_`~":
         text = text[1:-1].strip()
     return text

@@ -1,8 +1,9 @@
-"""JSON as a table: records, lines, columns, pandas' shapes, runs under a key or by their names; one level flattened."""
+"""JSON as a table: records, lines, columns, pandas' shapes, runs under a key or by their names; mappings flattened."""
 
 from __future__ import annotations
 
 import json
+from ast import literal_eval
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from .limits import open_unpacked
 MOST_BYTES_OF_JSON = 1 << 28
 # Keys under which people keep their rows, the likeliest first.
 ROWS = ("runs", "results", "trials", "records", "rows", "data", "experiments", "log_history", "history", "items")
+MOST_NESTED = 4
+MOST_PRINTED = 1_000_000
+LONGEST_CELL = 100_000
 USUAL = "give a list of objects such as [{'N': 1e6, 'D': 2e7, 'loss': 3.1}], one object a line, or an object of columns"
 
 
@@ -39,7 +43,7 @@ def read_json(path: Path) -> RawTable:
 
 
 def flat_records(rows: Iterable[Mapping[str, Any]], name: str, notes: Iterable[str] = ()) -> RawTable:
-    """A table of records whose mappings are flattened by one level; what is nested deeper is named in the notes."""
+    """A table of records whose mappings are flattened; what is a list, or nested too deeply, is named in the notes."""
     left: dict[str, None] = {}
     table = from_records([_flat(row, left) if isinstance(row, Mapping) else row for row in rows], name)
     if not left:
@@ -62,6 +66,13 @@ def rows_of(value: Any, where: str) -> tuple[list[Mapping[str, Any]], list[str]]
         raise UserError(f"{where}: every line must be an object; {USUAL}")
     if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):
         return _of_rows(value["columns"], value["data"], where), []
+    if len(value) == 1 and isinstance(inside := next(iter(value.values())), dict) and not _is_run(inside):
+        rows, notes = rows_of(inside, where)
+        return rows, [f"rows taken from the key {next(iter(value))!r}", *notes]
+    if len(value) > 1 and all(_are_runs(one) for one in value.values()) and not set(value) & set(ROWS):
+        return [{"kind": key, **row} for key, rows in value.items() for row in rows], [
+            "each key is taken to be a kind of runs"
+        ]
     if (key := _key_of_rows(value)) is not None:
         rows, notes = rows_of(value[key], where)
         return rows, [f"rows taken from the key {key!r}", *notes]
@@ -81,6 +92,8 @@ def _parse(text: str, path: Path) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
+        if (objects := _one_after_the_other(text)) is not None:
+            return objects
         if error.msg != "Extra data" and error.lineno > 1:
             first = text.lstrip().split("\n", 1)[0].strip()
             if not (first.startswith("{") and first.endswith("}")):
@@ -95,6 +108,23 @@ def _parse(text: str, path: Path) -> Any:
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}, line {number}: not JSON ({error.msg}); give one object a line") from None
     return rows
+
+
+def _one_after_the_other(text: str) -> list[Any] | None:
+    """Objects that follow each other over several lines, as a program prints them; None if it is something else."""
+    decoder, place, found = json.JSONDecoder(), 0, []
+    while place < len(text) and len(found) < MOST_PRINTED:
+        if text[place] in " \t\r\n,":
+            place += 1
+            continue
+        if text[place] != "{":
+            return None
+        try:
+            value, place = decoder.raw_decode(text, place)
+        except json.JSONDecodeError:
+            return None
+        found.append(value)
+    return found if len(found) > 1 and place >= len(text) else None
 
 
 def _of_list(rows: list[Any], where: str) -> list[Mapping[str, Any]]:
@@ -133,26 +163,70 @@ def _of_mappings(value: Mapping[str, Mapping[str, Any]]) -> tuple[list[Mapping[s
     return [{label: name, **row} for name, row in value.items()], ["each key is taken to name a run"]
 
 
+def _is_run(value: Mapping[str, Any]) -> bool:
+    """Whether an object is one run: fields by their names, and no objects that could be runs themselves."""
+    return any(map(is_known, _flat(value, {}))) and not any(isinstance(one, dict | list) for one in value.values())
+
+
+def _are_runs(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+
+
 def _share_keys(inner: list[Mapping[str, Any]]) -> bool:
     """Whether objects are alike, as runs are; the parts of one run (settings, results) have keys of their own."""
     keys = [key for one in inner for key in one]
     return len(inner) == 1 or len(set(keys)) < len(keys)
 
 
-def _flat(row: Mapping[str, Any], left: dict[str, None]) -> dict[str, Any]:
-    """A record with its mappings flattened by one level; the keys that hold more go into ``left``."""
+def _flat(row: Mapping[str, Any], left: dict[str, None], above: str = "", depth: int = 0) -> dict[str, Any]:
+    """A record with its mappings flattened; the keys that hold lists, or are nested too deeply, go into ``left``."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
-        cells = {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, Mapping) else {key: value}
-        if isinstance(value, Mapping) and _is_wrapped(value):
-            cells = {key: value["value"]}
-        for name, cell in cells.items():
-            cell = cell["value"] if isinstance(cell, Mapping) and _is_wrapped(cell) else cell
-            if isinstance(cell, Mapping | list | tuple):
-                left[str(name)] = None
-                continue
-            flat.setdefault(str(name), cell)
+        name, value = f"{above}{key}", _plain_value(value)
+        if isinstance(value, Mapping) and depth < MOST_NESTED:
+            for inner, cell in _flat(value, left, f"{name}.", depth + 1).items():
+                flat.setdefault(inner, cell)
+        elif isinstance(value, Mapping | list | tuple):
+            left[name] = None
+        else:
+            flat.setdefault(name, value)
     return flat
+
+
+def _plain_value(value: Any) -> Any:
+    """A value without what trackers wrap it in: ``{"value": 3, "desc": null}``, a list of one, a list of named values,
+    or a mapping that was written as text."""
+    if isinstance(value, str):
+        return as_mapping(value) or value
+    if isinstance(value, Mapping):
+        return value["value"] if _is_wrapped(value) else value
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], int | float | str):
+        return value[0]
+    if isinstance(value, list) and value and all(isinstance(one, Mapping) and "value" in one for one in value):
+        names = [one.get("key", one.get("name")) for one in value]  # MLflow's answers
+        if all(isinstance(name, str) for name in names):
+            return {name: one["value"] for name, one in zip(names, value, strict=True)}
+    return value
+
+
+def flattened(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with its mappings flattened; lists are left out."""
+    return _flat(row, {})
+
+
+def as_mapping(text: str) -> dict[str, Any] | None:
+    """A mapping that was written into one cell, as JSON or as Python prints it; None for any other text."""
+    text = text.strip()
+    if not (text.startswith("{") and text.endswith("}")) or len(text) > LONGEST_CELL:
+        return None
+    for parse in (json.loads, literal_eval):
+        try:
+            value = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            continue
+        if isinstance(value, dict):
+            return {str(key): one for key, one in value.items()}
+    return None
 
 
 def _is_wrapped(value: Mapping[str, Any]) -> bool:

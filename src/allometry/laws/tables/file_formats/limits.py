@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import UserError
+from ...field_names import is_known
 
 # More cells than this are no table of runs. A table of curves this large still fits into the memory of a laptop.
 MOST_CELLS = 100_000_000
@@ -26,20 +27,21 @@ def open_unpacked(path: Path) -> Any:
 
 
 def check_names(header: Sequence[str], path: Path | str) -> list[str]:
-    """Names without blanks around them.
+    """Names without blanks around them; those of columns that a law has no use for may repeat, and are numbered.
 
     Raises:
-        UserError: two columns of one name, or far too many.
+        UserError: two columns of one known name, or far too many.
     """
     if len(header) > MOST_COLUMNS:
         raise UserError(f"{path} has {len(header):,} columns, which is no table of runs: export those that are needed")
     names = [str(name).strip() for name in header]
     twice = [name for name, times in Counter(names).items() if name and times > 1]
-    if twice:
+    known = [name for name in twice if is_known(name)]
+    if known:
         raise UserError(
-            f"{path}: more than one column is named {', '.join(map(repr, twice[:8]))}; rename or remove one"
+            f"{path}: more than one column is named {', '.join(map(repr, known[:8]))}; rename or remove one"
         )
-    return names
+    return [f"{name} #{names[:place].count(name) + 1}" if name in twice else name for place, name in enumerate(names)]
 
 
 def within_limit(batches: Iterable[Any], columns: int, path: Path) -> list[Any]:

@@ -1,0 +1,1 @@
+"""Rows that are no finished runs: summaries of the rows above, points along a run, runs that did not end."""
