@@ -151,7 +151,7 @@ class Bomb:
         ("runs.csv", b"N,D,loss\n1e6,2e7," + b"9" * 20_000_000, "cannot be read"),
         ("runs.csv", b"1," * 1_000_000, "columns, which is no table of runs"),
         ("runs.json", b"[" * 100_000, "nested too deeply"),
-        ("runs.jsonl", b'{"N":1e6,"D":2e7,"loss":{"a":{"b":3}}}', "no column for loss"),
+        ("runs.jsonl", b'{"N":1e6,"D":2e7,"loss":[4,3]}', "no column for loss"),
         ("runs.jsonl", b'{"N":1e6,"D":2e7,"loss":1' + b"0" * 400 + b"}", "not a number"),
         ("runs.jsonl", b'{"N":1e6,"D":2e7,"loss":1' + b"0" * 5000 + b"}", "cannot be read"),
         ("runs.parquet", b"PAR1" * 4, "cannot be read"),

@@ -6,7 +6,7 @@ import torch
 
 from allometry.data.task_data.text_pairs import encode_pair, read_pairs
 from allometry.errors import UserError
-from allometry.tasks.answers import IGNORED, answer_of, losses_of, rows_of, write_answers
+from allometry.tasks.answers import IGNORED, answer_of, likeness, losses_of, rows_of, write_answers
 from allometry.tasks.contract import ALONE
 
 
@@ -129,3 +129,37 @@ def test_a_text_with_another_answer_in_the_training_data_is_noticed(tmp_path):
         catalogue(tmp_path / f"{number}.mo", {f"message {i}": f"Nachricht {i} {number}" for i in range(400)})
     samples = read_pairs("translation", str(tmp_path), 64)
     assert "have a near copy in the training data" in samples.notes[-1]
+
+
+def longest_common(a: list[str], b: list[str]) -> int:
+    """Length of the longest common subsequence, by the table of every textbook."""
+    best = np.zeros((len(a) + 1, len(b) + 1), int)
+    for i, one in enumerate(a):
+        for j, other in enumerate(b):
+            best[i + 1, j + 1] = best[i, j] + 1 if one == other else max(best[i, j + 1], best[i + 1, j])
+    return int(best[-1, -1])
+
+
+def test_summaries_are_scored_by_rouge_l():
+    pytest.importorskip("rouge_score", reason="rouge-score is of the extra tasks")
+    written = [b"a tool that draws maps", b"nothing in common", b"", b"same words"]
+    wanted = [b"tool that quickly draws", b"quite another line", b"something", b"same words"]
+    score = likeness("summaries", written, wanted)["rouge_l"]
+    each = []
+    for ours, theirs in zip(written, wanted, strict=True):
+        a, b = ours.decode().split(), theirs.decode().split()
+        common = longest_common(a, b)
+        each.append(2 * common / (len(a) + len(b)))  # the harmonic mean of common/len(a) and common/len(b)
+    assert score.value == pytest.approx(np.mean(each))
+    assert score.error == pytest.approx(np.std(each, ddof=1) / 2)
+
+
+def test_translations_are_scored_by_chrf():
+    pytest.importorskip("sacrebleu", reason="sacrebleu is of the extra tasks")
+    right, wrong = [b"Datei nicht gefunden", b"Speicher voll"], [b"xyz", b"qqq"]
+    assert likeness("translation", right, right)["chrf"].value == pytest.approx(1)
+    assert likeness("translation", wrong, right)["chrf"].value < 0.05
+    half = likeness("translation", [right[0], wrong[1]], right)["chrf"]
+    assert 0.2 < half.value < 0.8
+    assert half.error > 0.3
+    assert likeness("questions", right, right) == {}

@@ -67,7 +67,7 @@ class PairsTask:
         written = write_answers(model, rows, self.context)
         wanted = [answer_of(row) for row in rows]
         exact = torch.tensor([one == other for one, other in zip(written, wanted, strict=True)], dtype=torch.float64)
-        return {"exact_match": mean_of(exact)} | _likeness(self.name, written, wanted)
+        return {"exact_match": mean_of(exact)} | likeness(self.name, written, wanted)
 
 
 def rows_of(rows: np.ndarray, context: int) -> Batch:
@@ -126,7 +126,8 @@ def answer_of(row: np.ndarray) -> bytes:
     return text.partition(bytes([END]))[0].rstrip(b"\0")
 
 
-def _likeness(task: str, written: list[bytes], wanted: list[bytes]) -> dict[str, Score]:
+def likeness(task: str, written: list[bytes], wanted: list[bytes]) -> dict[str, Score]:
+    """How like what was written is to what was wanted, by the library of the task; nothing where it is not there."""
     ours, theirs = ([text.decode("utf-8", "replace") for text in side] for side in (written, wanted))
     if task == "translation" and importlib.util.find_spec("sacrebleu"):
         from sacrebleu.metrics.chrf import CHRF  # pyright: ignore[reportMissingImports]  # of an extra

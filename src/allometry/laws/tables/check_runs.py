@@ -78,16 +78,16 @@ def check_units(runs: RunArrays, match: Match) -> None:
             f"{ratio:.3g} tokens a parameter: is {name} (column {column!r}, {values.min():.4g} to {values.max():.4g}) "
             f"in millions or billions? Say its unit, e.g. columns={{{name!r}: '{column}*1e6'}}, or *1 if it is a count"
         )
-    if np.median(runs.tokens) < LEAST_LIKELY_TOKENS and "tokens" not in match.factors and "tokens" not in match.chosen:
-        column, middle = match.taken.get("tokens", "tokens"), float(np.median(runs.tokens))
-        raise UserError(
-            f"tokens have a median of {middle:.4g}: is column {column!r} in thousands or millions? Say its unit, e.g. "
-            f"columns={{'tokens': '{column}*1e6'}}, or *1 if it is a count"
-        )
     if np.median(runs.num_params) < 1e4 and np.median(runs.tokens) < 1e5 and "num_params" not in match.factors:
         column = match.taken.get("num_params", "num_params")
         sizes, tokens = float(np.median(runs.num_params)), float(np.median(runs.tokens))
         raise UserError(
             f"num_params and tokens have medians of {sizes:.4g} and {tokens:.4g}: are they in millions? Say the "
             f"units, e.g. columns={{'num_params': '{column}*1e6'}}, or *1 if they are counts"
+        )
+    if np.median(runs.tokens) < LEAST_LIKELY_TOKENS and "tokens" not in match.factors and "tokens" not in match.chosen:
+        column, middle = match.taken.get("tokens", "tokens"), float(np.median(runs.tokens))
+        raise UserError(
+            f"tokens have a median of {middle:.4g}: is column {column!r} in thousands or millions? Say its unit, e.g. "
+            f"columns={{'tokens': '{column}*1e6'}}, or *1 if it is a count"
         )

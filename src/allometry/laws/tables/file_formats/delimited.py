@@ -11,7 +11,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ RULE = re.compile(r"[\s|:+=─-]*[-=─]{2,}[\s|:+=─-]*|[\s\u2500-\u257f]*[\u2
 # Lines of Markdown that stand between the header and the rows of a table.
 MARKDOWN_RULE = re.compile(r"\s*\|?\s*:?-{2,}:?\s*(\|\s*:?-{2,}:?\s*)+\|?\s*")
 BARS = str.maketrans("│┃║", "|||")
-COMMENT = ("#", "//", "%")
+COMMENT = re.compile(
+    r"#(?!DIV/0!|VALUE!|REF!|NUM!|NAME\?|N/A)|//|%"
+)  # what a spreadsheet writes for an error is a cell
 FOOTER = re.compile(r"\(\d+ rows?\)")
 Needed = Callable[[list[str]], list[str]] | None
 
@@ -45,7 +47,8 @@ def read_delimited(path: Path, needed: Needed) -> RawTable:
     if not head.strip():
         raise UserError(f"{path} is empty: it needs a header and at least one run")
     if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and len(head) <= SMALL:  # a spreadsheet's Unicode text
-        head = head.decode("utf-16").encode()
+        text = head.decode("utf-16", errors="replace")
+        head = text.encode() if "\n" in text or "\r" in text else head
     if b"\x00" in head:
         raise UserError(f"{path} is not text: give a CSV, JSONL or Parquet file")
     if len(head) > SMALL:
@@ -63,7 +66,7 @@ class _Lines:
         for line in self.lines:
             if line.strip().strip('"').lower().startswith("sep=") and not separator:
                 separator = line.strip().strip('"')[4:5] or "\t"
-            elif line.strip() and not line.lstrip().startswith(COMMENT) and not RULE.fullmatch(line):
+            elif line.strip() and not COMMENT.match(line.lstrip()) and not RULE.fullmatch(line):
                 break
             elif line.strip():
                 comments.append(line.strip())
@@ -99,7 +102,7 @@ class _Lines:
 
     def _is_spaced(self) -> bool:
         """Whether blanks stand between the cells, as NumPy writes them."""
-        body = [line for line in self.lines[self.first :] if line.strip() and not line.startswith(COMMENT)][:20]
+        body = [line for line in self.lines[self.first :] if line.strip() and not COMMENT.match(line)][:20]
         return len(body) > 1 and len({len(line.split()) for line in body}) == 1 and len(body[0].split()) > 2
 
     def _take_commented_header(self, comments: list[str], path: Path) -> None:
@@ -128,7 +131,7 @@ class _Lines:
         try:
             for cells in reader:
                 text = self.delimiter.join(cells).strip()
-                if not text.startswith(COMMENT) and text and not RULE.fullmatch(text) and not FOOTER.fullmatch(text):
+                if not COMMENT.match(text) and text and not RULE.fullmatch(text) and not FOOTER.fullmatch(text):
                     yield self.first + 1 + reader.line_num, cells
         except csv.Error as error:
             raise UserError(f"{path} cannot be read ({error}); export it again as CSV or Parquet") from None
@@ -169,13 +172,13 @@ def _line_by_line(path: Path, text: str, needed: Needed) -> RawTable:
     return RawTable.of(path.name, {name: objects(cells) for name, cells in columns.items()}, notes)
 
 
-def _expanded(name: str, cells: list[str]) -> dict[str, list[Any]]:
+def _expanded(name: str, cells: Sequence[str | None]) -> dict[str, list[Any]]:
     """A column whose cells are mappings (``{'lr': 0.001, 'n_params': 1e6}``, as W&B's runs are saved) as one for each
     key; any other as it is."""
-    first = next((cell for cell in cells if cell.strip()), "")
+    first = next((cell for cell in cells if cell and cell.strip()), "")
     if as_mapping(first) is None:
         return {name: list(cells)}
-    rows = [flattened(as_mapping(cell) or {}) for cell in cells]
+    rows = [flattened(as_mapping(cell or "") or {}) for cell in cells]
     return {
         f"{name}.{key}": [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)
     }

@@ -54,14 +54,14 @@ def share_done(columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, str] | No
         if len(known) and known.min() >= 0 and known.max() <= whole and known.max() > 0.9 * whole:
             return values / whole, repr(named[word])
     for done, whole in DONE_AND_WHOLE:
-        pair = _first(named, done.split()), _first(named, whole.split())
-        if None in pair or pair[0] == pair[1]:
+        here, end = _first(named, done.split()), _first(named, whole.split())
+        if here is None or end is None or here == end:
             continue
         with np.errstate(divide="ignore", invalid="ignore"):
-            share = columns[pair[0]] / columns[pair[1]]
+            share = columns[here] / columns[end]
         known = share[np.isfinite(share)]
         if len(known) == len(share) and known.max() <= 1 + 1e-6 and known.max() > 0.9 and known.min() < 0.999:
-            return share, f"{pair[0]!r} is below {pair[1]!r}"
+            return share, f"{here!r} is below {end!r}"
     return None
 
 
