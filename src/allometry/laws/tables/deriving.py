@@ -186,12 +186,14 @@ def _points_along(columns: Columns, own: Columns, cleaned: Cleaned, match: Match
         return []
     named = {column: columns[name] for name, column in match.taken.items() if name in columns}
     named = {column: values for column, values in named.items() if isinstance(column, str)}
-    told = share_done({**own, **named}) or share_by_checkpoint(cleaned.table, columns["num_params"], columns["tokens"])
-    if told is None or not (inside := told[0] < WHOLE_RUN).any():
+    shares = share_done({**own, **named}) or share_by_checkpoint(
+        cleaned.table, columns["num_params"], columns["tokens"]
+    )
+    if shares is None or not (inside := shares[0] < WHOLE_RUN).any():
         return []
-    columns["share_of_run"] = told[0]
+    columns["share_of_run"] = shares[0]
     verb = "is a point" if inside.sum() == 1 else "are points"
-    return [f"{plural(int(inside.sum()), 'row')} of {len(inside)} {verb} along a run, not its end: {told[1]}"]
+    return [f"{plural(int(inside.sum()), 'row')} of {len(inside)} {verb} along a run, not its end: {shares[1]}"]
 
 
 def _experts(table: RawTable, columns: Columns, match: Match) -> list[str]:

@@ -33,7 +33,7 @@ def columns_read(match: Match, cleaned: Cleaned, runs: RunArrays) -> dict[str, s
         if isinstance(column, str) and name in ("num_params", "tokens", "flops"):
             with np.errstate(divide="ignore", invalid="ignore"):
                 units = runs.column(name) / cleaned.table.numbers(column)[0]
-            units = units[np.isfinite(units)]
+            units = units[np.isfinite(units) & (units > 0)]
             if len(units) and abs(np.log(np.median(units))) > 0.01:
                 columns[name] = f"{column}*{np.median(units):.6g}"
     return columns

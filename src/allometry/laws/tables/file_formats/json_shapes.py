@@ -112,8 +112,8 @@ def _parse(text: str, path: Path) -> Any:
 
 def _one_after_the_other(text: str) -> list[Any] | None:
     """Objects that follow each other over several lines, as a program prints them; None if it is something else."""
-    decoder, place, found = json.JSONDecoder(), 0, []
-    while place < len(text) and len(found) < MOST_PRINTED:
+    decoder, place, values = json.JSONDecoder(), 0, []
+    while place < len(text) and len(values) < MOST_PRINTED:
         if text[place] in " \t\r\n,":
             place += 1
             continue
@@ -123,8 +123,8 @@ def _one_after_the_other(text: str) -> list[Any] | None:
             value, place = decoder.raw_decode(text, place)
         except json.JSONDecodeError:
             return None
-        found.append(value)
-    return found if len(found) > 1 and place >= len(text) else None
+        values.append(value)
+    return values if len(values) > 1 and place >= len(text) else None
 
 
 def _of_list(rows: list[Any], where: str) -> list[Mapping[str, Any]]:

@@ -42,7 +42,7 @@ def summary_rows(table: RawTable, fields: Iterable[str]) -> np.ndarray:
     Returns:
         One truth value a row; all False if every row would be one.
     """
-    found = np.zeros(len(table), bool)
+    summaries = np.zeros(len(table), bool)
     names = list(table.columns)
     for name, column in table.columns.items():
         judged = column.is_text or name in names[:1] or name in fields
@@ -51,8 +51,8 @@ def summary_rows(table: RawTable, fields: Iterable[str]) -> np.ndarray:
         codes, texts = column.codes
         hits = [place for place, text in enumerate(texts) if text and is_summary(text)]
         if hits:
-            found |= np.isin(codes[table.index], hits)
-    return found if not found.all() else np.zeros(len(table), bool)
+            summaries |= np.isin(codes[table.index], hits)
+    return summaries if not summaries.all() else np.zeros(len(table), bool)
 
 
 def unlabelled_summary(columns: Mapping[str, np.ndarray]) -> bool:
