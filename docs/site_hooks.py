@@ -1,8 +1,8 @@
 """What the site needs beside the pages, so that the same pages can be read on GitHub: hooks of mkdocs.
 
 - The navigation is the list in ``index.md``: its headings are the sections, its links the pages.
-- A link that leads out of ``docs`` (an example, a result, CONTRIBUTING.md) leads to a copy of that file in the site.
-- A notebook is shown as a page, made from its cells.
+- A link that leads out of ``docs`` (an example, a result, CONTRIBUTING.md) leads to a copy of that file in the site;
+  code and notebooks are shown as pages.
 """
 
 from __future__ import annotations
@@ -30,19 +30,16 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for section in text.split("\n## ")[1:]:
         title, _, body = section.partition("\n")
         pages = re.findall(r"^- \[([^\]]+)\]\(([^)]+)\)", body, flags=re.MULTILINE)
-        entries = [{name.replace("`", ""): page_of(path)} for name, path in pages if not path.startswith("..")]
+        entries = [{name.replace("`", ""): in_site(path)} for name, path in pages if shown(path)]
         nav.append({title.partition(":")[0]: entries})
     config.nav = nav
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Pages for notebooks, and copies of the files outside of docs to which pages link."""
+    """Copies of the files outside of docs to which pages link, or pages that show them."""
     docs = Path(config.docs_dir)
     root = docs.parent
-    for notebook in sorted(docs.rglob("*.ipynb")):
-        name = notebook.relative_to(docs).as_posix()
-        files.append(File.generated(config, page_of(name), content=from_notebook(notebook)))
     to_read = sorted(docs.rglob("*.md"))
     known = {page.resolve() for page in to_read}
     while to_read:
@@ -51,14 +48,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
                 continue
             known.add(target)
             name = outside(target.relative_to(root))
-            if target.suffix in SHOWN_AS_CODE:
+            if target.suffix == ".ipynb":
+                files.append(File.generated(config, name, content=from_notebook(target)))
+            elif target.suffix in SHOWN_AS_CODE:
                 files.append(File.generated(config, name, content=as_code(target)))
             else:
                 files.append(File.generated(config, name, abs_src_path=str(target)))
-            if target.suffix == ".md":
+            if target.suffix in (".md", ".ipynb"):
                 to_read.append(target)
+    in_nav = {
+        path for section in config.nav[1:] for entries in section.values() for e in entries for path in e.values()
+    }
     for file in files:
-        if file.src_uri.startswith(OUTSIDE) and file.is_documentation_page():
+        if file.src_uri.startswith(OUTSIDE) and file.is_documentation_page() and file.src_uri not in in_nav:
             file.inclusion = file.inclusion.NOT_IN_NAV
     return files
 
@@ -67,7 +69,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Links as they lead inside the site."""
     docs = Path(config.docs_dir)
     uri = Path(page.file.src_uri)
-    if uri.suffixes[-2:-1] and uri.suffixes[-2] in SHOWN_AS_CODE:
+    if any(uri.name.endswith(f"{suffix}.md") for suffix in SHOWN_AS_CODE):
         return markdown
     source = docs.parent / uri.relative_to(OUTSIDE) if uri.parts[0] == OUTSIDE else docs / uri
 
@@ -77,7 +79,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return match[0]
         target = (source.parent / path).resolve()
         if docs in target.parents:
-            name = page_of(target.relative_to(docs).as_posix())
+            name = target.relative_to(docs).as_posix()
         elif docs.parent in target.parents:
             name = outside(target.relative_to(docs.parent))
         else:
@@ -101,14 +103,19 @@ def targets(page: Path) -> Iterator[Path]:
             yield (page.parent / target.partition("#")[0]).resolve()
 
 
-def page_of(path: str) -> str:
-    """The page of the site that shows a file of docs."""
-    return path.removesuffix(".ipynb") + ".notebook.md" if path.endswith(".ipynb") else path
+def shown(path: str) -> bool:
+    """Whether a link of index.md belongs to the navigation: a page, or a notebook wherever it lies."""
+    return not path.startswith("..") or path.endswith(".ipynb")
+
+
+def in_site(path: str) -> str:
+    """The page of the site for a link of index.md."""
+    return outside(Path(path.removeprefix("../"))) if path.startswith("..") else path
 
 
 def outside(path: Path) -> str:
     """The file of the site for a file outside of docs, by its path in the repository."""
-    return f"{OUTSIDE}/{path.as_posix()}{'.md' if path.suffix in SHOWN_AS_CODE else ''}"
+    return f"{OUTSIDE}/{path.as_posix()}{'.md' if path.suffix in {*SHOWN_AS_CODE, '.ipynb'} else ''}"
 
 
 def as_code(path: Path) -> str:
