@@ -13,12 +13,17 @@ import pytest
 import allometry
 
 SOURCE = Path(allometry.__file__).parent
-GROUND = {"arithmetic", "errors", "extras", "files", "plugins", "quantities", "text_table"}
+GROUND = {
+    *("arithmetic", "cards", "errors", "extras", "files"),
+    *("installed_extras", "plugins", "quantities", "text_table"),
+}
 
 # What a room may import when it is imported itself, and what only within a function, so that it costs nothing until
 # it is needed.
 ALLOWED = {
     "errors": (set(), set()),
+    "cards": (set(), set()),
+    "installed_extras": (set(), set()),
     "arithmetic": ({"errors"}, set()),
     "extras": ({"errors"}, set()),
     "files": (set(), set()),

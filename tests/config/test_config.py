@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -137,11 +138,11 @@ def test_a_misspelt_key_is_named_rather_than_the_one_it_leaves_missing():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "width: Field required"),
-        ({"width": 16, "layers": 2}, "hidden: Field required"),
+        ({}, "width: is missing"),
+        ({"width": 16, "layers": 2}, "hidden: is missing"),
         ({"width": "wide", "layers": 2, "hidden": 8}, "width: .*integer"),
         ({"width": 16.5, "layers": 2, "hidden": 8}, "width: .*integer"),
-        ({"width": 16, "layers": 0, "hidden": 8}, "layers: .*greater than or equal to 1"),
+        ({"width": 16, "layers": 0, "hidden": 8}, "layers: must be 1 or more, not 0"),
         ({"width": 24, "layers": 1, "hidden": 8, "head_dim": 16}, "width 24 is not a multiple of head_dim 16"),
         ({"width": 15, "layers": 1, "hidden": 8, "head_dim": 5}, "head_dim: .*multiple of 2"),
     ],
@@ -445,3 +446,40 @@ def test_a_run_with_another_length_has_the_schedule_of_that_length():
     run = run_config(tokens=10_000)
     assert run.schedule.tokens < 11_000 < run.with_train(tokens=20_000).schedule.tokens
     assert run.with_train(tokens=20_000).trunk == run.trunk
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("data = 3", 'data: must be text in quotes, such as "stdlib", not 3'),
+        ('minutes = "three"', "minutes: 'three' is not a number; write 1e9, 1.5B, 200M or 10k"),
+        ("minutes = true", "minutes: must be a number, not true"),
+        ("minutes = nan", "minutes: must be a finite number, not nan"),
+        ("minutes = inf", "minutes: must be a finite number, not inf"),
+        ("minutes = -1", "minutes: must be above 0, not -1"),
+        ("widths = 16\ntokens = [10_000]", "widths: must be a list, such as [16, 24], not 16"),
+        ("widths = [16, 24.5]\ntokens = [10_000]", "widths, entry 2: must be a whole number, not 24.5"),
+        ("minutes = 3\nsweep = 5", "sweep: must be true or false, not 5"),
+        ("minutes = 3\ndecoder = 5", "decoder: must be a table, not 5"),
+        ('minutes = 3\nprecision = "fp8"', "precision: must be 'fp32' or 'bf16', not \"fp8\""),
+        ("minutes = 3\nseed = 99999999999999999999", "seed: "),
+        ("minutes = 3\n[decoder]\nhead_dim = 3", "decoder.head_dim: must be a multiple of 2, not 3"),
+    ],
+)
+def test_what_is_wrong_with_a_value_is_said_in_plain_words(tmp_path, toml, words):
+    path = tmp_path / "study.toml"
+    path.write_text(toml)
+    with pytest.raises(UserError) as caught:
+        StudyConfig.read(path)
+    assert str(caught.value).startswith(f"{path}: {words}")
+    assert not re.search(r"Input|Value error|valid", str(caught.value))
+
+
+def test_sizes_may_be_written_as_people_write_them(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text('widths = ["16", 24]\ntokens = ["60k", 2e5, "1.5M"]\nbatch_tokens = "1k"\nlr = "0.5"')
+    config = StudyConfig.read(path)
+    assert config.tokens == (60_000, 200_000, 1_500_000)
+    assert (config.widths, config.batch_tokens, config.lr) == ((16, 24), 1000, 0.5)
+    plain = StudyConfig(widths=(16, 24), tokens=(60_000, 200_000, 1_500_000), batch_tokens=1000, lr=0.5)
+    assert config.identity() == plain.identity()

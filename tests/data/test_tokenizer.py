@@ -1,6 +1,7 @@
 """Text to tokens and back, without loss, the same every time; and files that are not tokenizers."""
 
 import json
+import socket
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from allometry.data import tokenizer as tokenizers
 from allometry.data.split import SEPARATOR
-from allometry.data.tokenizer import END, Bytes, Subwords, open_tokenizer, train_bpe, trained_vocab_size
+from allometry.data.tokenizer import END, Bytes, Subwords, hub_answers, open_tokenizer, train_bpe, trained_vocab_size
 from allometry.errors import UserError
 
 WORDS = ["the quick brown fox\n", "jumps over the lazy dog\n", "12 Größen, 漢字 🙂\n"] * 200
@@ -171,6 +172,7 @@ def hub(monkeypatch):
         raise OSError("no network\nat all.")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(tokenizers, "hub_answers", lambda: True)
     return cached
 
 
@@ -178,6 +180,25 @@ def test_gpt2_without_its_file_reports_how_to_get_it(hub):
     message = refused("gpt2")
     assert "cannot be downloaded (no network)" in message
     assert "hf download openai-community/gpt2 tokenizer.json" in message
+
+
+def test_a_hub_that_does_not_answer_is_not_asked_again_and_again(hub, monkeypatch):
+    monkeypatch.setattr(tokenizers, "hub_answers", lambda: False)
+    hub.update(path="never taken", local=False)
+    assert "huggingface.co does not answer" in refused("gpt2")
+
+
+def test_whether_the_hub_answers(monkeypatch):
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert hub_answers()
+    assert not hub_answers()
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    assert hub_answers()
 
 
 @pytest.mark.parametrize("local", [True, False])

@@ -81,7 +81,7 @@ def test_once_saves_and_leaves(text, tmp_path, name, number, status):
     assert process.returncode == status, err
     lines = [line for line in err.splitlines() if line.startswith("allometry:")]
     assert len(lines) == 1
-    assert "the same command goes on from here" in lines[0]
+    assert "the same command again continues" in lines[0]
     assert "Traceback" not in err
     assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
     saved = [saved_states.newest(folder) for folder in tmp_path.glob("s/trunks/*")]

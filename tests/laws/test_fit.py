@@ -231,7 +231,11 @@ def test_impossible_predictions_are_refused(arguments, words):
 def test_files_that_are_no_fit_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         load(tmp_path / "absent.json")
-    for text, words in (("{", "is not JSON"), ("[]", "not a fit or forecast"), ('{"kind": "fit"}', "not a fit")):
+    for text, words in (
+        ("{", "not JSON, so no fit"),
+        ("[]", "not a fit or forecast"),
+        ('{"kind": "fit"}', "not a fit"),
+    ):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(UserError, match=words):
             load(tmp_path / "x.json")

@@ -58,6 +58,6 @@ def test_what_fails_is_marked_and_names_are_text():
         model[0].weight.mul_(1e-6)
         model[0].bias.zero_()
     page = audit_page(nn.audit(model, torch.ones(2, 4)))
-    assert 'class="bad"' in page
+    assert 'fill="#c00020"' in page
     assert "a<b>" not in page
     assert "a&lt;b&gt;" in page

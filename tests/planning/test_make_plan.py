@@ -91,7 +91,7 @@ def test_budget_json_there_and_back(budget):
         ({"device": "h100", "hours": 1, "mfu": 1.2}, "mfu is a share of the peak"),
         (
             {"device": "h100", "hours": 1, "num_devices": 1.5},
-            "(num_devices) must be whole, not 1.5",
+            "num_devices must be whole, not 1.5",
         ),
         ({"device": "abacus", "hours": 1}, "unknown device 'abacus'; known: v100, a100"),
         ({"hours": 5}, "a budget by hours needs a device, or flops_per_second"),

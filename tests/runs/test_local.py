@@ -141,6 +141,6 @@ def test_ctrl_c_saves_and_says_how_to_go_on(text, tmp_path):
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert out == ""
-    assert "the same command goes on from here" in err.splitlines()[-1]
+    assert "the same command again continues" in err.splitlines()[-1]
     assert "Traceback" not in err
     assert list((tmp_path / "s" / "trunks").iterdir())

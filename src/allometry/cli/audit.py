@@ -14,10 +14,18 @@ import typer
 
 from ..errors import UserError
 from ..quantities import parse_number
+from .terminal.command import the_same_with
 from .terminal.options import Json
 
 NOT_OK = 1
 WINDOWS = 8  # of held-out text, for a run
+
+EXAMPLES = (
+    "allometry audit model.py:make",
+    "allometry audit model.py:make --steps 20 --html scales.html",
+    "allometry audit model.py:make --coord-check --widths 32,64,128",
+    "allometry audit quickstart",
+)
 
 
 def audit(
@@ -40,8 +48,8 @@ def audit(
     widths: Annotated[str | None, typer.Option(help="For --coord-check; 64,128,256,512 by default.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page of all scales as well, which opens offline.")] = None,
     json: Json = False,
-) -> None:
-    """Are this model's tensors at a healthy scale? Exit status 1 when not."""
+) -> list[str] | None:
+    """Measure the scale of every activation, weight and gradient of a model. Exit status 1 if one is not healthy."""
     from ..extras import require
     from .terminal.output import answer, answer_json
 
@@ -65,6 +73,7 @@ def audit(
     answer_json(result.to_dict()) if json else answer(result)
     if not result.ok:
         raise typer.Exit(NOT_OK)
+    return the_same_with("--steps", "20") if steps is None and not coord_check else None
 
 
 def _write_page(path: Path, result: Any) -> None:

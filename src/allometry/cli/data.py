@@ -9,6 +9,12 @@ import typer
 
 from .terminal.options import Json
 
+EXAMPLES = (
+    "allometry data my_texts/ --out corpus --tokenizer bpe:8192",
+    "allometry data runs.jsonl --out corpus --text-field body",
+    "allometry data roneneldan/TinyStories --out corpus --split train",
+)
+
 
 def data(
     source: Annotated[
@@ -25,8 +31,8 @@ def data(
     config: Annotated[str | None, typer.Option(help="Configuration of a Hugging Face data set.")] = None,
     split: Annotated[str | None, typer.Option(help="Its split; train by default.")] = None,
     json: Json = False,
-) -> None:
-    """Text to packed tokens, split into training and held-out text. The same command again goes on where it stopped."""
+) -> list[str]:
+    """Pack text into token shards, split into training and held-out text. The same command again continues."""
     from ..data.packing import prepare
     from ..data.shards import read_manifest
     from ..data.sources import open_source
@@ -41,3 +47,4 @@ def data(
         answer_json(read_manifest(out) | counts | {"bytes_per_token": corpus.bytes_per_token})
     else:
         answer(f"{out}: {corpus.describe()}")
+    return ["allometry", "quickstart", "--data", str(out), "--minutes", "30", "--dry-run"]

@@ -7,9 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from .terminal.command import the_same_with
 from .terminal.options import DryRun, Json
 
 SHOWN = 40
+
+EXAMPLES = (
+    "allometry import checkpoints/ --out study",
+    "allometry import wandb/ --out study --column sequence_length=1024 --dry-run",
+)
 
 
 def import_runs(
@@ -30,8 +36,8 @@ def import_runs(
     ] = None,
     dry_run: DryRun = False,
     json: Json = False,
-) -> None:
-    """Import finished runs of other tools into a study, which fit, plan and report then read."""
+) -> list[str] | None:
+    """Import finished runs of other tools into a study."""
     from .. import workflow
     from ..quantities import plural
     from .terminal.options import pairs
@@ -48,14 +54,15 @@ def import_runs(
     )
     if json:
         answer_json(imported.to_json())
-        return
+        return None
     if imported.added:
         answer(_table(imported.added[:SHOWN]))
     if len(imported.added) > SHOWN:
         note(f"and {len(imported.added) - SHOWN} more")
     verb = "would be added" if dry_run else "added"
     known = f", {plural(len(imported.known), 'run')} known before" if imported.known else ""
-    note(f"{plural(len(imported.added), 'run')} {verb}{known}; `allometry fit {out}` fits a law")
+    note(f"{plural(len(imported.added), 'run')} {verb}{known}")
+    return [part for part in the_same_with() if part != "--dry-run"] if dry_run else ["allometry", "fit", str(out)]
 
 
 def _table(records: Any) -> Any:

@@ -9,6 +9,12 @@ import typer
 
 from .terminal.options import Device, DryRun, Engine, Gpus, Json, Out, TrackerNames, Yes
 
+EXAMPLES = (
+    "allometry ladder study.toml --out study --dry-run",
+    "allometry ladder study.toml --out study --yes",
+    "allometry ladder study",
+)
+
 
 def ladder(
     study: Annotated[Path, typer.Argument(help="What to train: a TOML file, or a study, which then goes on.")],
@@ -20,8 +26,8 @@ def ladder(
     yes: Yes = False,
     tracker: TrackerNames = None,
     json: Json = False,
-) -> None:
-    """Train a ladder of small models; the cost comes first. The same command again goes on where it stopped."""
+) -> list[str]:
+    """Train a ladder of small models. The cost is shown first. The same command again continues."""
     from .. import workflow
     from ..quantities import plural
     from .terminal.output import answer, answer_json
@@ -43,4 +49,13 @@ def ladder(
     else:
         trained = workflow.train_ladder(workflow.read_study(study), out, **options)
     rows = trained.rows("sweep", "ladder")
-    answer_json(rows) if json else answer(f"{plural(len(rows), 'run')} in {out}; `allometry fit {out}` fits the law")
+    answer_json(rows) if json else answer(f"{plural(len(rows), 'run')} in {out}{_lost(trained)}")
+    return ["allometry", "fit", str(out)]
+
+
+def _lost(trained: Any) -> str:
+    """How many rungs diverged, if any did."""
+    from ..quantities import plural
+
+    lost = sum(record.status != "finished" for record in trained.records("sweep", "ladder"))
+    return f", {plural(lost, 'run')} diverged: a lower lr in the study's file trains them again" if lost else ""

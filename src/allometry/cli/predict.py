@@ -13,28 +13,41 @@ from .terminal.options import Json, Level, pairs
 FLAGS = {"num_params": "--params", "tokens": "--tokens", "batch_tokens": "--batch", "unique_tokens": "--unique"}
 NEEDED = "--params and --tokens of the model to predict are needed: --params 1e9 --tokens 20e9"
 
+EXAMPLES = (
+    "allometry predict fit.json --params 1B --tokens 20B",
+    "allometry predict quickstart --params 1M --tokens 20M",
+    "allometry predict fit.json --at experts=64 --at params=1.3B",
+    "allometry predict fit.json --params 1B --tokens 20B --metric 3.1 --from-params 10M --from-tokens 200M",
+)
+
 
 def predict(
     source: Annotated[Path | None, typer.Argument(help="fit.json, or a study that has one.")] = None,
-    params: Annotated[str | None, typer.Option(help="Parameters, counted as the fit counts them: 1e9, 1.5B.")] = None,
-    tokens: Annotated[str | None, typer.Option(help="Training tokens: 20e9, 20B.")] = None,
-    batch: Annotated[str | None, typer.Option(help="Tokens of a batch, for a law that reads it.")] = None,
-    unique: Annotated[str | None, typer.Option(help="Unique tokens, for a law of repeated data.")] = None,
+    params: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Parameters, counted as the fit counts them: 1e9, 1.5B.")
+    ] = None,
+    tokens: Annotated[str | None, typer.Option(metavar="NUMBER", help="Training tokens: 20e9, 20B.")] = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Tokens of a batch, for a law that reads it.")
+    ] = None,
+    unique: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Unique tokens, for a law of repeated data.")
+    ] = None,
     at: Annotated[
         list[str] | None,
         typer.Option(help="For a law of any inputs: name=value, also of a group: experts=64, model=gpt2; repeat it."),
     ] = None,
     level: Level = 0.9,
     metric: Annotated[float | None, typer.Option(help="A measured value to carry over by a power law.")] = None,
-    from_params: Annotated[str | None, typer.Option(help="Parameters of the measured model.")] = None,
-    from_tokens: Annotated[str | None, typer.Option(help="Tokens of the measured model.")] = None,
+    from_params: Annotated[str | None, typer.Option(metavar="NUMBER", help="Parameters of the measured model.")] = None,
+    from_tokens: Annotated[str | None, typer.Option(metavar="NUMBER", help="Tokens of the measured model.")] = None,
     alpha: Annotated[
         float | None, typer.Option(help="Exponent of parameters; a fit of the power law gives it.")
     ] = None,
     beta: Annotated[float | None, typer.Option(help="Exponent of tokens.")] = None,
     json: Json = False,
-) -> None:
-    """The loss of a model that is not trained yet: by a fit, or from one measured model by a power law."""
+) -> list[str] | None:
+    """Predict the loss of a model that is not trained yet, by a fit or from one measured model."""
     from ..quantities import parse_number
 
     options = {"num_params": params, "tokens": tokens, "batch_tokens": batch, "unique_tokens": unique}
@@ -51,6 +64,8 @@ def predict(
         raise UserError("give a fit.json or a study, or --metric with --from-params, --from-tokens, --alpha, --beta")
     else:
         _by_fit(source, point, level, as_json=json)
+        return ["allometry", "plan", str(source), "--tokens", tokens, "--dry-run"] if params and tokens else None
+    return None
 
 
 def _of_inputs(source: Path) -> Any:

@@ -10,6 +10,12 @@ import typer
 
 from .terminal.options import Device, DryRun, Engine, Gpus, Json, Out, TrackerNames, Yes
 
+EXAMPLES = (
+    "allometry quickstart",
+    "allometry quickstart --data my_texts/ --minutes 30 --dry-run",
+    "allometry quickstart --study program.toml",
+)
+
 
 def quickstart(
     data: Annotated[
@@ -30,8 +36,8 @@ def quickstart(
     yes: Yes = False,
     tracker: TrackerNames = None,
     json: Json = False,
-) -> None:
-    """Real text to a plan that comes true: ladder, law, plan, prediction, proof, report."""
+) -> list[str] | None:
+    """Train small models on a text, predict a larger one, train it, and report how close the prediction came."""
     from .. import workflow
     from ..errors import UserError
     from ..quantities import format_seconds
@@ -58,6 +64,7 @@ def quickstart(
         raise UserError(f"{study}: its [trainer] has no command; `allometry ladder {study}` trains a ladder on text")
     if json:
         answer_json(outcome.to_json())
-        return
+        return None
     answer("\n" + "\n".join(outcome_lines(outcome)))
     answer(f"report     {out / 'report.html'}   ({format_seconds(time.monotonic() - begun)} in all)")
+    return ["allometry", "plan", str(out), "--hours", "1", "--dry-run"]

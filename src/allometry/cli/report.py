@@ -9,6 +9,12 @@ import typer
 
 from .terminal.options import Json
 
+EXAMPLES = (
+    "allometry report quickstart",
+    "allometry report quickstart -o page.html",
+    "allometry report first second -o comparison.html",
+)
+
 
 def report(
     studies: Annotated[list[Path], typer.Argument(metavar="STUDY...", help="A study; two or more are compared.")],
@@ -19,9 +25,10 @@ def report(
         ),
     ] = None,
     json: Json = False,
-) -> None:
-    """One HTML file that opens offline: pictures, runs, law, plan, proof, and the law to ask."""
+) -> list[str]:
+    """Write the report of a study, with a law to ask: one HTML file that opens offline. Several are compared."""
     from ..report import write_comparison, write_report
+    from ..runs.next_step import next_step
     from ..runs.study import Study
     from .terminal.output import answer, answer_json
 
@@ -31,3 +38,5 @@ def report(
     else:
         path = write_comparison(opened, output or Path("comparison.html"))
     answer_json({"report": str(path)}) if json else answer(f"{path}")
+    following = next_step(studies[0])
+    return ["allometry", "generate", str(studies[0])] if "report" in following[1:2] else following

@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal.options import Json, Yes
+from .terminal.complete import one_of
+from .terminal.options import Json
+
+KINDS = ("ladder", "sweep", "target", "run", "probe")
+EXAMPLES = (
+    "allometry runs quickstart",
+    "allometry runs quickstart 3f2a",
+    "allometry runs quickstart --kind ladder --json",
+    "allometry runs quickstart --drop 3f2a",
+)
 
 
 def runs(
@@ -17,29 +26,42 @@ def runs(
     drop: Annotated[
         list[str] | None, typer.Option(help="Delete a run; its ladder trains it again. May be given several times.")
     ] = None,
-    kind: Annotated[list[str] | None, typer.Option(help="Only these: ladder, sweep, target, run, probe.")] = None,
-    yes: Yes = False,
+    kind: Annotated[
+        list[str] | None, typer.Option(help=f"Only these: {', '.join(KINDS)}.", autocompletion=one_of(*KINDS))
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before runs are deleted.")] = False,
     json: Json = False,
-) -> None:
-    """The runs of a study: all in a table, one in full, or drop some."""
+) -> list[str] | None:
+    """List the runs of a study, show one in full, or delete some."""
+    from ..runs.next_step import next_step
     from ..runs.run_folders import find_folder, run_folders
     from ..runs.study import Study
     from .terminal.output import answer, answer_json
 
+    _check_kinds(kind or [])
     there = Study.open(study)
     if drop:
         dropped = [find_folder(there, prefix) for prefix in drop]
         _drop(there, dropped, yes, json)
-        return
+        return next_step(study)
     if run:
         shown = [_in_full(there, find_folder(there, prefix)) for prefix in run]
         answer_json(shown) if json else [answer(_lines(one)) for one in shown]
-        return
+        return ["allometry", "generate", f"{study}/{shown[0]['id']}"]
     folders = [each for each in run_folders(there) if not kind or (each.record and each.record.kind in kind)]
     if json:
         answer_json([_row(each) for each in folders])
-        return
+        return None
     _list(there, folders)
+    return next_step(study)
+
+
+def _check_kinds(kinds: list[str]) -> None:
+    from ..errors import UserError
+
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        raise UserError(f"--kind {unknown[0]}: unknown; there are {', '.join(KINDS)}")
 
 
 def _list(study: Any, folders: list[Any]) -> None:
@@ -57,6 +79,9 @@ def _list(study: Any, folders: list[Any]) -> None:
     spent, seconds = sum(r.flops_spent for r in records), sum(r.seconds for r in records)
     failed = sum(record.status != "finished" for record in records)
     words = f", {failed} not finished" if failed else ""
+    if not records:
+        note("no run has ended yet")
+        return
     note(f"{plural(len(records), 'run')}{words}: {format_flops(spent)} FLOPs, {format_seconds(seconds)} of processes")
 
 

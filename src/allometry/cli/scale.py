@@ -9,6 +9,11 @@ import typer
 
 from .terminal.options import Json
 
+EXAMPLES = (
+    "allometry scale --params 100M --batch 500k --lr 0.002 --factor 10",
+    "allometry scale --params 100M --batch 500k --lr 0.002 --factor 10 --tokens 2B --rule step_law",
+)
+
 
 def scale(
     params: Annotated[str, typer.Option(help="Size of the baseline (model size M).")],

@@ -9,6 +9,12 @@ import typer
 
 from .terminal.options import Device, Json, TrackerNames
 
+EXAMPLES = (
+    "allometry train quickstart/plan.json",
+    "allometry train run.toml --out study",
+    "torchrun --nproc-per-node 8 -m allometry train study/plan.json",
+)
+
 
 def train(
     source: Annotated[Path, typer.Argument(help="plan.json of a study, or a run's TOML.")],
@@ -19,8 +25,8 @@ def train(
     ] = "auto",
     tracker: TrackerNames = None,
     json: Json = False,
-) -> None:
-    """Train a plan or one run, also under torchrun; with a plan, report how close the prediction came."""
+) -> list[str]:
+    """Train a plan or a single run, also under torchrun. A plan is then compared with what came out."""
     from .. import workflow
     from ..quantities import format_seconds
     from ..report import outcome_lines
@@ -33,7 +39,7 @@ def train(
             source, out=out, device=device, parallel=parallel, tracker_names=tracker_names, listener=listener
         )
         answer_json(outcome.to_json()) if json else answer("\n".join(outcome_lines(outcome)))
-        return
+        return ["allometry", "report", str(out or (source if source.is_dir() else source.parent))]
     out = out or source.with_suffix("")
     record = workflow.train_run(
         source, out=out, device=device, parallel=parallel, tracker_names=tracker_names, listener=listener
@@ -43,3 +49,4 @@ def train(
     else:
         loss = f"loss {record.loss:.4f} ± {record.loss_se:.4f}" if record.status == "finished" else record.note
         answer(f"{out}/{record.id}: {record.status}, {loss}, {format_seconds(record.seconds)}")
+    return ["allometry", "generate", f"{out}/{record.id}"]

@@ -15,12 +15,25 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from ..errors import UserError
 from ..files import parse_json
 from ..plugins import declaration
+from .plain_words import number_from_text, plain_words
 
 
 class Config(BaseModel):
     """A frozen record; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_as_written(cls, values: Any) -> Any:
+        """Sizes and tokens may be written as texts, "60k" or "1.5B"."""
+        if not isinstance(values, dict):
+            return values
+        fields = cls.model_fields
+        return {
+            name: number_from_text(name, value, fields[name].annotation) if name in fields else value
+            for name, value in values.items()
+        }
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: str = "configuration") -> Self:
@@ -34,12 +47,12 @@ class Config(BaseModel):
         except ValidationError as error:
             # If a key is misspelt, the right one is missing too; the misspelling is the more helpful message.
             first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-            key = ".".join(str(part) for part in first["loc"])
+            key = _written(first["loc"])
             if first["type"] == "extra_forbidden":
                 owner = cls._at(values, first["loc"][:-1])
                 raise UserError(f"{where}: unknown key {_nearest(key, owner.model_fields)}") from None
             place = f"{where}: {key}" if key else where
-            raise UserError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
+            raise UserError(f"{place}: {plain_words(first)}") from None
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -144,6 +157,12 @@ def read_values(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no table of settings")
     return values
+
+
+def _written(place: Iterable[str | int]) -> str:
+    """Where a value stands, as a reader of the file counts: "tokens, entry 2"."""
+    parts = [f", entry {part + 1}" if isinstance(part, int) else f".{part}" for part in place]
+    return "".join(parts).removeprefix(".")
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:

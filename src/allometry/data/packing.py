@@ -213,7 +213,7 @@ def _begin(out: Path, request: dict[str, str], say: Say) -> None:
         if decisive(existing) != decisive(request):
             raise UserError(
                 f"{out}: already holds {existing.get('source', 'a study')} packed by "
-                f"{existing.get('tokenizer', 'bytes')}, as that text was then; give another --out, or delete the folder"
+                f"{existing.get('tokenizer', 'bytes')}, as that text was then; give another --out"
             )
         say(f"{out}: already prepared")
         return

@@ -8,11 +8,14 @@ and is identified by its SHA-256.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import socket
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -22,6 +25,8 @@ from .split import SEPARATOR
 FILE = "tokenizer.json"
 END = "<|endoftext|>"
 _ENDS = (END, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")  # its names in published tokenizers
+_HUB_SECONDS = 3.0  # until a hub that takes no connection counts as not there
+_PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 _BATCH_BYTES = 1 << 20  # the library needs about a hundred bytes of memory for each token of a batch
 _GPT2 = ("openai-community/gpt2", 50257)
 
@@ -194,6 +199,9 @@ def _gpt2() -> Subwords:
     repository, size = _GPT2
     reason = ""
     for local in (True, False):
+        if not local and not hub_answers():
+            reason = "huggingface.co does not answer"
+            continue
         try:
             path = huggingface_hub.hf_hub_download(repository, FILE, local_files_only=local, etag_timeout=5)
             break
@@ -206,5 +214,21 @@ def _gpt2() -> Subwords:
         )
     tokenizer = Subwords("gpt2", Path(path).read_bytes())
     if tokenizer.vocab_size != size:
-        raise UserError(f"{path}: it has {tokenizer.vocab_size} entries, but GPT-2 has {size}; delete it")
+        raise UserError(
+            f"{path}: it has {tokenizer.vocab_size} entries, but GPT-2 has {size}; move it away, and the "
+            "same command downloads it again"
+        )
     return tokenizer
+
+
+def hub_answers() -> bool:
+    """Whether the hub takes a connection, asked once before a library retries for long; True behind a proxy."""
+    if any(os.environ.get(name) for name in _PROXIES):
+        return True
+    place = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    try:
+        address = (place.hostname or "huggingface.co", place.port or (80 if place.scheme == "http" else 443))
+        socket.create_connection(address, timeout=_HUB_SECONDS).close()
+    except (OSError, ValueError):
+        return False
+    return True

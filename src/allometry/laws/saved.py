@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from ..errors import UserError
@@ -15,6 +16,7 @@ from .forecasting.forecast import Forecast
 from .isoflop_slices.isoflop import IsoFlop
 from .metrics import MetricFit
 
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 Result = Fit | Forecast | InputForecast | Forecasts | IsoFlop | CurveFit | MetricFit
 KINDS: dict[str, type[Result]] = {
     "fit": Fit,
@@ -44,8 +46,14 @@ def load(path: str | Path, form: Law | None = None) -> Result:
     try:
         data = parse_json(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise UserError(f"{path} is not JSON; write it with allometry fit -o {path.name}") from None
+        raise UserError(f"{path}: not JSON, so no fit; {_how_to_write(path)}") from None
     kind = data.get("kind") if isinstance(data, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        raise UserError(f"{path} is not a fit or forecast (kind {kind!r}); write it with allometry fit")
+        raise UserError(f"{path}: not a fit or forecast; {_how_to_write(path)}")
     return Fit.from_json(data, form) if kind == "fit" else KINDS[kind].from_json(data)
+
+
+def _how_to_write(path: Path) -> str:
+    """The command that writes a fit, from this file where it is a table of runs."""
+    source = shlex.quote(str(path)) if path.suffix in TABLES else "RUNS.csv"
+    return f"`allometry fit {source} -o fit.json` writes one"

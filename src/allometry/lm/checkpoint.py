@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -110,7 +111,7 @@ def load_state(
     try:
         return _assemble(folder), json.loads((folder / META).read_bytes())
     except (SafetensorError, ValueError, OSError) as error:
-        raise UserError(f"{folder}: no state of a training ({error}); delete it and run the command again") from None
+        raise UserError(f"{folder}: no state of a training ({error}); {advice(folder)}") from None
 
 
 def _assemble(folder: Path) -> dict[str, Tensor]:
@@ -159,14 +160,25 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and run the same command again") from None
+        raise UserError(f"{path}: damaged ({error}); {advice(path)}") from None
     try:
         text, recorded = json.loads(entry)
     except ValueError:
         text, recorded = "", ""
     if recorded != digest(tensors, str(text)):
-        raise UserError(f"{path}: its checksum does not match; delete it and run the same command again")
+        raise UserError(f"{path}: its checksum does not match; {advice(path)}")
     return tensors, json.loads(text)
+
+
+def advice(path: Path) -> str:
+    """What to do about a damaged file or state; nothing is lost by it."""
+    if path.parent.parent.name == "runs" and path.suffix == ".safetensors":
+        study, run = path.parent.parent.parent, path.parent.name
+        drop = shlex.join(["allometry", "runs", str(study), "--drop", run])
+        return (
+            f"put a copy of it back; without one, `{drop}` drops the run, and the command that trained it does so again"
+        )
+    return "move it out of the study and run the same command again, which goes on from the state before"
 
 
 def digest(tensors: dict[str, Tensor], text: str) -> str:

@@ -35,6 +35,11 @@ class Outcome:
     seconds: float
     note: str = ""
 
+    def _repr_html_(self) -> str:
+        from .plan_cards import outcome_card
+
+        return outcome_card(self).html()
+
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, ready for ``json.dumps``."""
         return asdict(self)

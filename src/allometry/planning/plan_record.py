@@ -184,6 +184,17 @@ class Plan:
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
+    def __repr__(self) -> str:
+        return (
+            f"<Plan: {format_count(self.num_params)} parameters on {format_count(self.tokens)} tokens, loss "
+            f"{self.loss:.4f}; print(plan.summary())>"
+        )
+
+    def _repr_html_(self) -> str:
+        from .plan_cards import plan_card
+
+        return plan_card(self).html()
+
     def summary(self) -> str:
         """The plan as a person reads it, a table without a trailing newline."""
         return describe(self)

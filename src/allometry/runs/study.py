@@ -42,6 +42,14 @@ class Study:
     def __init__(self, path: Path):
         self.path = Path(path)
 
+    def __repr__(self) -> str:
+        return f"Study({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        from .study_card import study_card
+
+        return study_card(self).html()
+
     # ---- opening
 
     @classmethod

@@ -10,6 +10,11 @@ import typer
 from ...quantities import format_count, format_flops
 from ..terminal.options import Device, Json
 
+EXAMPLES = (
+    "allometry distill quickstart --teacher quickstart/3f2a --out students",
+    "allometry distill study --teacher model/ --out students --width 24 --share 0.5",
+)
+
 
 def distill(
     study: Annotated[Path, typer.Argument(help="The study whose rungs are the students.")],
@@ -22,7 +27,7 @@ def distill(
     share: Annotated[float, typer.Option(help="Of the teacher in the loss; the rest is the text's own.")] = 1.0,
     device: Device = "auto",
     json: Json = False,
-) -> None:
+) -> list[str] | None:
     """Train the rungs of a study again with a teacher, and compare each with its run without one."""
     from ...workflow.models.distill_study import distill as run
     from ..terminal.output import answer, answer_json
@@ -32,7 +37,7 @@ def distill(
     distilled = run(study, teacher, out, listener=Terminal(as_json=json), **options)
     if json:
         answer_json(distilled.to_json())
-        return
+        return None
     size = format_count(distilled.teacher_params)
     answer(f"teacher     {distilled.teacher}: {size} parameters, loss {distilled.teacher_loss:.4f}")
     answer(f"its cost    {format_flops(distilled.teacher_flops)} FLOPs, beside the students' own")
@@ -44,3 +49,4 @@ def distill(
             answer(f"{sizes} {'diverged':>8}")
         else:
             answer(f"{sizes} {alone:8.4f} {taught:8.4f} {taught / alone - 1:+8.2%}")
+    return ["allometry", "report", str(study), str(out)]

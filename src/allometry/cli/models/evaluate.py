@@ -8,7 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from ...errors import UserError
+from ..terminal.command import free_name
 from ..terminal.options import Json
+
+EXAMPLES = (
+    "allometry evaluate quickstart --text page.txt",
+    "allometry evaluate quickstart --tasks lambada_openai --limit 100",
+)
 
 
 def evaluate(
@@ -18,8 +24,8 @@ def evaluate(
     include: Annotated[Path | None, typer.Option(help="A folder of task files (YAML) of your own.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many documents of each task.")] = None,
     json: Json = False,
-) -> None:
-    """Score a run: bits a byte on texts, which compare across tokenizers; lm-eval's tasks, offline."""
+) -> list[str] | None:
+    """Score a run: bits per byte on texts, which compare across tokenizers, and tasks of lm-eval, offline."""
     from ...extras import require
     from ...runs.study import find_run
     from ..terminal.output import answer, answer_json
@@ -39,12 +45,13 @@ def evaluate(
     if json:
         of_texts = {name: score.to_json() for name, score in scores.items()}
         answer_json({"run": record.id, "texts": of_texts, "tasks": of_tasks})
-        return
+        return None
     for name, score in scores.items():
         bits = f"{score.bits_per_byte:.4f} ± {score.bits_per_byte_se:.4f} bits a byte"
         answer(f"{name}: {bits}, {score.loss:.4f} nats a token ({score.tokens} tokens, {score.num_bytes} bytes)")
     for name, values in of_tasks.items():
         answer(f"{name}: {_in_words(values)}")
+    return ["allometry", "export", run, "--to", free_name("model")]
 
 
 def _in_words(values: dict[str, Any]) -> str:

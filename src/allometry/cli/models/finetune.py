@@ -12,6 +12,11 @@ from ...errors import UserError
 from ...quantities import format_count, parse_number
 from ..terminal.options import Json
 
+EXAMPLES = (
+    "allometry finetune model/ --data pairs.jsonl --out tuned",
+    "allometry finetune model/ --data pairs.jsonl --out tuned --samples 200,400,800 --loss 1.5",
+)
+
 
 def finetune(
     model: Annotated[str, typer.Argument(help="A folder, a GGUF file, or a hub name that is in the local cache.")],
@@ -26,10 +31,10 @@ def finetune(
     format: Annotated[str | None, typer.Option(help="Cast operands: bf16, fp8, mxfp4 …; simulated.")] = None,
     patience: Annotated[int, typer.Option(min=0, help="End after so many counts without a lower loss; 0: never.")] = 2,
     loss: Annotated[float | None, typer.Option(help="How many samples does this held-out loss need?")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of the examples.")] = 0,
     json: Json = False,
-) -> None:
-    """Fine-tune a pretrained model, and learn from a ladder of sample counts what more samples would give."""
+) -> list[str] | None:
+    """Fine-tune a pretrained model on several numbers of samples, and predict what more samples would give."""
     from ...workflow.models.finetune_model import finetune as run
     from ..terminal.output import answer, answer_json
     from ..terminal.progress import Terminal
@@ -44,7 +49,7 @@ def finetune(
     needed = None if loss is None or tuned.law is None else tuned.law.samples_for(loss)
     if json:
         answer_json(tuned.to_json() | ({} if needed is None else {"samples_for_loss": needed[0]}))
-        return
+        return None
     answer(f"before      {tuned.before:.4f}")
     for record in tuned.records:
         right = f"  accuracy {record.scores['accuracy'].value:.3f}" if "accuracy" in record.scores else ""
@@ -58,3 +63,4 @@ def finetune(
         answer(f"loss {loss:g} needs {value} samples [{low}, {high}]")
     if tuned.best is not None:
         answer(f"model       {tuned.best}")
+    return ["allometry", "runs", str(out)]

@@ -9,9 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from ...errors import UserError
+from ..terminal.command import free_name
 from ..terminal.options import Json
 
 DEFAULT_PROMPT = "def "
+
+EXAMPLES = (
+    'allometry generate quickstart --prompt "def " --tokens 200',
+    "allometry generate quickstart/3f2a --temperature 0 --json",
+)
 
 
 def generate(
@@ -35,8 +41,8 @@ def generate(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Prompt number i of a batch draws by seed + i.")] = 0,
     json: Json = False,
-) -> None:
-    """Write text with any run of a study, as it comes; Ctrl-C ends it and keeps what is written."""
+) -> list[str]:
+    """Write text with a run of a study. Ctrl-C stops it and keeps the text."""
     from ...runs.study import find_run
 
     texts = _prompts(prompt or [], prompts)
@@ -61,7 +67,8 @@ def generate(
     for line in _notes(written):
         note(line)
     if any(text.finish == "interrupted" for text in written):
-        sys.exit(130)
+        sys.exit(130)  # 143 after SIGTERM: see app.py
+    return ["allometry", "export", run, "--to", free_name("model")]
 
 
 def _show(number: int, piece: str) -> None:
@@ -94,5 +101,5 @@ def _notes(written: list[Any]) -> list[str]:
     if any(text.finish == "context" for text in written):
         lines.append("ended where the context is full; --context-end slide goes on")
     if any(text.finish == "interrupted" for text in written):
-        lines.append("stopped by Ctrl-C")
+        lines.append("stopped; this is the text so far")
     return lines

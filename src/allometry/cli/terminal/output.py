@@ -13,15 +13,36 @@ from rich.console import Console
 
 notes = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 answers = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+questions = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)  # what a question is about
+volume: dict[str, Any] = {"verbose": False, "command": ""}
 
 
 # Arguments of the library that messages advise, and the options of a command that say the same.
 _ADVICE = re.compile(r"\b(columns|where)=(\{[^{}]*\})")
-_COUNTED = re.compile(r"\bcounted=(?!\w)")
+_BARE = (
+    (re.compile(r"\bcounted=(?!\w)"), "--counted"),
+    (re.compile(r"(?:^columns(?=:)|\bcolumns=(?![\w{]))"), "--column"),
+)
+_NAMES = {
+    "plan": {
+        "num_params": "--params",
+        "num_devices": "--count",
+        "price_per_hour": "--price",
+        "flops_per_second": "--flops-per-second",
+        "tokens_available": "--tokens-available",
+        "inference_tokens": "--inference-tokens",
+        "vocab_size": "--vocab",
+    },
+    "predict": {"num_params": "--params", "batch_tokens": "--batch", "unique_tokens": "--unique"},
+    "scale": {"num_params": "--params"},
+}
 
 
-def as_options(text: str) -> str:
-    """Advice to a caller of the library as options of the command: ``columns={'lr': None}`` is ``--column lr=none``."""
+def as_options(text: str, command: str | None = None) -> str:
+    """Advice to a caller of the library as options of the command: ``columns={'lr': None}`` is ``--column lr=none``.
+
+    Names of arguments become the options of ``command``, by default of the one that is running.
+    """
 
     def option(advice: re.Match[str]) -> str:
         flag = {"columns": "--column", "where": "--where"}[advice[1]]
@@ -33,7 +54,25 @@ def as_options(text: str) -> str:
         pairs = [f"{name}={value}" for name, value in values.items()]
         return " ".join(f"{flag} {pair if pair.endswith('…') else shlex.quote(pair)}" for pair in pairs)
 
-    return _COUNTED.sub("--counted", _ADVICE.sub(option, text))
+    text = _ADVICE.sub(option, text)
+    for pattern, flag in _BARE:
+        text = pattern.sub(flag, text)
+    for name, flag in _NAMES.get(volume["command"] if command is None else command, {}).items():
+        words = name.replace("_", " ")  # as a check of a number says it
+        text = re.sub(rf"(?<![\w-]){name}\b|^{words}(?= must be )", flag, text)
+    return text
+
+
+def choose_volume(*, quiet: bool = False, verbose: bool = False) -> None:
+    """How much is said besides answers and errors; what was said first, before or after the command's name, stays."""
+    notes.quiet |= quiet
+    volume["verbose"] |= verbose
+
+
+def reset_volume() -> None:
+    """As a process begins."""
+    notes.quiet = volume["verbose"] = False
+    volume["command"] = ""
 
 
 def note(text: str) -> None:

@@ -70,8 +70,8 @@ class Board:
         self._live: Live | None = None
 
     def start(self) -> None:
-        """Show the runs to come."""
-        if notes.is_terminal:
+        """Show the runs to come; nothing with --quiet."""
+        if notes.is_terminal and not notes.quiet:
             self._live = Live(self.table(), console=notes, refresh_per_second=4, get_renderable=self.table)
             self._live.start()
         else:
@@ -101,7 +101,7 @@ class Board:
     def time_left(self) -> str:
         """The time until all runs have ended, in words; empty when it is not known or nothing is left."""
         seconds = self.runs.seconds_left
-        if seconds is None or len(self.runs.records) == len(self.runs.states):
+        if seconds is None or seconds < 1 or len(self.runs.records) == len(self.runs.states):
             return ""
         return f"about {format_seconds(seconds)} left"
 

@@ -10,11 +10,13 @@ from rich.table import Table
 
 from ...quantities import format_count, format_flops, plural
 from ...workflow import LadderCost, ScriptCost
-from .output import answer, answer_json, note, notes
+from .output import answer, answer_json, note, notes, questions
 
 
 def confirmation(*, dry_run: bool, yes: bool, as_json: bool) -> Callable[[LadderCost | ScriptCost], None]:
     """A function that shows the cost, and leaves the command where nothing is to be trained."""
+
+    asked = not yes and not dry_run and sys.stdin.isatty()  # a question shows its cost also with --quiet
 
     def confirm(cost: LadderCost | ScriptCost) -> None:
         if dry_run and as_json:
@@ -25,12 +27,12 @@ def confirmation(*, dry_run: bool, yes: bool, as_json: bool) -> Callable[[Ladder
         elif cost.num_recorded:
             note(f"{plural(cost.num_recorded, 'run')} recorded already; going on")
         else:
-            notes.print(cost_table(cost))
+            (questions if asked else notes).print(cost_table(cost))
         for line in cost.notes():
             note(line)
         if dry_run:
             raise typer.Exit
-        if not yes and sys.stdin.isatty() and not typer.confirm("Train these?", default=True, err=True):
+        if asked and not typer.confirm("Train these?", default=True, err=True):
             note("nothing was trained")
             raise typer.Exit
 

@@ -239,6 +239,14 @@ class InputForecast:
         near = [fit for fit, weight in zip(self.fits, weights, strict=True) if weight >= 0.5 * weights.max()]
         return min(near, key=lambda fit: fit.num_constants)
 
+    def __repr__(self) -> str:
+        return f"<InputForecast of {self.runs.target} from {', '.join(self.inputs)}: {plural(len(self.runs), 'run')}>"
+
+    def _repr_html_(self) -> str:
+        from ..result_cards import input_forecast_card
+
+        return input_forecast_card(self).html()
+
     def summary(self) -> str:
         """The formula in its best form, the weights and the backtest, for people."""
         if self.sizes is not None:

@@ -202,6 +202,15 @@ class Fit:
         shared *= np.sqrt(noise.freedom / generator.chisquare(noise.freedom, size=count))
         return own, shared
 
+    def __repr__(self) -> str:
+        constants = ", ".join(f"{name}={value:.4g}" for name, value in self.values.items())
+        return f"<Fit of {self.law.name} to {plural(self.num_runs, 'run')}: {constants}; rms {self.rms:.2%}>"
+
+    def _repr_html_(self) -> str:
+        from ..result_cards import fit_card
+
+        return fit_card(self).html()
+
     def summary(self, level: float = 0.9) -> str:
         """A table of the constants with standard errors and intervals, and how good the fit is."""
         head = f"{'':8}{'value':>12}{'std. error':>12}   {100 * level:g} % interval"

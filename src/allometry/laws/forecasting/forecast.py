@@ -231,6 +231,15 @@ class Forecast:
             f"{np.mean(errors):+.2%} on average, {plural(len(errors), 'prediction')}{untested}"
         )
 
+    def __repr__(self) -> str:
+        weights = ", ".join(f"{name} {weight:.2f}" for name, weight in self.weights.items() if weight >= 0.005)
+        return f"<Forecast from {plural(self.num_runs, 'run')}: {weights}>"
+
+    def _repr_html_(self) -> str:
+        from ..result_cards import forecast_card
+
+        return forecast_card(self).html()
+
     def summary(self) -> str:
         """Weights, backtest and drift, for people."""
         lines = [f"forecast from {plural(self.num_runs, 'run')}, laws weighted by their backtest"]

@@ -242,6 +242,18 @@ class Observations(RunArrays):
         note = f"left out {short.sum()} of {plural(len(self), 'run')} of up to {longest}: too short for any law"
         return replace(self.where(~short), notes=(*self.notes, note))
 
+    def __repr__(self) -> str:
+        return (
+            f"<Observations: {plural(len(self), 'run')}, {format_count(float(self.num_params.min()))} to "
+            f"{format_count(float(self.num_params.max()))} parameters, loss {self.loss.min():.4g} to "
+            f"{self.loss.max():.4g}>"
+        )
+
+    def _repr_html_(self) -> str:
+        from ..result_cards import observations_card
+
+        return observations_card(self).html()
+
     def summary(self) -> str:
         """How many runs over which range, the noise floor, the findings and the notes, for people."""
         spans = [

@@ -71,7 +71,8 @@ def _of_study(path: Path, columns: Mapping[str, str | float | None] | None, coun
     """The ladder of a study: its loss in nats a token, or in bits a byte."""
     if columns and dict(columns) != {"loss": "bits_per_byte"}:
         raise UserError(
-            f"{path} is a study, whose columns have their names: leave columns out, or take loss=bits_per_byte"
+            f"{path} is a study, whose columns have their names: leave columns= out, or take "
+            "columns={'loss': 'bits_per_byte'}"
         )
     table = from_records(study_rows(path), "records")
     taken = _own_names(table)

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint import (
 
 from ...runs import saved_states
 from ...runs.claims import Claim
-from ..checkpoint import META, name_of
+from ..checkpoint import META, advice, name_of
 from ..families import Optimizer
 from .world import Told, World
 
@@ -104,7 +104,7 @@ def _read(folder: Path, state: dict[str, Tensor]) -> None:
             reader = HuggingFaceStorageReader(str(folder))
             dcp.load(state, storage_reader=reader)  # pyright: ignore[reportPrivateImportUsage]  # torch exports it without saying so
     except CheckpointException as error:
-        raise Told(f"{folder}: not a state of this run ({_cause(error)}); delete it") from None
+        raise Told(f"{folder}: not a state of this run ({_cause(error)}); {advice(folder)}") from None
 
 
 def _find(places: Sequence[tuple[Path, int]], say: Callable[[str], None], claim: Claim | None) -> dict[str, Any] | None:

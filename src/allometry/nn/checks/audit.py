@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from html import escape
 from itertools import groupby
 from typing import Any
 
@@ -35,6 +36,8 @@ from .verdicts import (
 _FOLD = 4  # from this number on, similar rows become one line
 _ALWAYS = ("E4M3", "E5M2")
 _MEMBERS = 3  # the number of names in a line of advice
+_SHOWN = 48  # rows of a picture that is unfolded in a notebook
+FORWARD, BACKWARD = (ACTIVATION, PARAMETER), (ACTIVATION_GRADIENT, PARAMETER_GRADIENT)
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,40 @@ class Audit:
         return self._table()
 
     def _repr_html_(self) -> str:
+        """The scales as a picture, what they say, what to do next, and the table folded away."""
+        from ..precision.formats import E4M3FN, E5M2
+        from .scale_picture import scale_picture
+
+        steps = sorted({row.step for row in self.rows})
+        pictures = ""
+        for title, kinds, form in (("Forward", FORWARD, E4M3FN), ("Backward", BACKWARD, E5M2)):
+            rows = [row for row in self.rows if row.kind in kinds]
+            if rows:
+                shut = "" if len(rows) <= _SHOWN else f" ({len(rows)} tensors)"
+                unfolded = "" if shut else " open"
+                pictures += (
+                    f"<details{unfolded}><summary>{title}{shut}</summary>{scale_picture(rows, steps, form)}</details>"
+                )
+        return f"<div>{self._sentences()}{pictures}<details><summary>Table</summary>{self.table_html()}</details></div>"
+
+    def _sentences(self) -> str:
+        """What an audit is, what this one says, how sure it is and what to do next, as HTML."""
+        count, bad = len(self.rows), len(self.failures)
+        says = f"all {count} tensors are healthy" if self.ok else f"{bad} of {count} tensors fail"
+        advice = (
+            "audit again after some steps: nn.audit(model, batch, steps=20)" if self.ok else self.failures[0].advice
+        )
+        rows = {
+            "What it is": f"the scale of every activation, weight and gradient of one training step of {self.model}. "
+            "A dot is a root mean square, its bar reaches to the largest entry; shaded is what FP8 holds.",
+            "What it says": f"{says}.",
+            "How sure": "these are measurements on one batch; another batch moves them a little.",
+            "Next": advice,
+        }
+        return "".join(f"<div><b>{name}.</b> {escape(text)}</div>" for name, text in rows.items())
+
+    def table_html(self) -> str:
+        """The table alone, as an HTML fragment in which everything is escaped."""
         return self._table().html()
 
     def _table(self) -> CheckTable:

@@ -179,11 +179,11 @@ class Budget:
             return
         if len(given) != 1:
             mistake = f"not {' and '.join(given)}" if given else "none was given"
-            raise UserError(f"a budget is one of flops, hours, cost, a loss to reach, num_params or tokens: {mistake}")
+            raise UserError(f"a budget is one of FLOPs, hours, cost, a loss to reach, num_params or tokens: {mistake}")
         if given[0] in ("hours", "cost") and self.rate is None:
             raise UserError(f"a budget by {given[0]} needs a device, or flops_per_second as measured")
         if self.cost is not None and self.price_per_hour is None:
-            raise UserError("a budget by cost needs price_per_hour (--price), the price of one device for an hour")
+            raise UserError("a budget by cost needs price_per_hour, the price of one device for an hour")
 
     def _check_machine(self) -> None:
         if self.device is not None and self.flops_per_second is not None:
@@ -200,7 +200,7 @@ class Budget:
         if mfu > 1:
             raise UserError(f"mfu is a share of the peak, above 0 and at most 1, not {mfu:g}")
         if num_devices != int(num_devices):
-            raise UserError(f"the number of devices (num_devices) must be whole, not {num_devices!r}")
+            raise UserError(f"num_devices must be whole, not {num_devices!r}")
         for field, value in (("device", device(name).name), ("num_devices", int(num_devices)), ("mfu", mfu)):
             object.__setattr__(self, field, value)
 

@@ -30,6 +30,7 @@ def _table(*rows: tuple[str, float, float, int, str]) -> dict[str, Device]:
     }
 
 
+_PLACES = ("auto", "cpu", "cuda", "gpu", "mps", "xla")  # what one trains on, and no accelerator's name
 # Datasheets print twice these figures where they count 2:4 sparsity; training multiplies dense matrices.
 DEVICES: dict[str, Device] = _table(
     ("v100", 125, 32, 8, "NVIDIA V100 datasheet; FP16, as it has no BF16"),
@@ -78,6 +79,11 @@ def device(name: str) -> Device:
         UserError: it is not in the table; the message names the nearest ones.
     """
     key = re.sub(r"[\s_]+", "-", str(name).strip().lower())
+    if key in _PLACES:
+        raise UserError(
+            f"device {name!r} is a place to train, whose speed is not known: name the accelerator, such as h100 or "
+            "rtx4090, or give flops_per_second as measured"
+        )
     if key in DEVICES:
         return DEVICES[key]
     bare = {_bare(known): known for known in DEVICES}

@@ -1,0 +1,105 @@
+"""What every command has: --quiet, --verbose, examples under its help, and the next command at its end."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from typer.models import OptionInfo
+
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print the answer and errors; no progress, no notes.", metavar="")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Also print versions, the time taken, and traces.", metavar="")
+]
+Version = Annotated[
+    bool,
+    typer.Option("--version", help="Print the version, what is installed, and what each extra adds.", metavar=""),
+]
+_KINDS: dict[Any, str] = {bool: "", int: "COUNT", float: "NUMBER", str: "TEXT", Path: "PATH"}
+_KINDS |= {list[str]: "TEXT", list[Path]: "PATH", list[int]: "COUNT"}
+_COMMON = {"quiet": Quiet, "verbose": Verbose}
+
+
+def with_common_options(function: Callable[..., list[str] | None]) -> Callable[..., None]:
+    """The command with --quiet and --verbose, which ends with the next command that ``function`` returns.
+
+    The help shows in words what an option takes. The next command is printed to be copied: its parts are quoted for a
+    shell.
+    """
+    signature, hints = inspect.signature(function), get_type_hints(function, include_extras=True)
+    parameters = [each.replace(annotation=hints[each.name]) for each in signature.parameters.values()]
+    parameters += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=hint)
+        for name, hint in _COMMON.items()
+    ]
+
+    @functools.wraps(function)
+    def command(*arguments: Any, quiet: bool = False, verbose: bool = False, **options: Any) -> None:
+        from .output import choose_volume, note, volume
+
+        choose_volume(quiet=quiet, verbose=verbose)
+        volume["command"] = function.__name__
+        begun = time.monotonic()
+        if verbose:
+            note(_versions())
+        try:
+            following = function(*arguments, **options)
+        except typer.Exit:  # a dry run, whose cost was shown
+            if options.get("dry_run") and not options.get("json"):
+                note(f"next: {shlex.join(part for part in the_same_with() if part != '--dry-run')}")
+            raise
+        if following and not options.get("json"):
+            note(f"next: {shlex.join(following)}")
+        if verbose:
+            note(f"{time.monotonic() - begun:.1f} s")
+
+    for parameter in parameters:
+        _name_kind(parameter.annotation)
+    result: Any = command
+    result.__signature__ = signature.replace(parameters=parameters)
+    result.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": None}
+    del result.__wrapped__  # typer would read the signature of the function inside
+    return result
+
+
+def _name_kind(annotation: Any) -> None:
+    """Show in the help what an option takes, in words; a flag takes nothing."""
+    kind, options = getattr(annotation, "__origin__", None), getattr(annotation, "__metadata__", ())
+    for option in options:
+        if isinstance(option, OptionInfo) and option.metavar is None:
+            option.metavar = next((word for known, word in _KINDS.items() if kind in (known, known | None)), None)
+
+
+def the_same_with(*more: str) -> list[str]:
+    """The command that is running, with more options."""
+    return ["allometry", *sys.argv[1:], *more]
+
+
+def free_name(name: str) -> str:
+    """A name that no file in this folder has."""
+    path, number = Path(name), 2
+    while Path(name).exists():
+        name, number = f"{path.stem}-{number}{path.suffix}", number + 1
+    return name
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: what a user would type."""
+    return "\n".join(["Examples:", *(f"  {line}" for line in lines)])
+
+
+def _versions() -> str:
+    from ... import __version__
+    from ...installed_extras import base_versions, version_of
+
+    versions = {"allometry": __version__, **base_versions(), "torch": version_of("torch")}
+    return ", ".join(f"{name} {value}" for name, value in versions.items() if value)

@@ -1,0 +1,98 @@
+"""The notebooks of ``examples/notebooks`` run from their first cell to their last, and what they claim holds."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "examples" / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+RUN = runpy.run_path(str(FOLDER / "run.py"))["run_notebook"]
+
+
+@pytest.fixture
+def ran(tmp_path):
+    """Run a notebook: what it printed, and its variables."""
+
+    def run(name):
+        notebook, variables = RUN(FOLDER / f"{name}.ipynb", tmp_path)
+        outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+        printed = "".join("".join(output.get("text", [])) for output in outputs)
+        shown = [output["data"] for output in outputs if "data" in output]
+        return printed, variables, shown
+
+    return run
+
+
+def test_the_smallest_case(ran):
+    printed, variables, _ = ran("0_smallest_case")
+    assert printed.count("same path: True") == 5  # of β three, of γ two
+    assert printed.count("SGD same path True, Adam True") == 2
+    edges = [line for line in printed.splitlines() if "edge" in line]
+    assert len(edges) == 4
+    for line in edges:
+        below, above = (float(part.split()[-1]) for part in line.split("ends at")[1].split(", above at"))
+        assert below < 0.1 < above
+    steps = variables["steps_needed"]
+    assert steps(8192, 8192**-0.5, 0.1) == steps(2, 2**-0.5, 0.1)
+    assert steps(512, 1.0, 0.1) == "diverges"
+    assert "as FP16: 0.0" in printed
+    for line in printed.splitlines():
+        if line.startswith("width"):
+            assert all(0.9 < float(part.split()[-1]) < 1.1 for part in line.split(": ", 1)[1].split(", "))
+
+
+def test_my_text_to_a_plan(ran):
+    printed, variables, shown = ran("1_text_to_plan")
+    assert len(variables["study"].records("ladder")) == 9
+    assert variables["outcome"].predicted == variables["plan"].loss
+    assert abs(variables["outcome"].relative_error) < 0.1
+    assert sum("text/html" in data for data in shown) == 4
+    assert "predicted" in printed
+
+
+def test_my_table_to_a_budget(ran):
+    _, variables, shown = ran("2_table_to_budget")
+    assert variables["prediction"].low < variables["truth"] < variables["prediction"].high
+    assert variables["plan"].flops_exact == pytest.approx(5e18, rel=0.01)
+    assert variables["hours"].seconds == pytest.approx(1800, rel=0.02)
+    assert sum("text/html" in data for data in shown) == 4
+
+
+def test_my_model_in_the_ladder(ran):
+    _, variables, shown = ran("3_my_model")
+    assert variables["plan"].model["family"] == "module"
+    assert abs(variables["outcome"].relative_error) < 0.3
+    assert variables["accuracy"] > 0.5
+    assert sum("text/html" in data for data in shown) == 3
+
+
+def test_unit_scaling_and_fp8(ran):
+    _, variables, _ = ran("4_unit_scaling_and_fp8")
+    assert variables["audit"].ok
+    assert not variables["report"].ok
+    assert min(variables["losses"], key=variables["losses"].get) == 0.5  # at the widest, the rate in the middle
+    assert variables["eight"] == pytest.approx(variables["full"], abs=0.15)
+
+
+def test_fine_tuning_samples(ran):
+    _, variables, _ = ran("5_fine_tuning_samples")
+    plan = variables["plan"]
+    assert plan.samples > 1600
+    assert variables["actual"] == pytest.approx(variables["goal"], rel=0.1)
+
+
+def test_every_notebook_is_tried_has_its_button_and_a_kernel():
+    tried = Path(__file__).read_text()
+    assert len(NOTEBOOKS) == 6
+    for path in NOTEBOOKS:
+        notebook = json.loads(path.read_text())
+        assert f'ran("{path.stem}")' in tried
+        first, install = notebook["cells"][:2]
+        assert f"/blob/main/examples/notebooks/{path.name})" in "".join(first["source"])
+        assert "find_spec" in "".join(install["source"])
+        assert notebook["nbformat"] == 4
+        identities = [cell["id"] for cell in notebook["cells"]]
+        assert len(set(identities)) == len(identities)
+        assert len(path.read_text()) < 150_000
