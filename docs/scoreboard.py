@@ -366,7 +366,7 @@ def badges() -> dict[str, str]:
 
 def with_figures(text: str, figures_of_language: str) -> str:
     """A README with the current figures between its marks."""
-    return FIGURES.sub(lambda match: f"{match[1]}{figures_of_language}{match[2]}", text)
+    return FIGURES.sub(lambda match: f"{match[1]}\n{figures_of_language}\n{match[2]}", text)
 
 
 def documents() -> dict[Path, str]:
