@@ -251,10 +251,15 @@ def test_more_shapes_of_json(tmp_path):
     named = lambda key, value: {"key": key, "value": value}
     shapes = {
         "two keys deep": {"ladder": {"points": rows}},
+        "by name under data": {"meta": {"author": "x"}, "data": {f"r{i}": row for i, row in enumerate(rows)}},
         "kinds": {"gpt": rows[:6], "llama": rows[6:]},
         "three deep": [
             {"config": {"model": {"n_params": n}}, "eval": {"loss": loss(n, d)}, "tokens": d} for n, d in GRID
         ],
+        "kinds by name": {
+            "gpt": {f"r{i}": row for i, row in enumerate(rows[:6])},
+            "llama": {f"r{i}": row for i, row in enumerate(rows[6:])},
+        },
         "lists of one": [{key: [value] for key, value in row.items()} for row in rows],
         "mlflow": [
             {"params": [named("n_params", str(n))], "metrics": [named("val_loss", loss(n, d)), named("tokens", d)]}

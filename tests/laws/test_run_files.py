@@ -224,6 +224,31 @@ def test_the_ladder_of_olmo_core(tmp_path, with_config):
     assert any("the mean of the last of 2 'eval/lm/…/CE loss'" in note for note in runs.notes)
 
 
+def test_of_a_checkpoint_with_experts_the_active_parameters_are_counted(tmp_path):
+    shapes = {"model.embed_tokens.weight": [100, 8], "model.layers.0.self_attn.q_proj.weight": [8, 8]}
+    shapes |= {f"model.layers.0.block_sparse_moe.experts.{i}.w1.weight": [8, 32] for i in range(8)}
+    shapes |= {"model.layers.0.block_sparse_moe.gate.weight": [8, 8], "lm_head.weight": [100, 8]}
+    header = json.dumps(
+        {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    )
+    folder = tmp_path / "run" / "checkpoint-100"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    (folder / "config.json").write_text(
+        json.dumps({"num_local_experts": 8, "num_experts_per_tok": 2, "hidden_size": 8})
+    )
+    state = {
+        "global_step": 100,
+        "max_steps": 100,
+        "num_input_tokens_seen": 50_000,
+        "log_history": [{"step": 100, "eval_loss": 3.5}],
+    }
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+    runs = Observations.read(tmp_path)
+    assert (runs.counted, runs.num_params[0]) == ("active", 64 + 64 + 2 * 8 * 32)
+    assert Observations.read(tmp_path, counted="non_embedding").num_params[0] == 64 + 64 + 8 * 8 * 32
+
+
 # ---- batches that no file tells
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import allometry
-from allometry import laws
+from allometry import laws, workflow
 from allometry.errors import UserError
 from allometry.recording.points_file import read_points
 from allometry.runs import claims
@@ -319,3 +319,17 @@ def test_every_line_is_on_the_disk_within_a_second(tmp_path, monkeypatch):
             time.sleep(0.05)
         assert synced
         run.finish(loss=1.0)
+
+
+def test_a_fit_of_a_study_leaves_out_the_runs_that_were_too_short(tmp_path):
+    """A plateau at ln 10 before the loss falls: the law of the study is that of the longer runs."""
+    late = lambda n, d: 0.2 + 60 / n**0.5 * (2e4 / d) ** 0.7
+    early = lambda n, d: (late(n, d) ** -6 + math.log(10) ** -6) ** (-1 / 6)
+    for size in (500, 1000, 2000, 4000):
+        for tokens in (4000, 8000, 16_000, 32_000, 64_000):
+            with allometry.Recorder(tmp_path / "s", num_params=size, tokens=tokens, batch_tokens=100) as run:
+                run.finish(loss=early(size, tokens), tokens=tokens)
+    heard = []
+    fit = workflow.fit_runs(tmp_path / "s", listener=heard.append)
+    assert fit.range["tokens"][0] == 16_000
+    assert any("falls faster" in str(event) for event in heard)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ WORDS = re.compile(r"embed_tokens|wte|word_embeddings|embed_in|tok_embeddings")
 EMBEDDINGS = re.compile(
     rf"{WORDS.pattern}|wpe|position_embeddings|embed_positions|token_type_embeddings|embeddings?\.weight$"
 )
+# Tensors of the routed experts, and the settings that say how many there are.
+EXPERT = re.compile(r"(^|\.)experts\.")
+NUM_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output)\.weight$")
 
 
@@ -81,6 +84,19 @@ def _read_model(folder: Path, run: LoggedRun) -> None:
         # What Trainer multiplies by 6 and the tokens: no embedding, and so no tied head.
         "params_in_flos": Fact(total - embedded, ""),
     }
+    _count_experts(run, shapes, total - embedded - head)
+
+
+def _count_experts(run: LoggedRun, shapes: Mapping[str, int], non_embedding: int) -> None:
+    """Of a model with experts, the parameters that are active for a token."""
+    experts = sum(size for name, size in shapes.items() if EXPERT.search(name))
+    facts = {key.rsplit(".", 1)[-1]: number(value) for key, value in run.settings.items()}
+    many = next((facts[name] for name in NUM_EXPERTS if facts.get(name, 0) > 0), 0.0)
+    active = facts.get("num_experts_per_tok", 0.0)
+    if experts and 0 < active <= many:
+        count = round(non_embedding - experts * (1 - active / many))
+        how = f"all tensors but embeddings and head in the header of the weights, {active:g} of {many:g} experts"
+        run.facts["num_params_active"] = Fact(count, how)
 
 
 def _tensor_sizes(path: Path) -> dict[str, int]:

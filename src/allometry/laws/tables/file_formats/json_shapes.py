@@ -73,6 +73,9 @@ def rows_of(value: Any, where: str) -> tuple[list[Mapping[str, Any]], list[str]]
         return [{"kind": key, **row} for key, rows in value.items() for row in rows], [
             "each key is taken to be a kind of runs"
         ]
+    if len(value) > 1 and all(_are_named_runs(one) for one in value.values()):
+        kinds = [{"kind": key, "label": name, **row} for key, runs in value.items() for name, row in runs.items()]
+        return kinds, ["each key is taken to be a kind of runs"]
     if (key := _key_of_rows(value)) is not None:
         rows, notes = rows_of(value[key], where)
         return rows, [f"rows taken from the key {key!r}", *notes]
@@ -150,8 +153,10 @@ def _key_of_rows(value: Mapping[str, Any]) -> str | None:
     if named or len(listed) == 1:
         # An object that has a size and a loss itself is a row, whatever list it carries along.
         return None if not named and sum(map(is_known, value)) >= 2 else (named or listed)[0]
-    known = [key for key in ROWS if isinstance(value.get(key), dict) and value[key]]
-    return known[0] if known and not any(map(is_known, value)) else None
+    # An object of plain numbers is the part of one run, not runs.
+    held = {key: value[key] for key in ROWS if isinstance(value.get(key), dict)}
+    known = [key for key, one in held.items() if any(isinstance(inner, dict | list) for inner in one.values())]
+    return known[0] if known and not any(is_known(key) for key in value if key not in ROWS) else None
 
 
 def _of_mappings(value: Mapping[str, Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[str]]:
@@ -170,6 +175,18 @@ def _is_run(value: Mapping[str, Any]) -> bool:
 
 def _are_runs(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+
+
+def _are_named_runs(value: Any) -> bool:
+    """Whether an object holds runs by their names, each with a loss: settings alone are the part of a run."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(
+            isinstance(one, dict) and _is_run(one) and any("loss" in key.lower() for key in one)
+            for one in value.values()
+        )
+    )
 
 
 def _share_keys(inner: list[Mapping[str, Any]]) -> bool:
