@@ -8,7 +8,9 @@ of held-out runs in the 90 % interval. For ``data_constrained`` the public test 
 Published: SLDBench (arXiv 2507.21184: human experts, and the best of five runs of the best agent) and ScaleBench
 (arXiv 2604.22753: the mean over its ten laws, fitted to all training rows), each judged on rows kept aside.
 
-    python benchmarks/scalebench.py [--only TASK] [--json FILE]
+    python benchmarks/scalebench.py [--only TASK …] [--json FILE]
+
+Rows of a file that were not measured again stay in it; its field "seconds" is of the processor.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import csv
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,11 +162,10 @@ def measure(name: str, task: Task, rule: str, fitted: dict, held: dict) -> Outco
     return Outcome(name, rule, count, len(actual), *values, seconds)
 
 
-def outcomes(only: str) -> Iterator[Outcome]:
-    """Every rule of every task, as they are measured."""
-    for name, task in TASKS.items():
-        if not name.startswith(only):
-            continue
+def outcomes(names: Sequence[str]) -> Iterator[Outcome]:
+    """Every rule of these tasks, as they are measured."""
+    for name in names:
+        task = TASKS[name]
         frame = columns(task)
         for rule, held in rules(task, frame):
             yield measure(name, task, rule, rows_of(frame, ~held), rows_of(frame, held))
@@ -175,11 +176,12 @@ def outcomes(only: str) -> Iterator[Outcome]:
 def main() -> None:
     """One line a rule, and a table beside the published figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="only tasks whose name begins so")
+    parser.add_argument("--only", nargs="*", choices=TASKS, help="only these tasks")
     parser.add_argument("--json", type=Path, help="where to write the results")
     arguments = parser.parse_args()
+    kept = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.is_file() else []
     results = []
-    for one in outcomes(arguments.only):
+    for one in outcomes(arguments.only or list(TASKS)):
         results.append(one)
         print(
             f"{one.task:17}{one.rule:34}{one.fitted:5} →{one.held_out:4}   R² {one.r2:8.4f}   inside {one.inside:4.0%}"
@@ -187,7 +189,8 @@ def main() -> None:
             flush=True,
         )
         if arguments.json:
-            arguments.json.write_text(json.dumps([one._asdict() for one in results], indent=1) + "\n")
+            measured = {(row["task"], row["rule"]): row for row in (*kept, *(each._asdict() for each in results))}
+            arguments.json.write_text(json.dumps(list(measured.values()), indent=1) + "\n")
     head = f"{'task':17}{'held out: mean R²':>18}{'least':>9}{'inside':>8}"
     print(f"\n{head}     experts  best agent  ScaleBench (published, other rows)")
     for name in dict.fromkeys(one.task for one in results):

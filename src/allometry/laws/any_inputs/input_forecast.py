@@ -43,7 +43,7 @@ MOST_RUNS, MOST_FITTED = 600, 1500
 # Standard deviation that a prediction gains for each e-fold beyond the runs, in those of the target.
 DRIFT = 0.01
 # By what share errors beyond the runs are larger than the backtest's, by which the forms were weighed.
-OPTIMISM = 0.3
+OPTIMISM = 0.5
 # How far an interval goes to the backtest's errors where they are larger than it states, as a power.
 TOWARDS_ERRORS = 0.75
 POINTS_AT_ONCE = 2000
