@@ -97,6 +97,11 @@ def test_every_command_and_option_that_a_page_shows_exists(page):
         assert shown <= options | {"--help", "-h"}, f"allometry {name}: {sorted(shown - options)}"
 
 
+def test_the_page_of_commands_names_each():
+    page = ROOT / "docs" / "reference" / "commands.md"
+    assert {name for name, *_ in commands_of(page)} == set(typer.main.get_command(app).commands)
+
+
 def test_the_site_builds_strictly(tmp_path):
     pytest.importorskip("mkdocs", reason="the extra docs is not installed; make docs builds the site")
     pytest.importorskip("mkdocstrings", reason="the extra docs is not installed; make docs builds the site")
