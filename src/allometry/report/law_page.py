@@ -16,7 +16,7 @@ from ..quantities import format_count, format_flops, plural
 from . import cells, law_tables, sentences
 from .cells import ReportTable, row
 from .html import Picture, rendered
-from .question import PageSettings, Predictor, question
+from .question import BEYOND, PageSettings, Predictor, question
 from .study_contents import weights_of
 
 MOST_ROWS = 200  # of the table of runs
@@ -89,23 +89,23 @@ def _verdict(predictor: Predictor, runs: laws.Observations) -> str:
         scores = dict(predictor.backtest.ranking())
         tested = f"; together they predicted held-out runs {scores['forecast']:.2%} off" if "forecast" in scores else ""
         words += f"{tested}."
-    target = 10 * planning.FittedRange.of(runs.num_params.tolist(), runs.tokens.tolist()).flops[1]
     return (
         f"{plural(len(runs), 'run')} of {counts['num_params']} parameters on {counts['tokens']} tokens "
-        f"({' to '.join(map(format_flops, spans['flops']))} FLOPs). {words} {_ten_times(predictor, target)}"
+        f"({' to '.join(map(format_flops, spans['flops']))} FLOPs). {words} {_ten_times(predictor)}"
     )
 
 
-def _ten_times(predictor: Predictor, flops: float) -> str:
+def _ten_times(predictor: Predictor) -> str:
     """What ten times the compute of the largest run would buy."""
     try:
-        best = planning.optimal(predictor, flops, level=LEVEL)
+        best = planning.optimal(predictor, BEYOND * predictor.range["flops"][1], level=LEVEL)
     except UserError as error:
         return f"Ten times the compute of the largest run cannot be answered: {error}."
     interval = "" if best.low is None else f" [{best.low:.4g}, {best.high:.4g}] ({LEVEL:.0%} interval)"
     return (
         f"With ten times the compute of the largest run it expects a loss of {best.loss:.4g}{interval}, of "
         f"{format_count(best.num_params)} parameters on {format_count(best.tokens)} tokens."
+        + (" That size is no optimum of the law, which has none here." if best.at_edge else "")
     )
 
 
