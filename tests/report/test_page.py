@@ -14,7 +14,7 @@ from allometry.quantities import format_count
 from allometry.report import write_report
 from allometry.report.html import POLICY, packaged, policy
 from allometry.runs.record import RunRecord
-from allometry.runs.study import COLLECTION, Study
+from allometry.runs.study import Study
 from helpers.pages import read
 from helpers.studies import STAGES, build, cut, true_loss
 
@@ -192,7 +192,7 @@ def test_a_study_whose_runs_all_diverged_has_a_page_that_says_so(study, tmp_path
 
 
 def test_runs_that_were_trained_elsewhere_have_a_law_to_ask(tmp_path):
-    study = Study.create(tmp_path / "study", COLLECTION)
+    study = Study.collect(tmp_path / "study")
     for size in (1_000_000, 4_000_000, 16_000_000):
         for tokens in (20_000_000, 100_000_000, 500_000_000):
             run = ExternalRun(trained_by="recorder", name=HOSTILE, num_params=size, counted="total", tokens=tokens)
