@@ -17,7 +17,7 @@ READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
 PAGES = [*READMES, *sorted(ROOT.glob("docs/**/*.md"))]
 EXPLANATIONS = ("coming-from", "intervals", "scaling-laws", "unit-scaling")
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
-SHELL = re.compile(r"^```(?:bash|console)?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FENCED = re.compile(r"^```(.*?)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
@@ -76,7 +76,8 @@ def test_figures_and_pictures_are_those_of_the_committed_results():
 def commands_of(page: Path) -> list[list[str]]:
     """The words of every command of ours that a page shows, without comments and what stands for something."""
     text = page.read_text(encoding="utf-8")
-    lines = [line for block in SHELL.findall(text) for line in block.splitlines()]
+    shell = [block for language, block in FENCED.findall(text) if language in ("", "bash", "console")]
+    lines = [line for block in shell for line in block.splitlines()]
     lines += re.findall(r"`(allometry [^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
     found = []
     for line in lines:
