@@ -46,7 +46,8 @@ def plain_words(error: Mapping[str, Any]) -> str:
     template = _WORDS.get(error["type"])
     if template is None:
         return str(error["msg"]).removeprefix("Value error, ")
-    words = template.format_map({"min_length": "", "max_length": ""} | dict(error.get("ctx") or {}))
+    limits = {name: f"{value:g}" if isinstance(value, float) else value for name, value in error.get("ctx", {}).items()}
+    words = template.format_map({"min_length": "", "max_length": ""} | limits)
     if error["type"] == "missing":
         return words
     try:
