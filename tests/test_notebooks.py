@@ -37,7 +37,7 @@ def test_the_smallest_case(ran):
     steps = variables["steps_needed"]
     assert steps(8192, 8192**-0.5, 0.1) == steps(2, 2**-0.5, 0.1)
     assert steps(512, 1.0, 0.1) == "diverges"
-    assert "as FP16: 0.0" in printed
+    assert "as FP16: 0; times γ = 1024, as FP16, and divided again: 1e-08" in printed
     for line in printed.splitlines():
         if line.startswith("width"):
             assert all(0.9 < float(part.split()[-1]) < 1.1 for part in line.split(": ", 1)[1].split(", "))
