@@ -17,6 +17,7 @@ from allometry.lm.export.hugging_face_folder import write_hugging_face
 from allometry.lm.generate import load_model
 from allometry.runs.study import Study
 from allometry.workflow.models.distill_study import distill
+from allometry.workflow.own_ladder.ladder_forecast import own_ladder
 from allometry.workflow.prepare import open_or_begin
 from helpers.builders import word_lines
 from helpers.training import train
@@ -67,6 +68,7 @@ def test_rungs_are_taught_each_beside_its_run_alone(study, tmp_path):
     table = (out / "students.csv").read_text().splitlines()
     assert table[0] == "num_params,tokens,teacher_loss,loss_alone,loss"
     assert [float(line.split(",")[-1]) for line in table[1:]] == [s.taught.loss for s in distilled.students]
+    assert own_ladder(out) == []  # earlier studies without a teacher say nothing about it
     again = distill(study.path, f"{study.path}/{teacher_of(study).id}", out, share=0.5)
     assert json.dumps(again.to_json()) == json.dumps(distilled.to_json())
     assert load_model(Study(out), distilled.students[0].taught).config.width == 16
