@@ -98,6 +98,13 @@ def test_a_teacher_no_larger_than_the_rungs_is_refused(study, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_teacher_that_is_not_there_is_one_line(study, corpus, tmp_path):
+    with pytest.raises(UserError, match="no such run and no such folder"):
+        find_teacher(str(tmp_path / "none" / "3f2a"), corpus, CONTEXT, 256)
+    with pytest.raises(UserError, match="no run with an id that begins 'zz'"):
+        find_teacher(f"{study.path}/zz", corpus, CONTEXT, 256)
+
+
 def test_a_teacher_of_another_tokenizer_or_a_shorter_context_is_refused(study, corpus):
     source = f"{study.path}/{teacher_of(study).id}"
     with pytest.raises(UserError, match="reads 32 tokens, but the students read 64"):

@@ -26,7 +26,7 @@ from ...runs.study import Study, find_run
 from ...tasks.text import evaluate_windows
 from ...tasks.windows import held_out_windows
 from .. import checkpoint
-from ..finetuning.pretrained_model import load_pretrained
+from ..finetuning.pretrained_model import is_hub_name, load_pretrained
 from ..generate import model_in, tokenizer_of
 
 FOLDER, MANIFEST, WEIGHTS = "teacher", "teacher.json", "model.safetensors"
@@ -108,6 +108,8 @@ def find_teacher(source: str, corpus: Corpus, context: int, vocab_size: int) -> 
         _check_same_tokenizer(record.config.text, tokenizer_of(study, record), corpus, source)
         own = study.weights_path(record.id)
     else:
+        if not path.exists() and not is_hub_name(source):
+            raise UserError(f"--teacher {source}: no such run and no such folder")
         require("transformers")
         model, tokenizer = load_pretrained(source)
         teacher = _of_stock(model, source)

@@ -35,7 +35,7 @@ def load_pretrained(name: str, labels: Sequence[str] = (), seed: int = 0) -> tup
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if path.is_file():
         name, options["gguf_file"] = str(path.parent), path.name
-    elif not path.is_dir() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
+    elif not path.is_dir() and not is_hub_name(name):
         raise UserError(f"{name}: no such folder")
     elif path.is_dir() and not (path / "config.json").is_file():
         raise UserError(f"{name}: no config.json in it; give a folder that save_pretrained or allometry export wrote")
@@ -69,6 +69,11 @@ def load_pretrained(name: str, labels: Sequence[str] = (), seed: int = 0) -> tup
             f"{name}: its tokenizer has no token to fill texts up with; give an encoder, as BERT, for labels"
         )
     return model, tokenizer
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name could be one on the hub: OWNER/MODEL, or a model of the early days."""
+    return not (Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1)
 
 
 def context_of(model: Any, most: int) -> int:
