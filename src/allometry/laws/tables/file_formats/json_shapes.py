@@ -69,12 +69,7 @@ def rows_of(value: Any, where: str) -> tuple[list[Mapping[str, Any]], list[str]]
     if len(value) == 1 and isinstance(inside := next(iter(value.values())), dict) and not _is_run(inside):
         rows, notes = rows_of(inside, where)
         return rows, [f"rows taken from the key {next(iter(value))!r}", *notes]
-    if len(value) > 1 and all(_are_runs(one) for one in value.values()) and not set(value) & set(ROWS):
-        return [{"kind": key, **row} for key, rows in value.items() for row in rows], [
-            "each key is taken to be a kind of runs"
-        ]
-    if len(value) > 1 and all(_are_named_runs(one) for one in value.values()):
-        kinds = [{"kind": key, "label": name, **row} for key, runs in value.items() for name, row in runs.items()]
+    if (kinds := _of_kinds(value)) is not None:
         return kinds, ["each key is taken to be a kind of runs"]
     if (key := _key_of_rows(value)) is not None:
         rows, notes = rows_of(value[key], where)
@@ -166,6 +161,17 @@ def _of_mappings(value: Mapping[str, Mapping[str, Any]]) -> tuple[list[Mapping[s
         return [{name: column.get(key) for name, column in value.items()} for key in inner], []
     label = next((name for name in ("label", "run", "name", "key") if name not in inner), "label of the row")
     return [{label: name, **row} for name, row in value.items()], ["each key is taken to name a run"]
+
+
+def _of_kinds(value: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    """The runs of several kinds, each under its name, as a list or by names of their own; None for anything else."""
+    if len(value) < 2:
+        return None
+    if all(_are_runs(one) for one in value.values()) and not set(value) & set(ROWS):
+        return [{"kind": key, **row} for key, rows in value.items() for row in rows]
+    if all(_are_named_runs(one) for one in value.values()):
+        return [{"kind": key, "label": name, **row} for key, runs in value.items() for name, row in runs.items()]
+    return None
 
 
 def _is_run(value: Mapping[str, Any]) -> bool:
