@@ -93,7 +93,10 @@ def study_plan(
     practice = StudyPractice(study, predictor)
     if seconds is not None:
         options["seconds"] = lambda model, tokens: seconds(practice.run(model, tokens))
-    planned = planning.plan(predictor, budget, **practice.options(predictor.counted), **options)
+    options |= practice.options(predictor.counted)
+    planned = planning.plan(predictor, budget, **options)
+    if (unique := practice.unique_samples(planned)) is not None:
+        planned = planning.plan(predictor, replace(budget, tokens_available=unique), **options)
     return practice.carried_out(planned)
 
 
@@ -135,6 +138,16 @@ class StudyPractice:
         run = run or self.run(ModelConfig.parse(plan.model or {}), plan.tokens)
         plan = self.with_repetition(plan)
         return replace(plan, notes=(*plan.notes, *score_notes(self.study, plan))).with_run(run.to_dict())
+
+    def unique_samples(self, plan: planning.Plan) -> float | None:
+        """How many samples there are, where a plan without regard to it would read them more often than costs nothing.
+
+        None for texts, whose plans say so and leave it to the user: a longer text can be given.
+        """
+        if isinstance(self.task, TextConfig) or self.counted or plan.budget.tokens_available is not None:
+            return None
+        epochs = self.run(ModelConfig.parse(plan.model or {}), plan.tokens).epochs
+        return plan.tokens / epochs if epochs is not None and costs_much(epochs) else None
 
     def with_repetition(self, plan: planning.Plan) -> planning.Plan:
         """A plan that says what it means that its run reads the corpus again and again."""
