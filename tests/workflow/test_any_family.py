@@ -1,14 +1,18 @@
 """Studies of modules and tasks that cannot be trained. (One that can is examples/own_module.py.)"""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import helpers
-from allometry import workflow
+from allometry import planning, workflow
+from allometry.config.task import ImagesConfig, TextConfig
 from allometry.errors import UserError
 from allometry.workflow import StudyConfig
+from allometry.workflow.study_plan import StudyPractice
+from helpers.builders import model_config
 
 NETS = Path(helpers.__file__).parent / "small_net.py"
 
@@ -62,3 +66,20 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(images, tm
 def test_settings_that_contradict_each_other_are_refused(images, changes, says):
     with pytest.raises(UserError, match=says):
         config(images, **changes)
+
+
+@pytest.mark.parametrize(("epochs", "unique"), [(3.0, None), (36.0, 9000.0), (None, None)])
+def test_samples_that_would_be_read_many_times_are_counted_in_the_plan(epochs, unique):
+    """Of texts the plan only says so."""
+    practice = StudyPractice.__new__(StudyPractice)
+    practice.counted = False
+    practice.run = lambda model, tokens: SimpleNamespace(epochs=epochs)
+    tokens = 9000.0 * (epochs or 1)
+    model = model_config().to_dict()
+    plan = SimpleNamespace(budget=planning.Budget(flops=1e12), tokens=tokens, model=model)
+    practice.task = ImagesConfig(source="digits", fingerprint="f00d", shape=(1, 8, 8), classes=10)
+    assert practice.unique_samples(plan) == unique
+    stated = SimpleNamespace(budget=planning.Budget(flops=1e12, tokens_available=1e4), tokens=tokens, model=model)
+    assert practice.unique_samples(stated) is None
+    practice.task = TextConfig(source="text", fingerprint="f00d")
+    assert practice.unique_samples(plan) is None
