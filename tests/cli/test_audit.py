@@ -75,7 +75,7 @@ def cli(cli, monkeypatch, tmp_path):
 
 def test_a_healthy_model_gives_a_table_and_status_0(cli):
     status, out, err = cli("audited_models:good")
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, "next: allometry audit audited_models:good --steps 20\n")
     assert out.startswith("Sequential: ok, ")
     assert max(map(len, out.splitlines())) <= 80
 
@@ -185,7 +185,8 @@ def study(tmp_path_factory):
 def test_a_run_is_audited_on_its_studys_held_out_text(cli, study):
     made, run = study
     status, out, err = cli(f"{made.path}/{run[:4]}")
-    assert (status, err) == (0, f"run {run}\n")
+    assert status == 0
+    assert err.splitlines() == [f"run {run}", f"next: allometry audit {made.path}/{run[:4]} --steps 20"]
     assert out.startswith("LanguageModel: ok, ")
     assert cli(made.path)[1] == out  # the study's best run
 

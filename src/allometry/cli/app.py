@@ -88,7 +88,14 @@ def main() -> None:
     from .terminal.output import reset_volume
 
     reset_volume()
-    ended = _on_termination()
+    try:
+        _run(_on_termination())
+    finally:
+        reset_volume()
+
+
+def _run(ended: list[int]) -> None:
+    """Run the command; ``ended`` is filled when the process is asked to end."""
     try:
         status = app(standalone_mode=False)
         if status == INTERRUPTED:  # what typer makes of Ctrl-C

@@ -80,7 +80,7 @@ def _list(study: Any, folders: list[Any]) -> None:
     failed = sum(record.status != "finished" for record in records)
     words = f", {failed} not finished" if failed else ""
     if not records:
-        note("no run has ended yet")
+        note("no such run has ended")
         return
     note(f"{plural(len(records), 'run')}{words}: {format_flops(spent)} FLOPs, {format_seconds(seconds)} of processes")
 

@@ -82,7 +82,7 @@ def device(name: str) -> Device:
     if key in _PLACES:
         raise UserError(
             f"device {name!r} is a place to train, whose speed is not known: name the accelerator, such as h100 or "
-            "rtx4090, or give flops_per_second as measured"
+            "rtx4090; for a CPU, give its flops_per_second as measured"
         )
     if key in DEVICES:
         return DEVICES[key]
