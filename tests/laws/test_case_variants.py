@@ -73,7 +73,8 @@ def test_units_before_and_behind_a_name(tmp_path, header, size, length):
         "N,D,nll",
         "N,D,cross_entropy",
         "N,D,val_ce",
-        "params,dataset_size,loss",
+        "count_params,tokens_so_far,validation cross entropy",
+        "num_weights,numTrainToks,valid_nll",
     ],
 )
 def test_names_that_say_it_in_other_words(tmp_path, header):
@@ -115,6 +116,10 @@ def test_a_batch_in_millions_of_tokens(tmp_path):
         ("per_device_train_batch_size,gradient_accumulation_steps,world_size,nnodes", (8, 4, 8, 2)),
         ("micro_batch_size,grad_accum,world_size,tensor_model_parallel_size,pp_size", (8, 4, 32, 2, 2)),
         ("batch_size,gradient_accumulation_steps", (256, "")),
+        ("accum_iter,num_gpu,batch_size", (4, 8, 8)),
+        ("update_freq,distributed_world_size,batch_size", (4, 8, 8)),
+        ("grad_accumulation_steps,num_processes,train_batch_size_per_device", (4, 8, 8)),
+        ("ga_steps,n_gpus,batch_per_gpu", (4, 8, 8)),
     ],
 )
 @pytest.mark.parametrize("length", ["max_length", "context"])

@@ -57,7 +57,7 @@ KNOWN = {
             "ntokensseen numtokensseen tokensprocessed consumedtokens consumedtraintokens numinputtokensseen "
             "currenttokens traintokensseen totaltokens totaltokensseen totaltraintokens totaltrainingtokens datasize "
             "tokencount sizetokens ntraintokens numtraintokens ntrainingtokens numtrainingtokens tokenbudget maxtokens "
-            "datatokens datasetsize data d t",
+            "datatokens data d t",
         ),
         (
             "flops",

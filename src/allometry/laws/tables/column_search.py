@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import UserError
-from ..field_names import COUNTED, KNOWN, normalise, plain_forms, split_unit, without_keeper
+from ..column_words import field_of
+from ..field_names import COUNTED, KNOWN, is_known, normalise, plain_forms, split_unit, without_keeper
 from .raw_table import RawTable
 
 # A column that is filled in fewer of the rows that count than this part of the fullest one is passed over.
@@ -43,6 +44,10 @@ class ColumnSearch:
     def __init__(self, table: RawTable, named_counts: frozenset[str], of_words: frozenset[str]):
         self.table, self.counts, self.of_words = table, named_counts, of_words
         self.rows = np.ones(len(table), bool)  # the rows that count: those with a loss, once its column is known
+        self._by_words: dict[str, list[str]] = {}
+        for column in table.columns:
+            if not is_known(column) and (field := field_of(column) or field_of(without_keeper(column))) is not None:
+                self._by_words.setdefault(field, []).append(column)
         self._by_name: dict[str, list[tuple[int, str, float]]] = {}
         for column in table.columns:
             bare, hidden = without_keeper(column), column.startswith("_")
@@ -70,6 +75,8 @@ class ColumnSearch:
                     (rank >= 4, len(word) == 1 or word in ("size", "data"), order, rank, Found(column, factor))
                 )
         ranked.sort(key=lambda one: one[:4])
+        if not ranked:  # no name is known as a whole: its words may say it
+            ranked = [(False, False, 0, 0, Found(column, 1.0)) for column in self._by_words.get(field, ())]
         choices = list({one[4].column: one[4] for one in reversed(ranked)}.values())[::-1]
         if field in self.of_words:
             return choices

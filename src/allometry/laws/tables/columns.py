@@ -11,6 +11,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...quantities import parse_number, plural
+from ..column_words import kind_of_batch
 from ..field_names import (
     BARE_BATCH,
     COUNTED,
@@ -291,7 +292,9 @@ def _batch_kind(column: object) -> str:
     for kind, words in (("whole", GLOBAL_BATCH), ("device", DEVICE_BATCH), ("bare", BARE_BATCH)):
         if forms & set(words.split()):
             return kind
-    return "sequences"
+    if column is None or forms & set(KNOWN["batch_sequences"]):
+        return "sequences"
+    return kind_of_batch(str(column)) or "bare"
 
 
 def _check_complete(table: RawTable, taken: Mapping[str, str | float]) -> None:

@@ -323,8 +323,9 @@ def _batch_in_tokens(columns: Columns, kind: str) -> list[str]:
         return ["the batch is in sequences; columns={'sequence_length': ...} gives it in tokens"]
     if "steps" in columns and "tokens" in columns:
         with np.errstate(divide="ignore", invalid="ignore"):
-            length = np.nanmedian(columns["tokens"] / (columns["steps"] * batch))
-        in_tokens = bool(abs(length - 1) < 0.2)
+            lengths = columns["tokens"] / (columns["steps"] * batch)
+        lengths = lengths[np.isfinite(lengths)]
+        in_tokens = bool(len(lengths)) and bool(abs(np.median(lengths) - 1) < 0.2)
     else:
         in_tokens = bool(np.nanmedian(batch) >= LEAST_BATCH_IN_TOKENS)
     if in_tokens:
