@@ -15,12 +15,12 @@ _SAME = {
     "bsz": "batch",
 }  # fmt: skip
 _MANY = {"num", "n", "number", "of", "count", "total", "all", "the", "my"}
+_TOKENS = {"train", "training", "trained", "on", "seen", "consumed", "processed", "cumulative", "so", "far", "d"}
 # Field → a word that its name must have, and those that may stand beside it.
 _FIELDS = {
     "accumulation": ("accum", {"grad", "gradient", "ga", "steps", "freq"} | _MANY),
     "batch_tokens": ("tokens", {"batch", "per", "size", "in", "steps", "global"} | _MANY),
-    "tokens": ("tokens", {"train", "training", "trained", "on", "seen", "consumed", "processed", "cumulative", "so", "far",
-                          "d"} | _MANY),
+    "tokens": ("tokens", _TOKENS | _MANY),
     "num_params": ("params", {"model", "trainable", "size"} | _MANY),
     "loss": ("loss", {"val", "out", "cross", "final", "last", "best", "avg", "min", "end", "lm", "l"}),
     "steps": ("steps", {"max", "optimizer", "train", "training", "final"} | _MANY),
