@@ -60,8 +60,8 @@ def study_question(contents: StudyContents) -> Markup | None:
     rungs = contents.finished("ladder")
     covered = FittedRange.of([contents.size(r) for r in rungs], [r.tokens for r in rungs]) if rungs else None
     # The recipe of a program knows a rate and a width, and no batch by the tokens seen.
-    known = contents.recipe and "reference_tokens" in contents.recipe
-    settings = PageSettings.of_recipe(contents.recipe) if known else None
+    recipe = contents.recipe
+    settings = PageSettings.of_recipe(recipe) if recipe and "reference_tokens" in recipe else None
     if settings is None and all(record.external for record in contents.records):
         settings = PageSettings.published()
     start = plan.optimum.flops if plan else None
