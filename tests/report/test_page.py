@@ -8,12 +8,15 @@ from dataclasses import replace
 import pytest
 
 from allometry import laws
+from allometry.config.external import ExternalRun
 from allometry.errors import UserError
 from allometry.quantities import format_count
 from allometry.report import write_report
 from allometry.report.html import POLICY, packaged, policy
+from allometry.runs.record import RunRecord
+from allometry.runs.study import Study
 from helpers.pages import read
-from helpers.studies import STAGES, build, cut
+from helpers.studies import STAGES, build, cut, true_loss
 
 HOSTILE = "</script></style></pre><img src=x onerror=alert(1)>{{ 7*7 }}`$x$`&amp;\"'"
 SCRIPTS = ("law.js", "ask.js", "hover.js")
@@ -186,6 +189,24 @@ def test_a_study_whose_runs_all_diverged_has_a_page_that_says_so(study, tmp_path
     assert "7 of them diverged" in page.words["p"]
     assert not page.all("figure")
     assert "No law can be fitted yet" in page.words["p"]
+
+
+def test_runs_that_were_trained_elsewhere_have_a_law_to_ask(tmp_path):
+    study = Study.collect(tmp_path / "study")
+    for size in (1_000_000, 4_000_000, 16_000_000):
+        for tokens in (20_000_000, 100_000_000, 500_000_000):
+            run = ExternalRun(trained_by="recorder", name=HOSTILE, num_params=size, counted="total", tokens=tokens)
+            loss = float(true_loss(size, tokens))
+            study.save(
+                RunRecord(run, "ladder", "finished", loss, None, loss, 0.0, 0.0, 0.0, "2026-01-02T03:04:05+00:00"), []
+            )
+    fit = laws.fit("chinchilla", laws.Observations.read(study.path), bootstrap=0)
+    study.write("fit.json", fit.to_json())
+    page = read(write_report(study))
+    assert page.all("section")[0]["id"] == "ask"
+    assert "step_law" in page.words["script"]
+    for record in study.records():
+        assert f"{record.id}: " in page.words["title"]
 
 
 def test_the_room_needs_no_torch_and_its_tables_no_matplotlib():
