@@ -252,7 +252,7 @@ def figures() -> dict[str, Any]:
         "studies": len(unseen),
         "plural": "study" if len(unseen) == 1 else "studies",
         "rms": f"{rms([row for row in unseen if row['target_ratio'] <= 16] or unseen):.1%}",
-        "far": ", ".join(f"{abs(row['error']):.1%}" for row in unseen if row["target_ratio"] > 16) or "–",
+        "far": " and ".join(f"{abs(row['error']):.1%}" for row in unseen if row["target_ratio"] > 16) or "–",
         "hits": sum(bool(row["inside"]) for row in unseen),
         "tasks": len({row["task"] for row in any_inputs}),
         "sets": len(any_inputs),
@@ -379,7 +379,10 @@ def documents() -> dict[Path, str]:
         ROOT / "docs/pictures/calibration.svg": calibration(known_truths(read("calibration.json"))),
         **{ROOT / f"docs/pictures/badges/{name}.svg": picture for name, picture in badges().items()},
         read_me: with_figures(read_me.read_text(encoding="utf-8"), ENGLISH.format(**figures())),
-        chinese: with_figures(chinese.read_text(encoding="utf-8"), CHINESE.format(**figures())),
+        chinese: with_figures(
+            chinese.read_text(encoding="utf-8"),
+            CHINESE.format(**figures() | {"far": figures()["far"].replace(" and ", "、")}),
+        ),
     }
 
 
