@@ -252,7 +252,7 @@ def figures() -> dict[str, Any]:
         "studies": len(unseen),
         "plural": "study" if len(unseen) == 1 else "studies",
         "rms": f"{rms([row for row in unseen if row['target_ratio'] <= 16] or unseen):.1%}",
-        "far": " and ".join(f"{abs(row['error']):.1%}" for row in unseen if row["target_ratio"] > 16) or "–",
+        "far": ", ".join(f"{abs(row['error']):.1%}" for row in unseen if row["target_ratio"] > 16) or "none",
         "hits": sum(bool(row["inside"]) for row in unseen),
         "tasks": len({row["task"] for row in any_inputs}),
         "sets": len(any_inputs),
@@ -265,7 +265,7 @@ ENGLISH = """\
 | tried on | outcome |
 |---|---|
 | **{tables} public tables** of runs, fitted on at most a tenth of the compute | {error} off on average; {inside} of the held-out runs inside their 90 % intervals |
-| **our own ladder**, {studies} {plural} of texts that no choice had seen | {rms} off (rms) at 8×, {far} at 64× and more; {hits} of {studies} inside |
+| **our own ladder**, {studies} {plural} of texts that no choice had seen | {rms} off (rms) at 8×; at 64× and more each {far}; {hits} of {studies} inside |
 | **laws of any inputs**, {tasks} tasks of SLDBench and ScaleBench, {sets} held-out sets | R² {median} in the median, {worst} at worst |
 """
 
@@ -381,7 +381,7 @@ def documents() -> dict[Path, str]:
         read_me: with_figures(read_me.read_text(encoding="utf-8"), ENGLISH.format(**figures())),
         chinese: with_figures(
             chinese.read_text(encoding="utf-8"),
-            CHINESE.format(**figures() | {"far": figures()["far"].replace(" and ", "、")}),
+            CHINESE.format(**figures() | {"far": figures()["far"].replace(", ", "、")}),
         ),
     }
 
