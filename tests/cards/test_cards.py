@@ -210,3 +210,13 @@ def test_ticks_are_on_the_axis_and_places_keep_the_order(low, factor, logarithmi
 def test_shades_order_the_sizes():
     assert shades([3, 1, 2, 3]) == [1, 0, 0.5, 1]
     assert shades([5]) == [0]
+
+
+def test_a_band_of_no_use_does_not_press_the_rest_flat():
+    chart = Chart("x", "y", "t", log_y=True)
+    chart.line([1, 10], [2, 1], "l")
+    chart.band([1, 10], [1e-300, 5e-324], [1e300, 1e308], "b")
+    text = chart.svg()
+    check_fragment(text)
+    heights = [float(pair.split(",")[1]) for pair in re.search(r'polyline points="([^"]+)"', text)[1].split()]
+    assert abs(heights[1] - heights[0]) > HEIGHT / 10

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 MOST_TICKS = 6
+LEAST, LEAST_SHARE = 1e-290, 1e-30  # of a logarithmic axis: its low end, also as a share of its high end
 _ROUND = (1, 2, 5)
 
 
@@ -33,6 +34,7 @@ class Axis:
             return cls(1.0, 10.0, start, pixels, logarithmic)
         low, high = min(shown), max(shown)
         if logarithmic:
+            low, high = max(low, high * LEAST_SHARE, LEAST), max(high, LEAST)
             room = margin * math.log(high / low) if high > low else math.log(2)
             return cls(low / math.exp(room), high * math.exp(room), start, pixels, True)
         room = margin * (high - low) if high > low else max(abs(high), 1.0) / 2

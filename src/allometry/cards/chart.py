@@ -11,6 +11,7 @@ from .axis import Axis
 
 WIDTH, HEIGHT = 640, 330
 LEFT, RIGHT, TOP, BOTTOM = 66, 14, 12, 46
+BAND_ROOM = 2.0  # a band reaches this factor beyond all else at most
 MOST_DOTS = 1500  # of more, every so-manyth is drawn, and the chart says so
 TARGET = "#d95f02"
 SMALL, LARGE = (112, 173, 214), (20, 70, 130)  # colours of the smallest and the largest size
@@ -86,14 +87,21 @@ class Chart:
         """All that the axes must hold; where one of a pair cannot be shown, neither counts."""
         pairs = [(dot.x, dot.y) for dot in self.dots]
         pairs += [pair for x, y, _, _ in self.lines for pair in zip(x, y, strict=True)]
-        pairs += [
-            pair for x, low, high, _ in self.bands for pair in (*zip(x, low, strict=True), *zip(x, high, strict=True))
-        ]
         for x, y, low, high, _ in self.targets:
             pairs += [(x, value) for value in (y, low, high) if value is not None]
         shown = [(x, y) for x, y in pairs if self._can_show(x, y)]
+        shown += self._ends_of_bands([y for _, y in shown])
         ends = [value for low, high, _ in self.spans for value in (low, high)] if shown else []
         return [x for x, _ in shown] + [v for v in ends if self._can_show(v, 1.0)], [y for _, y in shown]
+
+    def _ends_of_bands(self, values: list[float]) -> list[tuple[float, float]]:
+        """What of the bands the axes must hold: a band far wider than all else is cut off."""
+        pairs = [pair for x, low, high, _ in self.bands for side in (low, high) for pair in zip(x, side, strict=True)]
+        pairs = [pair for pair in pairs if self._can_show(*pair)]
+        if not values or not self.log_y:
+            return pairs
+        least, most = min(values) / BAND_ROOM, max(values) * BAND_ROOM
+        return [(x, min(max(y, least), most)) for x, y in pairs]
 
     def _can_show(self, x: float, y: float) -> bool:
         fits = math.isfinite(x) and math.isfinite(y)
