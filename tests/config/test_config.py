@@ -140,8 +140,8 @@ def test_a_misspelt_key_is_named_rather_than_the_one_it_leaves_missing():
     [
         ({}, "width: is missing"),
         ({"width": 16, "layers": 2}, "hidden: is missing"),
-        ({"width": "wide", "layers": 2, "hidden": 8}, "width: .*integer"),
-        ({"width": 16.5, "layers": 2, "hidden": 8}, "width: .*integer"),
+        ({"width": "wide", "layers": 2, "hidden": 8}, "width: .wide. is not a number"),
+        ({"width": 16.5, "layers": 2, "hidden": 8}, "width: must be a whole number, not 16.5"),
         ({"width": 16, "layers": 0, "hidden": 8}, "layers: must be 1 or more, not 0"),
         ({"width": 24, "layers": 1, "hidden": 8, "head_dim": 16}, "width 24 is not a multiple of head_dim 16"),
         ({"width": 15, "layers": 1, "hidden": 8, "head_dim": 5}, "head_dim: .*multiple of 2"),

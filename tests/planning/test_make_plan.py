@@ -157,7 +157,6 @@ def test_devices_by_the_names_that_people_use(said, meant):
         ("mi300", "did you mean mi300x"),
         ("h1000", "did you mean h100"),
         ("rtx4080", "rtx4090"),
-        ("cpu", "for a CPU, give its flops_per_second"),
         ("", "known: "),
     ],
 )
@@ -165,6 +164,11 @@ def test_the_nearest_device_is_offered(said, words):
     with pytest.raises(UserError, match="unknown device") as caught:
         planning.device(said)
     assert words in str(caught.value)
+
+
+def test_a_place_to_train_is_no_accelerator():
+    with pytest.raises(UserError, match="place to train, whose speed is not known.*give its flops_per_second"):
+        planning.device("cpu")
 
 
 def test_plan_by_published_rules():
