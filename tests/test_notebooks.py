@@ -12,8 +12,9 @@ RUN = runpy.run_path(str(FOLDER / "run.py"))["run_notebook"]
 
 
 @pytest.fixture
-def ran(tmp_path):
-    """Run a notebook: what it printed, and its variables."""
+def ran(tmp_path, monkeypatch):
+    """Run a notebook: what it printed, its variables, and what its cells ended with."""
+    monkeypatch.chdir(tmp_path)  # the paths in its variables are relative
 
     def run(name):
         notebook, variables = RUN(FOLDER / f"{name}.ipynb", tmp_path)
