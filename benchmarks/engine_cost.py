@@ -116,7 +116,7 @@ def by_hand(place: Ground, seed: int, model: nn.Module) -> float:
     begin = time.perf_counter()
     generator = np.random.default_rng(seed)
     order = np.concatenate([generator.permutation(len(x)) for _ in range(run.tokens // len(x) + 1)])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=run.train.lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=run.train.lr, weight_decay=0.0, fused=True)
     model.train()
     for step, ((first, rows), factor) in enumerate(places):
         optimizer.param_groups[0]["lr"] = run.train.lr * factor
