@@ -35,7 +35,7 @@ _SPLIT = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+")
 def words_of(name: str) -> list[str]:
     """The words of a name, each in one form: ``numTrainToks`` is num, train, tokens."""
     lower: list[str] = [str(word).lower() for word in _SPLIT.findall(name)]
-    words = [_SAME[word] if word in _SAME else word for word in lower]
+    words = [_SAME.get(word, word) for word in lower]
     return ["accum" if word.startswith("accum") else word for word in words]
 
 
