@@ -167,7 +167,7 @@ def test_the_nearest_device_is_offered(said, words):
 
 
 def test_a_place_to_train_is_no_accelerator():
-    with pytest.raises(UserError, match="place to train, whose speed is not known.*give its flops_per_second"):
+    with pytest.raises(UserError, match=r"place to train, whose speed is not known.*give its flops_per_second"):
         planning.device("cpu")
 
 
