@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 from .corpus import Corpus
-from .shards import fingerprint
+from .shards import Shards, fingerprint
 
 PIECE_TOKENS = 16_384  # long, so that few documents are cut
 
@@ -40,7 +40,7 @@ def limited(corpus: Corpus, unique_tokens: int | None, other: Corpus | None = No
     return replace(corpus, train=train, held_out=held_out, fingerprint=mark, folder=None)
 
 
-def _spread(tokens: np.ndarray, count: int) -> list[np.ndarray]:
+def _spread(tokens: np.ndarray | Shards, count: int) -> list[np.ndarray]:
     """``count`` tokens in pieces of about ``PIECE_TOKENS``, evenly spaced."""
     pieces = -(-count // PIECE_TOKENS)
     ends, skipped = (np.linspace(0, total, pieces + 1).astype(int) for total in (count, len(tokens) - count))
