@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,8 @@ def sizes_and_tokens(
         if not isinstance(column, str) or column in table.columns or column.rpartition("*")[0] in table.columns
     }
     match = match_columns(table, NOT_READ | known, None if counted == "unknown" else counted)
-    runs, _ = derive(clean(table, match), match)
+    kept = replace(match, searched=False)  # what looks like a summary of the rows above is a row to predict for
+    runs, _ = derive(clean(table, kept), match)
     for name, values in (("num_params", runs.num_params), ("tokens", runs.tokens)):
         wrong = ~(np.isfinite(values) & (values > 0))
         if wrong.any():
