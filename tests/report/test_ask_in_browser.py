@@ -43,8 +43,9 @@ def write(page, name, value):
 
 
 def test_the_page_answers_as_the_plan_does(opened, contents):
-    plan = planning.optimal(contents.predictor, contents.plan.optimum.flops, level=contents.level)
+    plan = planning.optimal(contents.predictor, contents.plan.flops, level=contents.level)
     assert opened.run("document.getElementById('ask').hidden") is False
+    assert exact(opened, "loss") == pytest.approx(contents.plan.loss, rel=0.01)  # its shape is one that exists
     for name in ("loss", "num_params", "tokens"):
         assert exact(opened, name) == pytest.approx(getattr(plan, name), rel=1e-4)  # the field shows six digits
     assert opened.complaints() == []

@@ -64,7 +64,7 @@ def study_question(contents: StudyContents) -> Markup | None:
     settings = PageSettings.of_recipe(recipe) if recipe and "reference_tokens" in recipe else None
     if settings is None and all(record.external for record in contents.records):
         settings = PageSettings.published()
-    start = plan.optimum.flops if plan else None
+    start = plan.flops if plan else None  # by 6·N·D, as the page counts: the budget itself is of exact FLOPs
     return question(predictor, covered, settings, speed(contents), start, contents.level)
 
 
