@@ -153,3 +153,12 @@ def test_a_mixing_law_has_an_effect_for_each_proportion():
     runs = laws.Observations.read(frame, target="loss", inputs=list("abc"))
     predicted = laws.forecast(runs, laws=[laws.mixing_law(["a", "b", "c"])]).predict(a=0.2, b=0.3, c=0.5)
     assert predicted.value == pytest.approx(2 + np.exp(-0.2 + 0.09), rel=1e-3)
+
+
+def test_too_few_runs_for_a_law_of_many_constants_are_one_line():
+    law = laws.INPUT_LAWS["distillation"]
+    generator = np.random.default_rng(0)
+    frame = {name: 10 ** generator.uniform(0.1, 1, 9) for name in law.inputs} | {"loss": generator.uniform(1, 2, 9)}
+    runs = laws.Observations.read(frame, target="loss", inputs=list(law.inputs))
+    with pytest.raises(UserError, match="9 runs are too few for the constants of distillation: make more runs"):
+        laws.forecast(runs, laws=["distillation"])

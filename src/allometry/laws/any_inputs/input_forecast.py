@@ -317,12 +317,21 @@ def forecast_inputs(runs: Measurements, seed: int = 0, forms: Sequence[AnyForm] 
         runs: the runs, as ``Observations.read(…, target=…, inputs=…)`` gives them.
         seed: of the starting points.
         forms: the forms to fit instead of the grammar's.
+
+    Raises:
+        UserError: the runs are too few for every one of these forms.
     """
     notes = list(runs.notes)
     thin, middle, common = thinned(runs, MOST_RUNS, seed), middle_of(runs), CommonScale.of(runs.values)
     composed = forms is None
     forms = [*candidates(runs), *named_forms(runs)] if forms is None else forms
     ranked = _shortlist([fit_to(form, thin, middle, common, form.starts(STARTS, seed)) for form in forms], thin, common)
+    if not ranked:
+        asked = ", ".join(dict.fromkeys(form.name for form in forms))
+        raise UserError(
+            f"{plural(len(thin), 'run is', 'runs are')} too few for the constants of {asked}: make more runs, or ask "
+            "for a law of fewer constants"
+        )
     if len(runs.group_names) > 1:
         apart = [one for one in ranked if one.theta.shape[1]][:MOST_APART]
         ranked += [fit_to(one.form, thin, middle, common, one.theta[:1], own=True) for one in apart]
