@@ -119,7 +119,9 @@ def text(path):
 def test_a_command_on_a_disk_that_is_really_full(tmp_path, mounted, size):
     if not mounted:
         pytest.skip("no right to mount a small disk")
-    (tmp_path / "run.toml").write_text(run_toml(text(tmp_path / "text.txt"), 3_000_000))
+    (tmp_path / "run.toml").write_text(
+        run_toml(text(tmp_path / "text.txt"), 30_000_000)
+    )  # so that states are saved: every ten seconds
     disk = tmp_path / "disk"
     disk.mkdir()
     # The study is looked at within the same mount, before it is gone.
