@@ -17,7 +17,7 @@ from allometry.laws.forecasting.drift import PUBLIC_TABLES
 from allometry.laws.forecasting.residuals import ResidualProcess
 from allometry.laws.forecasting.run_weights import EXCESS_POWER, prediction_weights, relevance
 from allometry.laws.forecasting.smoothing import smoothed
-from allometry.laws.tables.diagnosis import excess
+from allometry.laws.tables.findings.best_by_compute import excess
 from helpers.ladders import TRUTHS, ladder, runs, shared
 
 ISOFLOP = [

@@ -8,7 +8,8 @@ from scipy import stats
 
 from allometry.errors import UserError
 from allometry.laws import LAWS, Observations, fit
-from allometry.laws.tables.diagnosis import check_design, excess
+from allometry.laws.tables.findings.best_by_compute import excess
+from allometry.laws.tables.findings.undetermined import check_design
 from helpers.ladders import TRUTHS, ladder, runs, shared
 
 GRAVE = {"duplicate", "impossible", "diverged", "outlier", "collinear", "rising"}

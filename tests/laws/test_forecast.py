@@ -26,7 +26,7 @@ from allometry.laws.forecasting.cuts import DEFAULT_LAWS, by_compute, origins
 from allometry.laws.forecasting.drift import PUBLIC_TABLES
 from allometry.laws.forecasting.residuals import LENGTH, RATIOS, ResidualProcess
 from allometry.laws.forecasting.run_weights import prediction_weights, relevance
-from allometry.laws.tables.diagnosis import excess
+from allometry.laws.tables.findings.best_by_compute import excess
 from helpers.ladders import TRUTHS, ladder, runs, shared
 
 # Truths of a tiny byte-level model: losses from about 2.2 down to about 1.2 over 13k–200k parameters, 0.2–2M tokens.

@@ -39,7 +39,8 @@ from .metrics import MetricFit, fit_metric
 from .prediction import Prediction, check_level
 from .saved import load, save
 from .tables.curves import Curves
-from .tables.diagnosis import Finding, Noise
+from .tables.findings.finding import Finding
+from .tables.findings.repeated_runs import Noise
 from .tables.measurements import Measurements, cells_of
 from .tables.observations import Observations
 

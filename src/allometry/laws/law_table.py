@@ -41,7 +41,7 @@ from .forecasting.residuals import EXCESS_GROWTH, LENGTH
 from .forms.farseer import Farseer
 from .forms.joined_powers import Kaplan, KaplanFloor, Skaling
 from .forms.sums_of_powers import SumOfPowers
-from .tables.diagnosis import frontier
+from .tables.findings.best_by_compute import frontier
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 INPUTS = ("num_params", "tokens")

@@ -14,7 +14,7 @@ from ..base import Law
 from ..constants_prior import Prior
 from ..forms.named_laws import law
 from ..solver import Problem, solve
-from ..tables.diagnosis import check_design
+from ..tables.findings.undetermined import check_design
 from ..tables.observations import Observations
 from .refits import refits
 from .result import GREEK, Fit

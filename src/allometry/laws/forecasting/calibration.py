@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..fitting.trunk_noise import TrunkNoise
-from ..tables.diagnosis import excess
+from ..tables.findings.best_by_compute import excess
 from .backtest import LATE, LEAST_ERROR, Backtest, BacktestRow, rows
 from .cuts import Origin
 from .drift import PUBLIC_TABLES, DriftPrior

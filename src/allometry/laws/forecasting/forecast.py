@@ -30,7 +30,8 @@ from ..fitting.result import Fit
 from ..fitting.trunk_noise import TrunkNoise, mean_noise
 from ..from_record import reads_record
 from ..prediction import Prediction, around, check_points, check_repeats, points
-from ..tables.diagnosis import check_design, excess
+from ..tables.findings.best_by_compute import excess
+from ..tables.findings.undetermined import check_design
 from ..tables.frames import sizes_and_tokens
 from ..tables.observations import Observations
 from .backtest import EDGES, Backtest, factors, law_rows

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..tables.diagnosis import excess
+from ..tables.findings.best_by_compute import excess
 from ..tables.observations import Observations
 from .smoothing import smoothed
 

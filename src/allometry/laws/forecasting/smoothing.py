@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..tables.diagnosis import excess
+from ..tables.findings.best_by_compute import excess
 from ..tables.observations import Observations
 from .residuals import EXCESS_GROWTH, ResidualProcess
 

@@ -26,7 +26,9 @@ from .cleaning import clean
 from .columns import match_columns
 from .curves import Curves
 from .deriving import derive
-from .diagnosis import Finding, Noise, diagnose, noise
+from .diagnosis import diagnose
+from .findings.finding import Finding
+from .findings.repeated_runs import Noise, noise
 from .frames import columns_read
 from .measurements import Measurements
 from .read_source import RunSource, of_records, read_source
