@@ -171,6 +171,17 @@ def test_scores_are_the_same_for_any_number_of_processes(opened, model, size):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("size", [3, 7])
+def test_every_process_asks_the_model_equally_often(opened, model, size):
+    """A sharded model computes only where all processes do."""
+    calls = [0] * size
+    for rank in range(size):
+        counter = model.register_forward_hook(lambda *_, rank=rank: calls.__setitem__(rank, calls[rank] + 1))
+        opened.evaluate(model, Recorded(rank, size, []))
+        counter.remove()
+    assert len(set(calls)) == 1
+
+
 def test_a_stand_in_has_the_same_shapes_and_needs_no_data(opened, model, run):
     other = source(run).stand_in(run)
     rows = max(1, run.train.batch_tokens // run.model.row_tokens)

@@ -24,7 +24,7 @@ from ..errors import UserError
 from ..quantities import Score
 from .contract import ALONE, Batch, OpenTask, Processes
 from .image_classes import cross_entropy_of, mean_of
-from .sample_order import SampleOrder, evaluating
+from .sample_order import SampleOrder, evaluating, turns
 
 EVALUATED = 64  # rows at a time
 WRITTEN = 100  # held-out answers that the model writes by itself
@@ -83,14 +83,15 @@ def losses_of(model: nn.Module, rows: np.ndarray, context: int, processes: Proce
     """Nats and bytes of the answer of every row; each process computes some of them."""
     device = next(model.parameters()).device
     of_samples = torch.zeros(2, len(rows), dtype=torch.float64, device=device)
-    for number, begin in enumerate(range(0, len(rows), EVALUATED)):
-        if number % processes.size == processes.rank:
-            tokens, targets = (side.to(device) for side in rows_of(rows[begin : begin + EVALUATED], context))
-            each = nn.functional.cross_entropy(
-                model(tokens).flatten(0, 1).float(), targets.flatten(), reduction="none", ignore_index=IGNORED
-            ).view(targets.shape)
-            of_samples[0, begin : begin + len(tokens)] = each.double().sum(1)
-            of_samples[1, begin : begin + len(tokens)] = (targets != IGNORED).double().sum(1)
+    for number, counted in turns(-(-len(rows) // EVALUATED), processes):
+        part = slice(number * EVALUATED, (number + 1) * EVALUATED)
+        tokens, targets = (side.to(device) for side in rows_of(rows[part], context))
+        each = nn.functional.cross_entropy(
+            model(tokens).flatten(0, 1).float(), targets.flatten(), reduction="none", ignore_index=IGNORED
+        ).view(targets.shape)
+        if counted:
+            of_samples[0, part] = each.double().sum(1)
+            of_samples[1, part] = (targets != IGNORED).double().sum(1)
     sums, counts = processes.sum(of_samples)
     return sums, counts
 

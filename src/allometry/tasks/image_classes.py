@@ -19,7 +19,7 @@ from ..nn import functional as F
 from ..nn.own_modules import has_ours
 from ..quantities import Score
 from .contract import ALONE, Batch, OpenTask, Processes
-from .sample_order import SampleOrder, evaluating
+from .sample_order import SampleOrder, evaluating, turns
 
 EVALUATED = 256  # images at a time
 _unit_scaled: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # to ask it at every step costs some per cent
@@ -51,14 +51,13 @@ class ImagesTask:
         device = next(model.parameters()).device
         of_samples = torch.zeros(2, len(labels), dtype=torch.float64, device=device)
         with evaluating(model):
-            for number, begin in enumerate(range(0, len(labels), EVALUATED)):
-                if number % processes.size != processes.rank:
-                    continue
-                part = slice(begin, begin + EVALUATED)
+            for number, counts in turns(-(-len(labels) // EVALUATED), processes):
+                part = slice(number * EVALUATED, (number + 1) * EVALUATED)
                 targets = labels[part].to(device)
                 logits = model(images[part].to(device)).double()
-                of_samples[0, part] = nn.functional.cross_entropy(logits, targets, reduction="none")
-                of_samples[1, part] = (logits.argmax(1) == targets).double()
+                if counts:
+                    of_samples[0, part] = nn.functional.cross_entropy(logits, targets, reduction="none")
+                    of_samples[1, part] = (logits.argmax(1) == targets).double()
         losses, right = processes.sum(of_samples)
         return {"loss": mean_of(losses), "accuracy": mean_of(right)}
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .contract import Processes
+
 
 class SampleOrder:
     """An endless sequence of samples: every epoch visits all of them once, in an order of its own."""
@@ -43,3 +45,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def turns(parts: int, processes: Processes) -> Iterator[tuple[int, bool]]:
+    """The parts of an evaluation that a process computes, by number, and whether each counts.
+
+    One whose share is done repeats the last part, which counts for nothing: a sharded model computes only where all
+    processes do.
+    """
+    for turn in range(-(-parts // processes.size)):
+        mine = turn * processes.size + processes.rank
+        yield min(mine, parts - 1), mine < parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -18,7 +19,10 @@ from ..data.corpus import Corpus, load_corpus
 from ..errors import UserError
 from ..nn import functional as F
 from .contract import ALONE, Batch, OpenTask, Processes, Score
+from .sample_order import turns
 from .windows import Windows, held_out_windows
+
+Measure = Callable[[Tensor, Tensor], Tensor]
 
 
 @runtime_checkable
@@ -76,22 +80,24 @@ class TextTask:
 
 
 def evaluate_windows(model: nn.Module, windows: Batch, processes: Processes = ALONE) -> Score:
-    """Mean loss over windows, in nats a token, and its standard error over windows; each process takes some of them.
+    """Mean loss over windows, in nats a token, and its standard error over windows; each process takes some of them."""
+    mean_loss = lambda tokens, targets: _token_losses(model, tokens, targets).mean(1)[None]
+    (losses,) = measure_windows(model, windows, processes, mean_loss)
+    return Score(losses.mean().item(), losses.std(correction=0).item() / math.sqrt(len(losses)))
 
-    A process whose share is done computes windows that count for nothing, since the others need it for theirs.
-    """
+
+def measure_windows(model: nn.Module, windows: Batch, processes: Processes, measure: Measure, count: int = 1) -> Tensor:
+    """What ``measure`` says of windows, (count, rows) for (rows, length): of all of them, (count, windows), float64."""
     device = next(model.parameters()).device
     rows = max(1, EVALUATED_TOKENS // windows[0].shape[1])
     batches = list(zip(*(side.split(rows) for side in windows), strict=True))
-    losses = torch.zeros(len(batches), rows, dtype=torch.float64, device=device)
-    for turn in range(-(-len(batches) // processes.size)):
-        mine = turn * processes.size + processes.rank
-        tokens, targets = (side.to(device) for side in batches[min(mine, len(batches) - 1)])
-        of_windows = _token_losses(model, tokens, targets).mean(1)
-        if mine < len(batches):
-            losses[mine, : len(of_windows)] = of_windows
-    of_all = processes.sum(losses).flatten()[: len(windows[0])]
-    return Score(of_all.mean().item(), of_all.std(correction=0).item() / math.sqrt(len(of_all)))
+    values = torch.zeros(count, len(batches), rows, dtype=torch.float64, device=device)
+    for number, counts in turns(len(batches), processes):
+        tokens, targets = (side.to(device) for side in batches[number])
+        of_windows = measure(tokens, targets)
+        if counts:
+            values[:, number, : of_windows.shape[1]] = of_windows
+    return processes.sum(values).flatten(1)[:, : len(windows[0])]
 
 
 def _token_losses(model: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
