@@ -805,7 +805,9 @@ def test_a_name_of_torchs_without_a_counterpart_says_what_to_take():
 x34, table = torch.randn(3, 4), torch.randn(5, 4)
 LEFT_OUT = {
     "weight": lambda: F.cross_entropy(x34, torch.tensor([0, 1, 2]), torch.ones(4)),
-    "reduce": lambda: F.cross_entropy(x34, torch.tensor([0, 1, 2]), reduce=True),
+    "reduce": lambda: F.cross_entropy(
+        x34, torch.tensor([0, 1, 2]), reduce=False
+    ),  # to PyTorch this is reduction="none"
     "size_average": lambda: F.mse_loss(x34, x34, True),
     "max_norm": lambda: F.embedding(torch.tensor([0]), table, max_norm=1.0),
     "sparse": lambda: F.embedding(torch.tensor([0]), table, sparse=True),

@@ -28,9 +28,9 @@ def check_shape(name: str, tensor: Tensor, shape: tuple, of: str) -> None:
 
 
 def check_left_out(operation: str, **arguments: object) -> None:
-    """Raise for an argument of PyTorch's that has no counterpart at unit scale, unless it changes nothing."""
+    """Raise for an argument of PyTorch's that has no counterpart at unit scale, unless it is None."""
     for name, value in arguments.items():
-        if value is not None and value is not False:
+        if value is not None:
             raise ValueError(f"{name}: {operation} at unit scale has none; leave it out, or take torch.nn.functional's")
 
 

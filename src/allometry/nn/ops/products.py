@@ -377,7 +377,8 @@ def embedding(
     Raises:
         ValueError: ``max_norm``, ``scale_grad_by_freq`` or ``sparse``: they change rows or gradients by no constant.
     """
-    check_left_out("embedding", max_norm=max_norm, scale_grad_by_freq=scale_grad_by_freq, sparse=sparse)
+    left_out = {"scale_grad_by_freq": scale_grad_by_freq or None, "sparse": sparse or None}
+    check_left_out("embedding", max_norm=max_norm, **left_out)
     if input.is_floating_point() or input.is_complex():
         raise TypeError(f"input: {input.dtype} cannot index a table; give integers")
     check_float(weight=weight)
