@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..precision.formats import E4M3FN, E5M2
 from .check_table import BAD, GOOD, CheckLine, CheckTable, percent, short, spread
 from .objective import Objective, default_optimizer
 from .probe import FORMATS, INPUT, Statistics, untouched, unwrap, watched
+from .scale_picture import scale_picture
 from .verdicts import (
     ACTIVATION,
     ACTIVATION_GRADIENT,
@@ -37,7 +39,11 @@ _FOLD = 4  # from this number on, similar rows become one line
 _ALWAYS = ("E4M3", "E5M2")
 _MEMBERS = 3  # the number of names in a line of advice
 _SHOWN = 48  # rows of a picture that is unfolded in a notebook
-FORWARD, BACKWARD = (ACTIVATION, PARAMETER), (ACTIVATION_GRADIENT, PARAMETER_GRADIENT)
+# Of each direction: its name, the kinds of tensors, and the 8-bit format that it is computed in.
+DIRECTIONS = (
+    ("Forward", (ACTIVATION, PARAMETER), E4M3FN),
+    ("Backward", (ACTIVATION_GRADIENT, PARAMETER_GRADIENT), E5M2),
+)
 
 
 @dataclass(frozen=True)
@@ -125,12 +131,9 @@ class Audit:
 
     def _repr_html_(self) -> str:
         """The scales as a picture, what they say, what to do next, and the table folded away."""
-        from ..precision.formats import E4M3FN, E5M2
-        from .scale_picture import scale_picture
-
         steps = sorted({row.step for row in self.rows})
         pictures = ""
-        for title, kinds, form in (("Forward", FORWARD, E4M3FN), ("Backward", BACKWARD, E5M2)):
+        for title, kinds, form in DIRECTIONS:
             rows = [row for row in self.rows if row.kind in kinds]
             if rows:
                 shut = "" if len(rows) <= _SHOWN else f" ({len(rows)} tensors)"
@@ -144,15 +147,14 @@ class Audit:
         """What an audit is, what this one says, how sure it is and what to do next, as HTML."""
         count, bad = len(self.rows), len(self.failures)
         says = f"all {count} tensors are healthy" if self.ok else f"{bad} of {count} tensors fail"
-        advice = (
-            "audit again after some steps: nn.audit(model, batch, steps=20)" if self.ok else self.failures[0].advice
-        )
+        trained = any(row.step for row in self.rows)
+        advice = "train." if trained else "audit again after some steps: nn.audit(model, batch, steps=20)"
         rows = {
             "What it is": f"the scale of every activation, weight and gradient of one training step of {self.model}. "
             "A dot is a root mean square, its bar reaches to the largest entry; shaded is what FP8 holds.",
             "What it says": f"{says}.",
             "How sure": "these are measurements on one batch; another batch moves them a little.",
-            "Next": advice,
+            "Next": advice if self.ok else self.failures[0].advice,
         }
         return "".join(f"<div><b>{name}.</b> {escape(text)}</div>" for name, text in rows.items())
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from html import escape
 
-from ..precision.formats import E4M3FN, E5M2
-from .audit import Audit
+from .audit import DIRECTIONS, Audit
 from .check_table import short
 from .scale_picture import COLOURS, scale_picture
-from .verdicts import ACTIVATION, ACTIVATION_GRADIENT, PARAMETER, PARAMETER_GRADIENT
 
-_FORWARD, _BACKWARD = (ACTIVATION, PARAMETER), (ACTIVATION_GRADIENT, PARAMETER_GRADIENT)
 _STYLE = """
 body{font:14px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1c1c1c;background:#fff}
 svg{display:block}h2{margin-top:2rem}table{border-collapse:collapse}td,th{padding:.15rem .6rem}
-@media(prefers-color-scheme:dark){body{background:#fff}}
 """
 
 
@@ -40,7 +36,7 @@ def audit_page(audit: Audit) -> str:
         "<p>A dot is a tensor's root mean square, the bar reaches to its largest entry, on powers of two. Dark: what "
         "E4M3 holds; light: what E5M2 holds. On the right, the share of entries that a format would lose.</p>",
     ]
-    for title, kinds, form in (("Forward", _FORWARD, E4M3FN), ("Backward", _BACKWARD, E5M2)):
+    for title, kinds, form in DIRECTIONS:
         rows = [row for row in audit.rows if row.kind in kinds]
         parts.append(f"<h2>{title}</h2>")
         parts.append(scale_picture(rows, steps, form) if rows else "<p>Nothing was measured.</p>")
