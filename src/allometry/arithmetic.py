@@ -41,7 +41,11 @@ def evaluate(text: str, names: Mapping[str, float], where: str) -> float:
         UserError: it is no such expression, names something else, or has no finite value; ``where`` says which.
     """
     value = _calculated(text, names, where)
-    if not math.isfinite(value):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        finite = False
+    if not finite:
         raise UserError(f"{where}: {text!r} cannot be calculated: the value is not finite")
     return value
 
@@ -104,6 +108,8 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
         base, exponent = _value(node.left, names), _value(node.right, names)
         if _are_numbers(base, exponent) and base and abs(exponent) * abs(math.log(abs(base))) > math.log(_LARGEST):
             raise ValueError("a power is out of range")
+        if _are_numbers(base, exponent) and base < 0 and exponent != int(exponent):
+            raise ValueError("a root of a negative number is no real one")
         return base**exponent
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         return _OPERATORS[type(node.op)](_value(node.left, names), _value(node.right, names))
