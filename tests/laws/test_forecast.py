@@ -180,6 +180,12 @@ def test_few_runs_held_out_draw_the_weights_together():
     assert one["power_floor"] / one["chinchilla"] == pytest.approx(2 ** (4 / 6))
 
 
+def test_runs_of_one_name_are_as_many_as_a_cut_holds_out():
+    """A column of labels may hold the model's name: three runs above the first cut, two of them above the second."""
+    rows = [row(law, cut, 0.01, label="gpt") for law in ("power", "chinchilla") for cut in (0, 0, 0, 1, 1)]
+    assert Backtest(tuple(rows), 12).predicted == 3
+
+
 def slopes(values, spread=0.0, sigma=0.0):
     return Backtest(tuple(row(FORECAST, cut, value, spread=spread, sigma=sigma) for cut, value in enumerate(values)), 9)
 

@@ -6,9 +6,12 @@ factor of compute that a prediction reached beyond its own largest run.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 from itertools import pairwise
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -79,8 +82,11 @@ class Backtest:
 
     @property
     def predicted(self) -> int:
-        """How many different runs were held out and predicted."""
-        return len({row.label for row in self.rows})
+        """How many different runs were held out and predicted; above one cut they are, whatever they are called."""
+        above: dict[tuple[str, int], Counter[str]] = {}
+        for row in self.rows:
+            above.setdefault((row.law, row.cut), Counter())[row.label] += 1
+        return sum(reduce(or_, above.values(), Counter()).values())
 
     def score(self, name: str) -> float:
         """Typical |ln(predicted/observed)| of a law: root mean square above a cut, geometric mean over the late cuts.
