@@ -144,6 +144,8 @@ def test_a_formula_of_ones_own_takes_any_inputs_and_groups():
     assert forecast.predict(x=7, g="rises").value == pytest.approx(1 - 3 * np.exp(-3.5), abs=2e-3)
     assert forecast.predict(x=7, g="falls").value == pytest.approx(-1 + 2 * np.exp(-3.5), abs=2e-3)
     assert "decay" in forecast.summary()
+    with pytest.raises(UserError, match=r"^law 'decay' is one's own, which a file does not hold: fit it anew$"):
+        laws.InputForecast.from_json(forecast.to_json())
 
 
 def test_a_mixing_law_has_an_effect_for_each_proportion():

@@ -25,6 +25,8 @@ def reads_record(what: str, remedy: str) -> Callable[[Callable[Given, Read]], Ca
         def checked(*given: Given.args, **named: Given.kwargs) -> Read:
             try:
                 return read(*given, **named)
+            except UserError:  # a part of the record, which says better what is wrong
+                raise
             except MISSING as error:
                 raise UserError(f"not {what}: {type(error).__name__} {error}; {remedy}") from None
 
