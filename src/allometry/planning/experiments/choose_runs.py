@@ -106,6 +106,7 @@ def choose_runs(
         UserError: a column is missing or holds text, a cost that is not above zero, a budget that pays for fewer than
             three runs, a ``measure`` that fails or gives something else than a number for each row, too few losses.
     """
+    inputs = [inputs] if isinstance(inputs, str) else list(inputs)
     table, target = _Rows.of(candidates, inputs, group, "candidates"), _Rows.of(at, inputs, group, "at")
     price = _prices(cost, len(table.points))
     require_positive(budget=budget)
@@ -140,7 +141,7 @@ def choose_runs(
         else []
     )
     runs = Observations.read(
-        table.columns(rows[known]) | {TARGET: losses[known].tolist()}, target=TARGET, inputs=list(inputs), group=group
+        table.columns(rows[known]) | {TARGET: losses[known].tolist()}, target=TARGET, inputs=inputs, group=group
     )
     assert isinstance(runs, Measurements)
     return ChosenRuns(rows, losses, spent, float(budget), forecast(runs, seed=seed), tuple(notes))
@@ -156,16 +157,15 @@ class _Rows:
 
     @classmethod
     def of(cls, source: Any, inputs: Sequence[str], group: str | Sequence[str] | None, word: str) -> _Rows:
-        names = [inputs] if isinstance(inputs, str) else list(inputs)
         groups = [group] if isinstance(group, str) else list(group or ())
-        if not names:
+        if not inputs:
             raise UserError("name the columns to predict from: inputs=[…]")
         table = read_table(source)
-        missing = [name for name in (*names, *groups) if name not in table.columns]
+        missing = [name for name in (*inputs, *groups) if name not in table.columns]
         if missing:
             raise UserError(f"{word} has no column {', '.join(missing)}; found: {table.shown}")
-        points = np.stack([_numbers(table, name, word) for name in names], axis=1)
-        cells = {name: points[:, number].tolist() for number, name in enumerate(names)}
+        points = np.stack([_numbers(table, name, word) for name in inputs], axis=1)
+        cells = {name: points[:, number].tolist() for number, name in enumerate(inputs)}
         cells |= {name: list(table.texts(name)) for name in groups}
         labels = np.array([" / ".join(row) for row in zip(*(cells[name] for name in groups), strict=True)])
         return cls(points, labels if groups else np.full(len(points), ""), cells)
