@@ -136,6 +136,14 @@ def test_devices_of_one_machine_or_of_all_are_asked_for(tmp_path):
     assert is_grid(read(tmp_path, text, {"processes": 16}))
 
 
+def test_one_machine_does_not_say_how_many_devices_it_has(tmp_path):
+    names = "n_params,per_device_batch_size,num_nodes,seq_len,max_steps,val_loss"
+    text = table(names, lambda n, d: (n, 32, 1, 1024, round(d / BATCH), loss(n, d)))
+    with pytest.raises(UserError, match="the batch of one device, and the table does not say how many there were"):
+        read(tmp_path, text)
+    assert is_grid(read(tmp_path, text, {"processes": 8}))
+
+
 @pytest.mark.parametrize(
     "header",
     [

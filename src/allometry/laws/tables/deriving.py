@@ -28,8 +28,9 @@ LEAST_FACTOR = 300.0
 UNITS = (1.0, 1e3, 1e6, 1e9)
 # A row with fewer of the steps of its run is a point along it.
 WHOLE_RUN = 0.999
-# Names of a number of devices that is that of all machines.
-OF_ALL_NODES = re.compile("worldsize|total|ranks$|^dp|dataparallel")
+# Names of a number of devices that have a batch each, and of one that is that of all machines.
+OF_BATCHES = re.compile("^dp|dataparallel")
+OF_ALL_NODES = re.compile(f"worldsize|total|^(num|n)?ranks|{OF_BATCHES.pattern}")
 # Names of columns that only models with experts have.
 EXPERTS = re.compile("experts|activ(e|ated)(ratio|fraction|share)|^topk$|^moetopk|sparsity|^granularity$")
 
@@ -218,16 +219,12 @@ def _processes(columns: Columns, match: Match, own: Columns) -> tuple[np.ndarray
     """
     processes, nodes = columns.pop("processes", None), columns.pop("nodes", None)
     if processes is None:
-        return nodes if nodes is not None and np.nanmax(nodes) == 1 else None, []
+        return None, []
     if "processes" in match.chosen:
         return processes, []
     column, notes = match.taken["processes"], []
     name = normalise(without_keeper(str(column)))
-    if (
-        nodes is not None
-        and np.nanmax(nodes) > 1
-        and not re.search("worldsize|total|^n?u?m?ranks|^dp|dataparallel", name)
-    ):
+    if nodes is not None and np.nanmax(nodes) > 1 and not OF_ALL_NODES.search(name):
         if name not in PER_NODE.split():
             raise UserError(
                 f"{column!r} may be the devices of one machine or of all of {match.taken['nodes']!r}: say the number "
@@ -235,7 +232,7 @@ def _processes(columns: Columns, match: Match, own: Columns) -> tuple[np.ndarray
             )
         processes = processes * np.nan_to_num(nodes, nan=1.0)
         notes.append(f"processes = {column!r} · {match.taken['nodes']!r}")
-    if not re.search("^dp|dataparallel", name):
+    if not OF_BATCHES.search(name):
         for shared in [one for one in own if normalise(without_keeper(one)) in ONE_REPLICA.split()]:
             together = np.nan_to_num(own[shared], nan=1.0)
             if (together > 1).any() and (together >= 1).all():
