@@ -121,10 +121,12 @@ def _draws(law: Predictor, sizes: Array, tokens: Array, centre: Array, seed: int
         return None
     # What is predicted holds more than the laws do (leftovers, corrections): only the spread is that of the draws.
     draws = centre + draws - np.median(draws, axis=0)
+    generator = np.random.default_rng(seed)
     if isinstance(law, Forecast):
         distance = np.log(np.maximum(np.asarray(law.factor(sizes, tokens)), 1.0))
-        draws += law.drift * distance * np.random.default_rng(seed).standard_normal((len(draws), 1))
-    return draws
+        draws += law.drift * distance * generator.standard_normal((len(draws), 1))
+    # Both laws draw resamples and weights from the same seeds: in another order theirs are independent.
+    return generator.permutation(draws)
 
 
 def _last_change(budgets: Array, gap: Array) -> float | None:
