@@ -9,8 +9,8 @@ import numpy as np
 from ..tables.measurements import Measurements
 from .composing.form import LOG
 from .fitted_form import FittedForm, fit_apart, fit_form
-from .frontier import cost_weights, excess, excess_at, frontier_weights, growth
-from .held_out import HeldOut, cost_at
+from .frontier import cost_weights, excess_at, frontier_weights, growth
+from .held_out import HeldOut
 from .leftovers import Basis
 from .padded import pad
 from .projection import AnyForm
@@ -115,7 +115,7 @@ def fit_to(
 def left_of(fitted: FittedForm, runs: Measurements, scale: CommonScale) -> Array:
     """What a form leaves of runs, in units of what it is expected to leave there, (runs,)."""
     left = scale.forward(runs.values) - scale.moments(fitted, runs.points, runs.group)[0]
-    return left / growth(excess(runs)) if fitted.frontier else left
+    return left / growth(excess_at(runs, runs.points, np.log(runs.values), runs.group)) if fitted.frontier else left
 
 
 def with_leftovers(
@@ -134,7 +134,7 @@ def with_leftovers(
     grown = np.ones(len(points))
     if fitted.frontier:
         logged = np.log(np.maximum(scale.back(centre), 1e-300))
-        grown = growth(excess_at(runs, cost_at(runs, points), logged, group))
+        grown = growth(excess_at(runs, points, logged, group))
     variance = spread**2 + (grown * leftover.spread) ** 2
     return centre + grown * leftover.mean, variance, (grown * leftover.noise) ** 2
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..tables.measurements import Measurements
-from .held_out import cost_of
+from .held_out import cost_at, cost_of
 
 Array = np.ndarray
 # Weights fall by e^−(12·0.1) for a run 10 % above the frontier; what is left unexplained grows by e^(4·0.1).
@@ -35,13 +35,18 @@ def has_frontier(runs: Measurements) -> bool:
 
 def excess(runs: Measurements) -> Array:
     """ln(target / best target of the group at no more cost), (runs,), 0 on the frontier."""
-    return excess_at(runs, cost_of(runs), np.log(runs.values), runs.group)
-
-
-def excess_at(runs: Measurements, cost: Array, logged: Array, group: Array) -> Array:
-    """The same of points with these costs and logarithms of the target; 0 where nothing as cheap was run."""
-    above = np.zeros(len(cost))
     own = cost_of(runs)
+    return _above(runs, own, own, np.log(runs.values), runs.group)
+
+
+def excess_at(runs: Measurements, points: Array, logged: Array, group: Array) -> Array:
+    """The same of points with these logarithms of the target, by what the inputs cost, as of a point no other cost is
+    known; 0 where nothing as cheap was run."""
+    return _above(runs, cost_at(runs, runs.points), cost_at(runs, points), logged, group)
+
+
+def _above(runs: Measurements, own: Array, cost: Array, logged: Array, group: Array) -> Array:
+    above = np.zeros(len(cost))
     for number in np.unique(group):
         mine, points = np.flatnonzero(runs.group == number), np.flatnonzero(group == number)
         order = mine[np.argsort(own[mine], kind="stable")]

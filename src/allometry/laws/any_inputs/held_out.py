@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..tables.columns import COUNTED, KNOWN, normalise
+from ..field_names import COUNTED, KNOWN, normalise
 from ..tables.measurements import Measurements
 
 Array = np.ndarray
