@@ -74,6 +74,32 @@ def test_groups_share_a_form_and_keep_constants_of_their_own():
     assert ((prediction.low < actual) & (actual < prediction.high)).mean() >= 0.75
 
 
+def test_a_cell_may_hold_what_joins_the_cells_of_a_group():
+    frame, _ = experts_table()
+    frame |= {"data": ["a / b", "c"] * 15, "model": ["d / e"] * 15 + ["f"] * 15}
+    for group in ("data", ["data", "model"]):
+        runs = laws.Observations.read(frame, target="loss", inputs=["experts", "size"], group=group)
+        assert [runs.cells_of(number)["data"] for number in runs.group] in (frame["data"], ["a", "c"] * 15)
+        points, groups, _ = runs.at(
+            [
+                dict(zip(runs.inputs, point, strict=True)) | runs.cells_of(number)
+                for point, number in zip(runs.points, runs.group, strict=True)
+            ]
+        )
+        assert (groups == runs.group).all()
+        assert (points == runs.points).all()
+
+
+def test_the_unit_of_a_cost_does_not_matter(forecast):
+    """What a form leaves grows above the frontier, where points have a cost by their inputs alone."""
+    frame, _ = experts_table()
+    runs = laws.Observations.read(frame, target="loss", inputs=["experts", "size"], cost="1e-15*experts*size")
+    assert any(fit.frontier for fit in forecast.fits)
+    for point in ({"experts": 64, "size": 4e9}, {"experts": 1, "size": 2e7}):
+        one, other = (each.predict(point) for each in (laws.forecast(runs), forecast))
+        assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high), rel=1e-6)
+
+
 def test_an_optimum_that_moves_is_followed():
     generator = np.random.default_rng(2)
     rate, size = np.exp(generator.uniform(-8, -4, 60)), np.exp(generator.uniform(16, 20, 60))

@@ -211,11 +211,10 @@ def _next(source: Path, fitted: Any, output: Path | None) -> list[str] | None:
 
 def _last_run(runs: Any) -> list[str]:
     """Options of ``predict`` for the last run of a table; none where its cells cannot be written as options."""
-    cells = runs.group_names[runs.group[-1]].split(" / ") if runs.group_columns else []
-    if len(cells) != len(runs.group_columns) or (runs.points[-1] <= 0).any():
+    if (runs.points[-1] <= 0).any():
         return []
     point = {name: f"{value:.6g}" for name, value in zip(runs.inputs, runs.points[-1], strict=True)}
-    point |= dict(zip(runs.group_columns, cells, strict=True))
+    point |= runs.cells_of(runs.group[-1])
     return [part for name, value in point.items() for part in ("--at", f"{name}={value}")]
 
 

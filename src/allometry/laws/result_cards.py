@@ -97,8 +97,8 @@ def input_forecast_card(forecast: Any) -> Card:
     chart = Chart(f"measured {runs.target}", f"predicted {runs.target}", f"Predicted {runs.target}", False, False)
     names = [runs.group_names[number] for number in runs.group]
     table = dict(zip(runs.inputs, runs.points.T, strict=True))
-    for place, column in enumerate(runs.group_columns):
-        table[column] = [name.split(" / ")[place] if " / " in name else name for name in names]
+    for column in runs.group_columns:
+        table[column] = [runs.cells_of(number)[column] for number in runs.group]
     predicted = np.asarray(forecast.predict(table).value)
     chart.dots += [
         Dot(x, y, f"{name} {x:.4g}".strip()) for x, y, name in zip(runs.values, predicted, names, strict=True)
@@ -112,8 +112,9 @@ def input_forecast_card(forecast: Any) -> Card:
         f"Formulas found for {plural(len(runs), 'run')}{groups}, each weighted by how well it predicted runs that it "
         "had not seen.",
         f"At the runs themselves it is off by {off:.3g} (rms); the summary below has the formula.",
-        "; ".join(f"{name}: off by {error:.3g}" for name, error in forecast.errors.items())
-        + " (rms on runs left out).",
+        "; ".join(f"{name}: off by {error:.3g}" for name, error in forecast.errors.items()) + " (rms on runs left out)."
+        if forecast.errors
+        else "Too few runs to leave some out and predict them.",
         "`forecast.predict(frame)` for new rows, or `forecast.predict(" + ", ".join(f"{n}=…" for n in table) + ")`.",
         chart.svg(),
         (),

@@ -21,6 +21,7 @@ from .raw_table import RawTable
 from .readers import read_table
 
 Array = np.ndarray
+JOINED = " / "  # between the cells of a group's name
 LEAST_RUNS = 3
 # Proportions add up to one within this.
 SHARE_TOLERANCE = 0.02
@@ -133,6 +134,11 @@ class Measurements:
                 raise UserError(f"no run of group {strange!r} was fitted, so it has no law; there are {shown}")
             codes = np.array([known[label] for label in labels])
         return points, codes, (len(table),) if shape is None else shape
+
+    def cells_of(self, group: int) -> dict[str, str]:
+        """Column → cell of a group; joined they are its name, also where a cell holds what joins them."""
+        cells = self.group_names[group].split(JOINED, max(len(self.group_columns) - 1, 0))
+        return dict(zip(self.group_columns, cells, strict=False))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that ``from_json`` takes back without loss."""
@@ -269,7 +275,7 @@ def _complete(table: RawTable, columns: Mapping[str, Array], groups: tuple[str, 
 
 
 def _labels(table: RawTable, groups: tuple[str, ...]) -> list[str]:
-    return [" / ".join(cells) for cells in zip(*(table.texts(name) for name in groups), strict=True)]
+    return [JOINED.join(cells) for cells in zip(*(table.texts(name) for name in groups), strict=True)]
 
 
 def _grouped(table: RawTable, groups: tuple[str, ...]) -> tuple[Array, tuple[str, ...]]:
