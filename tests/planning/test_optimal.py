@@ -223,8 +223,7 @@ def test_the_best_size_is_searched_beyond_what_was_run_and_that_is_said():
 
 @pytest.mark.parametrize(("a", "b", "ratio"), [(-0.1, -0.08, 0.5), (-0.08, -0.1, 40.0)])
 def test_a_law_without_an_optimum_follows_the_runs_or_the_literature(a, b, ratio):
-    """It falls for ever in one direction: the size goes to the end of what was run there, or to 20 tokens "
-    "a parameter."""
+    """It falls for ever in one direction: the size goes to the end of what was run there, or to 20 a parameter."""
     best = optimal(Power(a=a, b=b), 1e18, fitted_range=FittedRange.of([1e8, 1e8], [0.5e8, 40e8]))
     assert best.at_edge
     assert best.tokens_per_param == pytest.approx(ratio)

@@ -1,8 +1,7 @@
 """Plans for mixtures of experts: how many active parameters, how many experts, how many tokens for a budget.
 
 A law of experts predicts the loss from the active parameters, the tokens and the experts. For each number of experts
-the
-budget buys a line of active sizes and tokens, as for a dense model, since only active parameters take FLOPs; all of
+the budget buys a line of active sizes and tokens, as for a dense model, since only active parameters take FLOPs; all of
 them take memory. With E times as many experts as a token uses, the feed-forward layers, two thirds of a block, are E
 times as large (arXiv 2202.01169), so of N active parameters there are N·(1 + 2·E)/3 in all.
 

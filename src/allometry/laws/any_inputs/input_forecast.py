@@ -63,7 +63,8 @@ class InputForecast:
         least: the least value that a form may predict there.
         inflation: what the uncertain part of the interval is multiplied by, as each split showed, (splits,).
         notes: what was left out, and what would help.
-        sizes: for parameters and tokens alone the forecast of the named laws, which then predicts.
+        sizes: the forecast of the named laws, which then predicts: for parameters and tokens alone, or where their
+            laws predict better than the mixture does with further inputs.
     """
 
     runs: Measurements

@@ -107,7 +107,8 @@ class InputProcess:
         known: rows chosen.
         factors: one column of the Cholesky factor a chosen row, (candidates,).
         crossing: covariance of candidates and targets given those rows, (candidates, targets).
-        variances: of the candidates, and of the targets together.
+        variance: of each candidate given those rows, (candidates,).
+        target_variance: of the targets, added up.
     """
 
     scales: ProcessScales

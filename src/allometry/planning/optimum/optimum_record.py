@@ -38,9 +38,8 @@ class Optimum:
     ``intervals`` holds, at ``level``, where other refits of the law would put "num_params" and "tokens", and for a loss
     to reach the "flops" between which it will be (None: not assured at any). ``searched`` is the range of sizes
     searched; ``at_edge`` is True if the law has no optimum in it: its loss still falls at an end; ``is_flat`` if it
-    gives every size the same. ``basin`` and
-    ``searched`` are None if size or tokens were fixed, ``basin`` also without an optimum. ``cautions`` question the
-    optimum itself, ``notes`` say what else to know.
+    gives every size the same. ``basin`` and ``searched`` are None if size or tokens were fixed, ``basin`` also without
+    an optimum. ``cautions`` question the optimum itself, ``notes`` say what else to know.
     """
 
     num_params: float

@@ -28,14 +28,13 @@ class Budget:
       alone, for the budget whose best size, or whose best number of tokens, that is.
 
     The machine: ``device`` with ``num_devices`` (1) and ``mfu`` (0.4; the share reached of the dense BF16 peak, by
-    6·N + 12·layers·width·context FLOPs a token, arXiv 2204.02311), or
-    ``flops_per_second`` as measured, of all devices together (see ``throughput``). FLOPs and goals need no machine;
-    with one, the plan has hours too, and a cost if there is a price.
+    6·N + 12·layers·width·context FLOPs a token, arXiv 2204.02311), or ``flops_per_second`` as measured, of all devices
+    together (see ``throughput``). FLOPs and goals need no machine; with one, the plan has hours too, and a cost if
+    there is a price.
 
     Constraints: ``num_params`` or ``tokens`` beside another amount fixes that one. ``tokens_available`` unique tokens
-    are repeated if the
-    plan trains on more. ``inference_tokens`` will be read or written by the model after training. ``memory`` (bytes of
-    a device) is by default that of the table.
+    are repeated if the plan trains on more. ``inference_tokens`` will be read or written by the model after training.
+    ``memory`` (bytes of a device) is by default that of the table.
 
     ``flops`` is filled in for hours and cost; it stays None for a goal.
 

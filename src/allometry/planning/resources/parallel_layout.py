@@ -51,10 +51,7 @@ def fit_layout(
 
 
 def advice(model: object, needed: Memory, batch_tokens: float, per_node: int = 8) -> str | None:
-    """What to do if a layout does not fit, or wastes much; None if all is well.
-
-    The batch must hold a sequence for each data-parallel group: that limits how many devices help.
-    """
+    """What to do if a layout does not fit, or recomputes; None if all is well."""
     layout = needed.layout
     if needed.limit is None or needed.fits:
         if layout.recompute:
@@ -63,7 +60,7 @@ def advice(model: object, needed: Memory, batch_tokens: float, per_node: int = 8
     count = layout.num_devices
     while count < MOST_DEVICES:
         count *= 2
-        larger = fit_layout(model, count, max(batch_tokens, float(count)), needed.limit, per_node)
+        larger = fit_layout(model, count, batch_tokens, needed.limit, per_node)
         if larger is not None and larger.fits:
             return f"does not fit into a device's memory: it would on {count} devices or more"
     if needed.states + needed.gathered > USABLE * needed.limit:
