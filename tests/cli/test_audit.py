@@ -96,8 +96,10 @@ def test_json_is_the_dict_and_nothing_else(cli):
 
 
 def test_the_coordinate_check(cli):
-    status, out, _ = cli("audited_models:wide", "--coord-check", "--widths", "32,64", "--lr", 0.03)
+    asked = ("audited_models:wide", "--coord-check", "--widths", "32,64", "--lr", "0.03")
+    status, out, err = cli(*asked)
     assert status == 0, out
+    assert err == f"next: allometry audit {' '.join(asked)} --steps 20\n"
     status, out, _ = cli("audited_models:drifts", "--coord-check", "--widths", "32, 64", "--json")
     assert status == 1
     assert json.loads(out)["widths"] == [32, 64]

@@ -237,6 +237,14 @@ def test_a_training_under_way_goes_on_with_its_own_trunk(cli, planned, study):
     assert best["new_tokens"] == pytest.approx(left / config.model.flops_per_token)
     made = Plan.load(output)
     assert made.to_json() == best["plan"]
+    resume = ("plan", "--resume", str(study.path), "--flops", str(left))
+    assert cli(*resume)[2].splitlines()[-1] == f"next: allometry {' '.join(resume)} -o plan.json"
+    output.unlink()
+    status, _, err = cli(*resume, "-o", str(output), "--dry-run")
+    assert (status, output.exists()) == (0, False)
+    assert err.splitlines()[-1] == f"next: allometry {' '.join(resume)} -o {output}"
+    status, _, err = cli(*resume, "-o", str(output))
+    assert err.splitlines()[-1] == f"next: allometry train {output} --out {study.path}"
     longer = RunConfig.parse(made.run)
     assert (longer.trunk, longer.train.tokens) == (config.trunk, round(made.tokens))
     assert longer.id != config.id

@@ -117,6 +117,14 @@ def test_the_next_command_of_a_study_is_what_it_lacks(cli, folder):
     assert shlex.split(following(cli("runs", study)[2])) == ["allometry", "ladder", "my 'study'"]
 
 
+def test_a_baseline_that_is_scaled_ends_with_one_rule_and_then_a_measurement(cli):
+    baseline = ("--params", "100M", "--batch", "500k", "--lr", "0.002", "--factor", "10")
+    line = following(cli("scale", *baseline)[2])
+    parsed(line)
+    assert shlex.split(line) == ["allometry", "scale", *baseline, "--rule", "step_law"]
+    assert following(cli(*shlex.split(line)[1:])[2]) == "allometry quickstart --dry-run"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("fit", "runs.csv"), ("plan", "my 'study'", "--flops", "1e14", "--dry-run"), ("runs", "my 'study'"), ("doctor",)],
@@ -290,6 +298,7 @@ fit runs.csv --target loss --input N --cost 6*(
 fit runs.csv --target loss --input N --law chinchilla
 fit runs.csv --by nope
 fit runs.csv --cost N
+fit huge.csv
 fit nested.json
 fit deep.json
 fit broken.toml
@@ -364,6 +373,7 @@ audit "my 'study'" --steps x
 def test_a_mistake_is_one_line_in_plain_words_that_leaves_nothing(refused, folder, line):
     Path("nested.json").write_text('{"a": {"b": [1, {"c": null}]}}')
     Path("deep.json").write_text("[" * 100_000)
+    Path("huge.csv").write_text("N,D,loss\n1e6,1e8,3\n1e200,1e200,2.9\n1e8,1e9,2.8\n")
     Path("broken.toml").write_text("data = [\n")
     Path("wrong.toml").write_text('data = "runs.csv"\nwidhts = [16, 24]\n')
     Path("kinds.toml").write_text('data = 3\nwidths = "16"\nlr = nan\n[model]\nwidth = "a"\n[train]\ntokens = true\n')
@@ -372,6 +382,15 @@ def test_a_mistake_is_one_line_in_plain_words_that_leaves_nothing(refused, folde
     message = refused(*shlex.split(line))
     assert not PYTHON.search(message), message
     assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_why_a_table_is_refused_is_said_once_and_the_rest_is_noted(cli, folder):
+    rows = ["N,D,loss"] + [f"1e6,{d}e8,{loss}" for d, loss in ((1, 3), (3, 2.9), (9, 2.8), (9, 2.8))]
+    Path("tied.csv").write_text("\n".join(rows))
+    status, _, err = cli("fit", "tied.csv")
+    assert status == 2
+    assert err.count("one size") == 1
+    assert "note: 1 run (row 4): the same as another" in err
 
 
 LAWS = (

@@ -14,11 +14,12 @@ import typer
 
 from ..errors import UserError
 from ..quantities import parse_number
-from .terminal.command import the_same_with
+from .terminal.command import free_name, the_same_with
 from .terminal.options import Json
 
 NOT_OK = 1
 WINDOWS = 8  # of held-out text, for a run
+WIDTHS = "64,128,256,512"
 
 EXAMPLES = (
     "allometry audit model.py:make",
@@ -45,7 +46,7 @@ def audit(
         bool,
         typer.Option("--coord-check", help="Does training depend on the width? By function(width) → (model, batch)."),
     ] = False,
-    widths: Annotated[str | None, typer.Option(help="For --coord-check; 64,128,256,512 by default.")] = None,
+    widths: Annotated[str | None, typer.Option(help=f"For --coord-check; {WIDTHS} by default.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page of all scales as well, which opens offline.")] = None,
     json: Json = False,
 ) -> list[str] | None:
@@ -73,7 +74,16 @@ def audit(
     answer_json(result.to_dict()) if json else answer(result)
     if not result.ok:
         raise typer.Exit(NOT_OK)
-    return the_same_with("--steps", "20") if steps is None and not coord_check else None
+    return _next(steps, widths, html, coord_check=coord_check)
+
+
+def _next(steps: int | None, widths: str | None, html: Path | None, *, coord_check: bool) -> list[str]:
+    """The same check, with more that it can find."""
+    if steps is None:
+        return the_same_with("--steps", "20")
+    if coord_check:
+        return the_same_with("--widths", f"{WIDTHS},1024") if widths is None else []
+    return the_same_with("--html", free_name("scales.html")) if html is None else []
 
 
 def _write_page(path: Path, result: Any) -> None:
@@ -92,7 +102,7 @@ def _check_widths(target: str, function: Callable, widths: tuple[int, ...], step
 
 
 def _widths(text: str | None) -> tuple[int, ...]:
-    given = (text or "64,128,256,512").split(",")
+    given = (text or WIDTHS).split(",")
     return tuple(int(parse_number(part.strip(), "--widths")) for part in given)
 
 

@@ -11,7 +11,7 @@ from .terminal.options import Json
 
 EXAMPLES = (
     "allometry data my_texts/ --out corpus --tokenizer bpe:8192",
-    "allometry data runs.jsonl --out corpus --text-field body",
+    "allometry data texts.jsonl --out corpus --text-field body",
     "allometry data roneneldan/TinyStories --out corpus --split train",
 )
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .terminal.command import the_same_with
-from .terminal.options import DryRun, Json
+from .terminal.options import Json
 
 SHOWN = 40
 
@@ -34,7 +34,7 @@ def import_runs(
     counted: Annotated[
         str | None, typer.Option(help="Which parameters to take: non_embedding, total, matmul or active.")
     ] = None,
-    dry_run: DryRun = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be added; write nothing.")] = False,
     json: Json = False,
 ) -> list[str] | None:
     """Import finished runs of other tools into a study."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal.command import the_same_with
+from .terminal.command import free_name, the_same_with
 from .terminal.complete import device_names, rule_names
 from .terminal.options import Json, Level
 
@@ -129,7 +129,9 @@ def plan(
     saving = {"level": level, "output": output, "listener": Terminal(as_json=json)}
     result = _planned(source, resume, amounts, model, saving, dry_run=dry_run)
     answer_json(result.to_json()) if json else answer(result.summary())
-    return None if resume is not None or source is None else _next(source, output, result, dry_run=dry_run)
+    if resume is not None:
+        return _next_of_rest(resume, output, result, dry_run=dry_run)
+    return None if source is None else _next(source, output, result, dry_run=dry_run)
 
 
 def _planned(
@@ -147,7 +149,7 @@ def _planned(
 
     if resume is not None:
         workflow.refuse_model_options(**model)
-        return workflow.resume_plan(resume, fit=source, **saving, **amounts)
+        return workflow.resume_plan(resume, fit=source, **saving | ({"output": None} if dry_run else {}), **amounts)
     if source is None:
         raise UserError("give a fit.json or a study, or --resume STUDY")
     return workflow.plan(source, **model, dry_run=dry_run, **saving, **amounts)
@@ -175,6 +177,16 @@ def _bytes(memory: str | None) -> dict[str, float]:
     from ..quantities import parse_bytes
 
     return {} if memory is None else {"memory": parse_bytes(memory, "--memory")}
+
+
+def _next_of_rest(study: Path, output: Path | None, continuation: Any, *, dry_run: bool) -> list[str]:
+    """To write the best plan that can be trained, then to train it in its study."""
+    if not any(each.plan.run for each in continuation.alternatives):
+        return []
+    command = [part for part in the_same_with() if not dry_run or part != "--dry-run"]
+    if output is None:
+        return [*command, "-o", free_name("plan.json")]
+    return command if dry_run else ["allometry", "train", str(output), "--out", str(study)]
 
 
 def _next(source: Path, output: Path | None, plan: Any, *, dry_run: bool) -> list[str]:

@@ -25,7 +25,7 @@ def quickstart(
     minutes: Annotated[float, typer.Option(help="What the whole may take on this machine.")] = 3.0,
     study: Annotated[
         Path | None,
-        typer.Option(help="Instead of a text: the study.toml of a program of yours, whose [trainer] has a command."),
+        typer.Option(help="Instead of a text: the study.toml of a program of yours, whose trainer has a command."),
     ] = None,
     out: Out = Path("quickstart"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of initial weights and of the order of the text.")] = 0,

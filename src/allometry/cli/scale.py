@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .terminal.command import the_same_with
 from .terminal.options import Json
 
 EXAMPLES = (
@@ -16,17 +17,20 @@ EXAMPLES = (
 
 
 def scale(
-    params: Annotated[str, typer.Option(help="Size of the baseline (model size M).")],
-    batch: Annotated[str, typer.Option(help="Its batch B, in whatever unit.")],
+    params: Annotated[str, typer.Option(metavar="NUMBER", help="Size of the baseline (model size M).")],
+    batch: Annotated[str, typer.Option(metavar="NUMBER", help="Its batch B, in whatever unit.")],
     lr: Annotated[float, typer.Option(help="Its learning rate L.")],
     factor: Annotated[float, typer.Option(help="How many times larger the model is to be.")],
-    tokens: Annotated[str | None, typer.Option(help="Tokens of the baseline; they grow with the size.")] = None,
+    tokens: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="Tokens of the baseline; they grow with the size.")
+    ] = None,
     rule: Annotated[list[str] | None, typer.Option(help="Only these rules.")] = None,
     optimizer: Annotated[str, typer.Option(help="adamw, adam or sgd.")] = "adamw",
     json: Json = False,
-) -> None:
+) -> list[str]:
     """Scale a baseline to another size by each published rule, and compare."""
     from .. import planning
+    from ..planning.batch_and_rate.settings import DEFAULT_RULE
     from ..quantities import parse_number
     from .terminal.output import answer, answer_json
 
@@ -40,6 +44,9 @@ def scale(
         optimizer=optimizer,
     )
     answer_json({name: one.to_json() for name, one in scaled.items()}) if json else answer(_table(scaled))
+    if rule is None and DEFAULT_RULE in scaled:
+        return the_same_with("--rule", DEFAULT_RULE)
+    return ["allometry", "quickstart", "--dry-run"]  # rules are of other people's runs: measure
 
 
 def _table(scaled: Mapping[str, Any]):

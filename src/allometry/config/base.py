@@ -153,7 +153,8 @@ def read_values(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as {Path(path).suffix or 'TOML'}: {error}") from None
+        kind = "JSON" if Path(path).suffix == ".json" else "TOML"
+        raise UserError(f"{path}: not readable as {kind}: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no table of settings")
     return values

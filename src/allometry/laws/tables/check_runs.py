@@ -39,6 +39,8 @@ def check_counts(runs: RunArrays, table: RawTable) -> None:
         place = table.place(row)
         where = place if runs.labels[row] == place else f"{place} ({runs.labels[row]})"
         shown = "missing" if math.isnan(values[row]) else f"{values[row]:g}"
+        if name == "flops" and np.isnan(values[row]):  # sizes and tokens passed, so 6·N·D was there
+            shown = f"6·N·D of {runs.num_params[row]:g} parameters and {runs.tokens[row]:g} tokens"
         raise UserError(f"{table.name}, {where}: {name} is {shown}; it must be a finite number above zero")
     noise = runs.extra.get("trunk_noise")
     if noise is not None and np.nanmax(noise) >= MOST_NOISE:

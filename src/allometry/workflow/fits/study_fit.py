@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,16 @@ def fit_runs(
         raise UserError(
             "--objective and --delta are for one law: name it with --law, as --law chinchilla --objective huber"
         )
-    observations = _read(source, columns, where, counted, listener)
-    if single is not None:
-        options: dict[str, Any] = {"objective": objective, "delta": delta}
-        fit = laws.fit(single, observations, **{key: value for key, value in options.items() if value is not None})
-    else:
-        own = own_ladder(source) if names is None and not (columns or where or counted) else []
-        if not own and is_study and names is None:
-            observations = observations.past_initial_phase()
-        fit = fit_ladder(own)[0] if own else laws.forecast(observations, names)
+    observations = laws.Observations.read(source, columns=columns, where=where, counted=counted)
+    with _findings_noted(observations, listener):
+        if single is not None:
+            options: dict[str, Any] = {"objective": objective, "delta": delta}
+            fit = laws.fit(single, observations, **{key: value for key, value in options.items() if value is not None})
+        else:
+            own = own_ladder(source) if names is None and not (columns or where or counted) else []
+            if not own and is_study and names is None:
+                observations = observations.past_initial_phase()
+            fit = fit_ladder(own)[0] if own else laws.forecast(observations, names)
     if output is None and not columns and is_study:
         output = Path(source) / "fit.json"
     _write(fit, output, listener)
@@ -77,23 +79,26 @@ def fit_isoflop(
     Raises:
         UserError: the source cannot be read, or its runs have no minima.
     """
-    isoflop = laws.isoflop(_read(source, columns, where, counted, listener))
+    observations = laws.Observations.read(source, columns=columns, where=where, counted=counted)
+    with _findings_noted(observations, listener):
+        isoflop = laws.isoflop(observations)
     _write(isoflop, output, listener)
     return isoflop
 
 
-def _read(
-    source: Path | str,
-    columns: Mapping[str, str | float | None] | None,
-    where: Mapping[str, str] | None,
-    counted: str | None,
-    listener: Listener,
-) -> laws.Observations:
-    """The runs; what was taken, derived and left out stands in the fit, what looks wrong is noted."""
-    observations = laws.Observations.read(source, columns=columns, where=where, counted=counted)
-    for finding in observations.findings:
-        listener(Note(f"note: {finding.text}"))
-    return observations
+@contextmanager
+def _findings_noted(observations: laws.Observations, listener: Listener) -> Iterator[None]:
+    """Note what looks wrong in runs that are fitted within; what the refusal of a fit says is not noted too."""
+    refusal = ""
+    try:
+        yield
+    except UserError as error:
+        refusal = str(error)
+        raise
+    finally:
+        for finding in observations.findings:
+            if finding.text not in refusal:
+                listener(Note(f"note: {finding.text}"))
 
 
 def _write(fit: laws.Fit | laws.Forecast | laws.IsoFlop, output: Path | None, listener: Listener) -> None:
