@@ -1,6 +1,7 @@
 """Later rungs: decided within what is left, written down first, smaller on a machine that has become slower."""
 
 import math
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from allometry import laws
 from allometry.config.study import StudyConfig
 from allometry.config.task import TextConfig
+from allometry.ladder import stages as decided
 from allometry.ladder.design import trunk_flops
 from allometry.ladder.fill_minutes import make_design
 from allometry.ladder.speed import Speed
@@ -30,7 +32,7 @@ def trained(runs, slower=1.0, noise=0.01, lost=()):
     seconds = trunk_costs(SPEED.ladder, runs)
     records = []
     for config in runs:
-        shift = noise * np.random.default_rng(abs(hash(config.trunk)) % 2**32).standard_normal()
+        shift = noise * np.random.default_rng(zlib.crc32(config.trunk.encode())).standard_normal()
         loss = laws.LAWS["skaling"].loss(TRUTH, config.num_params, config.tokens) * math.exp(shift)
         if config.num_params in lost:
             records.append(record(config, loss=None, kind="ladder", status="diverged"))
@@ -102,3 +104,9 @@ def test_decisions_survive_their_file_in_order(tmp_path):
     assert read_stages(study) == stages
     write_stage(study, LadderStage((), 1e12, "complete"))
     assert read_stages(study)[-1].runs == ()
+
+
+def test_where_no_run_of_a_useful_length_fits_the_ladder_is_complete(monkeypatch):
+    """As in three minutes of a slow machine that became slower still."""
+    monkeypatch.setattr(decided, "LEAST_TOKENS", 10**9)
+    assert ladder().decide() == LadderStage((), DESIGN.largest_flops, "complete")

@@ -65,12 +65,12 @@ class LadderSoFar:
         """The next stage; one without runs where the ladder is complete."""
         top = self.top_flops if self.stages else self._affordable()
         left = self._later_flops(top)
-        if left <= 0 or not self.rungs:
-            return LadderStage((), top, "complete")
         first = not self.stages
-        trunks = candidate_trunks(self.config, self.design, self.recipe, top, self.rungs)
+        trunks = candidate_trunks(self.config, self.design, self.recipe, top, self.rungs) if left > 0 else []
         if first:  # the target is a multiple of the largest rung: one of full length is trained whatever it tells
             trunks = [runs for runs in trunks if runs[-1].flops > top * (LENGTH_STEPS[0] + LENGTH_STEPS[1]) / 2]
+        if not trunks or not self.rungs:  # no time is left, or none for a run of a length that says something
+            return LadderStage((), top, "complete")
         last = STAGE_SHARE * left < LEAST_TRUNKS * self.speed.workers * top
         return self._choose(trunks, left if last and not first else max(STAGE_SHARE * left, top * 1.2), top)
 
@@ -100,7 +100,7 @@ class LadderSoFar:
         try:
             forecast, observations = fit_ladder(by_trunk)
         except UserError as error:  # too few runs have ended well: the sizes in the middle, again
-            return LadderStage(tuple(trunks[len(trunks) // 2]) if trunks else (), top, f"no law yet: {error}")
+            return LadderStage(tuple(trunks[len(trunks) // 2]), top, f"no law yet: {error}")
         goal = self.design.target_ratio * top
         best = _best_point(forecast, goal, trunks)
         slow = sum(trunk_costs(self.speed.ladder, self.design.rungs).values()) / trunk_flops(self.design.rungs)
