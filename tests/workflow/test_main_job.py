@@ -11,6 +11,7 @@ import pytest
 from allometry import workflow
 from allometry.cli.app import main
 from allometry.config.run import RunConfig
+from allometry.data.corpus import read_corpus
 from allometry.ladder import fill_minutes, stages
 from allometry.ladder.speed import Speed
 from allometry.ladder.stages import read_stages
@@ -149,14 +150,20 @@ def test_a_confirmation_that_raises_trains_nothing(patched, text, tmp_path):
 
 def test_a_speed_that_is_given_is_not_measured(patched, text, tmp_path):
     """The design is that of the given machine: a short text's ladder takes twice as long on one half as fast."""
+    noted = read_corpus(str(text)).notes
+    assert noted
     config, half = workflow.StudyConfig(data=str(text), minutes=30), Speed.from_json(SLOW.to_json())
     half = replace(half, ladder=Throughput(0.06, 2e-8, 3e-11), target=Throughput(0.06, 1e-8, 2e-11))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "measure_speed", lambda *_: pytest.fail("measured"))
         seconds = []
         for speed in (SLOW, half):
-            with workflow.open_study(config, tmp_path / "study", speed=speed) as session:
+            heard = []
+            with workflow.open_study(config, tmp_path / "study", speed=speed, listener=heard.append) as session:
                 assert session.speed == speed
+                said = [event.text for event in heard if isinstance(event, workflow.Note)]
+                assert not any("measuring" in line for line in said)
+                assert [line for line in said if line.startswith("note: ")] == [f"note: {one}" for one in noted]
                 seconds.append(session.design.total_seconds)
     assert seconds[1] > 1.5 * seconds[0]
 

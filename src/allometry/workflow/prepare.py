@@ -213,12 +213,19 @@ def check_version(out: Path) -> None:
         )
 
 
-def speed_of(study: Study, ladder: LadderEngine, target: LadderEngine, config: StudyConfig, vocab_size: int) -> Speed:
-    """The machine's speed as the study recorded it, or measured now and recorded."""
+def speed_of(
+    study: Study,
+    ladder: LadderEngine,
+    target: LadderEngine,
+    config: StudyConfig,
+    vocab_size: int,
+    given: Speed | None = None,
+) -> Speed:
+    """The machine's speed as the study recorded it, or as ``given``, else as measured now, and recorded."""
     value = study.read("calibration.json")
     if value is not None:
         return Speed.from_json(value)
-    speed = measure_speed(ladder, target, config.context, vocab_size, config.decoder)
+    speed = given or measure_speed(ladder, target, config.context, vocab_size, config.decoder)
     study.write("calibration.json", speed.to_json())
     return speed
 

@@ -64,7 +64,8 @@ def open_study(
         engine: where the ladder is trained: local, ray or slurm.
         device: auto, cpu, cuda or mps.
         gpus: on a cluster, GPUs of each worker.
-        speed: of the machine, for the design of a new study; measured now where it is not given.
+        speed: of the machine, for the design of a new study of the built-in decoder on text or audio; measured
+            now where it is not given.
         tracker_names: services that receive a copy: tensorboard, wandb or mlflow.
         listener: receives all that happens.
 
@@ -76,10 +77,8 @@ def open_study(
     engines = for_ladder(engine, device, gpus), for_one_run(device)  # refuses a device that is not there
     is_new = not Path(out).exists()
     study, data = begin_study(config, Path(out), listener)
-    if speed is not None and study.read("calibration.json") is None:
-        study.write("calibration.json", speed.to_json())
     with discarded_unless_begun(study) if is_new else nullcontext():
-        yield from _at_work(study, config, data, engines, tracker_names, listener)
+        yield from _at_work(study, config, data, engines, speed, tracker_names, listener)
 
 
 @contextmanager
@@ -96,10 +95,11 @@ def _at_work(
     config: StudyConfig,
     data: Data,
     engines: tuple[LadderEngine, LadderEngine],
+    given: Speed | None,
     tracker_names: Sequence[str],
     listener: Listener,
 ) -> Iterator[StudySession]:
-    """The session of a study, its speed measured and its runs designed."""
+    """The session of a study, its speed measured, unless it is ``given``, and its runs designed."""
     listener(Note(f"{config.data}: {data.describe()}"))
     begun = study.read("calibration.json") is not None
     for line in () if begun else data.notes:  # once in the life of a study
@@ -108,10 +108,10 @@ def _at_work(
         listener(Note("no C++ compiler here: training takes 1.4 to 2.9 times as long as with g++ or clang++"))
     with study.session(), engines[0] as ladder_engine, engines[1] as target_engine:
         with study.lock(note_to(listener)):
-            if study.read("calibration.json") is None:
+            if given is None and study.read("calibration.json") is None:
                 listener(Note("measuring this machine's speed …"))
             if isinstance(data, Corpus) and config.measures_text:
-                speed = speed_of(study, ladder_engine, target_engine, config, data.vocab_size)
+                speed = speed_of(study, ladder_engine, target_engine, config, data.vocab_size, given)
                 design = design_of(study, config, data, speed)
             else:
                 design, speed = design_any(study, config, data, ladder_engine, target_engine, listener)
