@@ -1,7 +1,7 @@
 """Which runs: a ladder of sizes and lengths whose cost is known before it is spent.
 
 A ladder that fills minutes is trained in stages. The *sweep* trains one small size at several learning rates and
-batches and so measures the recipe. The *first rungs* are five sizes around the one that is expected to be best at the
+batches and so measures the recipe. The *first rungs* are four sizes around the one that is expected to be best at the
 target, none of them long. The *later rungs* are chosen by what the earlier ones have shown (:mod:`.stages`), as far as
 the time set aside for them goes. A ladder whose widths and tokens are given has its grid and nothing later.
 

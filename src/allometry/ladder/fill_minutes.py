@@ -64,9 +64,10 @@ def make_design(config: StudyConfig, task: TextConfig, train_tokens: int, speed:
             f"which pays for runs of up to {tokens} tokens and predicts with a wide interval"
         )
     if train_tokens < needed:
+        megabytes = math.ceil(needed * task.bytes_per_token / 1e5) / 10  # rounded up, as the minutes
         raise UserError(
             f"{task.source}: {train_tokens} tokens of training text are too few for any ladder; "
-            f"give {needed * task.bytes_per_token / 1e6:.1f} MB or more"
+            f"give {megabytes:.1f} MB or more"
         )
     return least
 

@@ -20,7 +20,6 @@ And for a study that exists, what the other commands do:
 
 - ``train_ladder``: the ladder of a study, without a plan; ``train_script_ladder``, ``quickstart_script``: of a program;
 - ``import_runs``: finished runs of other tools, as a study;
-- ``train_ladder``: the ladder of a study, without a plan;
 - ``fit_runs``, ``fit_isoflop``, ``load_fit``, ``evidence``: laws of a study or a table of runs;
 - ``fit_inputs``, ``load_forecast``, ``predict_inputs``: laws of any inputs, of several targets, or one a cell;
 - ``plan``, ``resume_plan``: a plan for a budget, or for what is left of one;

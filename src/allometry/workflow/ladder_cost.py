@@ -7,8 +7,8 @@ from typing import Any
 
 from ..config.model import DecoderConfig
 from ..config.run import RunConfig
-from ..ladder.design import Design, describe_cost
-from ..ladder.fill_minutes import EPOCHS, FIXED_SECONDS
+from ..ladder.design import Design, describe_cost, target_run
+from ..ladder.fill_minutes import FIXED_SECONDS
 from ..ladder.speed import Speed
 from ..planning.optimum.repeated_data import repetition_note
 from ..quantities import format_count, format_flops, format_seconds
@@ -66,10 +66,11 @@ class LadderCost:
             f"then the plan: {format_flops(design.target_flops)} FLOPs, {design.target_ratio:g}× the largest rung, "
             f"{format_seconds(design.target_seconds)}"
         )
-        if design.total_seconds < USED_SHARE * (60 * self.minutes - FIXED_SECONDS):
+        epochs = target_run(design).epochs
+        if epochs is not None and design.total_seconds < USED_SHARE * (60 * self.minutes - FIXED_SECONDS):
             notes.append(
                 f"the text is short: the ladder is smaller than {self.minutes:g} minutes allow, so that the plan reads "
-                f"it about {EPOCHS:g} times; a longer text makes it larger"
+                f"it about {epochs:.2g} times; a longer text makes it larger"
             )
         if longest.tokens < SHORT_TOKENS:
             notes.append(
