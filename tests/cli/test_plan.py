@@ -1,12 +1,15 @@
 """``allometry plan``: budgets of every kind, goals, studies, checkpoints to continue, and mistakes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from allometry import laws
 from allometry.config.run import RunConfig
+from allometry.ladder.design import Design
+from allometry.ladder.stages import LadderStage, write_stage
 from allometry.planning import Plan
 from allometry.runs import saved_states
 from allometry.runs.study import Study
@@ -251,6 +254,21 @@ def test_a_training_under_way_goes_on_with_its_own_trunk(cli, planned, study):
     names = [each["name"] for each in found["alternatives"]]
     assert names[0].startswith("continue the training under way")
     assert "a new model" in names
+
+
+def test_rungs_under_way_are_found_as_they_are_trained(cli, study):
+    """The first ones by the recipe that the sweep measured, not the one before it; the later ones as decided."""
+    design = Design.from_json(study.read("ladder.json"))
+    first, later = design.rungs[-1], design.rungs[-1].with_train(seed=7)
+    study.write("ladder.json", replace(design, rungs=tuple(design.rungs_by(design.recipe))).to_json())
+    write_stage(study, LadderStage((later,), later.flops, "its noise"))
+    for config in (first, later):
+        save_state(study.trunk_path(config.trunk), config.schedule.decay_start // 2)
+    status, out, err = cli("plan", "--resume", study.path, "--flops", 0.3 * first.flops, "--json")
+    assert status == 0, err
+    names = " ".join(each["name"] for each in json.loads(out)["alternatives"])
+    assert first.trunk in names
+    assert later.trunk in names
 
 
 def test_finished_runs_can_be_gone_on_with(cli, built, tmp_path):

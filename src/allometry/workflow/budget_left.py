@@ -13,6 +13,8 @@ from ..config.run import RunConfig
 from ..errors import UserError
 from ..files import write_json
 from ..ladder.design import Design
+from ..ladder.recipe import Recipe
+from ..ladder.stages import read_stages
 from ..planning import Alternative, Checkpoint, Continuation
 from ..runs import saved_states
 from ..runs.record import RunRecord
@@ -52,7 +54,7 @@ def resume_plan(
     if is_of_a_program(study) or study.settings() == COLLECTION:
         raise UserError(f"{study.path}: only trainings of the built-in trainer can be gone on with; plan anew")
     practice = StudyPractice(study, predictor)
-    under_way = _under_way(study, listener)
+    under_way = _under_way(study, practice.recipe, listener)
     checkpoints = [*(checkpoint for checkpoint, _ in under_way), *_finished(study)]
     if not checkpoints:
         raise UserError(f"{study.path}: no run with weights to go on with; `allometry plan {study.path}` plans anew")
@@ -69,13 +71,14 @@ def resume_plan(
     return continuation
 
 
-def _under_way(study: Study, listener: Listener) -> list[tuple[Checkpoint, RunConfig]]:
+def _under_way(study: Study, recipe: Recipe, listener: Listener) -> list[tuple[Checkpoint, RunConfig]]:
     """Trainings interrupted before their learning rate decayed: with the optimizer's state, so nothing is lost."""
     planned, design = standing_plan(study), study.read("ladder.json")
     configs = [planned_run(planned)] if planned and planned.run else []
     if design:
         ladder = Design.from_json(design)
-        configs += [*ladder.rungs, *ladder.sweep]
+        later = [run for stage in read_stages(study) for run in stage.runs]
+        configs += [*ladder.rungs_by(recipe), *later, *ladder.sweep]
     trainings: dict[str, tuple[Checkpoint, RunConfig]] = {}
     for config in configs:
         if config.trunk in trainings:
