@@ -224,6 +224,17 @@ def test_the_ladder_of_olmo_core(tmp_path, with_config):
     assert any("the mean of the last of 2 'eval/lm/…/CE loss'" in note for note in runs.notes)
 
 
+@pytest.mark.parametrize("name", ["20261129", "run-190M", "1e9", "190k"])
+def test_a_folder_of_olmo_core_that_is_not_named_by_a_size_tells_none(tmp_path, name):
+    """A date is a number too."""
+    (tmp_path / name).mkdir()
+    values = {"train/CE loss": 4.0, "throughput/total tokens": 1e6, "eval/lm/c4_en-validation/CE loss": 4.1}
+    for file in ("metrics.json", "metrics_step100.json"):
+        (tmp_path / name / file).write_text(json.dumps(values))
+    with pytest.raises(UserError, match="num_params not known"):
+        Observations.read(tmp_path)
+
+
 def test_of_a_checkpoint_with_experts_the_active_parameters_are_counted(tmp_path):
     shapes = {"model.embed_tokens.weight": [100, 8], "model.layers.0.self_attn.q_proj.weight": [8, 8]}
     shapes |= {f"model.layers.0.block_sparse_moe.experts.{i}.w1.weight": [8, 32] for i in range(8)}

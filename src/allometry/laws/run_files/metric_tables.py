@@ -17,7 +17,7 @@ from .plain_yaml import read_yaml
 from .shape_counts import counts_of_shape
 
 MOST_BYTES = 1 << 30
-LEAST_SIZE = 1e5
+SIZE = re.compile(r"\d+(\.\d+)?[MB]", re.IGNORECASE)
 STEPS = ("step", "global_step", "trainer/global_step", "_step")
 
 
@@ -72,13 +72,11 @@ def read_olmo(paths: Iterable[Path], folder: Path) -> LoggedRun:
     for name in ("config.json", "run_config.json"):
         if (folder / name).is_file():
             run.settings |= flat(_object(folder / name))
-    if not counts_of_shape(run.settings) and isinstance(size := run.settings.get("size", folder.name), str):
-        try:  # the ladder names a size by its parameters without embeddings, rounded
-            count = parse_number(size)
-        except UserError:
-            return run
-        if not any(name.startswith("num_params") for name in run.settings) and count >= LEAST_SIZE:
-            run.facts["num_params_non_embedding"] = Fact(count, "the name of its size in the ladder, rounded")
+    size = str(run.settings.get("size", folder.name))
+    counted = counts_of_shape(run.settings) or any(name.startswith("num_params") for name in run.settings)
+    if not counted and SIZE.fullmatch(size):  # a size's name in the ladder: parameters without embeddings, rounded
+        how = "the name of its size in the ladder, rounded"
+        run.facts["num_params_non_embedding"] = Fact(parse_number(size), how)
     return run
 
 
