@@ -72,7 +72,7 @@ def test_settings_that_contradict_each_other_are_refused(images, changes, says):
 def test_samples_that_would_be_read_many_times_are_counted_in_the_plan(epochs, unique):
     """Of texts the plan only says so."""
     practice = StudyPractice.__new__(StudyPractice)
-    practice.counted = False
+    practice.knows_repetition = False
     practice.run = lambda model, tokens: SimpleNamespace(epochs=epochs)
     tokens = 9000.0 * (epochs or 1)
     model = model_config().to_dict()

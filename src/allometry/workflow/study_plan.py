@@ -108,7 +108,7 @@ class StudyPractice:
     """
 
     def __init__(self, study: Study, predictor: laws.Fit | laws.Forecast) -> None:
-        self.study, self.counted = study, knows_repetition(predictor)
+        self.study, self.knows_repetition = study, knows_repetition(predictor)
         self.config = StudyConfig.parse(study.settings()["study"], "study.json")
         stored = study.table("recipe.json") or {}
         self.recipe = Recipe(**{key: value for key, value in stored.items() if key != "evidence"})
@@ -144,7 +144,7 @@ class StudyPractice:
 
         None for texts, whose plans say so and leave it to the user: a longer text can be given.
         """
-        if isinstance(self.task, TextConfig) or self.counted or plan.budget.tokens_available is not None:
+        if isinstance(self.task, TextConfig) or self.knows_repetition or plan.budget.tokens_available is not None:
             return None
         epochs = self.run(ModelConfig.parse(plan.model or {}), plan.tokens).epochs
         return plan.tokens / epochs if epochs is not None and costs_much(epochs) else None
@@ -152,7 +152,7 @@ class StudyPractice:
     def with_repetition(self, plan: planning.Plan) -> planning.Plan:
         """A plan that says what it means that its run reads the corpus again and again."""
         epochs = self.run(ModelConfig.parse(plan.model or {}), plan.tokens).epochs
-        repeats = repetition_note(epochs, self.counted) if plan.budget.tokens_available is None else ""
+        repeats = repetition_note(epochs, self.knows_repetition) if plan.budget.tokens_available is None else ""
         if not repeats:
             return plan
         if costs_much(epochs):

@@ -142,15 +142,15 @@ def costs_much(epochs: float | None) -> bool:
     return epochs is not None and epochs > FREE_EPOCHS
 
 
-def repetition_note(epochs: float | None, counted: bool = False) -> str:
+def repetition_note(epochs: float | None, included: bool = False) -> str:
     """What so many passes over the corpus mean, in words that follow "the run"; empty for one pass or less.
 
-    ``counted``: the predicted loss and its interval include them.
+    ``included``: the predicted loss and its interval include what they cost.
     """
     if epochs is None or epochs <= 1:
         return ""
     reads = f"reads its corpus {epochs:.3g} times"
-    if counted:
+    if included:
         return f"{reads}; loss and interval include what that costs, as earlier studies showed"
     if epochs <= FREE_EPOCHS:
         return f"{reads}; up to about {FREE_EPOCHS} times, a token stays nearly as good as new (arXiv 2305.16264)"

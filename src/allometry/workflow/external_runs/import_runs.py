@@ -14,7 +14,7 @@ from typing import Any
 from ...config.external import ExternalRun
 from ...errors import UserError
 from ...laws.run_files.facts_of_run import FinishedRun
-from ...laws.run_files.run_table import RunTable, read_run_table
+from ...laws.run_files.run_table import read_run_table
 from ...quantities import clean, plural
 from ...runs.record import RunRecord
 from ...runs.study import Study
@@ -85,7 +85,9 @@ def import_runs(
     table = read_run_table(source, {name: value for name, value in (given or {}).items() if value is not None}, counted)
     for note in table.notes:
         listener(Note(f"note: {note}"))
-    records = {record.id: (record, points) for record, points in map(_record, table.runs, _labels(table), _each(table))}
+    labels = [row["label"] for row in table.rows]
+    read = [_record(run, label, table.counted) for run, label in zip(table.runs, labels, strict=True)]
+    records = {record.id: (record, points) for record, points in read}
     if dry_run:
         return Imported(out, tuple(record for record, _ in records.values()), (), table.notes)
     study = Study.collect(out)
@@ -101,14 +103,6 @@ def import_runs(
 
 def _name(record: RunRecord) -> str:
     return record.run.name if isinstance(record.run, ExternalRun) else record.id
-
-
-def _labels(table: RunTable) -> list[str]:
-    return [row["label"] for row in table.rows]
-
-
-def _each(table: RunTable) -> list[str]:
-    return [table.counted] * len(table.rows)
 
 
 def _record(run: FinishedRun, label: str, counted: str) -> tuple[RunRecord, list[dict[str, float]]]:
