@@ -33,6 +33,19 @@ def test_the_samples_until_a_loss(law):
     assert plan.to_json()["kind"] == "samples_plan"
 
 
+def test_how_far_is_told_by_the_runs_of_the_group():
+    table = [
+        {"model": model, "samples": float(n), "loss": float(truth(n))}
+        for model, most in (("short", 1600), ("long", 102_400))
+        for n in np.geomspace(200, most, 8)
+    ]
+    goal = truth(64_000)
+    short, long = (planning.samples_for(table, goal, group="model", at={"model": model}) for model in ("short", "long"))
+    assert (short.largest, long.largest) == (pytest.approx(1600), pytest.approx(102_400))
+    assert "the samples of the largest run" in short.cautions[0]
+    assert long.cautions == ()
+
+
 def test_far_is_said_and_out_of_reach_is_refused(law):
     far = planning.samples_for(law, float(law.predict({"samples": [60 * 12_800.0]}).value[0]))
     assert "the samples of the largest run" in far.cautions[0]

@@ -34,7 +34,7 @@ class SamplesPlan:
         loss: the goal.
         samples: at which the predicted loss is the goal.
         low, high: between these, at ``level``; None where the interval's end never passes the goal in reach.
-        largest: of the runs.
+        largest: of the runs (of the group that is planned for).
         least_loss: predicted at a thousand times the largest run, about the floor.
         cautions: what questions the answer.
     """
@@ -97,7 +97,9 @@ def samples_for(
         runs = forecast(read, seed=seed)
     if samples not in runs.inputs:
         raise UserError(f"the forecast does not read {samples}; it reads {', '.join(runs.inputs)}")
-    seen = runs.runs.points[:, runs.inputs.index(samples)]
+    # Of several groups, how far the answer goes is told by the runs of the one that is planned for.
+    _, group_of, _ = runs.runs.at({samples: 1.0, **(at or {})})
+    seen = runs.runs.points[runs.runs.group == group_of[0], runs.inputs.index(samples)]
     curve = _curves(runs, samples, at or {}, level)
     smallest, largest = float(seen.min()), float(seen.max())
     grid = np.geomspace(smallest, MOST_BEYOND * largest, 400)
@@ -105,9 +107,8 @@ def samples_for(
     needed = _passes(grid, value, loss)
     if needed is None:
         raise UserError(
-            f"no number of samples up to {MOST_BEYOND:g}× the largest run reaches a loss of {loss:g}: by "
-            f"this law it is "
-            f"{value[-1]:.4g} there"
+            f"no number of samples up to {MOST_BEYOND:g}× the largest run reaches a loss of {loss:g}: by this law it "
+            f"is {value[-1]:.4g} there"
         )
     if needed <= smallest:
         raise UserError(
