@@ -56,6 +56,8 @@ def test_a_named_law_is_fitted_and_predicts(tmp_path):
     assert laws.load(tmp_path / "fit.json").predict(point) == forecast.predict(point)
     with pytest.raises(UserError, match="reads samples"):
         laws.forecast(runs, laws=["rectified"])
+    with pytest.raises(UserError, match="no law is named"):
+        laws.forecast(runs, laws=[])
 
 
 TRUTHS = {

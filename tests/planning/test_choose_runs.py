@@ -127,6 +127,7 @@ def test_one_input_may_be_named_alone(unfitted):
     ("changes", "words"),
     [
         ({"cost": np.zeros(len(PRICE))}, "cost must be finite and above zero: in row 1 it is 0"),
+        ({"cost": "flops"}, "cost is no row of numbers"),
         ({"cost": PRICE[:-1]}, "give one number for each of the"),
         ({"budget": 0}, "budget must be"),
         ({"budget": PRICE.min()}, "does not pay for 3 runs"),

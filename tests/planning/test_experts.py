@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from allometry import planning
+from allometry import laws, planning
 from allometry.errors import UserError
 from allometry.planning import Budget
 from allometry.planning.experts import total_params
+from helpers.ladders import ladder
 from helpers.predictors import Chinchilla, Prediction
 
 
@@ -54,6 +55,9 @@ def test_published_totals():
 
 
 def test_wrong_input():
+    for law in (object(), laws.fit("chinchilla", ladder("chinchilla"), bootstrap=0)):
+        with pytest.raises(UserError, match="does not read a number of experts"):
+            planning.plan_experts(law, 1e20)
     with pytest.raises(UserError, match="no number of experts"):
         planning.plan_experts(Experts(), 1e20, experts=[])
     with pytest.raises(UserError, match="experts 0 must be"):

@@ -55,5 +55,7 @@ def test_far_is_said_and_out_of_reach_is_refused(law):
         planning.samples_for(law, 5.0)
     with pytest.raises(UserError, match="does not read rows"):
         planning.samples_for(law, 1.0, samples="rows")
+    with pytest.raises(UserError, match="samples is what is planned"):
+        planning.samples_for(law, 1.2, at={"samples": 500})
     with pytest.raises(UserError, match="loss must be"):
         planning.samples_for(law, -1.0)

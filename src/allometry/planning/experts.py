@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import UserError
-from ..laws import Prediction
+from ..laws import Fit, Forecast, Prediction
 from ..laws.any_inputs.input_forecast import InputForecast
 from ..quantities import format_bytes, format_count, require_positive
 from ..text_table import table
@@ -31,7 +31,6 @@ EXPERTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 FEED_FORWARD = 2 / 3  # of the parameters of a block
 
 
-@runtime_checkable
 class ExpertsLaw(Protocol):
     """A law of your own of active parameters, tokens and experts."""
 
@@ -114,11 +113,16 @@ def plan_experts(
         level: of the intervals.
 
     Raises:
-        UserError: the forecast lacks one of the three columns, no number of experts is left, and what ``optimal``
-            raises.
+        UserError: a law that reads no number of experts, a forecast that lacks one of the three columns, no number of
+            experts is left, and what ``optimal`` raises.
     """
     budget = Budget.of(budget)
     require_positive(**{f"experts_{index}": each for index, each in enumerate(experts)})
+    if isinstance(law, Fit | Forecast) or not hasattr(law, "predict"):
+        raise UserError(
+            "the law does not read a number of experts: give a forecast of active parameters, tokens and experts "
+            "(laws.Observations.read(…, inputs=[…])), or a law of your own with predict(…, num_experts=…)"
+        )
     names = {name: (columns or {}).get(name, name) for name in ("num_params", "tokens", "num_experts")}
     if isinstance(law, InputForecast):
         experts = _covered(law, names, experts)

@@ -97,6 +97,8 @@ def samples_for(
         runs = forecast(read, seed=seed)
     if samples not in runs.inputs:
         raise UserError(f"the forecast does not read {samples}; it reads {', '.join(runs.inputs)}")
+    if samples in (at or {}):
+        raise UserError(f"{samples} is what is planned: leave it out of at=")
     # Of several groups, how far the answer goes is told by the runs of the one that is planned for.
     _, group_of, _ = runs.runs.at({samples: 1.0, **(at or {})})
     seen = runs.runs.points[runs.runs.group == group_of[0], runs.inputs.index(samples)]

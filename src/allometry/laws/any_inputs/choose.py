@@ -65,6 +65,8 @@ def forecast(
             raise UserError("priors are for laws of parameters and tokens: leave them out")
         forms = None
         if laws is not None:
+            if not laws:
+                raise UserError("no law is named: name one, or leave laws out")
             forms = [FormulaForm.of(_formula(law), observations.inputs) for law in laws]
         return forecast_inputs(observations, seed, forms)
     return forecast_sizes(observations, laws, seed, drift, priors)

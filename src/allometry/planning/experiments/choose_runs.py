@@ -187,7 +187,10 @@ def _numbers(table: RawTable, name: str, word: str) -> Array:
 
 
 def _prices(cost: Sequence[float] | Array, rows: int) -> Array:
-    price = np.asarray(cost, float)
+    try:
+        price = np.asarray(cost, float)
+    except (TypeError, ValueError):
+        raise UserError(f"cost is no row of numbers: give one for each of the {plural(rows, 'candidate')}") from None
     if price.shape != (rows,):
         raise UserError(
             f"cost has the shape {price.shape}; give one number for each of the {plural(rows, 'candidate')}"
