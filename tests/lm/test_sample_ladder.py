@@ -43,14 +43,22 @@ def trained(tmp_path, **changes):
     return list(ladder.branches(tmp_path))
 
 
+def came(branch: CountResult) -> tuple:
+    """What came of a count, whatever was read for others before."""
+    return branch.count, branch.held_out, branch.train_loss
+
+
 def test_every_count_is_a_whole_training_of_its_own(tmp_path):
     """A branch gives what a run of that count alone gives, bit for bit."""
     together = trained(tmp_path / "a")
     assert [branch.count for branch in together] == [16, 32, 64]
     for branch in together:
         (alone,) = trained(tmp_path / str(branch.count), counts=(branch.count,))
-        assert alone == branch
+        assert came(alone) == came(branch)
     assert together[-1].held_out.loss < together[0].held_out.loss
+    # Of the trunk nothing is read twice; each shorter count adds its own decay, a fifth of its samples.
+    tokens = lambda first, last: sum(len(example.tokens) for example in examples(80)[16:][first:last])
+    assert [branch.tokens for branch in together] == [tokens(0, 16), tokens(12, 32), tokens(24, 64)]
 
 
 def test_an_interruption_changes_nothing(tmp_path):
@@ -62,8 +70,18 @@ def test_an_interruption_changes_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         before.extend(ladder.branches(tmp_path / "cut"))
     again = SampleLadder(small(), examples(80)[16:], examples(16), FineTuning(**OPTIONS))
-    done = max((branch.count for branch in before), default=0)
-    assert [*before, *again.branches(tmp_path / "cut", done)] == whole
+    branches = [*before, *again.branches(tmp_path / "cut", {branch.count for branch in before})]
+    assert list(map(came, branches)) == list(map(came, whole))
+
+
+@pytest.mark.parametrize("dropped", [{16}, {32}, {32, 64}, {16, 32, 64, 78}], ids=str)
+def test_counts_that_were_dropped_are_trained_again_as_before(tmp_path, dropped):
+    """Also where the trunk went on long after, and its states from before are gone."""
+    counts = (16, 32, 64, 78)  # the last is no multiple of the batch
+    ladder = lambda: SampleLadder(small(), examples(96)[16:], examples(16), FineTuning(**OPTIONS | {"counts": counts}))
+    whole = list(ladder().branches(tmp_path))
+    again = list(ladder().branches(tmp_path, set(counts) - dropped))
+    assert list(map(came, again)) == [came(branch) for branch in whole if branch.count in dropped]
 
 
 def test_scaled_operands_train_as_plain_ones(tmp_path):

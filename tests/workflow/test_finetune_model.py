@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import random
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from allometry.data.tokenizer import Bytes
 from allometry.errors import UserError
 from allometry.lm.export.hugging_face_folder import write_hugging_face
+from allometry.lm.finetuning.sample_ladder import ExampleScore, SampleLadder
 from allometry.runs.study import Study
 from allometry.workflow.models.finetune_model import finetune
 from helpers.stock_models import uneven
@@ -37,6 +39,13 @@ def test_a_ladder_of_counts_leaves_records_a_law_and_a_plain_model(folder):
     assert losses[-1] < tuned.before
     assert [record.tokens for record in Study(folder / "study").records()] == [16, 32, 64]
     assert tuned.law is not None
+    read = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    longest = max(len(pair["prompt"] + pair["completion"]) for pair in read) + 1
+    for record in tuned.records:  # samples are what D counts, and FLOPs are those of their tokens
+        tokens = record.flops / (6 * record.num_params)
+        assert record.tokens < tokens < longest * record.tokens
+        assert record.flops_spent <= record.flops
+        assert record.tokens_per_second * record.seconds == pytest.approx(record.flops_spent / (6 * record.num_params))
     assert finetune(*arguments, **options).to_json() == tuned.to_json()  # asked again, it is found
     model = AutoModelForCausalLM.from_pretrained(tuned.best)
     assert type(model).__name__ == "LlamaForCausalLM"
@@ -45,6 +54,14 @@ def test_a_ladder_of_counts_leaves_records_a_law_and_a_plain_model(folder):
     moved = (model.lm_head.weight - first.lm_head.weight).abs().max()
     assert 0 < moved < 20 * 3e-3  # plain weights, some steps of Adam away
     assert torch.isfinite(model(torch.tensor([[1, 2]])).logits).all()
+
+
+def test_a_count_that_ends_without_a_finite_loss_is_recorded_so(folder, monkeypatch):
+    scores = iter([ExampleScore(5.0, 0.1), ExampleScore(math.nan, math.nan), ExampleScore(4.0, 0.1)])
+    monkeypatch.setattr(SampleLadder, "score", lambda ladder: next(scores))
+    options = {"counts": (8, 16), "batch": 4, "held_out": 24}
+    tuned = finetune(str(folder / "model"), folder / "pairs.jsonl", folder / "study", **options)
+    assert [(record.status, record.loss) for record in tuned.records] == [("diverged", None), ("finished", 4.0)]
 
 
 def test_what_cannot_be_tuned_is_one_line_and_leaves_nothing(folder):

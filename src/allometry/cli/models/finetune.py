@@ -53,14 +53,16 @@ def finetune(
     answer(f"before      {tuned.before:.4f}")
     for record in tuned.records:
         right = f"  accuracy {record.scores['accuracy'].value:.3f}" if "accuracy" in record.scores else ""
-        answer(f"{record.tokens:<11} {record.loss:.4f} ± {record.loss_se:.4f}{right}" if record.loss else "diverged")
+        scored = "diverged" if record.loss is None else f"{record.loss:.4f} ± {record.loss_se:.4f}{right}"
+        answer(f"{record.tokens:<11} {scored}")
     if tuned.law is not None:
         law = tuned.law
         answer(f"law         L = {law.floor:.4f} + {law.factor:.4g}·D^-{law.exponent:.3f}, rms {law.rms:.2%}")
-    if needed is not None:
+    if tuned.law is not None and needed is not None:
         low, high = (format_count(value) if math.isfinite(value) else "∞" for value in needed[1:])
         value = format_count(needed[0]) if math.isfinite(needed[0]) else "more than any number of"
-        answer(f"loss {loss:g} needs {value} samples [{low}, {high}]")
+        within = f"[{low}, {high}]" if tuned.law.refits else "(three counts leave none out: no range)"
+        answer(f"loss {loss:g} needs {value} samples {within}")
     if tuned.best is not None:
         answer(f"model       {tuned.best}")
     return ["allometry", "runs", str(out)]

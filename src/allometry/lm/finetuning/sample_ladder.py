@@ -8,9 +8,10 @@ training, and all of them share the trunk. A trunk that was interrupted goes on 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from ... import nn as unit
 from ...errors import UserError
 from ...nn.precision import formats
+from ...runs import saved_states
 from .. import checkpoint
 from .examples import Example, batch_of
 
@@ -81,13 +83,15 @@ class ExampleScore:
 
 @dataclass(frozen=True)
 class CountResult:
-    """The training of one count: what came of it on held-out examples, and the tokens it read."""
+    """The training of one count: what came of it on held-out examples, and the tokens that were read for it.
+
+    Those of the trunk that were read before, for shorter counts or before an interruption, are not among ``tokens``.
+    """
 
     count: int
     held_out: ExampleScore
     train_loss: float
     tokens: int
-    steps: int
 
 
 @dataclass
@@ -126,17 +130,30 @@ class SampleLadder:
         """The threads that PyTorch computes with."""
         return torch.get_num_threads()
 
-    def branches(self, folder: Path, done: int = 0) -> Iterator[CountResult]:
-        """The counts above ``done``, one after another; states are kept in ``folder``.
+    def tokens_of(self, count: int) -> int:
+        """The tokens in the first ``count`` samples."""
+        return sum(len(example.tokens) for example in self.train[:count])
+
+    def branches(self, folder: Path, done: Collection[int] = ()) -> Iterator[CountResult]:
+        """The counts that are not ``done``, one after another; states are kept in ``folder``.
 
         After each of them the model holds the weights of that branch, until the next is asked for.
+
+        Raises:
+            UserError: the loss is not finite, or the trunk's state is gone from ``folder``.
         """
-        step = self._resume(folder, self.options.counts[-1])
-        for count in (count for count in self.options.counts if count > done):
-            steps = count // self.options.batch
-            leaves = steps - max(1, round(DECAY * steps))
+        missing = [count for count in self.options.counts if count not in done]
+        if not missing:
+            return
+        first, _ = self._leaves(missing[0])
+        # Later states are of counts that were dropped since: no count begins there, and the oldest state gives way.
+        saved_states.delete(folder, checkpoint.name_of(first))
+        step = self._resume(folder, first) or 0
+        for count in missing:
+            begun = step
+            leaves, steps = self._leaves(count)
             while step < leaves:
-                self._step(step, 1.0)
+                self._step(step, 1.0, count)
                 step += 1
                 if self.should_stop():
                     self._save(folder, step)
@@ -144,11 +161,20 @@ class SampleLadder:
             self._save(folder, step)
             losses = []
             for at in range(leaves, steps):
-                losses.append(self._step(at, (steps - at) / (steps - leaves + 1)))
+                losses.append(self._step(at, (steps - at) / (steps - leaves + 1), count))
                 if self.should_stop():
                     raise KeyboardInterrupt
-            yield CountResult(count, self.score(), sum(losses) / len(losses), self._tokens(steps), steps)
-            self._resume(folder, step)
+            read = self.tokens_of(count) - self.tokens_of(begun * self.options.batch)
+            yield CountResult(count, self.score(), sum(losses) / len(losses), read)
+            back = self._resume(folder, step)
+            if back is None:
+                raise UserError(f"{folder}: the state of the trunk is gone; run the same command again")
+            step = back
+
+    def _leaves(self, count: int) -> tuple[int, int]:
+        """The step at which a count leaves the trunk, and its last; that has fewer samples where they do not divide."""
+        steps = math.ceil(count / self.options.batch)
+        return steps - max(1, round(DECAY * steps)), steps
 
     def score(self) -> ExampleScore:
         """What comes of the model, as it is, on the held-out examples."""
@@ -167,9 +193,12 @@ class SampleLadder:
         accuracy = right / len(self.held_out) if self.held_out[0].label is not None else None
         return ExampleScore(mean, math.sqrt(spread) / sum(counts), accuracy, len(self.held_out))
 
-    def _step(self, step: int, shape: float) -> float:
-        """One step of AdamW at ``shape`` times the peak rate; the batch is read in pieces that bound its logits."""
-        rows = self.train[step * self.options.batch : (step + 1) * self.options.batch]
+    def _step(self, step: int, shape: float, count: int) -> float:
+        """One step of AdamW at ``shape`` times the peak rate, on samples among the first ``count``.
+
+        The batch is read in pieces that bound its logits.
+        """
+        rows = self.train[step * self.options.batch : min((step + 1) * self.options.batch, count)]
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * shape * min(1.0, (step + 1) / 10)  # ten steps of warmup
         self.optimizer.zero_grad(set_to_none=True)
@@ -185,15 +214,12 @@ class SampleLadder:
         self.optimizer.step()
         return value
 
-    @property
+    @cached_property
     def _piece(self) -> int:
         """The rows that are read at once: as many as keep the logits of every token within :data:`PIECE_LOGITS`."""
         classes = getattr(getattr(self.model, "config", None), "vocab_size", 1)
         longest = max(len(example.tokens) for example in self.train)
         return max(1, PIECE_LOGITS // (classes * longest))
-
-    def _tokens(self, steps: int) -> int:
-        return sum(len(example.tokens) for example in self.train[: steps * self.options.batch])
 
     def _save(self, folder: Path, step: int) -> None:
         """Write the state of the trunk: no copy of it is kept in memory, where a model and its moments fill enough."""
@@ -206,12 +232,12 @@ class SampleLadder:
             state |= {f"{key}.{name}": value for key, value in self.optimizer.state.get(parameter, {}).items()}
         checkpoint.save_state(folder, state, {"step": step}, nullcontext())
 
-    def _resume(self, folder: Path, upto: int) -> int:
-        """Put back the newest state that was saved up to a step; returns its step, 0 where there is none."""
+    def _resume(self, folder: Path, upto: int) -> int | None:
+        """Put back the newest state that was saved up to a step; returns its step, None where there is none."""
         self.optimizer.zero_grad(set_to_none=True)
         loaded = checkpoint.load_state(folder, self.say, -1, upto, nullcontext())
         if loaded is None:
-            return 0
+            return None
         tensors, meta = loaded
         checkpoint.restore(self.model, self.optimizer, tensors)
         return int(meta["step"])

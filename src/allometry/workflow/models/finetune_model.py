@@ -77,7 +77,7 @@ def finetune(
     ladder = SampleLadder(pretrained.model, *sides, asked, say=say, pad=pretrained.pad)
     settings = asdict(asked) | {"model": Path(model).name, "data": Path(data).name} | pretrained.settings
     study = Study.create(Path(out), {"finetune": settings | {"counts": list(asked.counts)}})
-    runs = {count: _run(settings, pretrained, count) for count in asked.counts}
+    runs = {count: _run(settings, pretrained, count, ladder.tokens_of(count)) for count in asked.counts}
     records = [record for run in runs.values() if (record := study.record(run.id)) is not None]
     before = _before(study, ladder, listener)
     if not _enough(records, asked.patience):
@@ -138,11 +138,12 @@ def _train(
 ) -> None:
     """Train the counts that have no record, record each, and keep the model of the best."""
     patience = ladder.options.patience
-    done = max((record.tokens for record in records), default=0)
+    done = {record.tokens for record in records}
     begun = time.monotonic()
     for branch in ladder.branches(study.trunk_path("finetune"), done):
         record = _record(runs[branch.count], branch, time.monotonic() - begun, ladder.threads)
-        if record.loss is not None and record.loss < min((r.loss for r in records if r.loss), default=math.inf):
+        best = min((each.loss for each in records if each.loss is not None), default=math.inf)
+        if record.loss is not None and record.loss < best:
             _save_model(pretrained.model, pretrained.tokenizer, study.path / "model")
         study.save(record, [])
         records.append(record)
@@ -163,7 +164,7 @@ def _record(run: ExternalRun, branch: Any, seconds: float, threads: int) -> RunR
         kind="ladder",
         status="finished" if finite else "diverged",
         loss=scored.loss if finite else None,
-        loss_se=scored.loss_se,
+        loss_se=scored.loss_se if finite else None,
         train_loss=branch.train_loss,
         seconds=seconds,
         flops_spent=6.0 * run.num_params * branch.tokens,
@@ -174,7 +175,7 @@ def _record(run: ExternalRun, branch: Any, seconds: float, threads: int) -> RunR
     )
 
 
-def _run(settings: dict[str, Any], pretrained: _Pretrained, count: int) -> ExternalRun:
+def _run(settings: dict[str, Any], pretrained: _Pretrained, count: int, tokens: int) -> ExternalRun:
     named = {key: value for key, value in settings.items() if isinstance(value, str | int | float)}
     return ExternalRun(
         trained_by="finetune",
@@ -183,6 +184,7 @@ def _run(settings: dict[str, Any], pretrained: _Pretrained, count: int) -> Exter
         counted="total",
         tokens=count,
         unit="sample",
+        flops=6.0 * pretrained.num_params * tokens,
         batch_tokens=settings["batch"],
         lr=settings["lr"],
         seed=settings["seed"],
