@@ -73,8 +73,8 @@ def read_olmo(paths: Iterable[Path], folder: Path) -> LoggedRun:
         if (folder / name).is_file():
             run.settings |= flat(_object(folder / name))
     size = str(run.settings.get("size", folder.name))
-    counted = counts_of_shape(run.settings) or any(name.startswith("num_params") for name in run.settings)
-    if not counted and SIZE.fullmatch(size):  # a size's name in the ladder: parameters without embeddings, rounded
+    known = counts_of_shape(run.settings) or any(name.startswith("num_params") for name in run.settings)
+    if not known and SIZE.fullmatch(size):  # a size's name in the ladder: parameters without embeddings, rounded
         how = "the name of its size in the ladder, rounded"
         run.facts["num_params_non_embedding"] = Fact(parse_number(size), how)
     return run
