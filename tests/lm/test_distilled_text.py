@@ -129,6 +129,9 @@ def test_a_teacher_that_was_changed_is_refused(corpus, study):
     checkpoint.write(weights, tensors | {"readout.weight": tensors["readout.weight"] + 1}, meta)
     with pytest.raises(UserError, match="not the weights that its students began with"):
         DISTILLED_TEXT.open(study.corpus_path)(run)
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"delete .*teacher and run the same `allometry distill` again"):
+        DISTILLED_TEXT.open(study.corpus_path)(run)
     (study.path / "teacher" / "teacher.json").unlink()
     with pytest.raises(UserError, match="the teacher is missing"):
         DISTILLED_TEXT.open(study.corpus_path)(run)

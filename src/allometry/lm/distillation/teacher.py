@@ -61,7 +61,7 @@ class TeacherFacts:
         except FileNotFoundError:
             raise UserError(f"{folder}: the teacher is missing; run the same `allometry distill` again") from None
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{folder / MANIFEST}: not readable ({error}); delete {folder} and run it again") from None
+            raise UserError(f"{folder / MANIFEST}: not readable ({error}); {_anew(folder)}") from None
 
 
 class StockModel(nn.Module):
@@ -155,18 +155,27 @@ def open_teacher(study: Path) -> Teacher:
     """The teacher that a study holds.
 
     Raises:
-        UserError: there is none, or its weights are others than those that were kept.
+        UserError: there is none, it cannot be read, or its weights are others than those that were kept.
     """
     folder = study / FOLDER
     facts = TeacherFacts.read(folder)
-    if facts.kind == RUN:
-        teacher = teacher_in(folder / WEIGHTS, facts.source)
-    else:
+    if facts.kind == STOCK:
         require("transformers")
-        teacher = _of_stock(load_pretrained(str(folder))[0], facts.source)
+    try:
+        teacher = (
+            teacher_in(folder / WEIGHTS, facts.source)
+            if facts.kind == RUN
+            else _of_stock(load_pretrained(str(folder))[0], facts.source)
+        )
+    except UserError as error:  # which advises what is right for a run's own weights
+        raise UserError(f"{str(error).partition(';')[0]}; {_anew(folder)}") from None
     if teacher.facts.fingerprint != facts.fingerprint:
-        raise UserError(f"{folder}: not the weights that its students began with; put the teacher back")
+        raise UserError(f"{folder}: not the weights that its students began with; {_anew(folder)}")
     return Teacher(teacher.model, facts, teacher.context)
+
+
+def _anew(folder: Path) -> str:
+    return f"delete {folder} and run the same `allometry distill` again, which copies the teacher anew"
 
 
 class _Cut(nn.Module):
