@@ -9,7 +9,7 @@ import pytest
 
 from allometry import laws
 from allometry.config.study import StudyConfig
-from allometry.config.task import TextConfig
+from allometry.config.task import AudioConfig, TextConfig
 from allometry.ladder import stages as decided
 from allometry.ladder.design import trunk_flops
 from allometry.ladder.fill_minutes import make_design
@@ -18,6 +18,8 @@ from allometry.ladder.stages import LadderStage, read_stages, write_stage
 from allometry.runs.cost import Throughput
 from allometry.runs.study import Study
 from allometry.runs.trunks import trunk_costs
+from allometry.workflow.own_ladder.earlier_studies import DRIFT
+from allometry.workflow.own_ladder.ladder_forecast import fit_ladder
 from allometry.workflow.own_ladder.later_rungs import LadderSoFar
 from helpers.builders import record
 
@@ -110,3 +112,16 @@ def test_where_no_run_of_a_useful_length_fits_the_ladder_is_complete(monkeypatch
     """As in three minutes of a slow machine that became slower still."""
     monkeypatch.setattr(decided, "LEAST_TOKENS", 10**9)
     assert ladder().decide() == LadderStage((), DESIGN.largest_flops, "complete")
+
+
+def test_earlier_studies_of_text_speak_of_text_alone():
+    """What they showed of its law, and of what it costs to read it again, does not hold for speech."""
+    runs = [*DESIGN.rungs, *(run for stage in decisions() for run in stage.runs)]
+
+    def drift_of(task):
+        records = trained([run.model_copy(update={"task": task}) for run in runs])
+        return fit_ladder(records)[0].drift_prior
+
+    text = {"source": "t", "fingerprint": "f", "train_tokens": 123_456}
+    assert drift_of(TextConfig(**text)) == replace(DRIFT, unique_tokens=123_456.0)
+    assert drift_of(AudioConfig(**text)) == laws.DriftPrior()

@@ -36,7 +36,7 @@ def fit_ladder(records: Sequence[RunRecord]) -> tuple[laws.Forecast, laws.Observ
     """The forecast of a ladder of the built-in decoder, and its runs.
 
     It knows more than one of anybody's table: which runs share a trunk, the noise of a trunk, and, where the runs are
-    as long as those of earlier studies, what came out of these (:mod:`.earlier_studies`).
+    of plain decoders on text and as long as those of earlier studies, what came out of these (:mod:`.earlier_studies`).
 
     Raises:
         UserError: too few runs for a law.
@@ -44,7 +44,7 @@ def fit_ladder(records: Sequence[RunRecord]) -> tuple[laws.Forecast, laws.Observ
     observe = lambda runs: laws.Observations.from_records(
         [record.row() | {"trunk_noise": trunk_noise(record.num_params)} for record in runs], counted="non_embedding"
     )
-    long = [record for record in records if record.tokens >= LEAST_TOKENS]
+    long = [record for record in records if record.tokens >= LEAST_TOKENS and _is_plain_text(record)]
     if len({record.num_params for record in long}) < 3 or len({record.tokens for record in long}) < LEAST_LENGTHS:
         observations = observe(records)
         return laws.forecast(observations), observations
