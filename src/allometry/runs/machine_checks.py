@@ -93,7 +93,7 @@ def _compiler() -> MachineCheck:
         return MachineCheck("compiler", f"{path}: {answer.stdout.partition(chr(10))[0] or 'no version'}")
     if platform.system() != "Linux":
         return MachineCheck("compiler", "not used on this system: the training kernels are for Linux")
-    advice = "training takes 1.4 to 2.9 times as long without; install g++ (apt install g++) or clang, or set CXX"
+    advice = "training takes several times as long without; install g++ (apt install g++) or clang, or set CXX"
     return MachineCheck("compiler", "none", False, advice)
 
 

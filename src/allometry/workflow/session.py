@@ -105,7 +105,7 @@ def _at_work(
     for line in () if begun else data.notes:  # once in the life of a study
         listener(Note(f"note: {line}"))
     if compiler() is None and not begun:
-        listener(Note("no C++ compiler here: training takes 1.4 to 2.9 times as long as with g++ or clang++"))
+        listener(Note("no C++ compiler here: training takes several times as long as with g++ or clang++"))
     with study.session(), engines[0] as ladder_engine, engines[1] as target_engine:
         with study.lock(note_to(listener)):
             if given is None and study.read("calibration.json") is None:
