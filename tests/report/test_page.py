@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from allometry import laws
+from allometry import laws, planning
 from allometry.config.external import ExternalRun
 from allometry.errors import UserError
 from allometry.quantities import format_count
 from allometry.report import write_report
 from allometry.report.html import POLICY, packaged, policy
+from allometry.runs.next_step import next_step
 from allometry.runs.record import RunRecord
 from allometry.runs.study import Study
 from helpers.pages import read
@@ -200,9 +201,18 @@ def test_runs_that_were_trained_elsewhere_have_a_law_to_ask(tmp_path):
             study.save(
                 RunRecord(run, "ladder", "finished", loss, None, loss, 0.0, 0.0, 0.0, "2026-01-02T03:04:05+00:00"), []
             )
+    words = read(write_report(study)).words["main"]
+    assert "with 16M parameters on 500M tokens. No law has been fitted yet" in words
     fit = laws.fit("chinchilla", laws.Observations.read(study.path), bootstrap=0)
     study.write("fit.json", fit.to_json())
+    study.write("plan.json", planning.plan(fit, planning.Budget(flops=1e18)).to_json())
+    assert next_step(study.path) == ["allometry", "report", str(study.path)]
     page = read(write_report(study))
+    words = page.words["main"]
+    assert "names no run to train here" in words
+    assert "allometry train STUDY" not in words
+    assert "(parameters: total), FLOPs 6·N·D" in words
+    assert "share a trunk" not in words
     assert page.all("section")[0]["id"] == "ask"
     assert "step_law" in page.words["script"]
     for record in study.records():

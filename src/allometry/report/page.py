@@ -57,7 +57,7 @@ def render(contents: StudyContents) -> str:
         plan_notes=contents.plan.notes if contents.plan else (),
         sample=_sample(contents),
         unit=contents.unit,
-        growth=_growth(contents),
+        runs_note=sentences.runs_note(contents),
         last=max((record.finished_at for record in contents.records), default=None),
     )
 
@@ -106,21 +106,6 @@ def _key_figures(contents: StudyContents) -> list[tuple[str, str]]:
             figures.append(("compute / largest rung", f"{outcome.compute_ratio:.3g}×"))
         figures.append(("ladder's share of compute", f"{outcome.ladder_share:.1%}"))
     return figures
-
-
-def _growth(contents: StudyContents) -> str:
-    """How batch and learning rate change along a run, as the runs recorded it."""
-    runs = [record.config for record in contents.records if not record.external]
-    scheduled = [run.train for run in runs if run.trainer.schedules]
-    rules = {(train.reference_tokens, train.batch_exponent, train.lr_exponent) for train in scheduled}
-    if len(rules) != 1:
-        return ""
-    reference, batch, lr = rules.pop()
-    rate = f"the learning rate changes as tokens^{-lr:g}" if lr else "the learning rate is constant until its decay"
-    return (
-        f"Batch (tokens) and learning rate are the values after {reference:,} tokens; the batch grows as "
-        f"tokens^{batch:g}, {rate}."
-    )
 
 
 def _sample(contents: StudyContents) -> dict[str, Any] | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from .. import laws
+from ..config.run import RunConfig
 from ..planning import Outcome
 from ..quantities import format_count, format_flops, plural
 from .cells import interval
@@ -42,7 +44,7 @@ def verdict(contents: StudyContents) -> str:
     low = min(finished, key=lambda record: math.inf if record.loss is None else record.loss)
     return (
         f"{ended} The lowest held-out loss is {low.loss:.4f} {contents.unit}, of run {low.id} with "
-        f"{format_count(low.config.num_params)} parameters on {format_count(low.config.tokens)} tokens. "
+        f"{format_count(low.num_params)} parameters on {format_count(low.tokens)} tokens. "
         "No law has been fitted yet."
     )
 
@@ -68,9 +70,40 @@ def missing(contents: StudyContents) -> list[tuple[str, str]]:
         lines.append((stale, "allometry fit STUDY"))
     if contents.plan is None:
         lines.append(("There is no plan yet; this makes one from the law:", "allometry plan STUDY --flops …"))
+    elif not contents.plan.run:
+        lines.append(("The plan names no run to train here: train it where the runs of this study were trained.", ""))
     elif contents.outcome is None:
         lines.append(("The plan has not been trained yet; this trains it and compares:", "allometry train STUDY"))
     return lines
+
+
+def runs_note(contents: StudyContents) -> str:
+    """How the table of runs counts: ours exactly and by trunks, those of others as they were stated."""
+    ours = [record.config for record in contents.records if not record.external]
+    kinds = sorted({record.counted.replace("_", "-") for record in contents.records})
+    if len(ours) == len(contents.records) and all(run.trainer.schedules for run in ours):
+        return (
+            f"Parameters are {', '.join(kinds)}, FLOPs are counted exactly from the shapes, losses are {contents.unit} "
+            f"on held-out text. {_growth(ours)} Runs of one size share a trunk; the seconds of a run are what it added "
+            "to its trunk."
+        )
+    return (
+        f"Parameters and FLOPs are as the runs stated them (parameters: {', '.join(kinds)}), FLOPs 6·N·D where nothing "
+        f"else was stated; losses are {contents.unit} on held-out data."
+    )
+
+
+def _growth(runs: Sequence[RunConfig]) -> str:
+    """How batch and learning rate change along a run, as the runs recorded it."""
+    rules = {(run.train.reference_tokens, run.train.batch_exponent, run.train.lr_exponent) for run in runs}
+    if len(rules) != 1:
+        return ""
+    reference, batch, lr = rules.pop()
+    rate = f"the learning rate changes as tokens^{-lr:g}" if lr else "the learning rate is constant until its decay"
+    return (
+        f"Batch (tokens) and learning rate are the values after {reference:,} tokens; the batch grows as "
+        f"tokens^{batch:g}, {rate}."
+    )
 
 
 def captions(contents: StudyContents) -> dict[str, tuple[str, str]]:

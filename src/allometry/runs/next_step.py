@@ -11,8 +11,9 @@ from ..files import parse_json
 def next_step(study: Path) -> list[str]:
     """The command, as its parts: the ladder, then fit, plan, training of the plan, and last the report.
 
-    A plan is asked for by hours where the study has measured its machine, else by FLOPs. A study of a fine-tuning has
-    nothing to come, and its list is empty.
+    A plan is asked for by hours where the study has measured its machine, else by FLOPs; one that names no run, as of
+    runs that were trained elsewhere, is not trained here. A study of a fine-tuning has nothing to come, and its list is
+    empty.
     """
     place = str(study)
     if _is_of_finetuning(study):
@@ -24,7 +25,7 @@ def next_step(study: Path) -> list[str]:
     if not (study / "plan.json").is_file():
         measured = (study / "calibration.json").is_file()
         return ["allometry", "plan", place, *(["--hours", "1"] if measured else ["--flops", _ten_times(study)])]
-    if not (study / "outcome.json").is_file():
+    if not (study / "outcome.json").is_file() and _read(study / "plan.json").get("run"):
         return ["allometry", "train", str(study / "plan.json")]
     return ["allometry", "report", place]
 

@@ -22,7 +22,9 @@ def planned_run(plan: Plan) -> RunConfig:
         UserError: the plan names no run.
     """
     if not plan.run:
-        raise UserError("the plan names no run to train; make it from a study, not from a bare fit")
+        raise UserError(
+            "the plan names no run to train here: it was made from a bare fit, or for runs that were trained elsewhere"
+        )
     return RunConfig.parse(plan.run, "plan: run")
 
 

@@ -56,7 +56,8 @@ def read_run_table(source: Path, given: Mapping[str, Any] | None = None, counted
     if not everything:
         raise UserError(
             f"{source}: not a study and no runs in it; known are folders of Trainer's checkpoints, TensorBoard, W&B, "
-            "MLflow, Lightning, Optuna, nanoGPT, nanochat, torchtitan, Lingua and OLMo-core, and tables as single files"
+            "MLflow, Lightning, Optuna, nanoGPT, nanochat, torchtitan, Lingua and OLMo-core; a table of runs goes to "
+            "`allometry fit` as a single file"
         )
     usable, notes = _usable(everything, source)
     counted = counted or _counted(usable)
