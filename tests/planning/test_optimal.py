@@ -232,6 +232,19 @@ def test_a_law_without_an_optimum_follows_the_runs_or_the_literature(a, b, ratio
     assert optimal(Power(a=a, b=b), 1e18).tokens_per_param == pytest.approx(20)
 
 
+def test_a_goal_whose_interval_has_no_ends_has_a_size_and_no_interval():
+    """Far below its runs a forecast's interval may reach from zero to infinity."""
+
+    class Vague:
+        def predict(self, num_params, tokens, level=0.9):
+            value = Chinchilla().predict(num_params, tokens).value
+            return Prediction(value, 0 * value, np.inf * value)
+
+    best = optimal(Vague(), Budget(loss=3.0))
+    assert best.loss == pytest.approx(3.0)
+    assert best.intervals == {}
+
+
 def test_far_beyond_the_runs_is_said_and_then_refused():
     small = FittedRange.of([1e5, 1e5, 1e6], [1e6, 1e7, 1e8])
     assert optimal(Chinchilla(), 1e15, fitted_range=small).cautions == ()

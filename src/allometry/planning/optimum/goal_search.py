@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ...errors import UserError
 
 MOST_FLOPS = 1e45
+LEAST_LOSS, MOST_LOSS = 1e-100, 1e100
 Curve = Callable[[float], float]
 Point = tuple[float, float]
 
@@ -20,7 +21,8 @@ def compute_for(curve: Curve, goal: float, start: float) -> float | None:
     Raises:
         UserError: the curve is below the goal down to the smallest budget.
     """
-    excess = lambda log_flops: math.log(curve(math.exp(log_flops)) / goal)
+    # Far below the runs the end of an interval may be 0 or infinite.
+    excess = lambda log_flops: math.log(min(max(curve(math.exp(log_flops)), LEAST_LOSS), MOST_LOSS) / goal)
     here, value = _first_affordable(excess, math.log(start))
     step = math.copysign(math.log(10.0), value)
     while abs(step) > 1e-9:

@@ -266,10 +266,13 @@ class OptimumProblem:
         return min(max(lowest.line.at_ratio(ratio), low), high)
 
     def _goal_intervals(self, goal: float, flops: float) -> dict[str, tuple[float, float | None]]:
-        """Of the FLOPs that reach the goal, and of size and tokens; empty if no FLOPs make it possible."""
+        """Of the FLOPs that reach the goal, and of size and tokens; empty if no end passes the goal."""
         # Where the interval's lower end passes the goal, that loss is barely possible; where the upper does, assured.
-        early = compute_for(lambda flops: float(self._rough(flops).low), goal, flops)
-        late = compute_for(lambda flops: float(self._rough(flops).high), goal, flops)
+        try:
+            early = compute_for(lambda flops: float(self._rough(flops).low), goal, flops)
+            late = compute_for(lambda flops: float(self._rough(flops).high), goal, flops)
+        except UserError:  # so far below the runs that an end never passes the goal
+            return {}
         if early is None:
             return {}
         least = self._place(early, rough=False)
