@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from allometry import laws
+from allometry.errors import UserError
 
 
 def experts_table(seed=0, noise=0.005):
@@ -55,6 +56,26 @@ def test_json_and_back_predicts_the_same(forecast, tmp_path):
     assert again.predict(experts=64, size=4e9) == forecast.predict(experts=64, size=4e9)
     assert again.summary() == forecast.summary()
     assert json.loads((tmp_path / "fit.json").read_text())["kind"] == "input_forecast"
+
+
+@pytest.mark.parametrize(("inputs", "rows"), [(["x"], 4), (["x"], 30), (["a", "b"], 30)])
+def test_forms_without_an_exponent_are_read_back(inputs, rows):
+    """Of few runs, and of proportions of a whole, a form may be linear altogether."""
+    share = np.linspace(0.1, 0.9, rows)
+    frame = {"x": 1 / share, "a": share, "b": 1 - share, "loss": 2 + share + 0.01 * np.sin(40 * share)}
+    forecast = laws.forecast(laws.Observations.read(frame, target="loss", inputs=inputs))
+    again = laws.InputForecast.from_json(json.loads(json.dumps(forecast.to_json())))
+    point = {"x": 12.0, "a": 0.05, "b": 0.95}
+    assert again.predict({name: point[name] for name in inputs}) == forecast.predict({n: point[n] for n in inputs})
+
+
+def test_too_few_runs_for_any_form_are_one_line():
+    share = np.array([0.1, 0.4, 0.9])
+    runs = laws.Observations.read(
+        {"a": share, "b": 1 - share, "loss": [2.0, 2.1, 2.5]}, target="loss", inputs=["a", "b"]
+    )
+    with pytest.raises(UserError, match="3 runs are too few for any form over a, b: make more runs"):
+        laws.forecast(runs)
 
 
 def test_groups_share_a_form_and_keep_constants_of_their_own():

@@ -89,7 +89,7 @@ class FittedForm:
         form = _form_of(data["form"])
         return cls(
             form,
-            np.array(data["theta"], float).reshape(-1, len(form.constants)),
+            np.array(data["theta"], float).reshape(len(data["theta"]), len(form.constants)),
             np.array(data["coefficients"], float),
             float(data["noise"]),
             np.array(data["middle"], float),

@@ -328,11 +328,11 @@ def forecast_inputs(runs: Measurements, seed: int = 0, forms: Sequence[AnyForm] 
     forms = [*candidates(runs), *named_forms(runs)] if forms is None else forms
     ranked = _shortlist([fit_to(form, thin, middle, common, form.starts(STARTS, seed)) for form in forms], thin, common)
     if not ranked:
+        few = f"{plural(len(thin), 'run is', 'runs are')} too few for"
+        if composed:
+            raise UserError(f"{few} any form over {', '.join(runs.inputs)}: make more runs, or give fewer inputs")
         asked = ", ".join(dict.fromkeys(form.name for form in forms))
-        raise UserError(
-            f"{plural(len(thin), 'run is', 'runs are')} too few for the constants of {asked}: make more runs, or ask "
-            "for a law of fewer constants"
-        )
+        raise UserError(f"{few} the constants of {asked}: make more runs, or ask for a law of fewer constants")
     if len(runs.group_names) > 1:
         apart = [one for one in ranked if one.theta.shape[1]][:MOST_APART]
         ranked += [fit_to(one.form, thin, middle, common, one.theta[:1], own=True) for one in apart]

@@ -109,7 +109,7 @@ class Record:
     @classmethod
     def from_json(cls, data: Mapping[str, list]) -> Record:
         """The record that ``to_json`` wrote."""
-        forms = np.array(data["logged"], float).reshape(-1, len(data["names"]))
+        forms = np.array(data["logged"], float).reshape(len(data["logged"]), len(data["names"]))
         return cls(tuple(data["names"]), np.array(data["along"], int), forms)
 
 
