@@ -1,5 +1,6 @@
 """Published laws of other inputs: their constants against the papers' own data, fits, a formula of one's own."""
 
+import json
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -148,6 +149,10 @@ def test_a_formula_of_ones_own_takes_any_inputs_and_groups():
     assert "decay" in forecast.summary()
     with pytest.raises(UserError, match=r"^law 'decay' is one's own, which a file does not hold: fit it anew$"):
         laws.InputForecast.from_json(forecast.to_json())
+    # Under the name of a published law it is another law all the same.
+    named = json.loads(json.dumps(forecast.to_json()).replace('"decay"', '"rectified"'))
+    with pytest.raises(UserError, match="law 'rectified' is one's own"):
+        laws.InputForecast.from_json(named)
 
 
 def test_a_mixing_law_has_an_effect_for_each_proportion():
@@ -155,7 +160,11 @@ def test_a_mixing_law_has_an_effect_for_each_proportion():
     loss = 2 + np.exp(shares @ [-1.0, 0.3, 0.0])
     frame = {name: shares[:, place] for place, name in enumerate("abc")} | {"loss": loss}
     runs = laws.Observations.read(frame, target="loss", inputs=list("abc"))
-    predicted = laws.forecast(runs, laws=[laws.mixing_law(["a", "b", "c"])]).predict(a=0.2, b=0.3, c=0.5)
+    forecast = laws.forecast(runs, laws=[laws.mixing_law(["a", "b", "c"])])
+    predicted = forecast.predict(a=0.2, b=0.3, c=0.5)
+    again = laws.InputForecast.from_json(json.loads(json.dumps(forecast.to_json())))
+    assert again.predict(a=0.2, b=0.3, c=0.5) == predicted
+    assert again.summary() == forecast.summary()
     assert predicted.value == pytest.approx(2 + np.exp(-0.2 + 0.09), rel=1e-3)
 
 

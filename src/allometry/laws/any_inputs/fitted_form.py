@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ..forms.input_laws import INPUT_LAWS
+from ..forms.input_laws import INPUT_LAWS, MIXING, mixing_law
 from .composing.form import LOG, ComposedForm
 from .composing.formula_form import FormulaForm
 from .padded import Padded, logs
@@ -102,9 +102,11 @@ class FittedForm:
 def _form_of(data: dict[str, Any]) -> AnyForm:
     if "formula" not in data:
         return ComposedForm.from_json(data)
-    if data["formula"] not in INPUT_LAWS:
-        raise UserError(f"law {data['formula']!r} is one's own, which a file does not hold: fit it anew")
-    return FormulaForm(INPUT_LAWS[data["formula"]], tuple(data["places"]))
+    name, places = data["formula"], tuple(data["places"])
+    formula = mixing_law([f"input {place}" for place in places]) if name == MIXING else INPUT_LAWS.get(name)
+    if formula is None or formula.formula != data["text"]:  # an own law may have the name of a published one
+        raise UserError(f"law {name!r} is one's own, which a file does not hold: fit it anew")
+    return FormulaForm(formula, places)
 
 
 def target_of(form: AnyForm, data: Padded) -> Array:

@@ -16,6 +16,8 @@ from ...errors import UserError
 from ..base import by_name
 from .formula import COEFFICIENT, EXPONENT, FLOOR, SIZE_AND_DATA, Formula, size_and_data
 
+MIXING = "mixing"
+
 
 @dataclass(frozen=True)
 class Experts(Formula):
@@ -249,7 +251,7 @@ def mixing_law(proportions: Sequence[str]) -> Formula:
 
     @dataclass(frozen=True)
     class Mixing(Formula):
-        name: ClassVar[str] = "mixing"
+        name: ClassVar[str] = MIXING
         formula: ClassVar[str] = "L = E + k·exp(Σ t·r)"
         source: ClassVar[str] = "arXiv 2403.16952, the data mixing law"
         inputs: ClassVar[tuple[str, ...]] = names

@@ -124,8 +124,8 @@ class FormulaForm:
         return slopes
 
     def to_json(self) -> dict[str, Any]:
-        """The formula's name and the places of its inputs."""
-        return {"formula": self.formula.name, "places": list(self.places)}
+        """The formula's name and text, and the places of its inputs."""
+        return {"formula": self.formula.name, "text": self.formula.formula, "places": list(self.places)}
 
 
 STARTS_EACH = 4
