@@ -38,11 +38,11 @@ from allometry.lm.finetuning.examples import batch_of, labels_in, read_examples,
 from allometry.lm.finetuning.pretrained_model import load_pretrained
 from allometry.lm.generate import load_model
 from allometry.nn.precision.formats import MX, NVFP4Format, by_name
+from allometry.nn.precision.quantized import SCALES
 from allometry.runs.study import find_run
 from allometry.tasks.windows import held_out_windows
 
 FORMATS = ("int8", "fp8", "mxfp8", "mxfp6", "mxfp4", "nvfp4")
-SCALES = ("unit", "rms", "absmax", "dynamic")
 ROWS = 4  # windows that are scored at a time
 
 

@@ -66,7 +66,7 @@ def _line(name: str, kind: str, rows: Sequence[Any], steps: Sequence[int], form:
 def _lost(rows: Sequence[Any], form: Format) -> str:
     """What the format of this direction, and FP16 and BF16, would lose at the last moment; empty if nothing."""
     last = rows[-1]
-    names = {"E4M3" if form is E4M3FN else form.name: form, FP16.name: FP16, BF16.name: BF16}
+    names = "E4M3" if form is E4M3FN else form.name, FP16.name, BF16.name
     shares = {name: last.lost(name) for name in names if name in last.underflow}
     return ", ".join(f"{name} {percent(share)} %" for name, share in shares.items() if share >= 0.0005)
 
