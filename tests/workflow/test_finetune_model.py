@@ -7,6 +7,7 @@ import random
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from allometry.data.tokenizer import Bytes
 from allometry.errors import UserError
@@ -62,6 +63,17 @@ def test_a_count_that_ends_without_a_finite_loss_is_recorded_so(folder, monkeypa
     options = {"counts": (8, 16), "batch": 4, "held_out": 24}
     tuned = finetune(str(folder / "model"), folder / "pairs.jsonl", folder / "study", **options)
     assert [(record.status, record.loss) for record in tuned.records] == [("diverged", None), ("finished", 4.0)]
+
+
+def test_another_model_of_the_same_name_is_not_taken_for_the_first(folder):
+    options = {"counts": (8,), "batch": 4, "held_out": 24}
+    finetune(str(folder / "model"), folder / "pairs.jsonl", folder / "study", **options)
+    write_hugging_face(uneven(norms="pre"), Bytes(), folder / "other" / "model")
+    weights = folder / "other" / "model" / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: 1.01 * tensor for name, tensor in tensors.items()}, weights, {"format": "pt"})
+    with pytest.raises(UserError, match="weights"):
+        finetune(str(folder / "other" / "model"), folder / "pairs.jsonl", folder / "study", **options)
 
 
 def test_what_cannot_be_tuned_is_one_line_and_leaves_nothing(folder):

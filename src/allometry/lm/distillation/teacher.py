@@ -26,7 +26,7 @@ from ...runs.study import Study, find_run
 from ...tasks.text import evaluate_windows
 from ...tasks.windows import held_out_windows
 from .. import checkpoint
-from ..finetuning.pretrained_model import is_hub_name, load_pretrained
+from ..finetuning.pretrained_model import fingerprint_of, is_hub_name, load_pretrained
 from ..generate import model_in, tokenizer_of
 
 FOLDER, MANIFEST, WEIGHTS = "teacher", "teacher.json", "model.safetensors"
@@ -206,8 +206,7 @@ def _of_stock(model: nn.Module, source: str) -> Teacher:
     stock = StockModel(model).eval().requires_grad_(False)
     config: Any = model.config
     num_params = sum(parameter.numel() for parameter in model.parameters())
-    hashed = checkpoint.digest(dict(model.named_parameters()), type(model).__name__)[:16]
-    facts = TeacherFacts(STOCK, hashed, source, num_params, 2.0 * num_params)
+    facts = TeacherFacts(STOCK, fingerprint_of(model), source, num_params, 2.0 * num_params)
     return Teacher(stock, facts, getattr(config, "max_position_embeddings", None) or math.inf)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...errors import UserError
+from .. import checkpoint
 
 
 def load_pretrained(name: str, labels: Sequence[str] = (), seed: int = 0) -> tuple[Any, Any]:
@@ -69,6 +70,12 @@ def load_pretrained(name: str, labels: Sequence[str] = (), seed: int = 0) -> tup
             f"{name}: its tokenizer has no token to fill texts up with; give an encoder, as BERT, for labels"
         )
     return model, tokenizer
+
+
+def fingerprint_of(model: Any) -> str:
+    """A hash of a model's class and weights."""
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return checkpoint.digest(weights, type(model).__name__)[:16]
 
 
 def is_hub_name(name: str) -> bool:

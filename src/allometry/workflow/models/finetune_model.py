@@ -16,7 +16,7 @@ from ...extras import require
 from ...quantities import Score, plural
 from ...runs.record import RunRecord, environment, now
 from ...runs.study import Study
-from ..listener import Listener, Note, silent
+from ..listener import Listener, Note, note_to, silent
 from .sample_law import SampleLaw, fit_sample_law
 
 
@@ -72,16 +72,16 @@ def finetune(
 
     asked = FineTuning(**options)
     pretrained = _read(model, Path(data), context, held_out, asked.seed)
-    say = lambda text: listener(Note(text))
     sides = pretrained.train, pretrained.held_out
-    ladder = SampleLadder(pretrained.model, *sides, asked, say=say, pad=pretrained.pad)
+    ladder = SampleLadder(pretrained.model, *sides, asked, say=note_to(listener), pad=pretrained.pad)
     settings = asdict(asked) | {"model": Path(model).name, "data": Path(data).name} | pretrained.settings
     study = Study.create(Path(out), {"finetune": settings | {"counts": list(asked.counts)}})
     runs = {count: _run(settings, pretrained, count, ladder.tokens_of(count)) for count in asked.counts}
-    records = [record for run in runs.values() if (record := study.record(run.id)) is not None]
-    before = _before(study, ladder, listener)
-    if not _enough(records, asked.patience):
-        _train(study, ladder, pretrained, runs, records, listener)
+    with study.lock(note_to(listener)):  # the trunk is one, and so is the model that is kept
+        records = [record for run in runs.values() if (record := study.record(run.id)) is not None]
+        before = _before(study, ladder, listener)
+        if not _enough(records, asked.patience):
+            _train(study, ladder, pretrained, runs, records, listener)
     kept = tuple(sorted(records, key=lambda record: record.tokens))
     points = [(record.tokens, record.loss) for record in kept if record.loss is not None]
     law = fit_sample_law(points) if len(points) >= 3 else None
@@ -113,7 +113,7 @@ def _read(model: str, data: Path, context: int, held_out: int, seed: int) -> _Pr
         UserError: no such model or data, or too few examples.
     """
     from ...lm.finetuning.examples import labels_in, read_examples, split
-    from ...lm.finetuning.pretrained_model import context_of, load_pretrained
+    from ...lm.finetuning.pretrained_model import context_of, fingerprint_of, load_pretrained
 
     labels = labels_in(data)
     loaded, tokenizer = load_pretrained(model, labels, seed)
@@ -124,6 +124,7 @@ def _read(model: str, data: Path, context: int, held_out: int, seed: int) -> _Pr
     train, held = split(examples, seed, held_out)
     unit = f"nats per text, of {len(labels)} labels" if labels else "nats per token of a completion"
     settings = {"context": length, "held_out": held_out, "examples": _fingerprint(examples)}
+    settings["weights"] = fingerprint_of(loaded)  # a folder of the same name may hold another model
     settings |= {"labels": len(labels)} if labels else {}
     return _Pretrained(loaded, tokenizer, train, held, tokenizer.pad_token_id or 0, unit, settings)
 
