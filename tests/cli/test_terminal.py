@@ -19,6 +19,7 @@ from allometry.cli.terminal import complete
 from allometry.cli.terminal.output import as_options
 from allometry.installed_extras import ADDED, installed_extras
 from allometry.runs import machine_checks
+from allometry.runs.study import Study
 from helpers import studies
 
 ROOT = typer.main.get_command(application.app)
@@ -123,6 +124,16 @@ def test_a_baseline_that_is_scaled_ends_with_one_rule_and_then_a_measurement(cli
     parsed(line)
     assert shlex.split(line) == ["allometry", "scale", *baseline, "--rule", "step_law"]
     assert following(cli(*shlex.split(line)[1:])[2]) == "allometry quickstart --dry-run"
+
+
+def test_a_run_is_written_with_where_its_weights_are_there(cli, folder):
+    study = Study(Path("my 'study'"))
+    best = study.best_run()
+    for asked in (("report", study.path), ("runs", study.path, best.id)):
+        assert "next:" not in cli(*asked)[2]
+    study.weights_path(best.id).write_bytes(b"")
+    for asked in (("report", study.path), ("runs", study.path, best.id)):
+        assert shlex.split(following(cli(*asked)[2])) == ["allometry", "generate", f"my 'study'/{best.id}"]
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .terminal.command import use_of_run
 from .terminal.options import Json
 
 EXAMPLES = (
@@ -39,4 +41,7 @@ def report(
         path = write_comparison(opened, output or Path("comparison.html"))
     answer_json({"report": str(path)}) if json else answer(f"{path}")
     following = next_step(studies[0])
-    return ["allometry", "generate", str(studies[0])] if "report" in following[1:2] else following
+    if "report" not in following[1:2]:
+        return following
+    best = min(opened[0].records(), key=lambda record: math.inf if record.loss is None else record.loss, default=None)
+    return use_of_run(opened[0], best)

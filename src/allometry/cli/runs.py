@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .terminal.command import use_of_run
 from .terminal.complete import one_of
 from .terminal.options import Json
 
@@ -47,7 +48,7 @@ def runs(
     if run:
         shown = [_in_full(there, find_folder(there, prefix)) for prefix in run]
         answer_json(shown) if json else [answer(_lines(one)) for one in shown]
-        return ["allometry", "generate", f"{study}/{shown[0]['id']}"]
+        return use_of_run(there, there.record(shown[0]["id"]))
     folders = [each for each in run_folders(there) if not kind or (each.record and each.record.kind in kind)]
     if json:
         answer_json([_row(each) for each in folders])

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .terminal.command import use_of_run
 from .terminal.options import Device, Json, TrackerNames
 
 EXAMPLES = (
@@ -30,6 +31,7 @@ def train(
     from .. import workflow
     from ..quantities import format_seconds
     from ..report import outcome_lines
+    from ..runs.study import Study
     from .terminal.output import answer, answer_json
     from .terminal.progress import Terminal
 
@@ -49,4 +51,4 @@ def train(
     else:
         loss = f"loss {record.loss:.4f} ± {record.loss_se:.4f}" if record.status == "finished" else record.note
         answer(f"{out}/{record.id}: {record.status}, {loss}, {format_seconds(record.seconds)}")
-    return ["allometry", "generate", f"{out}/{record.id}"]
+    return use_of_run(Study.open(out), record)

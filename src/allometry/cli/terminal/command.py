@@ -24,6 +24,7 @@ Version = Annotated[
     bool,
     typer.Option("--version", help="Print the version, what is installed, and what each extra adds.", metavar=""),
 ]
+OF_TEXT = ("text", "distilled_text")  # tasks
 _KINDS: dict[Any, str] = {bool: "", int: "COUNT", float: "NUMBER", str: "TEXT", Path: "PATH"}
 _KINDS |= {list[str]: "TEXT", list[Path]: "PATH", list[int]: "COUNT"}
 _COMMON = {"quiet": Quiet, "verbose": Verbose}
@@ -82,6 +83,16 @@ def _name_kind(annotation: Any) -> None:
 def the_same_with(*more: str) -> list[str]:
     """The command that is running, with more options."""
     return ["allometry", *sys.argv[1:], *more]
+
+
+def use_of_run(study: Any, record: Any) -> list[str]:
+    """The command that writes with a run; empty where it is no model of text, or its weights are not here."""
+    from ...config.model import DecoderConfig
+
+    if record is None or record.external or record.config.task.name not in OF_TEXT:
+        return []
+    can_write = isinstance(record.config.model, DecoderConfig) and study.weights_path(record.id).is_file()
+    return ["allometry", "generate", f"{study.path}/{record.id}"] if can_write else []
 
 
 def free_name(name: str) -> str:
