@@ -36,8 +36,33 @@ def test_what_has_no_value_ends_in_one_line(text):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "max(N, D, 3)",
+        "min(N, 5)",
+        "round(N / 3, 1)",
+        "int(N / 3)",
+        "ceil(N / 3)",
+        "floor(N / 3)",
+        "sqrt(N)",
+        "log(N)",
+        "log(N, 2)",
+        "N // 3 % 2",
+        "-N**2",
+    ],
+)
+def test_every_function_takes_columns_too(text):
+    columns = {"N": np.array([1.0, 4.0, 10.0]), "D": np.array([2.0, 2.0, 20.0])}
+    rows = [evaluate(text, {"N": n, "D": d}, "cost") for n, d in zip(*columns.values(), strict=True)]
+    np.testing.assert_allclose(evaluate_rows(text, columns, "cost"), rows)
+
+
 def test_columns_are_calculated_row_by_row():
     columns = {"N": np.array([1e6, 1e7]), "D": np.array([1e8, 1e9])}
     assert evaluate_rows("6*N*D", columns, "cost").tolist() == [6e14, 6e16]
+    with pytest.raises(UserError, match="cannot be calculated"):
+        evaluate_rows("sqrt(N, D)", columns, "cost")
+    assert columns["D"].tolist() == [1e8, 1e9]
     with pytest.raises(UserError, match="a root of a negative number"):
         evaluate_rows("N*(-8)**0.5", columns, "cost")

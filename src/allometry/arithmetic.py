@@ -6,6 +6,7 @@ import ast
 import math
 import operator
 from collections.abc import Callable, Collection, Mapping
+from functools import reduce
 from typing import Any
 
 from .errors import UserError
@@ -56,7 +57,20 @@ def evaluate_rows(text: str, columns: Mapping[str, Any], where: str) -> Any:
     Raises:
         UserError: it is no such expression, or names something that is no column; ``where`` says which.
     """
-    return _calculated(text, columns, where)
+    import numpy as np
+
+    functions: dict[str, Callable[..., Any]] = {
+        "min": lambda *values: reduce(np.minimum, values),
+        "max": lambda *values: reduce(np.maximum, values),
+        # Not NumPy's own, whose second argument is an array to write into.
+        "round": lambda value, digits=0: np.round(value, digits),
+        "int": lambda value: np.trunc(value),
+        "ceil": lambda value: np.ceil(value),
+        "floor": lambda value: np.floor(value),
+        "sqrt": lambda value: np.sqrt(value),
+        "log": lambda value, base=math.e: np.log(value) / np.log(base),
+    }
+    return _calculated(text, columns, where, functions)
 
 
 def names_in(text: str, where: str) -> list[str]:
@@ -89,15 +103,17 @@ def _parsed(text: str, where: str) -> ast.expr:
         raise UserError(f"{where}: {text[:60]!r} is no arithmetic, such as 6*N*D: {error}") from None
 
 
-def _calculated(text: str, names: Mapping[str, Any], where: str) -> Any:
+def _calculated(
+    text: str, names: Mapping[str, Any], where: str, functions: Mapping[str, Callable[..., Any]] = _FUNCTIONS
+) -> Any:
     tree = _parsed(text, where)
     try:
-        return _value(tree, names)
+        return _value(tree, names, functions)
     except (ValueError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
         raise UserError(f"{where}: {text!r} cannot be calculated: {error}") from None
 
 
-def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
+def _value(node: ast.expr, names: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]]) -> Any:
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
         return node.value
     if isinstance(node, ast.Name):
@@ -105,20 +121,20 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
             raise ValueError(f"{node.id} is not known; known: {', '.join(names)}")
         return names[node.id]
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-        base, exponent = _value(node.left, names), _value(node.right, names)
+        base, exponent = _value(node.left, names, functions), _value(node.right, names, functions)
         if _are_numbers(base, exponent) and base and abs(exponent) * abs(math.log(abs(base))) > math.log(_LARGEST):
             raise ValueError("a power is out of range")
         if _are_numbers(base, exponent) and base < 0 and exponent != int(exponent):
             raise ValueError("a root of a negative number is no real one")
         return base**exponent
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        return _OPERATORS[type(node.op)](_value(node.left, names), _value(node.right, names))
+        return _OPERATORS[type(node.op)](_value(node.left, names, functions), _value(node.right, names, functions))
     if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
-        return _OPERATORS[type(node.op)](_value(node.operand, names))
+        return _OPERATORS[type(node.op)](_value(node.operand, names, functions))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
-        if node.func.id not in _FUNCTIONS:
-            raise ValueError(f"{node.func.id}() is not known; known: {', '.join(_FUNCTIONS)}")
-        return _FUNCTIONS[node.func.id](*(_value(argument, names) for argument in node.args))
+        if node.func.id not in functions:
+            raise ValueError(f"{node.func.id}() is not known; known: {', '.join(functions)}")
+        return functions[node.func.id](*(_value(argument, names, functions) for argument in node.args))
     raise ValueError("only numbers, names and arithmetic are read")
 
 

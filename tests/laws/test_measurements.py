@@ -60,6 +60,7 @@ def test_a_pandas_or_polars_frame_is_read():
         ({"cost": "0*experts"}, "more than zero"),
         ({"cost": "6*N"}, "no column 'N'"),
         ({"cost": "experts > 2"}, "only numbers, names and arithmetic"),
+        ({"cost": ["much"] * 8}, "cost is no row of numbers"),
         ({"cost": [1.0, 2.0]}, "cost has 2 entries"),
         ({"group": ["family"]}, "no column 'family'"),
     ],

@@ -236,7 +236,10 @@ def _cost(table: RawTable, cost: str | Sequence[float] | Array | None) -> Array 
     if cost is None:
         return None
     if not isinstance(cost, str):
-        values = np.asarray(cost, dtype=float).ravel()
+        try:
+            values = np.asarray(cost, dtype=float).ravel()
+        except (TypeError, ValueError):
+            raise UserError("cost is no row of numbers: give one for each run, a column or its arithmetic") from None
         if len(values) != len(table):
             raise UserError(f"cost has {plural(len(values), 'entry', 'entries')} for {plural(len(table), 'run')}")
     elif cost in table.columns:
