@@ -10,8 +10,8 @@ from ..errors import UserError
 
 Given = ParamSpec("Given")
 Read = TypeVar("Read")
-# What a field that is missing, or of another type or length, raises.
-MISSING = (KeyError, TypeError, IndexError, ValueError, AttributeError)
+# What a field that is missing, of another type or length, or infinite, raises.
+MISSING = (KeyError, TypeError, IndexError, ValueError, AttributeError, OverflowError)
 
 
 def reads_record(what: str, remedy: str) -> Callable[[Callable[Given, Read]], Callable[Given, Read]]:
