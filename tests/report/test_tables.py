@@ -1,33 +1,23 @@
-"""Tables for the terminal: rows are the records, brackets are not markup."""
+"""Tables of the page and the terminal: rows are the records; and the outcome as lines."""
 
-import io
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from allometry.planning import Outcome
-from allometry.report import outcome_lines, tables
-from allometry.report.terminal import fit_table, plan_table, runs_table, to_rich
+from allometry.report import law_tables, outcome_lines, tables
 
 
 def shown(table):
-    console = Console(file=io.StringIO(), width=240)
-    console.print(table)
-    return console.file.getvalue()
+    return "\n".join("  ".join(cell.text for cell in row.cells) for row in table.rows)
 
 
-def test_terminal_table_of_runs(study):
-    text = shown(runs_table(study))
+def test_the_table_of_runs(study):
+    text = shown(tables.runs(study.records()))
     for record in study.records():
         assert record.id in text
         assert record.loss is None or f"{record.loss:.4f}" in text
     assert "diverged: loss not finite at step 120" in text
-
-
-def test_brackets_are_not_markup(study):
-    record = replace(study.records("ladder")[0], status="diverged", loss=None, loss_se=None, note="[red]at [/] step 3")
-    assert "[red]at [/] step 3" in shown(to_rich(tables.runs([record])))
 
 
 def test_rungs_come_first_then_target_then_sweep(study):
@@ -36,12 +26,12 @@ def test_rungs_come_first_then_target_then_sweep(study):
     assert len(kinds) == len(study.records())
 
 
-def test_terminal_tables_of_laws_and_plan(contents):
-    text = shown(fit_table(contents.predictor))
+def test_the_tables_of_laws_and_plan(contents):
+    text = shown(law_tables.law_weights(contents.predictor))
     assert all(name in text for name in contents.predictor.weights)
-    text = shown(plan_table(contents.plan))
+    text = shown(law_tables.plan(contents.plan))
     assert f"[{contents.plan.low:.4f}, {contents.plan.high:.4f}]" in text
-    text = shown(fit_table(contents.predictor.fits["power"]))
+    text = shown(law_tables.law_weights(contents.predictor.fits["power"]))
     assert "L = k·N^α·D^β" in text
 
 

@@ -1,9 +1,8 @@
-"""The results of a study for people: tables for the terminal, and one HTML page that opens offline.
+"""The results of a study for people: tables, sentences, and one HTML page that opens offline.
 
 - ``study_contents``: all files of a study, read once;
 - ``pictures``: the data of each picture as arrays, and how they are drawn as SVG;
 - ``cells``, ``tables``, ``law_tables``: tables, the same for the page and for the terminal;
-- ``terminal``: these tables by Rich;
 - ``sentences``: the verdict, what is missing, captions; the outcome as lines;
 - ``html``: templates and scripts to one page; ``question``: what a page is told so that one can ask the law in it;
 - ``page``: the report of a study; ``law_page``: the page of any table's law;
