@@ -9,7 +9,7 @@ import typer
 
 from .terminal.command import free_name, the_same_with
 from .terminal.complete import law_names
-from .terminal.options import Json, pairs
+from .terminal.options import Counted, Json, pairs
 
 INPUTS, ONE = "A law of any inputs", "One law"
 EXAMPLES = (
@@ -33,7 +33,6 @@ Columns = Annotated[
     typer.Option("--column", help="Which column holds a field: loss=c4_loss, num_params=size*1e6; lr=0.01, lr=none."),
 ]
 Where = Annotated[list[str] | None, typer.Option(help="Only these rows: dataset=c4.")]
-Counted = Annotated[str | None, typer.Option(help="Which parameters to take: non_embedding, total, matmul or active.")]
 Targets = Annotated[
     list[str] | None,
     typer.Option("--target", help="The column to predict; may be repeated.", rich_help_panel=INPUTS),

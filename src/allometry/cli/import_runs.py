@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .terminal.command import the_same_with
-from .terminal.options import Json
+from .terminal.options import Counted, Json
 
 SHOWN = 40
 
@@ -31,9 +31,7 @@ def import_runs(
         list[str] | None,
         typer.Option(help="What holds for all runs and no file says: processes=8, sequence_length=1024, num_params=…."),
     ] = None,
-    counted: Annotated[
-        str | None, typer.Option(help="Which parameters to take: non_embedding, total, matmul or active.")
-    ] = None,
+    counted: Counted = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be added; write nothing.")] = False,
     json: Json = False,
 ) -> list[str] | None:

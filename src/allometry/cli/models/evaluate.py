@@ -9,7 +9,7 @@ import typer
 
 from ...errors import UserError
 from ..terminal.command import free_name
-from ..terminal.options import Json
+from ..terminal.options import Json, Run
 
 EXAMPLES = (
     "allometry evaluate quickstart --text page.txt",
@@ -18,7 +18,7 @@ EXAMPLES = (
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="STUDY/RUN, as quickstart/3f2a; or STUDY alone for its best run.")],
+    run: Run,
     text: Annotated[list[Path] | None, typer.Option(help="A file of UTF-8 text; may be given again.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Tasks of lm-eval, by name, with commas between.")] = None,
     include: Annotated[Path | None, typer.Option(help="A folder of task files (YAML) of your own.")] = None,

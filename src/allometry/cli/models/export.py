@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..terminal.command import free_name
-from ..terminal.options import Json
+from ..terminal.options import Json, Run
 
 EXAMPLES = (
     "allometry export quickstart --to model",
@@ -17,7 +17,7 @@ EXAMPLES = (
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="STUDY/RUN, as quickstart/3f2a; or STUDY alone for its best run.")],
+    run: Run,
     to: Annotated[Path, typer.Option(help="The folder to write; new or empty.")],
     format: Annotated[str, typer.Option(help="hf (Hugging Face's transformers) or gguf (llama.cpp).")] = "hf",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16; with gguf also q8_0.")] = "float32",

@@ -10,7 +10,7 @@ import typer
 
 from ...errors import UserError
 from ..terminal.command import free_name
-from ..terminal.options import Json
+from ..terminal.options import Json, Run
 
 DEFAULT_PROMPT = "def "
 
@@ -21,7 +21,7 @@ EXAMPLES = (
 
 
 def generate(
-    run: Annotated[str, typer.Argument(help="STUDY/RUN, as quickstart/3f2a; or STUDY alone for its best run.")],
+    run: Run,
     prompt: Annotated[
         list[str] | None, typer.Option(help="What the text begins with; -: standard input. Again for a batch.")
     ] = None,

@@ -14,6 +14,8 @@ Gpus = Annotated[float, typer.Option(min=0, help="On a cluster: GPUs of each wor
 Level = Annotated[float, typer.Option(help="Level of the interval.")]
 Out = Annotated[Path, typer.Option(help="Folder of the study.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be trained and its cost; stop.")]
+Run = Annotated[str, typer.Argument(help="STUDY/RUN, as quickstart/3f2a; or STUDY alone for its best run.")]
+Counted = Annotated[str | None, typer.Option(help="Which parameters to take: non_embedding, total, matmul or active.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before training.")]
 TrackerNames = Annotated[
     list[str] | None,
