@@ -75,6 +75,11 @@ class RunConfig(Config):
         return self.task
 
     @property
+    def plain_text(self) -> bool:
+        """Whether a plain decoder learns text here: what earlier studies of the project showed holds for such runs."""
+        return self.task.name == "text" and isinstance(self.model, DecoderConfig) and self.model.plain
+
+    @property
     def stackable(self) -> bool:
         """Whether runs like it can be trained as one batched model."""
         return self.model.stackable and self.task.stackable

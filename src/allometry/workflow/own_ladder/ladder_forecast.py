@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ... import laws
-from ...config.model import DecoderConfig
 from ...ladder.noise import trunk_noise
 from ...runs.record import RunRecord
 from ...runs.study import Study
@@ -27,9 +26,7 @@ def own_ladder(source: Path | str) -> list[RunRecord]:
 
 
 def _is_plain_text(record: RunRecord) -> bool:
-    if record.external or record.config.task.name != "text":
-        return False
-    return isinstance(record.config.model, DecoderConfig) and record.config.model.plain
+    return not record.external and record.config.plain_text
 
 
 def fit_ladder(records: Sequence[RunRecord]) -> tuple[laws.Forecast, laws.Observations]:
