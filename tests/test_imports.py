@@ -58,7 +58,7 @@ LIBRARIES = {
     "config": {"pydantic", "tomli_w"},
     "data": {"numpy", "pyarrow", "tokenizers", "datasets", "huggingface_hub", "sklearn"},  # most within functions
     "runs": {"numpy", "scipy", "ray", "submitit"},  # all but NumPy within functions
-    "ladder": {"numpy"},
+    "ladder": {"numpy", "scipy"},
 }
 TORCH_ROOMS = {"nn", "tasks", "lm", "trainers"}
 FILES = sorted(SOURCE.rglob("*.py"))

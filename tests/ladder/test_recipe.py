@@ -76,14 +76,14 @@ def swept(
     bend_lr: float = 0.02,
     bend_batch: float = 0.01,
     lengths=(100_000, 200_000),
-    recipe=Recipe(),
+    recipe=None,
     plain=False,
 ):
     """A sweep whose losses are parabolas in log2 of rate and batch around the given best, times a factor a length.
 
     The decoder has an option, so that nothing is known of its rate, unless it is ``plain``.
     """
-    records = []
+    records, recipe = [], recipe or Recipe()
     model = shape(16) if plain else shape(16).model_copy(update={"qk_norm": True})
     for config in sweep_runs(recipe, model, DATA, lengths, seed=0):
         x, z = math.log2(config.train.lr / best_lr), math.log2(config.train.batch_tokens / best_batch)

@@ -42,8 +42,8 @@ def measure_recipe(recipe: Recipe, records: Sequence[RunRecord]) -> tuple[Recipe
 
     For every (size, tokens) the logarithm of the loss is a parabola in the logarithm of the learning rate, and another
     in that of the batch, with bends common to all. Single runs are noisy, so the parabolas are the most probable ones
-    given the runs and what earlier sweeps showed (a maximum a posteriori). The learning rate is the minimum, the batch the largest that
-    costs at most ``BATCH_TOLERANCE``, within the octaves that were swept.
+    given the runs and what earlier sweeps showed (a maximum a posteriori). The learning rate is the minimum, the batch
+    the largest that costs at most ``BATCH_TOLERANCE``, within the octaves that were swept.
 
     Raises:
         UserError: runs of fewer than three learning rates or three batches finished.
@@ -98,10 +98,10 @@ def _most_probable(
     """Best rate, ln of its bend, best batch, ln of its bend; their standard deviations; the rms of the residuals.
 
     ``known`` has mean and standard deviation of each before the sweep. A prior of where the minimum lies, rather than
-    of slopes, holds back the rate of a flat and noisy parabola; bends are positive, as no loss is best far from its best
-    setting. The noise is that of the residuals, ``NOISE`` counting as ``NOISE_RUNS`` of them.
+    of slopes, holds back the rate of a flat and noisy parabola; bends are positive, as no loss is best far from its
+    best setting. The noise is that of the residuals, ``NOISE`` counting as ``NOISE_RUNS`` of them.
     """
-    from scipy.optimize import least_squares  # a slow import that only a sweep needs
+    from scipy.optimize import least_squares
 
     regressors = np.column_stack([member, x, x**2, z, z**2])
     free, *_ = np.linalg.lstsq(regressors, y, rcond=None)
