@@ -67,9 +67,9 @@ def measure_recipe(recipe: Recipe, records: Sequence[RunRecord]) -> tuple[Recipe
     known[3] = math.log(BATCH_BEND[0]), BATCH_BEND[1]
     if all(record.config.plain_text for record in kept):
         known[0] = math.log2(TEXT_LR / recipe.lr), TEXT_LR_SD
-    found, errors, residual = _most_probable(member, x, z, y, known)
-    best_x, best_z = np.clip(found[[0, 2]], -EDGE, EDGE)
-    bend_x, bend_z = np.exp(found[[1, 3]])
+    probable, errors, residual = _most_probable(member, x, z, y, known)
+    best_x, best_z = np.clip(probable[[0, 2]], -EDGE, EDGE)
+    bend_x, bend_z = np.exp(probable[[1, 3]])
     # The batch's parabola rises by the tolerance at this distance above its minimum.
     largest_z = min(best_z + math.sqrt(BATCH_TOLERANCE / bend_z), EDGE)
     measured = replace(
@@ -83,8 +83,8 @@ def measure_recipe(recipe: Recipe, records: Sequence[RunRecord]) -> tuple[Recipe
         "batch_curvature": float(bend_z),
         "lr_octaves_error": errors[0],
         "batch_octaves_error": errors[2],
-        "cost_of_half_lr": _rise(bend_x, best_x - found[0], -1),
-        "cost_of_double_lr": _rise(bend_x, best_x - found[0], 1),
+        "cost_of_half_lr": _rise(bend_x, best_x - probable[0], -1),
+        "cost_of_double_lr": _rise(bend_x, best_x - probable[0], 1),
         "residual": residual,
         "at_edge": bool(abs(best_x) > 0.95),
         "batch_at_edge": bool(abs(best_z) > 0.95 or largest_z >= EDGE),
@@ -113,10 +113,10 @@ def _most_probable(
         (best_x, best_z), (bend_x, bend_z) = four[[0, 2]], np.exp(four[[1, 3]])
         return bend_x * (x - best_x) ** 2 + bend_z * (z - best_z) ** 2
 
-    misfit = lambda all: y - member @ all[4:] - rises(all[:4])
-    distance = lambda all: np.concatenate([misfit(all) / noise, (all[:4] - known[:, 0]) / known[:, 1]])
+    misfit = lambda values: y - member @ values[4:] - rises(values[:4])
+    deviations = lambda values: np.concatenate([misfit(values) / noise, (values[:4] - known[:, 0]) / known[:, 1]])
     start = np.concatenate([known[:, 0], free[: member.shape[1]]])
-    solution = least_squares(distance, start, method="lm")
+    solution = least_squares(deviations, start, method="lm")
     covariance = np.linalg.inv(solution.jac.T @ solution.jac)
     residual = float(np.sqrt(np.mean(misfit(solution.x) ** 2)))
     return solution.x[:4], np.sqrt(np.diag(covariance)[:4]).tolist(), residual
