@@ -2,6 +2,7 @@
 
     python benchmarks/tournament.py --group tuning     # the studies on which choices were made
     python benchmarks/tournament.py --group final      # texts and seeds that no choice has seen, run once
+    python benchmarks/tournament.py --group repeated --repeats 3
     python benchmarks/tournament.py --table            # the table of all results so far
 
 A study is `allometry quickstart` in a process of its own. Its result goes to ``tournament.jsonl`` as soon as it is
@@ -62,7 +63,13 @@ FINAL = (
     Entry("german", 4, minutes=5.0, target_ratio=64.0),
     Entry("headers", 4, minutes=6.0, target_ratio=100.0),
 )
-GROUPS = {"tuning": TUNING, "final": FINAL}
+# After the sweep was changed once more; each target with three seeds.
+REPEATED = (
+    *(Entry(text, 5) for text in ("german", "russian", "javascript")),
+    Entry("shakespeare", 5, minutes=1.5),
+    *(Entry(text, 5) for text in ("stdlib BPE-4096", "perl", "headers")),
+)
+GROUPS = {"tuning": TUNING, "final": FINAL, "repeated": REPEATED}
 
 
 def files(
@@ -126,9 +133,15 @@ TEXTS: dict[str, Callable[[], str]] = {
 
 
 def source(entry: Entry, folder: Path) -> str:
-    """What ``--data`` names: the standard library, or the text, made once."""
+    """What ``--data`` names: the standard library, a folder of its tokens, or the text, made once."""
     if entry.text == "stdlib":
         return "stdlib"
+    if entry.text == "stdlib BPE-4096":
+        from allometry.data.packing import prepare
+        from allometry.data.sources import open_source
+
+        prepare(open_source("stdlib"), folder / entry.text, "bpe:4096")
+        return str(folder / entry.text)
     path = folder / f"{entry.text}.txt"
     if not path.exists():
         text = TEXTS[entry.text]()[:MOST_CHARACTERS]

@@ -265,11 +265,13 @@ def test_generate_that_is_stopped_keeps_its_text_and_says_by_what(cli, built, mo
         return [WrittenText(texts[0], "so far", 2, 0.1, "interrupted", 0)]
 
     monkeypatch.setattr(generate, "generate", write)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it runs in the background without
     try:
         ended, _, err = cli("generate", built)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for name, handler in before.items():
+            signal.signal(name, handler)
     assert ended == status
     assert "this is the text so far" in err
     assert "the same command again" not in err
