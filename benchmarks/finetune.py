@@ -4,7 +4,7 @@
     benchmarks/finetune.py minilm --model FOLDER --data labels.jsonl --samples 50,100,200,400 --lr 2e-4
 
 ``allometry finetune`` as a function, in this process, one thread: the held-out loss (and accuracy) before and after
-each count, the law of the counts and the samples that a loss asks for (null: no number would do); peak memory and
+each count, the law of the counts and the samples that a loss asks for, or why there is no such number; peak memory and
 processor time of this process; and the held-out loss of the saved model, loaded anew by transformers alone. Results
 are added to the output under the name. An interrupted run goes on from its study, and has the time of its rest.
 
@@ -28,7 +28,6 @@ import torch
 from allometry.files import write_json
 from allometry.lm.finetuning.examples import batch_of, labels_in, read_examples, split
 from allometry.lm.finetuning.pretrained_model import load_pretrained
-from allometry.quantities import clean
 from allometry.workflow.listener import Event, Note
 from allometry.workflow.models.finetune_model import FineTuned, finetune
 
@@ -56,10 +55,26 @@ def loss_of_saved(folder: Path, args: argparse.Namespace) -> float:
     return total / count
 
 
+def law_of(tuned: FineTuned, loss: float | None) -> dict[str, Any]:
+    """The law as a formula, what the next counts would give, and the samples of a loss."""
+    if tuned.law is None:
+        return {"law": None, "samples_for_loss": None}
+    largest = max(record.tokens for record in tuned.records)
+    predicted = tuned.law.predict({"samples": [2.0 * largest, 4.0 * largest]})
+    twice, fourfold = zip(predicted.value, predicted.low, predicted.high, strict=True)
+    needed = None if loss is None else tuned.samples_for(loss)
+    plan = needed if needed is None or isinstance(needed, str) else needed.to_json()
+    return {
+        "law": tuned.law.to_json()["formula"],
+        "twice_the_samples": twice,
+        "four_times_the_samples": fourfold,
+        "samples_for_loss": plan,
+    }
+
+
 def result(tuned: FineTuned, args: argparse.Namespace, begun: float) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     value = tuned.to_json()
-    needed = None if args.loss is None or tuned.law is None else [clean(n) for n in tuned.law.samples_for(args.loss)]
     saved = None if tuned.best is None else loss_of_saved(tuned.best, args)
     options = {name: getattr(args, name) for name in ("samples", "lr", "batch", "context", "held_out")}
     return {
@@ -68,8 +83,7 @@ def result(tuned: FineTuned, args: argparse.Namespace, begun: float) -> dict[str
         **options,
         "before": value["before"],
         "runs": [{key: run[key] for key in run if key != "run"} for run in value["runs"]],
-        "law": value["law"],
-        "samples_for_loss": None if needed is None else {"loss": args.loss, "samples": needed[0], "range": needed[1:]},
+        **law_of(tuned, args.loss),
         "loss_of_saved_model": saved,
         "peak_bytes": peak,
         "processor_seconds": round(time.process_time() - begun, 1),

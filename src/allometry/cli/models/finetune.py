@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ...errors import UserError
-from ...quantities import format_count, parse_number
+from ...quantities import parse_number
 from ..terminal.options import Json
 
 EXAMPLES = (
@@ -46,9 +46,10 @@ def finetune(
     tuned = run(
         model, data, out, context=context, held_out=held_out, listener=Terminal(as_json=json), counts=counts, **options
     )
-    needed = None if loss is None or tuned.law is None else tuned.law.samples_for(loss)
+    needed = None if loss is None else tuned.samples_for(loss)
     if json:
-        answer_json(tuned.to_json() | ({} if needed is None else {"samples_for_loss": needed[0]}))
+        plan = {"note": needed} if isinstance(needed, str) else None if needed is None else needed.to_json()
+        answer_json(tuned.to_json() | ({} if plan is None else {"samples_for_loss": plan}))
         return None
     answer(f"before      {tuned.before:.4f}")
     for record in tuned.records:
@@ -56,13 +57,9 @@ def finetune(
         scored = "diverged" if record.loss is None else f"{record.loss:.4f} ± {record.loss_se:.4f}{right}"
         answer(f"{record.tokens:<11} {scored}")
     if tuned.law is not None:
-        law = tuned.law
-        answer(f"law         L = {law.floor:.4f} + {law.factor:.4g}·D^-{law.exponent:.3f}, rms {law.rms:.2%}")
-    if tuned.law is not None and needed is not None:
-        low, high = (format_count(value) if math.isfinite(value) else "∞" for value in needed[1:])
-        value = format_count(needed[0]) if math.isfinite(needed[0]) else "more than any number of"
-        within = f"[{low}, {high}]" if tuned.law.refits else "(three counts leave none out: no range)"
-        answer(f"loss {loss:g} needs {value} samples {within}")
+        answer(tuned.law.summary())
+    if needed is not None:
+        answer(needed if isinstance(needed, str) else needed.summary())
     if tuned.best is not None:
         answer(f"model       {tuned.best}")
     return ["allometry", "runs", str(out)]

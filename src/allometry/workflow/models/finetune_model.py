@@ -13,11 +13,15 @@ from typing import Any
 from ...config.external import ExternalRun
 from ...errors import UserError
 from ...extras import require
+from ...laws import Observations, forecast
+from ...laws.any_inputs.input_forecast import InputForecast
+from ...planning import SamplesPlan, samples_for
 from ...quantities import Score, plural
 from ...runs.record import RunRecord, environment, now
 from ...runs.study import Study
 from ..listener import Listener, Note, note_to, silent
-from .sample_law import SampleLaw, fit_sample_law
+
+LEAST_COUNTS = 3  # for a law
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,17 @@ class FineTuned:
     path: Path
     records: tuple[RunRecord, ...]
     before: float
-    law: SampleLaw | None
+    law: InputForecast | None
     best: Path | None
+
+    def samples_for(self, loss: float) -> SamplesPlan | str | None:
+        """How many samples a loss takes; what the law says instead, where there is no such number; None without one."""
+        if self.law is None:
+            return None
+        try:
+            return samples_for(self.law, loss)
+        except UserError as error:
+            return str(error)
 
     def to_json(self) -> dict[str, Any]:
         rows = [
@@ -83,10 +96,21 @@ def finetune(
         if not _enough(records, asked.patience):
             _train(study, ladder, pretrained, runs, records, listener)
     kept = tuple(sorted(records, key=lambda record: record.tokens))
-    points = [(record.tokens, record.loss) for record in kept if record.loss is not None]
-    law = fit_sample_law(points) if len(points) >= 3 else None
     best = study.path / "model"
-    return FineTuned(study.path, kept, before, law, best if best.is_dir() else None)
+    return FineTuned(study.path, kept, before, _law(kept, listener), best if best.is_dir() else None)
+
+
+def _law(records: Sequence[RunRecord], listener: Listener) -> InputForecast | None:
+    """The law of the loss over the samples; None for too few counts, or losses that show none."""
+    losses = {record.tokens: record.loss for record in records if record.loss is not None}
+    if len(losses) < LEAST_COUNTS:
+        return None
+    try:
+        frame = {"samples": list(losses), "loss": list(losses.values())}
+        return forecast(Observations.read(frame, target="loss", inputs=["samples"]))
+    except UserError as error:
+        listener(Note(f"no law of the samples: {error}"))
+        return None
 
 
 @dataclass(frozen=True)
