@@ -7,6 +7,8 @@ import pytest
 
 from allometry import laws
 from allometry.errors import UserError
+from allometry.laws.any_inputs import sizes_and_tokens
+from allometry.laws.any_inputs.backtest_forms import CommonScale
 
 
 def experts_table(seed=0, noise=0.005):
@@ -144,3 +146,28 @@ def test_few_runs_are_predicted_no_worse_than_by_the_plain_forms():
         experts=32, size=2e9
     )
     assert abs(prediction.value / truth(2e9, 32) - 1) < 0.05
+
+
+def test_named_laws_are_not_fitted_where_what_they_do_not_read_matters_more(monkeypatch):
+    """Runs of equal size and tokens differ by the rate: no law of the two can do better than their scatter."""
+    size, tokens, rate = (axis.ravel() for axis in np.meshgrid([1e7, 1e8, 1e9], [1e9, 1e10, 1e11], [1e-4, 1e-3, 1e-2]))
+    loss = 1.7 + 400 / size**0.34 + 1000 / tokens**0.3 + 0.05 * np.log(rate / 1e-3) ** 2
+    frame = {"num_params": size, "tokens": tokens, "rate": rate, "loss": loss}
+    runs = laws.Observations.read(frame, target="loss", inputs=["num_params", "tokens", "rate"])
+    monkeypatch.setattr(sizes_and_tokens, "forecast_sizes", lambda *_: pytest.fail("fitted all the same"))
+    assert laws.forecast(runs).sizes is None
+
+
+def test_no_law_of_size_and_tokens_errs_less_than_the_bound():
+    generator = np.random.default_rng(0)
+    frame = {"num_params": np.repeat([1e7, 1e8], 10), "tokens": np.tile([1e9, 1e10], 10), "rate": np.arange(20) + 1.0}
+    frame["loss"] = 2 + generator.random(20)
+    runs = laws.Observations.read(frame, target="loss", inputs=["num_params", "tokens", "rate"])
+    counts, held = generator.random(20), np.arange(20) % 3 > 0
+    least = sizes_and_tokens._least_error(runs, [0, 1], held, counts, CommonScale(False, 0.0))
+    cells = {cell: generator.random() for cell in {(n, d) for n, d, _ in runs.points}}
+    best = np.inf
+    for shift in np.linspace(1.5, 3, 60):
+        predicted = np.array([shift + 0.2 * cells[n, d] for n, d, _ in runs.points])
+        best = min(best, np.sqrt(np.average((predicted - runs.values)[held] ** 2, weights=counts[held])))
+    assert 0 < least < best

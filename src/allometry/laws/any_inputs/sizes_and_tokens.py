@@ -40,13 +40,30 @@ def sizes_forecast(runs: Measurements, mixed: Sequence[Trial], scale: CommonScal
 def _better(runs: Measurements, places: list[int], mixed: Sequence[Trial], scale: CommonScale) -> bool:
     """Whether the named laws predict what each split holds out better than the mixture, on the whole."""
     counts, margins = relevance(runs), []
-    for split, trial in zip(splits(runs), mixed, strict=False):
+    pairs = list(zip(splits(runs), mixed, strict=False))
+    least = [_least_error(runs, places, split.held, counts, scale) for split, _ in pairs]
+    if least and np.mean([_margin(trial.rms, own) for own, (_, trial) in zip(least, pairs, strict=True)]) <= MARGIN:
+        return False
+    for split, trial in pairs:
         kept, held = runs.where(~split.held), runs.where(split.held)
         predicted = forecast_sizes(_observations(kept, places)).predict(*held.points[:, places].T)
         errors = scale.forward(np.asarray(predicted.value)) - scale.forward(held.values)
         off = float(np.sqrt(np.average(errors**2, weights=counts[split.held])))
-        margins.append(np.log((trial.rms + 1e-12) / (off + 1e-12)))
+        margins.append(_margin(trial.rms, off))
     return bool(margins) and float(np.mean(margins)) > MARGIN
+
+
+def _margin(of_mixture: float, of_laws: float) -> float:
+    return float(np.log((of_mixture + 1e-12) / (of_laws + 1e-12)))
+
+
+def _least_error(runs: Measurements, places: list[int], held: Array, counts: Array, scale: CommonScale) -> float:
+    """What no law of sizes and tokens alone can go below: how much runs of equal size and tokens differ."""
+    values, weights = scale.forward(runs.values[held]), counts[held]
+    _, cell = np.unique(runs.points[held][:, places], axis=0, return_inverse=True)
+    cell = cell.ravel()
+    middle = np.bincount(cell, weights * values) / np.bincount(cell, weights)
+    return float(np.sqrt(np.average((values - middle[cell]) ** 2, weights=weights)))
 
 
 def _observations(runs: Measurements, places: list[int]) -> Observations:

@@ -7,6 +7,7 @@ products, products, products above a floor, and powers that add up in an effecti
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, combinations_with_replacement
 
 import numpy as np
@@ -34,7 +35,10 @@ def candidates(runs: Measurements) -> list[ComposedForm]:
         forms += _with_products(features, positive, len(runs) / len(runs.group_names))
         forms += _upgraded(runs, features, positive) + _tuned(features, positive)
     forms += _joined(features)
-    return list({form: None for form in forms})
+    distinct: dict[ComposedForm, ComposedForm] = {}
+    for form in forms:  # of one input some say the same in other words
+        distinct.setdefault(replace(form, name=""), form)
+    return list(distinct.values())
 
 
 def _default(runs: Measurements, place: int) -> str:
