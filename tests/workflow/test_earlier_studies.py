@@ -1,0 +1,84 @@
+"""What earlier studies showed: texts that scatter as those did are predicted as well as the intervals say."""
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+from allometry.ladder.noise import trunk_noise
+from allometry.laws import LAWS as FORMS
+from allometry.laws import Observations, forecast
+from allometry.workflow.own_ladder.earlier_studies import DRIFT, LAWS, priors
+
+TRUNKS = {  # sizes and lengths of a ladder of three minutes
+    29_952: (0.528e6, 1.23e6, 2.11e6, 2.93e6, 4.69e6),
+    83_200: (0.9e6, 2.0e6, 5.0e6),
+    269_568: (0.315e6, 0.7e6, 1.75e6),
+    479_232: (0.185e6, 0.411e6),
+    748_800: (0.122e6, 0.284e6, 0.676e6),
+}
+BYTES_PER_TOKEN = 1.0
+TARGETS = {8: (332_800, 11.5e6), 64: (748_800, 41e6)}
+TEXTS = 24
+NAMES = ("E", "alpha", "beta", "k")
+
+
+def drawn_text(generator):
+    """Constants of a text as texts scatter, its losses at two sizes those of Perl."""
+    alpha, beta, k = (generator.normal(mean, sd) for mean, sd in ((0.65, 0.035), (0.48, 0.028), (0.55, 0.07)))
+    floor = generator.normal(0.65, 0.1)
+    at = lambda loss: (loss - floor) ** (1 / k)  # the sum of both terms
+    n, d = np.array([29_952, 332_800.0]), np.array([4.69e6, 1.99e6])
+    terms = np.column_stack([n**-alpha, d**-beta])
+    big_a, big_b = np.linalg.solve(terms, [at(1.80), at(1.64)])
+    return {"E": floor, "A": big_a, "B": big_b, "alpha": alpha, "beta": beta, "k": k}
+
+
+def ladder(text, generator) -> Observations:
+    """The rungs of a text, with the noise of their trunks."""
+    rows = []
+    for trunk, (n, lengths) in enumerate(TRUNKS.items()):
+        shared = generator.normal(0, trunk_noise(n))
+        for d in lengths:
+            loss = loss_of(text, n, d) * math.exp(shared + generator.normal(0, 0.001))
+            rows.append({"num_params": n, "tokens": d, "loss": loss, "trunk": trunk, "trunk_noise": trunk_noise(n)})
+    return Observations.from_records(rows)
+
+
+def loss_of(text, n, d) -> float:
+    return float(FORMS["skaling"].loss(text, float(n), float(d)))
+
+
+@pytest.fixture(scope="module")
+def studies():
+    """Of each text: the forecast of its ladder, and its constants."""
+    generator, known = np.random.default_rng(0), priors(BYTES_PER_TOKEN)
+    texts = [text for text in (drawn_text(generator) for _ in range(TEXTS)) if min(text["A"], text["B"]) > 0]
+    return [(forecast(ladder(text, generator), LAWS, drift=DRIFT, priors=known), text) for text in texts]
+
+
+def test_targets_of_texts_that_scatter_as_earlier_ones_are_as_far_off_as_said(studies):
+    """Errors over what intervals say have an rms of 1, at 8 × and at 64 ×; 90 % intervals hold 80 to 97 %."""
+    generator, z = np.random.default_rng(1), []
+    for law, text in studies:
+        for ratio, (n, d) in TARGETS.items():
+            drift = generator.normal(0.0045, 0.0022) * math.log(ratio)
+            actual = loss_of(text, n, d) * math.exp(drift + generator.normal(0, trunk_noise(n)))
+            answer = law.predict(num_params=n, tokens=d, level=0.9)
+            sd = math.log(float(answer.high / answer.low)) / 2 / NormalDist().inv_cdf(0.95)
+            z.append(math.log(float(answer.value) / actual) / sd)
+    assert 0.8 < np.sqrt(np.mean(np.square(z))) < 1.2
+    assert 0.8 < np.mean(np.abs(z) < NormalDist().inv_cdf(0.95)) < 0.97
+
+
+def test_constants_of_texts_that_scatter_as_earlier_ones_are_as_far_off_as_said(studies):
+    z = np.array(
+        [
+            [(fit.values[name] - text[name]) / fit.standard_errors[name] for name in NAMES]
+            for fit, text in ((law.fits["skaling"], text) for law, text in studies)
+        ]
+    )
+    each = np.sqrt(np.mean(z**2, axis=0))
+    assert np.all((each > 0.7) & (each < 1.4)), dict(zip(NAMES, each, strict=True))
+    assert 0.85 < np.sqrt(np.mean(z**2)) < 1.3
