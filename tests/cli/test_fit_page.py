@@ -20,9 +20,18 @@ def test_a_page_of_a_table(cli, tmp_path):
     assert "Scaling law of runs.csv" in read(page).words["h1"]
 
 
-def test_laws_of_other_inputs_have_no_page(refused, tmp_path):
+def test_a_page_of_laws_of_any_inputs(cli, tmp_path):
+    page, source = tmp_path / "page.html", table(tmp_path / "runs.csv")
+    status, _, err = cli(
+        "fit", source, "--target", "loss", "--input", "num_params", "--input", "tokens", "--html", page
+    )
+    assert status == 0
+    assert str(page) in err
+    assert "Law of loss in runs.csv" in read(page).words["h1"]
+
+
+def test_laws_without_a_page(refused, tmp_path):
     source = table(tmp_path / "runs.csv")
-    assert "--html" in refused("fit", source, "--target", "loss", "--input", "tokens", "--html", tmp_path / "page.html")
     three = "--law", "three_term", "-o", tmp_path / "fit.json"
     assert "--html" in refused("fit", source, *three, "--html", tmp_path / "page.html")
     assert not (tmp_path / "fit.json").exists()

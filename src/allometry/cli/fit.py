@@ -56,7 +56,7 @@ Slices = Annotated[
 ]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the fit; a study's: fit.json.")]
 Page = Annotated[
-    Path | None, typer.Option("--html", help="Write a page that opens offline and answers for other budgets.")
+    Path | None, typer.Option("--html", help="Write a page that opens offline and answers for other budgets or inputs.")
 ]
 
 
@@ -87,7 +87,7 @@ def fit(
     of_one_law = {"objective": objective, "delta": delta}
     _check_choice(law, of_inputs, of_one_law, level, isoflop=isoflop)
     if html is not None:
-        _check_page(law, other=isoflop or any(of_inputs.values()))
+        _check_page(law, isoflop=isoflop)
     shared = {
         "columns": {name: _column(value) for name, value in pairs(column, "--column").items()} or None,
         "where": pairs(where, "--where") or None,
@@ -149,22 +149,25 @@ def _fitted(
     return workflow.fit_runs(source, law, **of_one_law, **shared)
 
 
-def _check_page(law: list[str] | None, *, other: bool) -> None:
-    """Refuse a page of what is no law of sizes and tokens, before anything is fitted."""
+def _check_page(law: list[str] | None, *, isoflop: bool) -> None:
+    """Refuse a page of what has none, before anything is fitted."""
     from .. import laws
     from ..laws.law_table import INPUTS as SIZES
     from ..report import check_page
 
-    if other or any(form.inputs != SIZES for form in map(laws.LAWS.get, law or ()) if form):
+    if isoflop or any(form.inputs != SIZES for form in map(laws.LAWS.get, law or ()) if form):
         check_page(None)
 
 
 def _write_page(source: Path, fitted: Any, html: Path, shared: dict[str, Any]) -> None:
-    """The page of a law that answers for other budgets, with the runs that it was fitted to."""
+    """The page of a law that answers for other budgets or inputs, with the runs that it was fitted to."""
     from .. import laws
-    from ..report import check_page, write_law_page
+    from ..report import check_page, write_inputs_page, write_law_page
     from .terminal.output import note
 
+    if isinstance(fitted, laws.InputForecast | laws.Forecasts):
+        note(f"page written to {write_inputs_page(fitted, html, source.resolve().name)}")
+        return
     predictor = check_page(fitted)
     if isinstance(predictor, laws.Forecast):
         runs = predictor.runs

@@ -33,8 +33,8 @@ def check_page(predictor: object) -> Predictor:
     """
     if not isinstance(predictor, laws.Fit | laws.Forecast) or not has_table(predictor):
         raise UserError(
-            "a page is made of laws of model size and tokens alone: leave out --html, or fit without --target, "
-            "--input, --isoflop and laws of other inputs"
+            "a page is made of laws of model size and tokens, or of any inputs that --target and --input name: leave "
+            "out --html, or fit without --isoflop and --law of other inputs"
         )
     return predictor
 
@@ -59,7 +59,7 @@ def render_law(predictor: Predictor, runs: laws.Observations, source: str) -> st
     """The page as text."""
     return rendered(
         "law.html.j2",
-        ("law.js", "ask.js", "hover.js"),
+        ("law.js", "form_parts.js", "ask.js", "hover.js"),
         question=question(predictor, settings=PageSettings.published(), level=LEVEL),
         unaskable=False,
         unit="",

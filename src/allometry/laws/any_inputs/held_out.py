@@ -45,7 +45,7 @@ def cost_of(runs: Measurements) -> Array:
 
 def cost_at(runs: Measurements, points: Array) -> Array:
     """What points cost, by their inputs: parameters times tokens, or the product of the inputs that are counts."""
-    counts = _counts(runs)
+    counts = cost_inputs(runs)
     return np.exp(np.log(np.maximum(points[:, counts], 1e-300)).sum(axis=1))
 
 
@@ -60,7 +60,7 @@ def size_and_tokens(runs: Measurements) -> list[int] | None:
     return None
 
 
-def _counts(runs: Measurements) -> list[int]:
+def cost_inputs(runs: Measurements) -> list[int]:
     """The inputs that make up a cost: one of parameters and one of tokens, or else all above zero and beyond one."""
     return size_and_tokens(runs) or [
         place for place, own in enumerate(runs.points.T) if (own > 0).all() and own.max() > 1
@@ -74,7 +74,7 @@ def splits(runs: Measurements) -> list[HeldOut]:
         return _folds(runs)
     cost = cost_of(runs)
     if np.ptp(cost) > 0:
-        chosen += [HeldOut(f"dearest {share:.0%}", COST, _top(cost, share)) for share in SHARES]
+        chosen += [HeldOut(f"most expensive {share:.0%}", COST, _top(cost, share)) for share in SHARES]
     for place, (name, values) in enumerate(zip(runs.inputs, runs.points.T, strict=True)):
         held = _far_end(values)
         if held is not None:

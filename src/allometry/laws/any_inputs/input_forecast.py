@@ -120,10 +120,8 @@ class InputForecast:
             return around(value, low, high, level, shape)
         chunks = [slice(start, start + POINTS_AT_ONCE) for start in range(0, len(points), POINTS_AT_ONCE)]
         centre, scale = np.concatenate([self._moments(points[c], group[c]) for c in chunks], axis=1)
-        from scipy.special import stdtrit
-
-        half = float(stdtrit(self._freedom, (1 + level) / 2)) * scale
-        common = self._scale
+        half = self.half_widths([level])[0] * scale
+        common = self.common_scale
         with np.errstate(over="ignore"):
             triple = (common.back(centre), common.back(centre - half), common.back(centre + half))
         return around(*triple, level, shape)
@@ -163,39 +161,48 @@ class InputForecast:
                 )
 
     @cached_property
-    def _scale(self) -> CommonScale:
+    def common_scale(self) -> CommonScale:
+        """The scale on which forms are mixed."""
         return CommonScale(self.logarithmic, self.least)
 
     @property
-    def _freedom(self) -> float:
+    def freedom(self) -> float:
+        """Degrees of freedom of the t distribution that the intervals take."""
         taken = self.weights @ [fit.theta.shape[1] + fit.form.num_linear for fit in self.fits]
         return max(len(self.runs) - float(taken), 4.0)
 
+    def half_widths(self, levels: Sequence[float]) -> list[float]:
+        """Half the width of the interval of each level, in units of its scale."""
+        from scipy.special import stdtrit
+
+        return [float(stdtrit(self.freedom, (1 + level) / 2)) for level in levels]
+
     @cached_property
-    def _places(self) -> Places:
+    def places(self) -> Places:
+        """Where runs and points lie for the process."""
         return Places.of(self.runs)
 
     @cached_property
-    def _basis(self) -> tuple[Basis, list[Array]]:
+    def basis(self) -> tuple[Basis, list[Array]]:
         """The process over the runs, and what each form leaves at them."""
-        runs, common = self.runs, self._scale
-        basis = Basis.of(self._places.at(runs.points), runs.group, self.metric)
+        runs, common = self.runs, self.common_scale
+        basis = Basis.of(self.places.at(runs.points), runs.group, self.metric)
         return basis, [left_of(fit, runs, common) for fit in self.fits]
 
     def _moments(self, points: Array, group: Array) -> tuple[Array, Array]:
         """Centre and scale of the prediction, on the scale of the mixture."""
-        basis, left = self._basis
-        crossing = basis.crossing(self._places.at(points), group)
+        basis, left = self.basis
+        crossing = basis.crossing(self.places.at(points), group)
         shares = self.record.at(self.runs, points).T
         parts = [
-            with_leftovers(fit, self.runs, residuals, self._scale, basis, crossing, points, group)
+            with_leftovers(fit, self.runs, residuals, self.common_scale, basis, crossing, points, group)
             for fit, residuals in zip(self.fits, left, strict=True)
         ]
         centres, variances, noises = (np.stack(one) for one in zip(*parts, strict=True))
         centre = (shares * centres).sum(axis=0)
         apart = (centres - centre) ** 2
         distance = beyond(self.runs, points)
-        unsure = (shares * (variances + apart)).sum(axis=0) + (self._drift * distance) ** 2
+        unsure = (shares * (variances + apart)).sum(axis=0) + (self.drift * distance) ** 2
         larger = 1 + OPTIMISM * np.clip(distance / WHOLLY, 0, 1)
         stated = np.sqrt((shares * noises).sum(axis=0) + (larger * self._inflation(points)) ** 2 * unsure)
         shown = larger * self._shown(points)
@@ -218,8 +225,9 @@ class InputForecast:
         return np.exp(kinds @ np.log(self.inflation) / kinds.sum(axis=1))
 
     @cached_property
-    def _drift(self) -> float:
-        return DRIFT * float(self._scale.forward(self.runs.values).std())
+    def drift(self) -> float:
+        """Standard deviation that a prediction gains for each e-fold beyond the runs."""
+        return DRIFT * float(self.common_scale.forward(self.runs.values).std())
 
     def evidence(self, frame: Any = None, **inputs: Any) -> str:
         """How far a prediction goes beyond the runs, and the backtest's errors; one or two lines."""
@@ -234,7 +242,7 @@ class InputForecast:
         return "; ".join(lines or ["inside the runs"]) + (f"\nbacktest, rms of errors: {shown}" if shown else "")
 
     @property
-    def _simplest(self) -> FittedForm:
+    def simplest(self) -> FittedForm:
         """Of the forms that weigh at least half as much as the heaviest the one with the fewest constants."""
         weights = self.weights
         near = [fit for fit, weight in zip(self.fits, weights, strict=True) if weight >= 0.5 * weights.max()]
@@ -257,7 +265,7 @@ class InputForecast:
             f"{self.runs.target} from {', '.join(self.inputs)}: {plural(self.num_runs, 'run')}"
             + (f" in {plural(groups, 'group')}" if groups > 1 else "")
         ]
-        best = self._simplest
+        best = self.simplest
         for number, name in list(enumerate(self.runs.group_names))[:4]:
             prefix = f"{name}: " if groups > 1 else ""
             lines.append("  " + prefix + formula_text(best, self.runs.target, self.inputs, number))
@@ -266,7 +274,7 @@ class InputForecast:
         lines.append(f"noise of a run {best.noise:.2g}" + (" of the logarithm" if best.form.link == "log" else ""))
         kinds = self.record.weights(self.record.kinds)
         for fit, weight, most in zip(self.fits, self.weights, kinds.max(axis=0), strict=True):
-            lines.append(f"  weight {weight:.2f} (at most {most:.2f})  {fit.name}")
+            lines.append(f"  weight {weight:.2f} (largest {most:.2f})  {fit.name}")
         shown = ", ".join(f"{split} {error:.2g}" for split, error in self.errors.items())
         lines.append(f"held out, rms of errors: {shown or 'too few runs for a backtest'}")
         return "\n".join([*lines, *(f"note: {text}" for text in self.notes)])
@@ -275,7 +283,7 @@ class InputForecast:
         """Plain data that ``from_json`` takes back without loss."""
         return {
             "kind": self.kind,
-            "formula": formula_text(self._simplest, self.runs.target, self.inputs),
+            "formula": formula_text(self.simplest, self.runs.target, self.inputs),
             "fits": [fit.to_json() for fit in self.fits],
             "record": self.record.to_json(),
             "errors": dict(self.errors),

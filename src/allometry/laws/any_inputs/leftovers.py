@@ -66,6 +66,21 @@ class Leftover(NamedTuple):
     noise: float
 
 
+class ProcessMixture(NamedTuple):
+    """Processes that differ in the factor on their lengths and in the ratio of their variance to the noise's.
+
+    ``shares`` and ``noises`` (variances of a run's noise) have shape (factors, ratios). ``weighed`` holds for each
+    factor the residuals along the eigenvectors, each over its variance, (ratios, runs). ``freedom`` is the share of the
+    runs that the constants leave, ``noise`` the standard deviation of a run over all processes.
+    """
+
+    shares: Array
+    weighed: list[Array]
+    noises: Array
+    freedom: float
+    noise: float
+
+
 @dataclass(frozen=True, eq=False)
 class Basis:
     """Eigenbases of the correlations of runs, one for each factor on the lengths.
@@ -107,26 +122,35 @@ class Basis:
 
     def estimate(self, residuals: Array, constants: float, crossing: list[Array]) -> Leftover:
         """What is left at points of residuals (runs,) of a form with so many constants."""
-        left = residuals[self.index]
-        runs = len(left)
-        freedom = max(len(residuals) - constants, 0.25 * len(residuals), 1.0) / len(residuals)
-        likelihoods, means, variances, noises = [], [], [], []
-        for (values, vectors), cross in zip(self.eigen, crossing, strict=True):
-            total = 1 + RATIOS[:, None] * values
-            along = left @ vectors
-            weighed = along / total
-            noise = (along * weighed).mean(axis=1) + 1e-18
-            likelihoods.append(LOG_PRIOR - runs / 2 * np.log(noise) - np.log(total).sum(axis=1) / 2)
+        mixture = self.mixture(residuals, constants)
+        means, variances = [], []
+        for (values, _), cross, weighed, noise in zip(
+            self.eigen, crossing, mixture.weighed, mixture.noises, strict=True
+        ):
             means.append(cross @ (RATIOS[:, None] * weighed).T)
             explained = cross**2 @ (RATIOS / (1 + values[:, None] * RATIOS))
             variances.append(RATIOS * np.maximum(1 - explained, 0) * noise)
-            noises.append(noise)
+        shares = mixture.shares.ravel()
+        mean = np.concatenate(means, axis=1) @ shares
+        variance = np.concatenate(variances, axis=1) @ shares / mixture.freedom
+        return Leftover(mean, np.sqrt(variance), mixture.noise)
+
+    def mixture(self, residuals: Array, constants: float) -> ProcessMixture:
+        """The processes over which a prediction averages, by residuals (runs,) of a form with so many constants."""
+        left = residuals[self.index]
+        freedom = max(len(residuals) - constants, 0.25 * len(residuals), 1.0) / len(residuals)
+        likelihoods, weighed, noises = [], [], []
+        for values, vectors in self.eigen:
+            total = 1 + RATIOS[:, None] * values
+            along = left @ vectors
+            weighed.append(along / total)
+            noises.append((along * weighed[-1]).mean(axis=1) + 1e-18)
+            likelihoods.append(LOG_PRIOR - len(left) / 2 * np.log(noises[-1]) - np.log(total).sum(axis=1) / 2)
         likelihood = np.concatenate(likelihoods)
         shares = np.exp(likelihood - likelihood.max())
         shares /= shares.sum()
-        mean = np.concatenate(means, axis=1) @ shares
-        variance = np.concatenate(variances, axis=1) @ shares / freedom
-        return Leftover(mean, np.sqrt(variance), float(np.sqrt(np.concatenate(noises) @ shares / freedom)))
+        noise = float(np.sqrt(np.concatenate(noises) @ shares / freedom))
+        return ProcessMixture(shares.reshape(len(LENGTHS), -1), weighed, np.stack(noises), freedom, noise)
 
 
 def correlation(first: Array, group: Array, second: Array, other: Array, length: float, between: float) -> Array:

@@ -5,34 +5,11 @@
 (() => {
   const section = document.getElementById("ask"), data = JSON.parse(document.getElementById("ask-data").textContent);
   const law = lawOfTable.read(data.table), planning = data.planning, Refusal = lawOfTable.Refusal;
+  const { parse, digits, count, ticks, logTicks, draw } = formParts;
   const part = (name) => section.querySelector(`[data-ask="${name}"]`);
   const field = (name) => section.querySelector(`input[name="${name}"], select[name="${name}"]`);
   const slider = (name) => section.querySelector(`input[data-for="${name}"]`);
 
-  // ---- numbers as people write and read them; the same as allometry.quantities
-  const SUFFIXES = { "": 1, k: 1e3, thousand: 1e3, m: 1e6, mn: 1e6, mio: 1e6, million: 1e6, millions: 1e6, b: 1e9,
-                     bn: 1e9, g: 1e9, mrd: 1e9, billion: 1e9, billions: 1e9, t: 1e12, tn: 1e12, trillion: 1e12,
-                     trillions: 1e12 };
-
-  function parse(text, word) {
-    const bad = (why) => new Refusal(`${word}: “${text}” ${why}`);
-    if (/^\s*[+-]?[1-9]\d{0,2},\d{3}\s*[a-zA-Z]/.test(text)) throw bad("is unclear: write it without a comma");
-    const raw = text.trim().replaceAll("_", "").replace(/(\d),(?=\d{3}(\D|$))/g, "$1").toLowerCase();
-    const written = /^([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(?:[x×*]\s*10(?:\^|\*\*)(\d+))?\s*([a-z]*?)\s*(?:params?|parameters?|tokens?|flops?)?$/.exec(raw);
-    if (text.trim() === "") throw new Refusal(`${word}: empty; write a number such as 1e9, 1.5B, 200M or 10k`);
-    if (!written || !Object.hasOwn(SUFFIXES, written[3])) throw bad("is not a number; write 1e9, 1.5B, 200M or 10k");
-    const value = Number(written[1]) * 10 ** Number(written[2] ?? 0) * SUFFIXES[written[3]];
-    if (!(Number.isFinite(value) && value > 0)) throw bad("must be a finite number above zero");
-    return value;
-  }
-
-  const digits = (value, count) => Number(value.toPrecision(count)).toString();
-  function count(value) {
-    for (const [factor, suffix] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]]) {
-      if (Math.abs(value) >= 0.9995 * factor) return digits(value / factor, 3) + suffix;
-    }
-    return digits(value, 3);
-  }
   const flops = (value) => value.toExponential(2).replace(/e([+-])(\d)$/, "e$10$2");
   function seconds(value) {
     const whole = Math.round(value), two = (number) => String(Math.floor(number)).padStart(2, "0");
@@ -192,13 +169,7 @@
     const [first, last] = [points[0].N, points[points.length - 1].N];
     const x = (N) => box.left + (box.right - box.left) * (Math.log(N / first) / Math.log(last / first));
     const y = (loss) => box.bottom - (box.bottom - box.top) * ((loss - least + room) / (most - least + 2 * room));
-    const add = (kind, attributes, text) => {
-      const node = document.createElementNS("http://www.w3.org/2000/svg", kind);
-      for (const [name, one] of Object.entries(attributes)) node.setAttribute(name, one);
-      if (text !== undefined) node.textContent = text;
-      svg.appendChild(node);
-      return node;
-    };
+    const add = (kind, attributes, text) => draw(svg, kind, attributes, text);
     const title = `Predicted loss against model size for ${flops(best.flops)} FLOPs of training; the answer is `
       + `${count(best.num_params)} parameters with a loss of ${digits(best.loss, 5)}`;
     add("title", {}, title);
@@ -223,26 +194,8 @@
     }
     add("path", { class: "line", d: path(points, "value") });
     const mark = add("circle", { class: "point", cx: x(best.num_params), cy: y(best.loss), r: 6, tabindex: 0 });
-    mark.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "title")).textContent =
-      `${count(best.num_params)} parameters, ${count(best.tokens)} tokens: ${digits(best.loss, 5)}`;
+    draw(mark, "title", {}, `${count(best.num_params)} parameters, ${count(best.tokens)} tokens: ${digits(best.loss, 5)}`);
     add("text", { x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle" }, "model size (parameters) at this budget");
-  }
-
-  function ticks(low, high, most) {
-    const raw = (high - low) / most, power = 10 ** Math.floor(Math.log10(raw));
-    const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw), list = [];
-    for (let at = Math.ceil(low / step); at * step <= high; at++) list.push(at * step);
-    return list;
-  }
-  function logTicks(low, high, most) {
-    for (const steps of [[1, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]]) {
-      const list = [];
-      for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
-        list.push(...steps.map((s) => s * 10 ** power).filter((N) => N >= low && N <= high));
-      }
-      if (list.length <= most) return list;
-    }
-    return [];
   }
 
   // ---- start

@@ -14,7 +14,7 @@
 
   function nearest(svg, x, y) {
     let best = null, least = NEAR;
-    for (const point of svg.querySelectorAll("use[data-says]")) {
+    for (const point of svg.querySelectorAll("[data-says]")) {
       const box = point.getBoundingClientRect();
       const far = Math.hypot(box.x + box.width / 2 - x, box.y + box.height / 2 - y);
       if (far < least) [best, least] = [point, far];
@@ -23,7 +23,7 @@
   }
 
   function show(event) {
-    const svg = event.target.closest?.("svg.plot"), point = svg && nearest(svg, event.clientX, event.clientY);
+    const svg = event.target.closest?.("svg.plot, svg.curve"), point = svg && nearest(svg, event.clientX, event.clientY);
     hint.hidden = !point;
     if (!point) return;
     hint.textContent = point.dataset.says;

@@ -33,7 +33,7 @@ def candidates(runs: Measurements) -> list[ComposedForm]:
     forms = _plain(features, positive)
     if len(varying) <= MOST_PAIRED:
         forms += _with_products(features, positive, len(runs) / len(runs.group_names))
-        forms += _upgraded(runs, features, positive) + _tuned(features, positive)
+        forms += _upgraded(runs, features, positive) + _tuned(runs, features, positive)
     forms += _joined(features)
     distinct: dict[ComposedForm, ComposedForm] = {}
     for form in forms:  # of one input some say the same in other words
@@ -132,7 +132,7 @@ def _upgraded(runs: Measurements, features: dict[int, str], positive: bool) -> l
     return forms
 
 
-def _tuned(features: dict[int, str], positive: bool) -> list[ComposedForm]:
+def _tuned(runs: Measurements, features: dict[int, str], positive: bool) -> list[ComposedForm]:
     """Some inputs have an optimum, which moves with the others: a parabola in their logarithms beside powers."""
     places = [place for place, kind in features.items() if kind == "power"]
     count, forms = len(features), []
@@ -148,7 +148,7 @@ def _tuned(features: dict[int, str], positive: bool) -> list[ComposedForm]:
             sizes = tuple(combinations([place for place in range(count) if place not in inside], 2))
             for link in (IDENTITY, LOG) if positive else (IDENTITY,):
                 scale = "" if link == IDENTITY else ", in the logarithm"
-                name = f"powers around an optimum of {size} input{'s' if size > 1 else ''} {tuned}{scale}"
+                name = f"powers around an optimum of {' and '.join(runs.inputs[place] for place in tuned)}{scale}"
                 products = ((), *_each(count), *squares, *moving, *sizes)
                 forms.append(ComposedForm(name, link, _features(kinds), products))
     return forms

@@ -58,10 +58,11 @@ class FormulaForm:
     @cached_property
     def constants(self) -> tuple[Constant, ...]:
         """The constants with a range, on the scale of the logarithm where it lies above zero."""
-        return tuple(_constant(symbol, kind) for symbol, kind in self._ranges.items())
+        return tuple(_constant(symbol, kind) for symbol, kind in self.ranges.items())
 
     @cached_property
-    def _ranges(self) -> dict[str, tuple[float, float]]:
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """The constants with a range."""
         return {symbol: kind for symbol, kind in self.formula.constants.items() if not isinstance(kind, str)}
 
     @cached_property
@@ -98,7 +99,7 @@ class FormulaForm:
 
     def natural(self, theta: Array) -> dict[str, Array]:
         """θ (batch, constants) as the constants of the formula, each (batch, 1, 1)."""
-        pairs = zip(self._ranges.items(), theta.T, strict=True)
+        pairs = zip(self.ranges.items(), theta.T, strict=True)
         return {symbol: (np.exp(value) if kind[0] > 0 else value)[:, None, None] for (symbol, kind), value in pairs}
 
     def columns(self, theta: Array, log: Array, raw: Array) -> Array:

@@ -1,0 +1,1 @@
+"""A forecast over any inputs as plain numbers and steps of arithmetic, so that other programs can evaluate it."""
