@@ -350,6 +350,15 @@ def test_optional_columns_never_refuse_a_table_unless_they_were_named(tmp_path, 
         Observations.read(write(tmp_path, text), columns={column: column})
 
 
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "null", "3", "true", '"x"', "[{}, {}]", '{"runs": []}', '{"a": {"b": null}}']
+)
+def test_json_that_holds_no_runs_is_refused_by_what_it_holds(tmp_path, text):
+    with pytest.raises(UserError) as error:
+        Observations.read(write(tmp_path, text, "runs.json"))
+    assert f"runs.json holds no runs, only {text};" in str(error.value)
+
+
 def test_wrong_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         Observations.read(tmp_path / "absent.csv")
@@ -358,7 +367,7 @@ def test_wrong_files_are_refused(tmp_path):
         Observations.read(tmp_path / "binary.csv")
     with pytest.raises(UserError, match="not JSON"):
         Observations.read(write(tmp_path, "{broken", "x.jsonl"))
-    with pytest.raises(UserError, match="every line must be an object"):
+    with pytest.raises(UserError, match="entry 1 is 1; every entry must be an object"):
         Observations.read(write(tmp_path, "1\n2\n", "y.jsonl"))
     with pytest.raises(UserError, match="no field 'height'"):
         Observations.read(write(tmp_path, HEADER + ROWS), columns={"height": "N"})

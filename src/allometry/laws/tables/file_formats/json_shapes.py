@@ -19,7 +19,9 @@ ROWS = ("runs", "results", "trials", "records", "rows", "data", "experiments", "
 MOST_NESTED = 4
 MOST_PRINTED = 1_000_000
 LONGEST_CELL = 100_000
-USUAL = "give a list of objects such as [{'N': 1e6, 'D': 2e7, 'loss': 3.1}], one object a line, or an object of columns"
+RUN = '{"N": 1e6, "D": 2e7, "loss": 3.1}'  # as people would write one
+USUAL = f"give a list of objects such as [{RUN}], one object a line, or an object of columns"
+LONGEST_SHOWN = 40
 
 
 def read_json(path: Path) -> RawTable:
@@ -36,7 +38,10 @@ def read_json(path: Path) -> RawTable:
     if not text.strip():
         raise UserError(f"{path} is empty: it needs a header and at least one run")
     try:
-        rows, notes = rows_of(_parse(text, path), str(path))
+        value = _parse(text, path)
+        if _is_nothing(value) or not isinstance(value, list | dict):
+            raise UserError(f"{path} holds no runs, only {_shown(value)}; {USUAL}")
+        rows, notes = rows_of(value, str(path))
     except RecursionError:
         raise UserError(f"{path}: nested too deeply for a table; give one flat object a line") from None
     return flat_records(rows, path.name, notes)
@@ -63,7 +68,7 @@ def rows_of(value: Any, where: str) -> tuple[list[Mapping[str, Any]], list[str]]
     if isinstance(value, list):
         return _of_list(value, where), []
     if not isinstance(value, dict):
-        raise UserError(f"{where}: every line must be an object; {USUAL}")
+        raise UserError(f"{where}: {_shown(value)} stands where runs belong; {USUAL}")
     if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):
         return _of_rows(value["columns"], value["data"], where), []
     if len(value) == 1 and isinstance(inside := next(iter(value.values())), dict) and not _is_run(inside):
@@ -129,7 +134,8 @@ def _of_list(rows: list[Any], where: str) -> list[Mapping[str, Any]]:
     if rows and all(isinstance(row, list) for row in rows) and all(isinstance(name, str) for name in rows[0]):
         return _of_rows(rows[0], rows[1:], where)
     if not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{where}: every line must be an object such as {{'N': 1e6, 'D': 2e7, 'loss': 3.1}}")
+        place, row = next((place, row) for place, row in enumerate(rows, start=1) if not isinstance(row, dict))
+        raise UserError(f"{where}: entry {place} is {_shown(row)}; every entry must be an object such as {RUN}")
     return rows
 
 
@@ -255,6 +261,18 @@ def as_mapping(text: str) -> dict[str, Any] | None:
 def _is_wrapped(value: Mapping[str, Any]) -> bool:
     """What W&B writes for a value: ``{"value": 3, "desc": null}``."""
     return "value" in value and value.keys() <= {"value", "desc"}
+
+
+def _is_nothing(value: Any) -> bool:
+    """Whether a JSON value holds no number and no word, at any depth: ``{}``, ``[]``, ``null``, ``{"runs": []}``."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return value is None or value == "" if inner is None else all(map(_is_nothing, inner))
+
+
+def _shown(value: Any) -> str:
+    """A JSON value in a message, cut off where it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} …"
 
 
 def _is_blank(cells: Any) -> bool:
