@@ -8,7 +8,8 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "examples" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-RUN = runpy.run_path(str(FOLDER / "run.py"))["run_notebook"]
+SCRIPT = runpy.run_path(str(FOLDER / "run.py"))
+RUN = SCRIPT["run_notebook"]
 
 
 @pytest.fixture
@@ -88,16 +89,30 @@ def test_fine_tuning_samples(ran):
     assert variables["actual"] == pytest.approx(variables["goal"], rel=0.1)
 
 
-def test_every_notebook_is_tried_has_its_button_and_a_kernel():
+def test_every_notebook_is_tried_and_has_a_kernel():
     tried = Path(__file__).read_text()
     assert len(NOTEBOOKS) == 6
     for path in NOTEBOOKS:
         notebook = json.loads(path.read_text())
         assert f'ran("{path.stem}")' in tried
-        first, install = notebook["cells"][:2]
-        assert f"/blob/main/examples/notebooks/{path.name})" in "".join(first["source"])
-        assert "find_spec" in "".join(install["source"])
+        assert "find_spec" in "".join(notebook["cells"][1]["source"])
         assert notebook["nbformat"] == 4
         identities = [cell["id"] for cell in notebook["cells"]]
         assert len(set(identities)) == len(identities)
         assert len(path.read_text()) < 150_000
+
+
+def test_buttons_name_the_one_address_of_the_repository_or_none():
+    addressed, as_text = SCRIPT["addressed"], SCRIPT["as_text"]
+    for path in NOTEBOOKS:
+        text = path.read_text()
+        assert as_text(addressed(json.loads(text), path.stem)) == text
+        published = addressed(json.loads(text), path.stem, "https://github.com/me/mine")
+        first, install = ("".join(cell["source"]) for cell in published["cells"][:2])
+        button = f"https://colab.research.google.com/github/me/mine/blob/main/examples/notebooks/{path.name}"
+        assert first.split("\n")[2].endswith(f"]({button})")
+        assert "@ git+https://github.com/me/mine" in install
+        assert as_text(addressed(published, path.stem, "")).count("me/mine") == 0
+        if not SCRIPT["REPOSITORY"]:
+            assert as_text(addressed(published, path.stem, "")) == text
+            assert "colab" not in text.lower()
