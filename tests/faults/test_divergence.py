@@ -3,11 +3,12 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 
 from allometry import laws
 from allometry.ladder.climb import train_rungs
-from allometry.lm.training.health import SPIKE_NATS, SPIKE_STEPS, Spikes
+from allometry.lm.training.health import SMOOTHING, SPIKE_NATS, SPIKE_STEPS, Spikes
 from allometry.lm.training.meter import Meter
 from allometry.runs.hooks import Interrupted
 from allometry.runs.study import Study
@@ -18,7 +19,7 @@ from helpers.training import train
 def first_lost(losses):
     """The step at which a sequence of smoothed losses is given up."""
     spikes = Spikes()
-    return next((step for step, loss in enumerate(losses) if spikes.see(step, loss)), None)
+    return next((step for step, loss in enumerate(losses) if spikes.see(step, loss, loss)), None)
 
 
 def test_a_spike_that_stays_is_seen_and_one_that_heals_is_not():
@@ -30,14 +31,34 @@ def test_a_spike_that_stays_is_seen_and_one_that_heals_is_not():
     assert first_lost([*calm, *[calm[-1] + SPIKE_NATS - 0.01] * 5000]) is None
 
 
+def smoothed(losses):
+    """Each loss with the average that a training watches."""
+    smooth = losses[0]
+    for loss in losses:
+        smooth += SMOOTHING * (loss - smooth)
+        yield smooth, loss
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_batches_that_differ_much_are_no_divergence_but_a_rise_beyond_them_is(seed):
+    learned = 1 - np.exp(-np.arange(3000) / 100)  # a fresh model guesses, with one loss on every batch
+    losses = 5.5 - 2 * learned + 1.5 * learned * np.random.default_rng(seed).normal(0, 1, 3000)
+    spikes = Spikes()
+    assert not any(spikes.see(step, *both) or spikes.up for step, both in enumerate(smoothed(losses)))
+    risen = smoothed([*losses[:1000], *(3 + losses[1000:])])
+    again = Spikes()
+    assert any(again.see(step, *both) for step, both in enumerate(risen))
+
+
 def test_what_is_known_of_spikes_goes_through_a_save():
     one, other = Spikes(), Spikes()
     other.restore(one.state())
-    losses = [3.0, 2.0, 2.0 + SPIKE_NATS + 0.1]
+    losses = [*[3.0] * 400, 2.0, 2.0 + SPIKE_NATS + 0.1]
     for step, loss in enumerate(losses):
-        one.see(step, loss)
+        one.see(step, loss, loss)
     other.restore(one.state())
-    assert (other.least, other.since, other.up) == (2.0, 2, True)
+    assert (other.least, other.since, other.up) == (2.0, 401, True)
+    assert vars(other) == vars(one)
 
 
 class Broken:

@@ -27,7 +27,7 @@ from allometry.lm.distributed.world import World
 from allometry.lm.generate import Writing, generate
 from allometry.lm.inference.sampling import Sampling
 from allometry.lm.training.gradients import shares
-from allometry.lm.training.meter import SMOOTHING
+from allometry.lm.training.health import SMOOTHING
 from allometry.lm.training.step_memory import StepLimits
 from allometry.lm.training.training_step import advance
 from allometry.runs.cost import memory_bytes

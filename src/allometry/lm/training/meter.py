@@ -8,10 +8,9 @@ from typing import Any
 
 from ...config.run import RunConfig
 from ...config.schedule import Schedule
-from .health import SPIKE_NATS, SPIKE_STEPS, Spikes
+from .health import SMOOTHING, SPIKE_STEPS, Spikes
 
 CURVE_POINTS = 200
-SMOOTHING = 0.05  # the training loss is shown as an average over about 1/SMOOTHING steps
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,14 @@ class Meter:
             return
         if self.step % self._curve_every == 0 or self.step == until:
             self.curve.append([schedule.tokens_before(self.step), round(self.smooth, 5)])
-        if self.spikes.see(self.step, self.smooth):
-            self.diverged = f"the training loss stayed {SPIKE_NATS} nats above its least for {SPIKE_STEPS} steps"
+        if self.spikes.see(self.step, self.smooth, loss):
+            rise = f"{self.spikes.rise:.2g} nats above its least"
+            self.diverged = f"the training loss stayed {rise} for {SPIKE_STEPS} steps"
 
     def fault(self) -> str:
         """Why a run that ends here has diverged; empty if it has not."""
-        high = f"the training loss ended more than {SPIKE_NATS} nats above its least" if self.spikes.up else ""
+        rise = f"{self.spikes.rise:.2g} nats above its least"
+        high = f"the training loss ended more than {rise}" if self.spikes.up else ""
         return self.diverged or high
 
     def capture(self) -> dict[str, Any]:
