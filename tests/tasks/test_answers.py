@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from allometry import nn
 from allometry.data.task_data.text_pairs import encode_pair, read_pairs
 from allometry.errors import UserError
 from allometry.tasks.answers import IGNORED, answer_of, likeness, losses_of, rows_of, write_answers
@@ -43,6 +44,20 @@ def test_what_is_written_is_what_the_model_says_whatever_stands_in_the_row():
     pairs = rows(("abc", "zzz"), ("longer text", "q"), ("x", "x"))
     assert write_answers(Echo(), pairs, 24) == [b"abc", b"longer text", b"x"]
     assert [answer_of(row) for row in pairs] == [b"zzz", b"q", b"x"]
+
+
+def test_a_decoder_that_keeps_what_it_has_read_writes_the_same():
+    torch.manual_seed(0)
+    decoder = nn.Decoder(256, 2, 32, 2)
+    with torch.no_grad():
+        for weight in decoder.parameters():
+            weight.mul_(3)  # a fresh model hardly heeds what stands before
+    pairs = rows(("abc", "zzz"), ("longer text", "q"), ("x", "x"), ("", "y"))
+    with torch.no_grad():
+        written = write_answers(decoder, pairs, 24)
+        assert written == write_answers(torch.nn.Sequential(decoder), pairs, 24)
+    assert len({*written}) == 4
+    assert min(map(len, written)) > 3
 
 
 def test_the_loss_of_an_answer_is_that_of_its_bytes_alone():
@@ -88,6 +103,16 @@ def test_catalogues_and_what_they_cannot_be(tmp_path):
     (tmp_path / "b.mo").write_bytes(b"no catalogue")
     with pytest.raises(UserError, match=r"b.mo: no catalogue"):
         read_pairs("translation", str(tmp_path), 64)
+
+
+def test_a_catalogue_of_another_encoding_than_it_states_is_left_out(tmp_path):
+    header = {"": "Content-Type: text/plain; charset=UTF-8\n"}
+    catalogue(tmp_path / "a.mo", header | {f"message {i}": f"Übersetzung {i}" for i in range(600)})
+    catalogue(tmp_path / "b.mo", header | {f"other {i}": f"Übersetzung {i}" for i in range(600)})
+    wrong = (tmp_path / "b.mo").read_bytes().replace("Ü".encode(), "Ü ".encode("latin-1"))  # as many bytes
+    (tmp_path / "b.mo").write_bytes(wrong)
+    samples = read_pairs("translation", str(tmp_path), 64)
+    assert samples.size + len(samples.held_out["row"]) == 600
 
 
 def catalogue(path, messages):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from ..config.task import Pairs
 from ..data.task_data.sample_set import Samples
 from ..data.task_data.text_pairs import END, MARK, encode_pair
 from ..errors import UserError
+from ..nn import Decoder
 from ..quantities import Score
 from .contract import ALONE, Batch, OpenTask, Processes
 from .image_classes import cross_entropy_of, mean_of
@@ -111,14 +113,26 @@ def write_answers(model: nn.Module, rows: np.ndarray, context: int) -> list[byte
     positions = torch.arange(tokens.shape[1], device=device)
     tokens = torch.where(positions > marks[:, None], 0, tokens)
     ended = torch.zeros(len(tokens), dtype=torch.bool, device=device)
+    logits_at = reader_of(model, tokens)
     for position in range(int(marks.min()), context - 1):
-        logits = model(tokens[:, : position + 1])[:, position]
+        logits = logits_at(position)
         writing = (positions[position] >= marks) & ~ended
         tokens[writing, position + 1] = logits[writing].argmax(1)
         ended |= writing & (tokens[:, position + 1] == END)
         if bool(ended.all()):
             break
     return [answer_of(row) for row in tokens.cpu().numpy().astype(np.uint8)]
+
+
+def reader_of(model: nn.Module, tokens: Tensor) -> Callable[[int], Tensor]:
+    """A function from a position to the logits there, (rows, classes), asked in order while ``tokens`` are written.
+
+    Our decoder keeps the keys and values of what it has read; another model reads all of it at every position.
+    """
+    if not isinstance(model, Decoder):
+        return lambda position: model(tokens[:, : position + 1])[:, position]
+    cache = model.cache(tokens.shape[1], len(tokens))
+    return lambda position: model(tokens[:, cache.lengths[0] : position + 1], cache)[:, -1]
 
 
 def answer_of(row: np.ndarray) -> bytes:

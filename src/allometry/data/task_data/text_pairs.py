@@ -16,6 +16,7 @@ from .sample_set import Samples, Side, split_samples
 
 MARK, END = 1, 2  # between text and answer, and after the answer
 CHOICES = 4
+DRAWS = 40  # until the wrong answers of a question are looked for one by one
 Pair = tuple[str, str, str]  # text, answer, and the kind of answer that could be mistaken for it
 
 HOW = {
@@ -74,27 +75,41 @@ def _text_alone(arrays: Side, i: int) -> bytes:
 
 def _choices(pairs: list[tuple[bytes, bytes, str]], context: int) -> np.ndarray:
     """For each question the right answer and three others of its kind, as rows."""
-    by_kind: dict[str, list[bytes]] = {}
+    by_kind: dict[str, set[bytes]] = {}
     for _, answer, kind in pairs:
-        by_kind.setdefault(kind, []).append(answer)
+        by_kind.setdefault(kind, set()).add(answer)
+    of_kind = {kind: sorted(answers) for kind, answers in by_kind.items()}
+    of_any = sorted(set().union(*by_kind.values()))
     rows = []
     for text, answer, kind in pairs:
-        room = context - 1 - len(text)
-        others = sorted({one for one in by_kind[kind] if one != answer and len(one) <= room})
-        if len(others) < CHOICES - 1:
-            others = sorted({one for _, one, _ in pairs if one != answer and len(one) <= room})
-        wrong = random.Random(text + answer).sample(others, CHOICES - 1) if len(others) >= CHOICES - 1 else [answer] * 3
+        room, rng = context - 1 - len(text), random.Random(text + answer)
+        wrong = _others(of_kind[kind], answer, room, rng) or _others(of_any, answer, room, rng) or [answer] * 3
         rows.append(np.stack([encode_pair(text, one, context) for one in (answer, *wrong)]))
     return np.stack(rows)
 
 
+def _others(answers: list[bytes], answer: bytes, room: int, rng: random.Random) -> list[bytes]:
+    """Wrong answers that fit, drawn evenly; none where there are too few."""
+    fits = lambda one: one != answer and len(one) <= room
+    drawn: dict[bytes, None] = {}
+    for _ in range(DRAWS):  # all that fit are looked for only where they are rare
+        if fits(one := rng.choice(answers)):
+            drawn[one] = None
+            if len(drawn) == CHOICES - 1:
+                return [*drawn]
+    left = [one for one in answers if fits(one)]
+    return rng.sample(left, CHOICES - 1) if len(left) >= CHOICES - 1 else []
+
+
 def _catalogues(folder: Path) -> Iterator[Pair]:
-    """Messages and translations of every .mo file under a folder."""
+    """Messages and translations of every .mo file under a folder; one whose text is of another encoding has none."""
     for file in sorted(folder.rglob("*.mo")):
         try:
             with file.open("rb") as stream:
                 catalogue: dict = vars(gettext.GNUTranslations(stream))["_catalog"]
-        except (OSError, UnicodeDecodeError, ValueError, KeyError) as error:
+        except UnicodeDecodeError:  # of what a system brings, now and then one states a wrong encoding
+            continue
+        except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{file}: no catalogue ({error}); leave it out") from None
         for message, translation in catalogue.items():
             if isinstance(message, str) and message and isinstance(translation, str) and message != translation:
