@@ -23,6 +23,7 @@ from ..quantities import plural
 from ..runs.record import RunRecord
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the sweep, as multiples of the study's rate
+NEAR_BEST = 3  # rates of each width, through whose losses the parabola goes
 MILLION = 1_000_000  # units over which FLOPs of one unit are stated
 
 
@@ -152,7 +153,8 @@ def measure_script_recipe(
 ) -> tuple[ScriptRecipe, dict[str, Any]]:
     """The best rate at each width of the sweep, by a parabola of ln L in the logarithm of the rate, and its exponent.
 
-    The curvature is that of both widths together. A best rate beyond the rates that ran is their end.
+    The parabola goes through the best rate of a width and those beside it; its curvature is that of both widths
+    together. A best rate beyond the rates that ran is their end.
 
     Raises:
         UserError: fewer than three rates of a width finished.
@@ -165,11 +167,9 @@ def measure_script_recipe(
     given = [(_width(r) / min(config.widths)) ** -config.lr_exponent * config.lr for r in kept]
     x = np.log2([(r.lr or 0) / rate for r, rate in zip(kept, given, strict=True)])
     member = np.array([[_width(r) == width for width in widths] for r in kept], float)
-    # Far above the best rate the loss is no parabola: runs twice as bad as the best say nothing of the minimum.
     y = np.log([r.loss or 1.0 for r in kept])
-    best = np.array([min(y[member[:, i] > 0]) for i in range(len(widths))])
-    near = y - member @ best < math.log(2.0)
-    near |= np.argsort(np.argsort(y)) < 3
+    # The loss is a parabola near the best rate only: a rate far below it has not learned, one far above hardly can.
+    near = np.any([_nearest_best(x, y, member[:, i] > 0) for i in range(len(widths))], axis=0)
     columns = np.column_stack([member, member * x[:, None], x**2])[near]
     coefficients, *_ = np.linalg.lstsq(columns, y[near], rcond=None)
     bend = float(coefficients[-1])
@@ -194,6 +194,15 @@ def measure_script_recipe(
         "lr_curvature": bend,
         "at_edge": edge,
     }
+
+
+def _nearest_best(x: np.ndarray, y: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Of the rates of one width, the best and the two nearest to it."""
+    places = np.flatnonzero(own)
+    best = places[np.argmin(y[places])]
+    near = np.zeros(len(x), bool)
+    near[places[np.argsort(np.abs(x[places] - x[best]), kind="stable")[:NEAR_BEST]]] = True
+    return near
 
 
 def _width(record: RunRecord) -> int:
