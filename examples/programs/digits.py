@@ -1,4 +1,4 @@
-"""Handwritten digits by a multilayer perceptron of scikit-learn, on a stream of shifted and noisy images; no torch.
+"""Handwritten digits by a multilayer perceptron of scikit-learn, on a stream of turned, noisy images; no torch.
 
 python digits.py --hidden 32 --samples 20000 --rate 1e-3 --out out
 """
@@ -8,17 +8,23 @@ import csv
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import map_coordinates
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
-CHUNK = 2000
+CHUNK = 500
 
 
 def varied(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Each image shifted by up to one pixel and made noisy."""
-    shifts = rng.integers(-1, 2, (len(images), 2))
-    moved = np.stack([np.roll(image, shift, (0, 1)) for image, shift in zip(images, shifts, strict=True)])
-    return (moved + rng.normal(0, 3.0, moved.shape)).reshape(len(images), -1) / 16
+    """Each image turned, shifted by up to a pixel, and made noisy."""
+    count, size = images.shape[:2]
+    angle, (down, right) = rng.normal(0, 0.2, (count, 1, 1)), rng.uniform(-1, 1, (2, count, 1, 1))
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    rows = np.cos(angle) * y + np.sin(angle) * x + down + (size - 1) / 2
+    columns = np.cos(angle) * x - np.sin(angle) * y + right + (size - 1) / 2
+    places = np.broadcast_to(np.arange(count)[:, None, None], rows.shape)
+    moved = map_coordinates(images, [places, rows, columns], order=1)
+    return (moved + rng.normal(0, 2.0, moved.shape)).reshape(count, -1) / 16
 
 
 def main() -> None:
@@ -38,12 +44,18 @@ def main() -> None:
     test_labels = np.tile(labels[held_out], 5)
     rng = np.random.default_rng(args.seed + 1)
     model = MLPClassifier((args.hidden,), learning_rate_init=args.rate, batch_size=args.batch, random_state=args.seed)
-    seen = 0
+    seen, kept, means = 0, 0, []
     while seen < args.samples:
         picked = rng.choice(train, min(CHUNK, args.samples - seen))
-        model.learning_rate_init = args.rate
         model.partial_fit(varied(images[picked], rng), labels[picked], classes=np.arange(10))
         seen += len(picked)
+        if seen > 0.75 * args.samples:  # the mean weights of the last quarter: far less noisy than the last ones
+            parts, kept = [*model.coefs_, *model.intercepts_], kept + 1
+            means = means or [np.zeros_like(part) for part in parts]
+            for mean, part in zip(means, parts, strict=True):
+                mean += (part - mean) / kept
+    layers = len(model.coefs_)
+    model.coefs_, model.intercepts_ = means[:layers], means[layers:]
     probability = model.predict_proba(test_images)
     losses = -np.log(np.maximum(probability[np.arange(len(test_labels)), test_labels], 1e-12))
     accuracy = (probability.argmax(1) == test_labels).mean()

@@ -47,10 +47,9 @@ class GPT(nn.Module):
 
 
 def read_text(path: str | None) -> torch.Tensor:
-    """The bytes of a text, or of some files of Python's own library."""
-    names = ("argparse", "ast", "configparser", "datetime", "difflib", "inspect", "pathlib", "pdb", "tarfile", "typing")
-    library = Path(json.__file__).parents[1]
-    content = Path(path).read_bytes() if path else b"\n".join((library / f"{name}.py").read_bytes() for name in names)
+    """The bytes of a text, or of the modules of Python's own library."""
+    modules = sorted(Path(json.__file__).parents[1].glob("*.py"))
+    content = Path(path).read_bytes() if path else b"\n".join(module.read_bytes() for module in modules)
     return torch.frombuffer(bytearray(content), dtype=torch.uint8).long()
 
 
