@@ -252,9 +252,12 @@ def design_any(
     data: Data,
     ladder: LadderEngine,
     target: LadderEngine,
+    given: Speed | None = None,
     listener: Listener = silent,
 ) -> tuple[Design, Speed]:
     """The design of any family on any task, and the speed of its own runs: as recorded, or made now and recorded.
+
+    A speed that is ``given`` is not measured.
 
     The coordinate check of a module comes first, as a note.
 
@@ -271,7 +274,7 @@ def design_any(
 
         listener(Note(transfer_note([*members.values()], task)))
     design = design_members(config, task, members)
-    speed = measure_runs(ladder, target, design.rungs)
+    speed = given or measure_runs(ladder, target, design.rungs)
     design = with_seconds(design, speed)
     if config.family != "decoder":
         study.write("members.json", {"members": [model.to_dict() for model in sizes_between(config, task, study.path)]})

@@ -64,8 +64,8 @@ def open_study(
         engine: where the ladder is trained: local, ray or slurm.
         device: auto, cpu, cuda or mps.
         gpus: on a cluster, GPUs of each worker.
-        speed: of the machine, for the design of a new study of the built-in decoder on text or audio; measured
-            now where it is not given.
+        speed: of the machine, on the models that the study trains, for the design of a new study; measured now where
+            it is not given.
         tracker_names: services that receive a copy: tensorboard, wandb or mlflow.
         listener: receives all that happens.
 
@@ -114,7 +114,7 @@ def _at_work(
                 speed = speed_of(study, ladder_engine, target_engine, config, data.vocab_size, given)
                 design = design_of(study, config, data, speed)
             else:
-                design, speed = design_any(study, config, data, ladder_engine, target_engine, listener)
+                design, speed = design_any(study, config, data, ladder_engine, target_engine, given, listener)
         with Trackers(study, tracker_names, note_to(listener)) as trackers:
             yield StudySession(study, config, design, speed, ladder_engine, target_engine, trackers, listener)
 
