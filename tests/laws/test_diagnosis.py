@@ -75,6 +75,16 @@ def test_runs_that_ended_before_the_loss_fell_as_a_law_says_are_told_and_can_be_
     assert not any("falls faster" in one.text for one in law.findings)
 
 
+@pytest.mark.parametrize("bend", [0.03, 0.0, -0.03])
+def test_a_loss_that_falls_ever_faster_up_to_the_longest_runs_is_told(bend):
+    """Like a translation in its first 600 000 tokens: the exponent grows from step to step by less than noise does."""
+    grid = [(n, x) for n in (1e4, 3e4, 5e4) for x in range(4)]
+    loss = lambda n, x: 2.7 * n**-0.02 * np.exp(-np.log(2) * (0.06 * x + bend * x * (x - 1) / 2))
+    rows = [{"num_params": n, "tokens": 75_000.0 * 2**x, "loss": float(loss(n, x))} for n, x in grid]
+    told = [one for one in Observations.from_records(rows).findings if "describes how learning begins" in one.text]
+    assert bool(told) == (bend > 0)
+
+
 def test_the_noise_floor_of_olmo_is_the_published_one():
     observations = Observations.read(shared("olmo_ladder/final_losses.csv"), columns={"loss": "c4_loss"})
     reruns = {labels for labels in observations.noise.sets if any("rerun" in label for label in labels)}

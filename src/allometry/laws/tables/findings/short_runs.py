@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..rows.initial_phase import in_initial_phase
+from ..rows.initial_phase import ends_early, in_initial_phase
 from ..run_arrays import RunArrays
 from .best_by_compute import excess
 from .finding import Finding, finding
@@ -49,4 +49,12 @@ def initial_phase(runs: RunArrays) -> Iterator[Finding]:
             rows,
             "so short that the loss falls faster with every doubling that follows, which no law describes; train "
             "longer, or at a higher learning rate, and leave these out",
+        )
+    if ends_early(runs.num_params, runs.tokens, runs.loss):
+        yield finding(
+            "pre-asymptotic",
+            runs,
+            np.flatnonzero(runs.tokens == runs.tokens.max()),
+            "the longest there are, and yet the loss falls faster with every doubling up to them: a law fitted here "
+            "describes how learning begins, and says little of longer runs; train longer, or at a higher learning rate",
         )

@@ -12,6 +12,7 @@ import numpy as np
 LEAST_GROWTH = 0.04  # of the local exponent, in the mean over the sizes: above what noise of 1 % makes of five sizes
 LEAST_SIZES, MOST_SIZES = 3, 0.75  # so many sizes, and such a part of them, must agree
 LEAST_LEFT = 6  # runs, of at least two lengths
+LEAST_LENGTHS = 3  # to say that the exponent grows up to the longest runs
 
 
 def in_initial_phase(num_params: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> np.ndarray:
@@ -26,23 +27,38 @@ def in_initial_phase(num_params: np.ndarray, tokens: np.ndarray, loss: np.ndarra
     short = np.zeros(len(loss), bool)
     for length in np.unique(tokens)[:-2]:
         left = ~short
-        if left.sum() - (left & (tokens == length)).sum() < LEAST_LEFT or not _grows(
-            num_params[left], tokens[left], loss[left]
-        ):
+        runs = num_params[left], tokens[left], loss[left]
+        first, second, third = np.unique(runs[1])[:3]
+        few = left.sum() - (left & (tokens == length)).sum() < LEAST_LEFT
+        if few or not _grows(*runs, (first, second), (second, third)):
             break
         short |= tokens <= length
     return short
 
 
-def _grows(num_params: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> bool:
-    """Whether the local exponent grows from the first interval of lengths to the second, at most sizes."""
-    first, second, third = np.unique(tokens)[:3]
+def ends_early(num_params: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> bool:
+    """Whether even the longest runs end before the loss falls as a law says; arguments as :func:`in_initial_phase`."""
+    left = ~in_initial_phase(num_params, tokens, loss)
+    lengths = np.unique(tokens[left])
+    if len(lengths) < LEAST_LENGTHS:
+        return False
+    return _grows(num_params[left], tokens[left], loss[left], (lengths[0], lengths[1]), (lengths[-2], lengths[-1]))
+
+
+def _grows(
+    num_params: np.ndarray,
+    tokens: np.ndarray,
+    loss: np.ndarray,
+    early: tuple[float, float],
+    late: tuple[float, float],
+) -> bool:
+    """Whether the local exponent grows from one interval of lengths to a later one, at most sizes."""
     growth = []
     for size in np.unique(num_params):
-        at = [(num_params == size) & (tokens == length) for length in (first, second, third)]
-        if all(one.any() for one in at):
-            logs = [float(np.log(loss[one]).mean()) for one in at]
-            early = (logs[0] - logs[1]) / np.log(second / first)
-            growth.append((logs[1] - logs[2]) / np.log(third / second) - early)
+        at = {length: (num_params == size) & (tokens == length) for length in (*early, *late)}
+        if all(one.any() for one in at.values()):
+            logs = {length: float(np.log(loss[one]).mean()) for length, one in at.items()}
+            falls = [(logs[low] - logs[high]) / np.log(high / low) for low, high in (early, late)]
+            growth.append(falls[1] - falls[0])
     grown = np.array(growth)
     return len(grown) >= LEAST_SIZES and bool((grown > 0).mean() >= MOST_SIZES and grown.mean() > LEAST_GROWTH)
