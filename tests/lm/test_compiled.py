@@ -10,15 +10,21 @@ import pytest
 import torch
 
 from allometry import nn
+from allometry.config.run import RunConfig
+from allometry.config.task import TranslationConfig
 from allometry.data.corpus import Corpus
 from allometry.lm import checkpoint
 from allometry.lm.compiled import build as kernels
 from allometry.lm.compiled.adamw import CompiledAdamW
 from allometry.lm.compiled.step import Step
+from allometry.lm.compiled.whole_step import LEFT_OUT
 from allometry.lm.decoder import build
+from allometry.lm.training.gradients import Pieces
+from allometry.lm.training.member import Member
 from allometry.lm.training.training_step import advance
 from allometry.runs.hooks import Hooks, Interrupted
 from allometry.runs.study import Study
+from allometry.tasks.answers import PAIRS
 from helpers.builders import model_config, run_config
 from helpers.training import fresh, train
 
@@ -233,6 +239,29 @@ def test_its_optimizer_steps_as_pytorch_does(weight_decay):
             torch.testing.assert_close(states[0][key], states[1][key], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(("precision", "whole"), WAYS)
+def test_a_target_that_is_left_out_has_no_loss_and_no_gradient(precision, whole):
+    model = {"width": 64, "head_dim": 16, "hidden": 168, "layers": 3}
+    tokens, targets = batch(model, 3, 50)
+    targets[0], targets[1:, ::2] = LEFT_OUT, LEFT_OUT  # a whole row, and every other place
+    plain, fast = pair(model, precision, whole)
+    theirs = nn.functional.cross_entropy(plain(tokens).flatten(0, 1), targets.flatten())
+    theirs.backward()
+    if whole:
+        [ours] = fast.step.gradients([fast], tokens[None], targets[None], add=False)
+    else:
+        loss = fast.loss(tokens, targets)
+        loss.backward()
+        ours = loss.item()
+    tolerance = 1e-5 if precision == "fp32" else 0.03
+    assert ours * 150 / 50 == pytest.approx(theirs.item(), rel=tolerance)
+    for mine, other in zip(gradients(fast), gradients(plain), strict=True):
+        assert distance(mine, other) < tolerance
+    each = fast.token_losses(tokens, targets)
+    assert (each[targets == LEFT_OUT] == 0).all()
+    assert (each[targets != LEFT_OUT] > 0).all()
+
+
 # ---- training
 
 
@@ -252,6 +281,21 @@ def test_fifty_steps_are_those_of_the_layers(corpus):
         advance([member], [config], pieces, 50, note)
         losses.append(seen)
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_answers_to_texts_are_learned_and_scored_as_by_the_layers():
+    losses, scores = [], []
+    for compile in (False, True):
+        given = run_config({"vocab_size": 256, "context": 48}, tokens=50 * 384, batch_exponent=0.0, compile=compile)
+        config = RunConfig(model=given.model, task=TranslationConfig(source="", fingerprint=""), train=given.train)
+        member, seen = Member.fresh(config, PAIRS.stand_in(config), torch.device("cpu")), []
+        pieces = Pieces(member)
+        advance([member], [config], pieces, 30, lambda meter=member.meter, seen=seen: seen.append(meter.smooth))
+        losses.append(seen)
+        scores.append(member.task.evaluate(member.model)["loss"].value)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[0][-1] < losses[0][0] - 0.5
+    assert scores[1] == pytest.approx(scores[0], rel=1e-4)
 
 
 def test_an_interrupted_training_ends_where_an_undisturbed_one_does(corpus, tmp_path):

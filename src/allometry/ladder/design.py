@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..config.model import ModelConfig
+from ..config.model import DecoderConfig, ModelConfig
 from ..config.run import RunConfig
 from ..config.study import StudyConfig
 from ..config.task import TaskConfig, TextConfig
 from ..quantities import format_seconds
 from ..runs.cost import PROCESS_BYTES, memory_bytes
+from ..runs.machine import compiler
 from .expected_seconds import ladder_seconds, sweep_seconds, target_seconds
 from .recipe import Recipe
 from .shape import shape
@@ -122,6 +123,8 @@ def design_members(config: StudyConfig, task: TaskConfig, members: Mapping[int, 
     rate = config.lr if "lr" in config.model_fields_set else PLAIN_RATE if _plain(config) else config.lr
     recipe = Recipe(lr=rate, batch_tokens=config.batch_tokens)
     recipe = replace(recipe, warmup_tokens=min(recipe.warmup_tokens, min(config.tokens or ()) // 10))
+    plain = all(isinstance(model, DecoderConfig) and model.plain for model in members.values())
+    recipe = replace(recipe, compile=plain and compiler() is not None)
     recipe = replace(recipe, **config.training)
     return _grid(config, task, recipe, [members[width] for width in sorted(set(config.widths or ()))])
 

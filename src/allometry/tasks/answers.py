@@ -27,10 +27,11 @@ from ..quantities import Score
 from .contract import ALONE, Batch, OpenTask, Processes
 from .image_classes import cross_entropy_of, mean_of
 from .sample_order import SampleOrder, evaluating, turns
+from .text import ComputesLosses
 
 EVALUATED = 64  # rows at a time
 WRITTEN = 100  # held-out answers that the model writes by itself
-IGNORED = -100
+IGNORED = -100  # as PyTorch has it: such a target has no loss
 
 
 class PairsTask:
@@ -88,9 +89,11 @@ def losses_of(model: nn.Module, rows: np.ndarray, context: int, processes: Proce
     for number, counted in turns(-(-len(rows) // EVALUATED), processes):
         part = slice(number * EVALUATED, (number + 1) * EVALUATED)
         tokens, targets = (side.to(device) for side in rows_of(rows[part], context))
-        each = nn.functional.cross_entropy(
-            model(tokens).flatten(0, 1).float(), targets.flatten(), reduction="none", ignore_index=IGNORED
-        ).view(targets.shape)
+        if isinstance(model, ComputesLosses):
+            each = model.token_losses(tokens, targets)
+        else:
+            logits = model(tokens).flatten(0, 1).float()
+            each = nn.functional.cross_entropy(logits, targets.flatten(), reduction="none").view(targets.shape)
         if counted:
             of_samples[0, part] = each.double().sum(1)
             of_samples[1, part] = (targets != IGNORED).double().sum(1)

@@ -57,7 +57,8 @@ class Step:
     def gradients(self, models: Sequence[nn.Decoder], tokens: Tensor, targets: Tensor, add: bool = True) -> list[float]:
         """The gradients of each model's mean loss, of (models, batch, length), to its weights'; the losses.
 
-        Without autograd, and without copies: what it leaves as gradients are its own tensors, which its next call
+        A target of :data:`.whole_step.LEFT_OUT` has no gradient, and counts as zero in the mean. Without autograd, and
+        without copies: what it leaves as gradients are its own tensors, which its next call
         overwrites unless it adds to them. ``add``: to the gradients that the weights have; else in their place.
         ``models`` are of one shape; :attr:`whole` only.
         """

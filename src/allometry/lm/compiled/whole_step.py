@@ -19,6 +19,7 @@ from .build import decoder_functions
 
 _POINTER, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 PANEL = 64  # tokens; positions are padded up to it
+LEFT_OUT = -100  # a target without a loss, as PyTorch has it
 GROUPS = 8  # of a model's sequences, at most, as in cpp/decoder.h; each is one thread's
 
 Weighted = nn.Embedding | nn.Linear
@@ -105,7 +106,7 @@ class WholeStep:
             refuse(tokens, targets, self.models[0].classes)
 
     def mean_losses(self) -> list[float]:
-        """Of each model's batch."""
+        """Of each model's batch; what is left out counts as zero."""
         return self.losses.view(self.shape[0], -1).mean(1, dtype=torch.float64).tolist()
 
     def _decoder(self, model: nn.Decoder, per_row: float, places: Iterator[int]) -> _Decoder:
@@ -189,8 +190,10 @@ def check(tokens: Tensor, targets: Tensor) -> None:
 
 
 def refuse(tokens: Tensor, targets: Tensor, classes: int) -> None:
-    """Say which tokens are outside the table, if any are."""
-    for name, values in (("tokens", tokens), ("targets", targets)):
+    """Say which tokens are outside the table, if any are; a target that is left out is none."""
+    for name, values in (("tokens", tokens), ("targets", targets[targets != LEFT_OUT])):
+        if not len(values):
+            continue
         low, high = torch.aminmax(values)
         if low < 0 or high >= classes:
             raise IndexError(f"{name}: from {low.item()} to {high.item()}, but there are {classes} tokens")

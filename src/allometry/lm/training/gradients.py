@@ -8,13 +8,16 @@ from itertools import pairwise
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from ... import nn
 from ...errors import UserError
+from ...tasks.answers import PairsTask
 from ...tasks.contract import Task
 from ...tasks.text import TextTask
 from .. import device as devices
 from ..compiled.step import Step
+from ..compiled.whole_step import LEFT_OUT
 from ..decoder import LanguageModel
 from .member import Member
 from .stacked_models import Stack
@@ -50,31 +53,39 @@ class Pieces:
             else:
                 torch.manual_seed(seed)
         pieces = [(first + begin, end - begin) for begin, end in shares(rows, max(1, rows // self.limits.rows))]
-        if isinstance(self.member.task, TextTask) and (step := self._whole_step()) is not None:
-            return [self._by_whole_steps(self.member.task, step, pieces)]
+        if (step := self._whole_step()) is not None:
+            return [self._by_whole_steps(step, pieces)]
         return [backward_in_pieces(self.member.task, self.member.model, pieces, rows)]
 
     def _whole_step(self) -> Step | None:
         """The model's step by kernels, if the task's loss is the model's and a step is one call."""
         model = self.member.model
-        return model.whole_step if isinstance(model, LanguageModel) and isinstance(self.member.task, TextTask) else None
+        ours = isinstance(model, LanguageModel) and isinstance(self.member.task, TextTask | PairsTask)
+        return model.whole_step if ours else None
 
-    def _by_whole_steps(self, task: TextTask, step: Step, pieces: Sequence[tuple[int, int]]) -> float:
+    def _by_whole_steps(self, step: Step, pieces: Sequence[tuple[int, int]]) -> float:
         """The same without autograd."""
         rows, total, model = sum(count for _, count in pieces), 0.0, self.member.model
         assert isinstance(model, LanguageModel)
         for first, count in pieces:
-            tokens, targets = task.batch(first, count)
+            tokens, targets = self.member.task.batch(first, count)
             with nn.accumulation(rows / count):
                 [loss] = step.gradients([model], tokens[None], targets[None], add=not self.cleared)
             self.cleared = False
-            total += count / rows * loss
+            total += count / rows * loss * over_counted(self.member.task, targets)
         return total
 
     def clear(self) -> None:
         self.cleared = True
         if self._whole_step() is None:
             self.member.optimizer.zero_grad(set_to_none=True)
+
+
+def over_counted(task: Task, targets: Tensor) -> float:
+    """All positions over those that have a loss: the mean of the latter over that of all."""
+    if isinstance(task, TextTask):
+        return 1.0
+    return targets.numel() / max(1, int((targets != LEFT_OUT).sum()))
 
 
 class Stacked:

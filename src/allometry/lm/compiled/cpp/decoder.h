@@ -26,6 +26,8 @@ struct Decoder {
     float eps, loss, embedding_factor;
 };
 
+constexpr int64_t LEFT_OUT = -100;  // a target without a loss, as PyTorch has it
+
 struct Batch {
     int64_t models, sequences, length;
     const int64_t *tokens, *targets;
@@ -251,7 +253,8 @@ struct Sequence {
             }
     }
 
-    // The loss of each token in nats; for a training logits become (softmax - target)·factor.
+    // The loss of each token in nats; for a training logits become (softmax - target)·factor. A target that is left out
+    // has neither.
     void cross_entropy(float* logits, const int64_t* targets, float* losses, bool training) {
         const Clock clock(LOSS);
         const int64_t classes = model.classes;
@@ -261,18 +264,24 @@ struct Sequence {
             for (int64_t i = 1; i < classes; i++) top = larger(load(at + i * TOKENS), top);
             const int64_t count = std::min(WIDE, length - t);
             float chosen[WIDE] = {};
-            for (int64_t r = 0; r < count; r++) chosen[r] = at[targets[t + r] * TOKENS + r];
+            bool counts[WIDE] = {};
+            for (int64_t r = 0; r < count; r++) counts[r] = targets[t + r] != LEFT_OUT;
+            for (int64_t r = 0; r < count; r++)
+                if (counts[r]) chosen[r] = at[targets[t + r] * TOKENS + r];
             for (int64_t i = 0; i < classes; i++) {
                 const vec e = exp(load(at + i * TOKENS) - top);
                 total += e;
                 store(at + i * TOKENS, e);
             }
-            for (int64_t r = 0; r < count; r++) losses[t + r] = std::log(total[r]) + top[r] - chosen[r];
+            for (int64_t r = 0; r < count; r++)
+                losses[t + r] = counts[r] ? std::log(total[r]) + top[r] - chosen[r] : 0;
             if (!training) continue;
             vec scale = model.loss / total;
-            for (int64_t r = std::max<int64_t>(count, 0); r < WIDE; r++) scale[r] = 0;
+            for (int64_t r = 0; r < WIDE; r++)
+                if (!counts[r]) scale[r] = 0;
             for (int64_t i = 0; i < classes; i++) store(at + i * TOKENS, load(at + i * TOKENS) * scale);
-            for (int64_t r = 0; r < count; r++) at[targets[t + r] * TOKENS + r] -= model.loss;
+            for (int64_t r = 0; r < count; r++)
+                if (counts[r]) at[targets[t + r] * TOKENS + r] -= model.loss;
         }
     }
 };
@@ -390,9 +399,11 @@ void run(const Decoder* models, const Batch& batch, bool training, float* memory
     }
 }
 
-inline bool within(const int64_t* tokens, int64_t count, int64_t classes) {
+// Tokens of the table; or, of targets, what is left out.
+inline bool within(const int64_t* tokens, int64_t count, int64_t classes, bool targets) {
     bool all = true;
-    for (int64_t i = 0; i < count; i++) all &= uint64_t(tokens[i]) < uint64_t(classes);
+    for (int64_t i = 0; i < count; i++)
+        all &= uint64_t(tokens[i]) < uint64_t(classes) || (targets && tokens[i] == LEFT_OUT);
     return all;
 }
 

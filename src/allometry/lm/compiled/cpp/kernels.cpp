@@ -71,13 +71,18 @@ void gate_backward(const T* grad, T* x, int64_t rows, int64_t hidden, float fact
     }
 }
 
-// The loss of each row in nats; logits become (softmax - target)·factor.
+// The loss of each row in nats; logits become (softmax - target)·factor. A target that is left out has neither.
 template <typename T>
 void cross_entropy(T* logits, const int64_t* targets, float* losses, int64_t rows, int64_t classes, float factor,
                    int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r = 0; r < rows; r++) {
         T* row = logits + r * classes;
+        if (targets[r] == LEFT_OUT) {
+            losses[r] = 0;
+            along(classes, [&](int64_t i, int64_t n) { put(row + i, vec{}, n); });
+            continue;
+        }
         vec tops = all(-INFINITY), sums = {};
         along(classes, [&](int64_t i, int64_t n) { tops = larger(get(row + i, n, -INFINITY), tops); });
         const float top = largest(tops);
@@ -166,7 +171,7 @@ void adamw_run(const Moments* moments, const Rates* rates, int64_t count, double
 }
 int decoder_run(const Decoder* models, const Batch* batch, int paired, int training, float* memory, int threads) {
     const int64_t tokens = batch->models * batch->sequences * batch->length, classes = models->classes;
-    if (!within(batch->tokens, tokens, classes) || !within(batch->targets, tokens, classes)) return 1;
+    if (!within(batch->tokens, tokens, classes, false) || !within(batch->targets, tokens, classes, true)) return 1;
     const auto step = batch->length <= SHORT ? (paired ? run<1, Pairs> : run<1, Single>)
                                              : (paired ? run<4, Pairs> : run<4, Single>);
     step(models, *batch, training, memory, threads);
