@@ -140,7 +140,7 @@ class Ladder:
 
 
 PAIRS: dict[str, Any] = {"widths": (16, 24, 32), "sweep": False, "lr": 0.4, "batch_tokens": 1024}
-LENGTHS = (75_000, 150_000, 300_000, 600_000)
+LENGTHS = (100_000, 200_000, 400_000, 800_000)
 LADDERS = {
     "images": Ladder(
         "images",

@@ -60,8 +60,8 @@ class Pieces:
     def _whole_step(self) -> Step | None:
         """The model's step by kernels, if the task's loss is the model's and a step is one call."""
         model = self.member.model
-        ours = isinstance(model, LanguageModel) and isinstance(self.member.task, TextTask | PairsTask)
-        return model.whole_step if ours else None
+        by_model = isinstance(self.member.task, TextTask | PairsTask)
+        return model.whole_step if isinstance(model, LanguageModel) and by_model else None
 
     def _by_whole_steps(self, step: Step, pieces: Sequence[tuple[int, int]]) -> float:
         """The same without autograd."""
