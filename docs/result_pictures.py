@@ -113,11 +113,11 @@ def rows(studies: Sequence[dict], height: int) -> list[str]:
             f"<g><title>{escape(title(s))}</title>",
             f'<text class="small" x="{left - 10}" y="{at + 4:.1f}" text-anchor="end">{escape(label(s))}</text>',
             f'<path class="{bar}" d="M{x(s["low"] / s["predicted"]):.1f} {at}H{x(s["high"] / s["predicted"]):.1f}"/>',
-            f'<circle class="{dot}{" tuning" if s["group"] != "final" else ""}" '
+            f'<circle class="{dot}{" tuning" if s["group"] == "tuning" else ""}" '
             f'cx="{x(actual(s) / s["predicted"]):.1f}" cy="{at}" r="4"/></g>',
         ]
     legend = "bar: 90 % interval · dot: what came out"
-    if any(s["group"] != "final" for s in studies):
+    if any(s["group"] == "tuning" for s in studies):
         legend += " · pale: texts used for choices"
     if not all(s["inside"] for s in studies):
         legend += " · red: outside"
