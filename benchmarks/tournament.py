@@ -35,6 +35,7 @@ import numpy as np
 
 RESULTS = Path(__file__).parent / "results" / "tournament.jsonl"
 MOST_CHARACTERS = 24_000_000  # more than any run here reads, where a text has as many
+SUBWORDS = " BPE-4096"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ FINAL = (
 REPEATED = (
     *(Entry(text, 5) for text in ("german", "russian", "javascript")),
     Entry("shakespeare", 5, minutes=1.5),
-    *(Entry(text, 5) for text in ("stdlib BPE-4096", "perl", "headers")),
+    *(Entry(text, 5) for text in ("stdlib" + SUBWORDS, "perl", "headers")),
+    Entry("man" + SUBWORDS, 5),  # after subwords were no longer given the constants of bytes
 )
 GROUPS = {"tuning": TUNING, "final": FINAL, "repeated": REPEATED}
 
@@ -136,11 +138,12 @@ def source(entry: Entry, folder: Path) -> str:
     """What ``--data`` names: the standard library, a folder of its tokens, or the text, made once."""
     if entry.text == "stdlib":
         return "stdlib"
-    if entry.text == "stdlib BPE-4096":
+    if entry.text.endswith(SUBWORDS):
         from allometry.data.packing import prepare
         from allometry.data.sources import open_source
 
-        prepare(open_source("stdlib"), folder / entry.text, "bpe:4096")
+        text = source(replace(entry, text=entry.text.removesuffix(SUBWORDS)), folder)
+        prepare(open_source(text), folder / entry.text, "bpe:4096")
         return str(folder / entry.text)
     path = folder / f"{entry.text}.txt"
     if not path.exists():

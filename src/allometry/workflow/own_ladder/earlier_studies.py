@@ -9,6 +9,8 @@ still, by nothing to 4 % for each e-fold of passes. A text is predicted by what 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...laws import DriftPrior
 
 LAWS = ("skaling",)
@@ -17,11 +19,7 @@ LAWS = ("skaling",)
 EXPONENTS = {"alpha": (0.65, 0.035), "beta": (0.48, 0.028), "k": (0.55, 0.07)}
 FLOOR = (0.65, 0.1)
 DRIFT = DriftPrior(slope=0.0045, sd=0.0022, cuts=20.0, freedom=8.0, repeat_slope=0.012, repeat_sd=0.0125)
+SUBWORD_DRIFT = replace(DRIFT, slope=0.0, sd=0.02)
 LEAST_LENGTHS = 5  # as many lengths of runs, for what earlier studies showed to be of any use
 LEAST_TOKENS = 60_000  # shorter runs have hardly begun, and the law is that of the others
-
-
-def priors(bytes_per_token: float) -> dict[str, dict[str, tuple[float, float]]]:
-    """Law → constant → (mean, standard deviation), for tokens of so many bytes."""
-    mean, sd = FLOOR
-    return {name: EXPONENTS | {"E": (bytes_per_token * mean, bytes_per_token * sd)} for name in LAWS}
+PRIORS = {name: EXPONENTS | {"E": FLOOR} for name in LAWS}  # law → constant → (mean, standard deviation)

@@ -10,7 +10,7 @@ from ... import laws
 from ...ladder.noise import trunk_noise
 from ...runs.record import RunRecord
 from ...runs.study import Study
-from .earlier_studies import DRIFT, LAWS, LEAST_LENGTHS, LEAST_TOKENS, priors
+from .earlier_studies import DRIFT, LAWS, LEAST_LENGTHS, LEAST_TOKENS, PRIORS, SUBWORD_DRIFT
 
 
 def own_ladder(source: Path | str) -> list[RunRecord]:
@@ -33,7 +33,8 @@ def fit_ladder(records: Sequence[RunRecord]) -> tuple[laws.Forecast, laws.Observ
     """The forecast of a ladder of the built-in decoder, and its runs.
 
     It knows more than one of anybody's table: which runs share a trunk, the noise of a trunk, and, where the runs are
-    of plain decoders on text and as long as those of earlier studies, what came out of these (:mod:`.earlier_studies`).
+    of plain decoders on bytes of text and as long as those of earlier studies, what came out of these
+    (:mod:`.earlier_studies`).
 
     Raises:
         UserError: too few runs for a law.
@@ -47,5 +48,9 @@ def fit_ladder(records: Sequence[RunRecord]) -> tuple[laws.Forecast, laws.Observ
         return laws.forecast(observations), observations
     observations = observe(long)
     text = long[0].config.text
-    drift = DRIFT if text.train_tokens is None else replace(DRIFT, unique_tokens=float(text.train_tokens))
-    return laws.forecast(observations, LAWS, drift=drift, priors=priors(text.bytes_per_token)), observations
+    of_bytes = text.tokenizer == "bytes"
+    drift = DRIFT if of_bytes else SUBWORD_DRIFT
+    if text.train_tokens is not None:
+        drift = replace(drift, unique_tokens=float(text.train_tokens))
+    known = {"laws": LAWS, "priors": PRIORS} if of_bytes else {}
+    return laws.forecast(observations, drift=drift, **known), observations
