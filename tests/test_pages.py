@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from allometry.cli.app import app
+from helpers.chromium import Chromium
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
@@ -109,4 +110,15 @@ def test_the_site_builds_strictly(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "site" / "explanation" / "scoreboard.html").exists()
+    page = tmp_path / "site" / "explanation" / "scoreboard.html"
+    assert page.exists()
+    with Chromium() as browser:  # opened from the disk, without a network
+        browser.open(page)
+        browser.run("document.querySelector('label[for=__search]').click()")
+        browser.run("document.querySelector('input[data-md-component=search-query]').focus()")
+        browser.send("Input.insertText", text="drift")
+        answers = "document.querySelectorAll('.md-search-result__item').length"
+        until = "new Promise(done => { const ask = () => COUNT ? done(COUNT) : setTimeout(ask, 100); ask(); })"
+        assert browser.run(until.replace("COUNT", answers)) > 0
+        assert all(address.startswith("file:") for address in browser.requests())
+        assert browser.complaints() == []

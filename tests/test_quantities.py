@@ -76,3 +76,11 @@ def test_flops_are_scientific():
 def test_one_thing_is_singular():
     assert [plural(count, "run") for count in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
     assert [plural(count, "near copy", "near copies") for count in (1, 3)] == ["1 near copy", "3 near copies"]
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", 0.0), ("-1.5M", -1.5e6), ("-2", -2.0), ("0.25", 0.25)])
+def test_a_number_may_be_zero_or_below_where_it_is_signed(text, value):
+    assert parse_number(text, "x", signed=True) == value
+    for wrong in ("abc", "inf", "nan", ""):
+        with pytest.raises(UserError):
+            parse_number(wrong, "x", signed=True)

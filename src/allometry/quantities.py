@@ -36,11 +36,14 @@ class Score:
         return cls(*(math.nan if value[name] is None else float(value[name]) for name in ("value", "error")))
 
 
-def parse_number(text: str | float, name: str = "number") -> float:
+def parse_number(text: str | float, name: str = "number", *, signed: bool = False) -> float:
     """Read ``1e9``, ``1.5B``, ``200M``, ``10k``, ``3×10^9`` or ``2 billion`` as a positive finite float.
 
+    Args:
+        signed: also zero and numbers below it.
+
     Raises:
-        UserError: the text is not a number, or not above zero.
+        UserError: the text is not a number, or not above zero unless it is ``signed``.
     """
     # A comma is removed only between groups of three digits; elsewhere it may be a decimal comma.
     raw = without_groups(str(text).strip().lstrip("~≈").strip().replace("_", ""))
@@ -55,8 +58,8 @@ def parse_number(text: str | float, name: str = "number") -> float:
             value = float(written[1]) * 10.0 ** int(written[2] or 0) * _SUFFIXES[written[3]]
     except (ValueError, KeyError, OverflowError):
         raise UserError(f"{name}: {text!r} is not a number; write 1e9, 1.5B, 200M or 10k") from None
-    if not (math.isfinite(value) and value > 0):
-        raise UserError(f"{name}: {text!r} must be a finite number above zero")
+    if not math.isfinite(value) or (value <= 0 and not signed):
+        raise UserError(f"{name}: {text!r} must be a finite number{'' if signed else ' above zero'}")
     return value
 
 

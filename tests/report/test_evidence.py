@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 from allometry import laws
+from allometry.ladder.recipe import Recipe
+from allometry.ladder.shape import shape
+from allometry.report.page import render
 from allometry.report.pictures import evidence
 from allometry.report.study_contents import StudyContents
-from helpers.studies import cut
+from helpers.pages import Page
+from helpers.studies import cut, record
 
 
 def test_sweep_has_three_runs_an_arm_and_keeps_a_run_that_became_a_rung(study, contents, tmp_path):
@@ -59,3 +63,23 @@ def test_isoflop_of_a_law_without_an_optimum_continues_beyond_the_edge(study, co
     assert data.line.num_params[0] < edges[0] or data.line.num_params[-1] > edges[1]
     for _, (low, high) in data.within:
         assert edges[0] <= low <= data.optimum[0] <= high <= edges[1]
+
+
+def test_valleys_are_drawn_where_three_budgets_have_several_sizes(contents):
+    assert evidence.valleys(contents) is None
+    task, recipe = contents.records[0].config.task, Recipe(lr=0.4, batch_tokens=400, measured="10 runs")
+    configs = [
+        recipe.run(shape(width), task, round(flops / shape(width).flops_per_token), 0)
+        for flops in (1.5e11, 3e11, 6e11)
+        for width in (24, 32, 48, 64, 96, 128)
+    ]
+    runs = tuple(record(config, "ladder") for config in configs)
+    budgets = replace(contents, records=runs, curves={run.id: [] for run in runs})
+    data = evidence.valleys(budgets)
+    assert len(data.accepted) == 3
+    assert sum(len(one.labels) for one in data.budgets) == len(configs)
+    page = Page(render(budgets))
+    assert "Best sizes, budget by budget" in page.words["figcaption"]
+    assert "Best sizes, budget by budget" not in Page(render(contents)).words["figcaption"]
+    for config in configs:
+        assert f"{config.id}: " in page.words["title"]

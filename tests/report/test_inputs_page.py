@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from allometry import laws
+from allometry import laws, workflow
 from allometry.report import inputs_page as page_of
 from allometry.report import write_inputs_page
 from allometry.report.inputs_tables import formulas
@@ -181,3 +181,9 @@ def test_proportions_stay_one_whole(browser, shares):
 def test_nothing_is_wider_than_the_window(browser, path, width, scheme):
     browser.open(path, width, 900, scheme)
     assert browser.run("document.documentElement.scrollWidth") <= width
+
+
+def test_a_proportion_may_be_zero(shares):
+    forecast, _ = shares
+    (one,) = workflow.predict_inputs(forecast, {"share_0": "0.5", "share_1": "0.5", "share_2": "0"})
+    assert one.prediction.value == forecast.predict(share_0=0.5, share_1=0.5, share_2=0.0).value

@@ -14,7 +14,7 @@ import typer
 
 from ..errors import UserError
 from ..quantities import parse_number
-from .terminal.command import free_name, the_same_with
+from .terminal.command import EndsWith, free_name, the_same_with
 from .terminal.options import Json
 
 NOT_OK = 1
@@ -73,7 +73,7 @@ def audit(
         _write_page(html, result)
     answer_json(result.to_dict()) if json else answer(result)
     if not result.ok:
-        raise typer.Exit(NOT_OK)
+        raise EndsWith(NOT_OK, the_same_with())  # once what is said above is mended
     return _next(steps, widths, html, coord_check=coord_check)
 
 

@@ -194,8 +194,7 @@ def _next(source: Path, fitted: Any, output: Path | None) -> list[str] | None:
     place = str(source if own else output)
     first = fitted.parts[0].forecast if isinstance(fitted, laws.Forecasts) else fitted
     if isinstance(first, laws.InputForecast):
-        point = _last_run(first.runs)
-        return ["allometry", "predict", place, *point] if point else None
+        return ["allometry", "predict", place, *_last_run(first.runs)]
     if not {"num_params", "tokens"} <= set(first.range):
         return None
     if first is not fitted:
@@ -212,10 +211,8 @@ def _next(source: Path, fitted: Any, output: Path | None) -> list[str] | None:
 
 
 def _last_run(runs: Any) -> list[str]:
-    """Options of ``predict`` for the last run of a table; none where its cells cannot be written as options."""
-    if (runs.points[-1] <= 0).any():
-        return []
-    point = {name: f"{value:.6g}" for name, value in zip(runs.inputs, runs.points[-1], strict=True)}
+    """Options of ``predict`` for the last run of a table."""
+    point = {name: f"{value:.6g}".replace("e+", "e") for name, value in zip(runs.inputs, runs.points[-1], strict=True)}
     point |= runs.cells_of(runs.group[-1])
     return [part for name, value in point.items() for part in ("--at", f"{name}={value}")]
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
+from .terminal.command import the_same_with
 from .terminal.options import Json, Level, pairs
 
 FLAGS = {"num_params": "--params", "tokens": "--tokens", "batch_tokens": "--batch", "unique_tokens": "--unique"}
@@ -55,17 +56,38 @@ def predict(
     measured = {"metric": metric, "from_params": from_params, "from_tokens": from_tokens, "alpha": alpha, "beta": beta}
     if any(value is not None for value in measured.values()):
         _carry_over(source, point, measured, as_json=json)
+        return ["allometry", "quickstart", "--dry-run"]  # one measured model: a ladder tells more
     elif source is not None and (fitted := _of_inputs(source)) is not None:
         given = {name: value for name, value in options.items() if value is not None}
-        _by_inputs(fitted, given | pairs(at, "--at"), level, as_json=json)
+        given |= pairs(at, "--at")
+        _by_inputs(fitted, given, level, as_json=json)
+        return _with_twice(given)
     elif at:
         raise UserError("--at is for a law of any inputs: fit one with --target and --input, and write it with -o")
     elif source is None:
         raise UserError("give a fit.json or a study, or --metric with --from-params, --from-tokens, --alpha, --beta")
     else:
         _by_fit(source, point, level, as_json=json)
-        return ["allometry", "plan", str(source), "--tokens", tokens, "--dry-run"] if params and tokens else None
+        if tokens is not None:
+            return ["allometry", "plan", str(source), "--tokens", tokens, "--dry-run"]
+        return _with_twice({name: value for name, value in options.items() if value is not None})
     return None
+
+
+def _with_twice(given: dict[str, str]) -> list[str]:
+    """The same question with the first number beyond one twice as large, else at another level."""
+    from ..quantities import format_count, parse_number
+
+    for name, text in given.items():
+        try:
+            value = 2 * parse_number(text, name, signed=True)
+        except UserError:  # the cell of a group
+            continue
+        if value <= 2:  # a rate or a proportion, of which twice as much may be nonsense
+            continue
+        changed = {text: format_count(value), f"{name}={text}": f"{name}={value:.6g}".replace("e+", "e")}
+        return [changed.get(part, part) for part in the_same_with()]
+    return the_same_with("--level", "0.5")
 
 
 def _of_inputs(source: Path) -> Any:
@@ -92,7 +114,7 @@ def _by_inputs(fitted: Any, point: dict[str, str], level: float, *, as_json: boo
         value = one.prediction
         answer(f"{one.label} {value.value:.4f} [{value.low:.4f}, {value.high:.4f}] {100 * level:g} %")
     for text in dict.fromkeys(text for one in parts for text in one.notes):
-        note(f"note: {text}")
+        note(f"note: {text}", verbatim=True)
 
 
 def _by_fit(source: Path, point: dict[str, float], level: float, *, as_json: bool) -> None:

@@ -112,10 +112,15 @@ def _lines(value: dict[str, Any], prefix: str = "") -> str:
         if isinstance(inner, dict):
             lines.append(_lines(inner, f"{prefix}{key}."))
         elif isinstance(inner, list):
-            lines += [f"{prefix}{key}  {item}" for item in inner]
+            lines += [f"{prefix}{key}  {_in_words(item)}" for item in inner]
         else:
             lines.append(f"{prefix}{key}  {'–' if inner is None else inner}")
     return "\n".join(lines)
+
+
+def _in_words(item: Any) -> str:
+    """An entry of a list; names and values of an entry that has them."""
+    return ", ".join(f"{name} {value}" for name, value in item.items()) if isinstance(item, dict) else str(item)
 
 
 def _drop(study: Any, folders: list[Any], yes: bool, as_json: bool) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from ..quantities import plural
 
 LENGTH = 48  # characters of a shingle: about eight words
+LEAST_SHOWN = 0.001  # share of the held-out text that is worth a word
 NEAR = 0.5  # share of its shingles from which a document is a near copy
 LEAST = 8  # a document with fewer sampled shingles is too short to be judged
 MOST = 1 << 22  # sampled shingles of all held-out text, about
@@ -47,12 +48,13 @@ class NearDuplicates:
         if not self.judged:
             return "held-out documents are too short to look for near copies of them"
         documents = plural(self.judged, "held-out document")
-        if not self.share:
-            return f"none of {documents} has a near copy in the training text"
-        return (
-            f"{self.near} of {documents} {'has' if self.near == 1 else 'have'} a near copy in the training text "
-            f"({self.share:.1%} of the held-out text also occurs there)"
+        near = (
+            f"{self.near} of {documents} {'has' if self.near == 1 else 'have'}"
+            if self.near
+            else f"none of {documents} has"
         )
+        shared = f" ({self.share:.1%} of the held-out text also occurs there)" if self.share >= LEAST_SHOWN else ""
+        return f"{near} a near copy in the training text{shared}"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"shingle": LENGTH, "near_from": NEAR}

@@ -18,7 +18,8 @@ from .pictures import evidence, loss_curves
 from .question import study_question
 from .study_contents import StudyContents
 
-OF_ANY_LAW = ("calibration", "surface")  # pictures that a study shares with the page of any law
+# Pictures that a study shares with the page of any law → what they are called there.
+OF_ANY_LAW = {"calibration": "calibration", "surface": "surface", "valleys": "isoflop"}
 
 
 def write_report(study: Study, path: Path | None = None) -> Path:
@@ -72,6 +73,7 @@ def _pictures(contents: StudyContents) -> dict[str, Picture]:
         "loss_by_compute": loss_curves.loss_by_compute(contents) if contents.finished() or contents.predictor else None,
         "size_curves": loss_curves.size_curves(contents) if contents.finished("ladder") else None,
         "isoflop": evidence.isoflop(contents),
+        "valleys": evidence.valleys(contents),
         "backtest": evidence.backtest(contents) or None,
         "calibration": evidence.calibration(contents),
         "sweep": evidence.sweep(contents),
@@ -83,7 +85,7 @@ def _pictures(contents: StudyContents) -> dict[str, Picture]:
     pictures = {}
     for name, shown in data.items():
         if shown is not None:
-            draw = getattr(law_drawn if name in OF_ANY_LAW else study_drawn, name)
+            draw = getattr(law_drawn if name in OF_ANY_LAW else study_drawn, OF_ANY_LAW.get(name, name))
             pictures[name] = Picture(*captions[name], on_page(draw(shown), name, ". ".join(captions[name])))
     return pictures
 

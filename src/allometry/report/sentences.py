@@ -25,6 +25,11 @@ EVIDENCE = {
         "says. The width of the intervals was set by these same runs.",
     ),
 }
+VALLEYS = (
+    "Best sizes, budget by budget",
+    "The runs of each budget, the slice fitted to them and its minimum, dashed where the runs do not determine one; "
+    "and the best size against compute.",
+)
 
 
 def verdict(contents: StudyContents) -> str:
@@ -154,6 +159,7 @@ def captions(contents: StudyContents) -> dict[str, tuple[str, str]]:
             "the planned run is orange.",
         ),
         **EVIDENCE,
+        "valleys": VALLEYS,
         "isoflop": (
             "The choice of size",
             "Predicted loss along the plan's budget: thick all laws together, as the plan uses them; coloured each law "
@@ -171,11 +177,7 @@ def law_captions(level: str, thinned: bool) -> dict[str, tuple[str, str]]:
             f"Each dot is a run, its colour its size.{some} The line is the predicted loss if every budget is split "
             f"best between size and tokens; the band is its {level} interval.",
         ),
-        "isoflop": (
-            "Best sizes, budget by budget",
-            "The runs of each budget, the slice fitted to them and its minimum, dashed where the runs do not determine "
-            "one; and the best size against compute.",
-        ),
+        "isoflop": VALLEYS,
         "surface": (
             "What another learning rate and batch cost",
             "Contours of the loss above the lowest, from a surface fitted to all runs, at the size and tokens that "

@@ -61,6 +61,8 @@ def _in_words(values: dict[str, Any]) -> str:
 def _read(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8")
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder; give the text files in it, each with --text") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError:

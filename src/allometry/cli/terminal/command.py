@@ -30,6 +30,14 @@ _KINDS |= {list[str]: "TEXT", list[Path]: "PATH", list[int]: "COUNT"}
 _COMMON = {"quiet": Quiet, "verbose": Verbose}
 
 
+class EndsWith(typer.Exit):
+    """The end of a command with an exit status, and with the command to give next."""
+
+    def __init__(self, status: int, following: list[str]) -> None:
+        super().__init__(status)
+        self.following = following
+
+
 def with_common_options(function: Callable[..., list[str] | None]) -> Callable[..., None]:
     """The command with --quiet and --verbose, which ends with the next command that ``function`` returns.
 
@@ -54,12 +62,15 @@ def with_common_options(function: Callable[..., list[str] | None]) -> Callable[.
             note(_versions())
         try:
             following = function(*arguments, **options)
-        except typer.Exit:  # a dry run, whose cost was shown
-            if options.get("dry_run") and not options.get("json"):
-                note(f"next: {shlex.join(part for part in the_same_with() if part != '--dry-run')}")
+        except typer.Exit as end:
+            following = getattr(end, "following", None)
+            if options.get("dry_run"):  # its cost was shown
+                following = [part for part in the_same_with() if part != "--dry-run"]
+            if following and not options.get("json"):
+                note(f"next: {shlex.join(following)}", verbatim=True)
             raise
         if following and not options.get("json"):
-            note(f"next: {shlex.join(following)}")
+            note(f"next: {shlex.join(following)}", verbatim=True)
         if verbose:
             note(f"{time.monotonic() - begun:.1f} s")
 

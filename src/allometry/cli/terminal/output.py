@@ -75,9 +75,12 @@ def reset_volume() -> None:
     volume["command"] = ""
 
 
-def note(text: str) -> None:
-    """A line of progress or advice on standard error; brackets in it are text, not markup."""
-    notes.print(as_options(text), markup=False)
+def note(text: str, *, verbatim: bool = False) -> None:
+    """A line of progress or advice on standard error; brackets in it are text, not markup.
+
+    ``verbatim``: names of arguments in it are columns of the user's, or options already.
+    """
+    notes.print(text if verbatim else as_options(text), markup=False)
 
 
 def answer(text: Any) -> None:

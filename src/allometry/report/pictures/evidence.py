@@ -1,4 +1,4 @@
-"""The data of three pictures: the sweep behind the recipe, the backtest behind the laws, the slice behind the plan."""
+"""The data of pictures of a study: sweep, backtest, the slice at the plan's budget, the valleys of the budgets run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ... import laws
+from ...errors import UserError
 from ...quantities import format_count
 from ...runs.record import RunRecord
 from ..study_contents import StudyContents, fits_of, weights_of
@@ -17,6 +18,7 @@ from .points_and_lines import Array, PredictedLine, exact_flops_per_token, predi
 POINTS, SURFACE_POINTS = 192, 61
 DEVIATIONS = 1.6449  # of a 90 % interval
 FEWEST_SCORED, MOST_SCORES = 3, 6
+FEWEST_SIZES = 3  # of a valley
 ISOFLOP_RISE = 0.05  # the slice ends where the loss exceeds its lowest value by this fraction
 
 
@@ -223,6 +225,21 @@ def calibration(contents: StudyContents) -> Calibration | None:
     """How often the backtest's runs lay inside their intervals; None without a backtest of enough runs."""
     predictor = contents.predictor
     return backtest_calibration(predictor) if isinstance(predictor, laws.Forecast) else None
+
+
+def valleys(contents: StudyContents) -> laws.IsoFlop | None:
+    """The valleys of the budgets at which the ladder has several sizes; None unless three budgets have a minimum."""
+    rungs = contents.finished("ladder")
+    if len({contents.size(run) for run in rungs}) < FEWEST_SIZES:
+        return None
+    rows = [
+        {"label": r.id, "num_params": contents.size(r), "tokens": r.tokens, "flops": r.flops, "loss": r.loss}
+        for r in rungs
+    ]
+    try:
+        return laws.isoflop(laws.Observations.from_records(rows, contents.counted))
+    except UserError:
+        return None
 
 
 def isoflop(contents: StudyContents) -> BudgetSlice | None:

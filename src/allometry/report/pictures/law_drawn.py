@@ -85,7 +85,11 @@ def isoflop(data: laws.IsoFlop) -> Drawing:
     def draw(figure: Figure) -> None:
         left, right = panels(figure, 2, 1)
         for one, colour in zip(data.budgets, _colours([one.flops for one in data.budgets]), strict=True):
-            left.plot(one.run_params, one.run_loss, "o", color=colour, markersize=3.5, markeredgewidth=0)
+            (dots,) = left.plot(one.run_params, one.run_loss, "o", color=colour, markersize=3.5, markeredgewidth=0)
+            rows = zip(one.labels, one.run_params, one.run_loss, strict=True)
+            name_points(
+                left, dots, [f"{name}: {format_count(size)} parameters, loss {loss:.4f}" for name, size, loss in rows]
+            )
             refused = {"linestyle": (0, (2, 2))} if one.refused else {}
             left.plot(one.curve_params, one.curve_loss, color=colour, linewidth=1.0, **refused)
             if not one.refused:

@@ -132,6 +132,6 @@ def _predicted(
         notes = forecast.evidence(size, tokens).split("\n")
         return PredictedPart(label, forecast.predict(size, tokens, level=level), notes)
     groups = forecast.runs.group_columns
-    point = {name: str(value) if name in groups else parse_number(value, name) for name, value in at.items()}
+    point = {n: str(value) if n in groups else parse_number(value, n, signed=True) for n, value in at.items()}
     notes = forecast.evidence(**point).split("\n")
     return PredictedPart(label or forecast.runs.target, forecast.predict(level=level, **point), notes)
