@@ -179,9 +179,12 @@ def _draw_slice(axes: Axes, one: InputSlice) -> None:
     _limits(axes, seen)
     if _is_wide(seen):
         axes.set_yscale("log")
-    axes.set_xlim(one.at[0], one.at[-1])
     if one.by_logarithm:
+        axes.set_xlim(one.at[0], one.at[-1])
         log_x(axes, one.name, format_count)
+    else:
+        room = 0.02 * (one.at[-1] - one.at[0])  # or a run at zero would be cut through
+        axes.set_xlim(one.at[0] - room, one.at[-1] + room)
     axes.set_xlabel(one.name, parse_math=False)
     axes.set_ylabel(one.target, parse_math=False)
 

@@ -44,7 +44,10 @@ const formParts = (() => {
       }
       if (list.length <= most) return list;
     }
-    return [];
+    const [first, last] = [Math.ceil(Math.log10(low)), Math.floor(Math.log10(high))];
+    const step = Math.ceil((last - first + 1) / most), decades = []; // every second, third, … power of ten
+    for (let power = first; power <= last; power += step) decades.push(10 ** power);
+    return decades;
   }
 
   /** A new element of a picture. */
