@@ -29,7 +29,8 @@ def replace_file(path: Path, content: bytes, allowed: AbstractContextManager[Any
     if path == Path("-"):
         raise OSError(errno.EINVAL, "give a file; --json prints the answer on standard output", "-")
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "is no regular file and is left as it is; give another name", str(path))
+        kind = "is a folder" if path.is_dir() else "is no regular file and is left as it is"
+        raise OSError(errno.EINVAL, f"{kind}; give the name of a file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -163,17 +163,18 @@ def _write_page(source: Path, fitted: Any, html: Path, shared: dict[str, Any]) -
     """The page of a law that answers for other budgets or inputs, with the runs that it was fitted to."""
     from .. import laws
     from ..report import check_page, write_inputs_page, write_law_page
-    from .terminal.output import note
+    from .terminal.output import as_options, note
 
+    name = source.resolve().name
     if isinstance(fitted, laws.InputForecast | laws.Forecasts):
-        note(f"page written to {write_inputs_page(fitted, html, source.resolve().name)}")
+        note(f"page written to {write_inputs_page(fitted, html, name, as_options)}")
         return
     predictor = check_page(fitted)
     if isinstance(predictor, laws.Forecast):
         runs = predictor.runs
     else:
         runs = laws.Observations.read(source, **{name: shared[name] for name in ("columns", "where", "counted")})
-    note(f"page written to {write_law_page(predictor, runs, html, source.resolve().name)}")
+    note(f"page written to {write_law_page(predictor, runs, html, name, as_options)}")
 
 
 def _summary(fitted: Any, level: float | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +31,22 @@ OWN_FORMULA = (
 Fitted = laws.InputForecast | laws.Forecasts
 
 
-def write_inputs_page(fitted: Fitted, path: Path | str, source: str) -> Path:
+def write_inputs_page(fitted: Fitted, path: Path | str, source: str, wording: Callable[[str], str] = str) -> Path:
     """Write the page of laws of any inputs; the old file stays until the new one is complete.
 
     Args:
         fitted: what ``workflow.fit_inputs`` returns: one law, or several of one table.
         source: the name of the table, for people.
+        wording: of the notes; the command line names its options instead of arguments.
 
     Raises:
         OSError: the page cannot be written there.
     """
-    replace_file(Path(path), render_inputs(fitted, source).encode("utf-8"))
+    replace_file(Path(path), render_inputs(fitted, source, wording).encode("utf-8"))
     return Path(path)
 
 
-def render_inputs(fitted: Fitted, source: str) -> str:
+def render_inputs(fitted: Fitted, source: str, wording: Callable[[str], str] = str) -> str:
     """The page as text; where asking the law would make it too large, it only shows it."""
     parts = LawPart.each(fitted)
     shown = parts[:MOST_SHOWN]
@@ -53,7 +54,7 @@ def render_inputs(fitted: Fitted, source: str) -> str:
         "source": source,
         "targets": ", ".join(dict.fromkeys(part.runs.target for part in parts)),
         "verdicts": [_verdict(part) for part in shown],
-        "cautions": list(dict.fromkeys(note for part in parts for note in part.forecast.notes)),
+        "cautions": list(dict.fromkeys(wording(note) for part in parts for note in part.forecast.notes)),
         "parts": [_described(number, part) for number, part in enumerate(shown)],
         "pictures": _pictures(shown),
         "tables": _tables(shown),

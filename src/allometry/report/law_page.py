@@ -39,23 +39,26 @@ def check_page(predictor: object) -> Predictor:
     return predictor
 
 
-def write_law_page(predictor: Predictor, runs: laws.Observations, path: Path | str, source: str) -> Path:
+def write_law_page(
+    predictor: Predictor, runs: laws.Observations, path: Path | str, source: str, wording: Callable[[str], str] = str
+) -> Path:
     """Write the page of a law and of the runs that it was fitted to; the old file stays until the new one is complete.
 
     Args:
         predictor: a fit or forecast for which ``check_page`` passes.
         runs: these runs.
         source: the name of the table, for people.
+        wording: of the notes; the command line names its options instead of arguments.
 
     Raises:
         UserError: a law of other inputs than size and tokens.
         OSError: the page cannot be written there.
     """
-    replace_file(Path(path), render_law(check_page(predictor), runs, source).encode("utf-8"))
+    replace_file(Path(path), render_law(check_page(predictor), runs, source, wording).encode("utf-8"))
     return Path(path)
 
 
-def render_law(predictor: Predictor, runs: laws.Observations, source: str) -> str:
+def render_law(predictor: Predictor, runs: laws.Observations, source: str, wording: Callable[[str], str] = str) -> str:
     """The page as text."""
     return rendered(
         "law.html.j2",
@@ -65,7 +68,7 @@ def render_law(predictor: Predictor, runs: laws.Observations, source: str) -> st
         unit="",
         source=source,
         verdict=_verdict(predictor, runs),
-        cautions=predictor.notes,
+        cautions=[wording(note) for note in predictor.notes],
         pictures=_pictures(predictor, runs),
         tables={
             "laws": law_tables.law_weights(predictor),

@@ -198,7 +198,8 @@ def backtest(data: Sequence[LawErrors]) -> Drawing:
         factors = np.concatenate([law.factor for law in data])
         cells[0].set_xlim(min(1.0, factors.min()) / 1.1, factors.max() * 1.2)
         ticks = [x for x in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if x <= factors.max() * 1.2]
-        cells[0].xaxis.set_major_locator(FixedLocator(ticks[:: max(1, len(ticks) // 4)]))
+        most = 3 if len(data) > 3 and not is_slim(figure) else 4  # that stand beside each other in a panel
+        cells[0].xaxis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // most)]))
         cells[0].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
         cells[0].xaxis.set_minor_locator(NullLocator())
         cells[0].set_ylabel("predicted against actual (%)")
