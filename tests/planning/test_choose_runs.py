@@ -6,8 +6,7 @@ import pytest
 from allometry import planning
 from allometry.errors import UserError
 from allometry.planning.experiments import choose_runs as module
-from allometry.planning.experiments.greedy_choice import best_choice, spend
-from allometry.planning.experiments.input_process import InputProcess, ProcessScales, standardised
+from allometry.planning.experiments.input_process import ProcessScales, standardised, telling
 
 N, D = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e6, 1e9, 8), np.geomspace(1e8, 1e11, 8)))
 COST = 6 * N * D
@@ -74,31 +73,39 @@ def test_an_input_that_does_not_matter_is_learnt(unfitted):
     assert learnt.relevance[0] > 3 * learnt.relevance[1]
 
 
-def test_the_process_is_that_of_the_normal_equations():
-    """Variances after rows, one by one, against the inverse of their covariance."""
+def test_what_a_run_tells_is_what_it_takes_from_the_variance_of_the_targets():
+    """Against the normal equations with and without the run."""
     generator = np.random.default_rng(2)
     points, at = generator.standard_normal((12, 2)), generator.standard_normal((3, 2))
     group, at_group = np.arange(12) % 2, np.array([0, 1, 0])
-    scales, rows = ProcessScales(), [3, 7, 1, 10]
-    process = InputProcess.of(scales, points, group, at, at_group, np.ones(12), rows)
-    inner = scales.covariance(points[rows], points[rows], group[rows], group[rows]) + scales.noise**2 * np.eye(4)
-    cross = scales.covariance(points[rows], at, group[rows], at_group)
-    own = scales.covariance(at, at, at_group, at_group).diagonal()
-    left = own - np.einsum("ij,ij->j", cross, np.linalg.solve(inner, cross))
-    assert process.spread() == pytest.approx(np.sqrt(left.mean()), rel=1e-8)
-    for index in (0, 5):
-        assert process.spread_after()[index] == pytest.approx(process.after(index).spread(), rel=1e-8)
+    scales, known = ProcessScales(), [3, 7, 1, 10]
+
+    def variance(rows):
+        inner = scales.covariance(points[rows], points[rows], group[rows], group[rows])
+        cross = scales.covariance(points[rows], at, group[rows], at_group)
+        own = scales.covariance(at, at, at_group, at_group).diagonal()
+        solved = np.linalg.solve(inner + scales.noise**2 * np.eye(len(rows)), cross)
+        return (own - np.einsum("ij,ij->j", cross, solved)).mean()
+
+    told = telling(scales, points, group, at, at_group, known)
+    for index in (0, 5, 11):
+        assert told[index] ** 2 == pytest.approx(variance(known) - variance([*known, index]), rel=1e-6)
 
 
-def test_the_choice_is_as_good_as_any_single_strategy():
-    points, at = standardised(np.stack([N, D], axis=1)[~FAR], np.stack([N, D], axis=1)[FAR])
-    zero = np.zeros(len(points), int)
-    process = InputProcess.of(ProcessScales(), points, zero, at, np.zeros(len(at), int), PRICE)
-    best = best_choice(process, 0.1 * PRICE.sum(), 100)
-    for power in (1.0, 0.5, 0.0):
-        assert best[-1].after <= spend(process, 0.1 * PRICE.sum(), 100, power)[-1].after
-    few = best_choice(process, 0.1 * PRICE.sum(), 100, enough=20)
-    assert len(few) >= 20
+def test_the_process_expects_what_it_was_shown():
+    generator = np.random.default_rng(3)
+    points, group = generator.standard_normal((30, 2)), np.zeros(30, int)
+    values = 2 + points @ [0.5, -0.3] + 0.1 * points[:, 0] ** 2
+    expected = ProcessScales(noise=0.001).expected(points[:25], group[:25], values[:25], points, group)
+    assert expected[:25] == pytest.approx(values[:25], abs=1e-3)
+    assert expected[25:] == pytest.approx(values[25:], abs=0.05)
+
+
+def test_candidates_of_other_groups_than_the_targets_are_wanted_less(unfitted):
+    labels = ["a", "b"] * (len(PRICE) // 2) + ["a"] * (len(PRICE) % 2)
+    chosen = choose(candidates=CANDIDATES | {"kind": labels}, at=AT | {"kind": ["a"] * int(FAR.sum())}, group="kind")
+    own = [labels[row] for row in chosen.order]
+    assert own.count("a") > own.count("b") > 0
 
 
 def test_a_run_without_a_loss_is_paid_for_and_left_out(unfitted):

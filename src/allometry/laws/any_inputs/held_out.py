@@ -19,6 +19,8 @@ SHARES = (0.15, 0.3)
 # At the end of an input between these shares of the runs are held out.
 LEAST_SHARE, MOST_SHARE = 0.06, 0.34
 FOLDS = 5
+# How often a split is repeated farther from the end, and how many runs and which share of them it must leave to fit.
+DEEPER, LEAST_DEEP, DEEP_SHARE = 2, 10, 0.35
 LEAST_FITTED = 4
 
 
@@ -31,11 +33,18 @@ LEAST_LIKENESS = 0.15
 
 
 class HeldOut(NamedTuple):
-    """A split: what is held out, in words; the input at whose end it is, or COST or INSIDE; which runs (boolean)."""
+    """A split: what is held out, in words; the input at whose end it is, or COST or INSIDE; which runs are held out and
+    which are fitted (boolean)."""
 
     name: str
     along: int
     held: Array
+    fitted: Array
+
+    @classmethod
+    def of(cls, name: str, along: int, held: Array) -> HeldOut:
+        """The split that fits all the other runs."""
+        return cls(name, along, held, ~held)
 
 
 def cost_of(runs: Measurements) -> Array:
@@ -74,15 +83,36 @@ def splits(runs: Measurements) -> list[HeldOut]:
         return _folds(runs)
     cost = cost_of(runs)
     if np.ptp(cost) > 0:
-        chosen += [HeldOut(f"most expensive {share:.0%}", COST, _top(cost, share)) for share in SHARES]
+        chosen += [HeldOut.of(f"most expensive {share:.0%}", COST, _top(cost, share)) for share in SHARES]
     for place, (name, values) in enumerate(zip(runs.inputs, runs.points.T, strict=True)):
         held = _far_end(values)
         if held is not None:
-            chosen.append(HeldOut(f"largest {name}", place, held))
+            chosen.append(HeldOut.of(f"largest {name}", place, held))
     chosen += [fold._replace(name="every fifth point") for fold in _folds(runs)[:1]]
     distinct = {split.held.tobytes(): split for split in reversed(chosen)}
     kept = [split for split in reversed(distinct.values()) if _fit_for(runs, split.held)]
     return kept or _folds(runs)
+
+
+def deeper_splits(runs: Measurements, base: list[HeldOut]) -> list[HeldOut]:
+    """Splits farther from the end of the cost and of each input than those of ``base``, with what lies beyond left out.
+
+    The runs of one split are off together, so that it is hardly more than one draw of how far a prediction goes astray.
+    """
+    found = []
+    for split in {split.along: split for split in base if split.along != INSIDE}.values():
+        last = split
+        for _ in range(DEEPER):
+            rows = np.flatnonzero(last.fitted)
+            inner = runs.where(rows)
+            step = next((one for one in splits(inner)[::-1] if one.along == split.along), None)
+            if step is None or step.fitted.sum() < max(LEAST_DEEP, DEEP_SHARE * len(runs)):
+                break
+            held, fitted = np.zeros(len(runs), bool), np.zeros(len(runs), bool)
+            held[rows[step.held]], fitted[rows[step.fitted]] = True, True
+            last = HeldOut(split.name, split.along, held, fitted)
+            found.append(last)
+    return found
 
 
 def _fit_for(runs: Measurements, held: Array) -> bool:
@@ -120,7 +150,8 @@ def _folds(runs: Measurements) -> list[HeldOut]:
     _, place = np.unique(runs.points, axis=0, return_inverse=True)
     place = place.ravel()
     shuffled = np.random.default_rng(0).permutation(place.max() + 1)[place]
-    folds = [HeldOut(f"fold {number + 1} of {FOLDS}", INSIDE, shuffled % FOLDS == number) for number in range(FOLDS)]
+    held = [shuffled % FOLDS == number for number in range(FOLDS)]
+    folds = [HeldOut.of(f"fold {number + 1} of {FOLDS}", INSIDE, rows) for number, rows in enumerate(held)]
     return [fold for fold in folds if fold.held.any() and (~fold.held).sum() >= LEAST_FITTED]
 
 

@@ -28,9 +28,9 @@ from .composing.formula_form import named_forms
 from .fitted_form import FittedForm
 from .formula_text import formula_text
 from .frontier import cost_weights, has_frontier, relevance
-from .held_out import WHOLLY, beyond, size_and_tokens, splits
+from .held_out import WHOLLY, HeldOut, beyond, deeper_splits, size_and_tokens, splits
 from .leftovers import Basis, Metric, Places, choose_metric
-from .mixing import Record, inflations
+from .mixing import Record, inflations, shown_errors
 from .padded import middle_of
 from .projection import AnyForm
 from .sizes_and_tokens import sizes_forecast
@@ -62,6 +62,7 @@ class InputForecast:
         logarithmic: whether forms are mixed on the scale of the target's logarithm.
         least: the least value that a form may predict there.
         inflation: what the uncertain part of the interval is multiplied by, as each split showed, (splits,).
+        shown: root mean square of the errors along what each split lies along, of deeper splits too, (splits,).
         notes: what was left out, and what would help.
         sizes: the forecast of the named laws, which then predicts: for parameters and tokens alone, or where their
             laws predict better than the mixture does with further inputs.
@@ -75,6 +76,7 @@ class InputForecast:
     logarithmic: bool
     least: float
     inflation: Array
+    shown: Array
     notes: tuple[str, ...] = ()
     sizes: Forecast | None = None
     kind: str = field(default="input_forecast", init=False)
@@ -211,10 +213,10 @@ class InputForecast:
     def _shown(self, points: Array) -> Array:
         """The errors of the backtest, by the points' likeness to its splits; where they exceed what is stated, the
         interval goes most of the way to them, since a process that knows its runs too well states too little."""
-        if not self.errors:
+        if not len(self.shown):
             return np.zeros(len(points))
         kinds = self.record.likeness(self.runs, points)
-        logged = np.log(np.maximum(list(self.errors.values()), 1e-300))
+        logged = np.log(np.maximum(self.shown, 1e-300))
         return np.exp(kinds @ logged / kinds.sum(axis=1))
 
     def _inflation(self, points: Array) -> Array:
@@ -292,6 +294,7 @@ class InputForecast:
             "logarithmic": self.logarithmic,
             "least": self.least if np.isfinite(self.least) else None,
             "inflation": self.inflation.tolist(),
+            "shown": self.shown.tolist(),
             "notes": list(self.notes),
             "runs": self.runs.to_json(),
             "sizes": None if self.sizes is None else self.sizes.to_json(),
@@ -314,6 +317,7 @@ class InputForecast:
             bool(data["logarithmic"]),
             -np.inf if data["least"] is None else float(data["least"]),
             np.array(data["inflation"], float),
+            np.array(data["shown"], float),
             tuple(data["notes"]),
             None if data["sizes"] is None else Forecast.from_json(data["sizes"]),
         )
@@ -351,7 +355,8 @@ def forecast_inputs(runs: Measurements, seed: int = 0, forms: Sequence[AnyForm] 
     places = Places.of(thin).at(thin.points)
     nearest = next((one for one in ranked if one.frontier), ranked[0])
     metric = choose_metric(places, thin.group, left_of(nearest, thin, common))
-    trials = backtest_forms(ranked, thin, middle, common, metric, seed)
+    base = splits(thin)
+    trials = backtest_forms(ranked, base, thin, middle, common, metric, seed)
     record = Record.of(trials, ranked)
     if not record.names:
         notes.append("too few runs for a backtest: plain forms share the weight")
@@ -360,13 +365,17 @@ def forecast_inputs(runs: Measurements, seed: int = 0, forms: Sequence[AnyForm] 
         kept = record.best()
     record = record.where(kept)
     mixed = record.mixed([trials[number] for number in kept]) if record.names else []
+    deep = deeper_splits(thin, base) if mixed else []
+    more = backtest_forms([ranked[number] for number in kept], deep, thin, middle, common, metric, seed)
+    evidence = [*mixed, *(record.mixed(more) if deep else [])]
     final = thinned(runs, MOST_FITTED, seed)
     fits = tuple(
         one if final is thin else fit_to(one.form, final, middle, common, one.theta[:1], one.own, one.frontier)
         for one in (ranked[number] for number in kept)
     )
     errors = {one.split.name: one.rms for one in mixed}
-    settings = (common.logarithmic, common.least, inflations(mixed))
+    shown = shown_errors(record.along, evidence)
+    settings = (common.logarithmic, common.least, inflations(record.along, evidence), shown)
     sizes = sizes_forecast(thin, mixed, common) if composed else None
     return InputForecast(runs, fits, record, errors, metric, *settings, tuple(notes), sizes)
 
@@ -379,16 +388,22 @@ def thinned(runs: Measurements, most: int, seed: int) -> Measurements:
 
 
 def backtest_forms(
-    fitted: Sequence[FittedForm], runs: Measurements, middle: Array, common: CommonScale, metric: Metric, seed: int
+    fitted: Sequence[FittedForm],
+    chosen: Sequence[HeldOut],
+    runs: Measurements,
+    middle: Array,
+    common: CommonScale,
+    metric: Metric,
+    seed: int,
 ) -> list[list[Trial]]:
     """What each form predicts for what each split holds out."""
     places = Places.of(runs).at(runs.points)
     drift = DRIFT * float(common.forward(runs.values).std())
     trials: list[list[Trial]] = [[] for _ in fitted]
     counts = relevance(runs)
-    for split in splits(runs):
-        kept, held = runs.where(~split.held), runs.where(split.held)
-        basis = Basis.of(places[~split.held], kept.group, metric)
+    for split in chosen:
+        kept, held = runs.where(split.fitted), runs.where(split.held)
+        basis = Basis.of(places[split.fitted], kept.group, metric)
         crossing = basis.crossing(places[split.held], held.group)
         far = drift * beyond(kept, held.points)
         for full, rows in zip(fitted, trials, strict=True):
@@ -407,7 +422,8 @@ def _shortlist(fitted: Sequence[FittedForm], runs: Measurements, common: CommonS
         left = common.forward(runs.values) - common.moments(one, runs.points, runs.group)[0]
         taken = one.theta.shape[1] + one.form.num_linear * (1 + 0.5 * (groups - 1))
         plain = one.form.name in PLAIN
-        if plain or one.form.num_constants + 1 < count / groups:
+        # Groups share what they have in common: each adds hardly more than a constant of its own.
+        if plain or one.form.num_constants + groups < count:
             squares = np.log(float((weights * left**2).mean()) + 1e-300)
             criterion[id(one)] = (count * squares + np.log(count) * taken, plain, one)
     ranked = sorted(criterion.values(), key=lambda entry: entry[0])

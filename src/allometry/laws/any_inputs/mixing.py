@@ -92,8 +92,8 @@ class Record:
     def mixed(self, trials: Sequence[Sequence[Trial]]) -> list[Trial]:
         """The trials of the mixture, each split weighed as a point of its kind."""
         rows = []
-        for number, parts in enumerate(zip(*trials, strict=True)):
-            kind = np.where(self.along == self.along[number], 1.0, 0.15)
+        for parts in zip(*trials, strict=True):
+            kind = np.where(self.along == parts[0].split.along, 1.0, 0.15)
             shares = self.weights(kind)
             errors = np.stack([part.error for part in parts])
             centre = shares @ errors
@@ -113,19 +113,29 @@ class Record:
         return cls(tuple(data["names"]), np.array(data["along"], int), forms)
 
 
-def inflations(mixed: Sequence[Trial]) -> Array:
-    """For each split, what the uncertain part is multiplied by so that errors there are as large as was said.
+def inflations(along: Array, trials: Sequence[Trial]) -> Array:
+    """For each split, what the uncertain part is multiplied by so that errors along its line are as large as was said.
 
-    What all splits say together is what is expected of each.
+    What all trials say together is what is expected of each line.
+
+    Args:
+        along: what each split lies along, (splits,).
+        trials: of the mixture, on these splits and on deeper ones.
     """
-    if not mixed:
+    if not trials:
         return np.empty(0)
     factors = np.geomspace(0.25, 10, 60)
-    each = np.stack([_evidence(one, factors) for one in mixed])
-    together = -0.5 * (np.log(factors) / WIDE) ** 2 + each.sum(axis=0)
+    each = {line: sum(_evidence(one, factors) for one in trials if one.split.along == line) for line in along.tolist()}
+    together = -0.5 * (np.log(factors) / WIDE) ** 2 + sum(each.values())
     common = _mean(together, np.log(factors))
     own = -0.5 * ((np.log(factors) - common) / NARROW) ** 2
-    return np.exp([_mean(own + 2 * one, np.log(factors)) for one in each])
+    return np.exp([_mean(own + 2 * each[line], np.log(factors)) for line in along.tolist()])
+
+
+def shown_errors(along: Array, trials: Sequence[Trial]) -> Array:
+    """For each split the root mean square of the errors of all trials along its line, (splits,)."""
+    squares = {line: [one.rms**2 for one in trials if one.split.along == line] for line in along.tolist()}
+    return np.array([np.sqrt(np.mean(squares[line])) for line in along.tolist()])
 
 
 def _evidence(one: Trial, factors: Array) -> Array:

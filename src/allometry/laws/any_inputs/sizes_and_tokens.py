@@ -18,6 +18,8 @@ from .held_out import size_and_tokens, splits
 Array = np.ndarray
 # By how much, as a logarithm, laws that do not read all inputs must predict better to be preferred.
 MARGIN = 0.2
+# Where only the centre of a forecast is asked for.
+FEW_DRAWS = 4
 
 
 def sizes_forecast(runs: Measurements, mixed: Sequence[Trial], scale: CommonScale) -> Forecast | None:
@@ -46,7 +48,7 @@ def _better(runs: Measurements, places: list[int], mixed: Sequence[Trial], scale
         return False
     for split, trial in pairs:
         kept, held = runs.where(~split.held), runs.where(split.held)
-        predicted = forecast_sizes(_observations(kept, places)).predict(*held.points[:, places].T)
+        predicted = forecast_sizes(_observations(kept, places), draws=FEW_DRAWS).predict(*held.points[:, places].T)
         errors = scale.forward(np.asarray(predicted.value)) - scale.forward(held.values)
         off = float(np.sqrt(np.average(errors**2, weights=counts[split.held])))
         margins.append(_margin(trial.rms, off))

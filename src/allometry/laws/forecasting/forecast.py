@@ -319,6 +319,7 @@ def forecast(
     seed: int = 0,
     drift: DriftPrior = PUBLIC_TABLES,
     priors: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
+    draws: int = DRAWS,
 ) -> Forecast:
     """Fit several laws, test each on the table itself, and weight them for prediction.
 
@@ -330,6 +331,7 @@ def forecast(
         seed: of the refits behind the intervals.
         drift: how far predictions drift with distance: what public tables show, or earlier studies of like models.
         priors: law → constant → (mean, standard deviation), from earlier studies of like models.
+        draws: refits behind the intervals; the centre does not depend on them.
 
     Raises:
         UserError: a design that supports no law (one size, one ratio, too few runs), an unknown law, a law that reads
@@ -349,7 +351,7 @@ def forecast(
     ordered = by_compute(observations)
     weights = prediction_weights(observations)
     # Squares are the efficient objective once the runs have weights; the forecast's residuals take care of odd runs.
-    options = {"objective": "log_squares", "weights": weights, "bootstrap": DRAWS, "seed": seed}
+    options = {"objective": "log_squares", "weights": weights, "bootstrap": draws, "seed": seed}
     fits = {form.name: fit(form, observations, **options, priors=(priors or {}).get(form.name)) for form in usable}
     rolled = origins(usable, ordered, fits=fits)
     rows = law_rows(rolled)

@@ -1,11 +1,12 @@
-"""Which of many possible runs to make, one batch after another, so that a forecast of any inputs becomes best at a
-target.
+"""Which of many possible runs to make, batch by batch, so that a forecast of any inputs becomes best at a target.
 
 >>> chosen = planning.choose_runs(candidates, measure, inputs=["N", "D"], cost=flops, at=targets, budget=1e20)
 >>> chosen.forecast.predict(targets)
 
-Nothing is known at first, and cheap runs are many: the first batch is the cheapest, which show the form and the noise.
-Then what was measured says how much each input matters, and the next batch goes where it tells most about the target.
+A law is found by comparing forms, which takes runs of every price, and many. So the budget is spent evenly
+(``balanced_sample``): the dearer, the fewer, and no two alike. After each batch a process over the inputs
+(``input_process``) says of each candidate how much it would tell about the target, and how far above the best loss of
+its price it will lie; the next batch takes those the rather that tell much and lie near.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from ...laws.tables.measurements import Measurements
 from ...laws.tables.raw_table import RawTable
 from ...laws.tables.readers import read_table
 from ...quantities import plural, require_positive
-from .greedy_choice import best_choice
-from .input_process import InputProcess, ProcessScales, standardised
+from .balanced_sample import spend_evenly
+from .input_process import ProcessScales, standardised, telling
 
 Array = np.ndarray
 Measure = Callable[[Array], Any]
 TARGET = "measured"
-# The share of the budget for the cheapest runs, and how many of them at most; then the shares of the budget after which
-# the process is learnt again.
-CHEAP_SHARE, MOST_CHEAP = 0.25, 150
-STAGES = (0.5, 1.0)
+# What is spent after each batch, as shares of the budget; nothing is known at the first.
+STAGES = (0.25, 0.6, 1.0)
 MOST_RUNS, MOST_TARGETS = 300, 200
 LEAST_RUNS = 3
-# With fewer, the forecast cannot tell one form from another, whatever the process believes to know.
-ENOUGH_RUNS = 80
+# How far groups lie apart, in standard deviations of an input.
+GROUPS_APART = 3.0
+# A run that is expected to lie 10 % above the best of its price counts e^(−6·0.1), but no less than this.
+NEARNESS, LEAST_WEIGHT = 6.0, 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,19 +121,10 @@ def choose_runs(
         picked = np.sort(np.random.default_rng(seed).permutation(len(goals))[:MOST_TARGETS])
         goals, target = goals[picked], target.where(picked)
     groups, at_groups = _codes(table.labels, target.labels)
-    order = _cheapest(price, CHEAP_SHARE * budget)
-    losses = _measured(measure, np.array(order, int)) if order else np.empty(0)
-    scales, spent = ProcessScales(), float(price[order].sum())
-    for share in STAGES:
-        scales = _learnt(scales, points, groups, np.array(order, int), losses)
-        process = InputProcess.of(scales, points, groups, goals, at_groups, price, order)
-        left, enough = share * budget - spent, round(share * ENOUGH_RUNS) - len(order)
-        batch = [each.index for each in best_choice(process, left, MOST_RUNS - len(order), enough=max(enough, 1))]
-        if not batch:
-            continue
-        losses = np.concatenate([losses, _measured(measure, np.array(batch))])
-        order += batch
-        spent += float(price[batch].sum())
+    wanted = lambda rows, losses: _weights(points, groups, goals, at_groups, price, rows, losses)
+    places = np.concatenate([points, GROUPS_APART * np.eye(groups.max() + 1)[groups]], axis=1)
+    order, losses = _spent(price, places, budget, measure, wanted, seed)
+    spent = float(price[order].sum())
     rows = np.array(order, int)
     known = np.isfinite(losses)
     notes = (
@@ -145,6 +137,28 @@ def choose_runs(
     )
     assert isinstance(runs, Measurements)
     return ChosenRuns(rows, losses, spent, float(budget), forecast(runs, seed=seed), tuple(notes))
+
+
+def _spent(
+    price: Array, places: Array, budget: float, measure: Measure, wanted: Callable[[list[int], Array], Array], seed: int
+) -> tuple[list[int], Array]:
+    """The rows measured, batch by batch, and their losses; ``wanted`` weighs the candidates by what is known."""
+    generator = np.random.default_rng(seed)
+    first = np.argsort(price, kind="stable")[:LEAST_RUNS]  # whatever the sample takes, there are enough for a law
+    order, losses, weight = [], np.empty(0), np.ones(len(price))
+    for share in STAGES:
+        left = share * budget - float(price[order].sum() + price[first].sum())
+        rest = np.setdiff1d(np.arange(len(price)), [*order, *first])
+        most = round(share * MOST_RUNS) - len(order) - len(first)
+        batch = np.concatenate(
+            [first, rest[spend_evenly(price[rest], weight[rest], places[rest], left, most, generator)]]
+        )
+        if len(batch):
+            losses = np.concatenate([losses, _measured(measure, batch)])
+            order += batch.tolist()
+            weight = wanted(order, losses)
+        first = first[:0]
+    return order, losses
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,22 +228,31 @@ def _codes(labels: Array, at_labels: Array) -> tuple[Array, Array]:
     return codes[: len(labels)], codes[len(labels) :]
 
 
-def _cheapest(price: Array, budget: float) -> list[int]:
-    """The cheapest candidates that a budget pays for together; of very many some, evenly over their prices."""
-    order = np.argsort(price, kind="stable")
-    paid = order[: int(np.searchsorted(np.cumsum(price[order]), budget, side="right"))]
-    if len(paid) > MOST_CHEAP:
-        paid = paid[np.linspace(0, len(paid) - 1, MOST_CHEAP).round().astype(int)]
-    return paid.tolist()
-
-
-def _learnt(scales: ProcessScales, points: Array, groups: Array, rows: Array, losses: Array) -> ProcessScales:
-    """The scales by what was measured so far."""
+def _weights(
+    points: Array, groups: Array, goals: Array, at_groups: Array, price: Array, order: list[int], losses: Array
+) -> Array:
+    """How much each candidate is wanted after some were measured: by what it tells of the target, and its nearness."""
     known = np.isfinite(losses)
-    values = losses[known]
-    if len(values) and (values > 0).all():
-        values = np.log(values)
-    return scales.learnt(points[rows[known]], groups[rows[known]], values)
+    rows, values = np.array(order, int)[known], losses[known]
+    if not len(rows):
+        return np.ones(len(price))
+    logarithmic = bool((values > 0).all())
+    values = np.log(values) if logarithmic else values
+    scales = ProcessScales().learnt(points[rows], groups[rows], values)
+    told = telling(scales, points, groups, goals, at_groups, rows.tolist())
+    weight = told / told.max()
+    if logarithmic:
+        expected = scales.expected(points[rows], groups[rows], values, points, groups)
+        weight = weight * np.exp(-NEARNESS * _above(price[rows], values, price, expected))
+    return np.maximum(weight, LEAST_WEIGHT)
+
+
+def _above(price: Array, logged: Array, at_price: Array, at_logged: Array) -> Array:
+    """By how much logarithms of losses exceed the best measured at no more than their price."""
+    order = np.argsort(price, kind="stable")
+    best = np.minimum.accumulate(logged[order])
+    place = np.searchsorted(price[order], at_price * (1 + 1e-9), side="right") - 1
+    return np.maximum(at_logged - np.where(place >= 0, best[np.maximum(place, 0)], np.inf), 0.0)
 
 
 def _measured(measure: Measure, rows: Array) -> Array:

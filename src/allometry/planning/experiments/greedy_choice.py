@@ -1,13 +1,11 @@
 """Spend a budget on candidate runs, one after the other, each time on the one that tells most about the target.
 
-The knowledge about the target is anything Gaussian: laws around their constants (``posterior``), or a process over any
-inputs (``input_process``). Greedy by gain per cost, or by gain alone: either can be far from the best choice; the
-better of the two cannot.
+The knowledge about the target is Gaussian: laws around their constants (``posterior``). Greedy by gain per cost, or by
+gain alone: either can be far from the best choice; the better of the two cannot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -15,7 +13,7 @@ import numpy as np
 
 Array = np.ndarray
 # Gains are divided by the price to these powers.
-PRICE_POWERS = (1.0, 0.5, 0.0)
+PRICE_POWERS = (1.0, 0.0)
 
 
 class TargetKnowledge(Protocol):
@@ -85,13 +83,8 @@ def best_choice(
     budget: float,
     most: int,
     least_gain: float = 0.0,
-    powers: Sequence[float] = PRICE_POWERS,
-    enough: int = 1,
 ) -> list[ChosenRun]:
-    """The choice that leaves the least spread, of those by each power of the price; empty if the budget pays none.
-
-    Choices of fewer than ``enough`` candidates are passed over where another has as many, or has the most.
-    """
-    choices = [choice for choice in (spend(knowledge, budget, most, power, least_gain) for power in powers) if choice]
-    needed = min(enough, max(map(len, choices), default=0))
-    return min((choice for choice in choices if len(choice) >= needed), key=lambda choice: choice[-1].after, default=[])
+    """The choice that leaves the least spread, of those by each power of the price; empty if the budget pays none."""
+    choices = [spend(knowledge, budget, most, power, least_gain) for power in PRICE_POWERS]
+    choices = [choice for choice in choices if choice]
+    return min(choices, key=lambda choice: choice[-1].after, default=[])

@@ -3,15 +3,13 @@
 The target's scale (its logarithm where all are above zero) is a broad parabola in the standardised inputs, plus a
 smooth process (Matérn 5/2), plus noise; groups share a part of it. The parabola extrapolates, as a law does; the
 process holds what it misses near the runs. How much each input matters, and the shares of the parts, are learnt from
-the losses by their likelihood. Only covariances decide which run comes next.
+the losses by their likelihood.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Self
 
 import numpy as np
 
@@ -43,6 +41,12 @@ class ProcessScales:
         smooth = (1 + distance + distance**2 / 3) * np.exp(-distance)
         whole = self.level**2 + self.slope**2 * product + self.bend**2 * product**2 + self.process**2 * smooth
         return whole * np.where(group[:, None] == other_group, 1.0, self.shared)
+
+    def expected(self, points: Array, group: Array, values: Array, at: Array, at_group: Array) -> Array:
+        """Of values at points, the expected values ``at`` other points."""
+        inner = self.covariance(points, points, group, group) + self.noise**2 * np.eye(len(values))
+        cross = self.covariance(at, points, at_group, group)
+        return values.mean() + cross @ np.linalg.solve(inner, values - values.mean())
 
     def log_likelihood(self, points: Array, group: Array, values: Array) -> float:
         """Of standardised values at points."""
@@ -95,92 +99,25 @@ class ProcessScales:
         return 0.5 * float(sum((np.log(one / two) / np.log(4)) ** 2 for one, two in pairs))
 
 
-@dataclass(frozen=True, eq=False)
-class InputProcess:
-    """The knowledge of targets ``at`` from the candidates chosen so far.
+def telling(
+    scales: ProcessScales, points: Array, group: Array, at: Array, at_group: Array, known: Sequence[int]
+) -> Array:
+    """How much a run of each candidate would take from the variance of targets, as a standard deviation, (candidates,).
 
-    Attributes:
+    Args:
         scales: of the process.
         points: of the candidates, standardised, (candidates, inputs); ``group`` of each.
         at: the targets, likewise; ``at_group`` of each.
-        price: of each candidate.
-        known: rows chosen.
-        factors: one column of the Cholesky factor a chosen row, (candidates,).
-        crossing: covariance of candidates and targets given those rows, (candidates, targets).
-        variance: of each candidate given those rows, (candidates,).
-        target_variance: of the targets, added up.
+        known: candidates that are measured.
     """
-
-    scales: ProcessScales
-    points: Array
-    group: Array
-    at: Array
-    at_group: Array
-    price: Array
-    known: tuple[int, ...]
-    factors: tuple[Array, ...]
-    crossing: Array
-    variance: Array
-    target_variance: float
-
-    @classmethod
-    def of(
-        cls,
-        scales: ProcessScales,
-        points: Array,
-        group: Array,
-        at: Array,
-        at_group: Array,
-        price: Array,
-        known: Sequence[int] = (),
-    ) -> InputProcess:
-        """Given the rows that are known already."""
-        crossing = scales.covariance(points, at, group, at_group)
-        own = _own_variance(scales, points)
-        start = cls(
-            scales, points, group, at, at_group, price, (), (), crossing, own, float(_own_variance(scales, at).sum())
-        )
-        for index in known:
-            start = start.after(index)
-        return start
-
-    def useful(self) -> Array:
-        """Candidates not chosen yet."""
-        free = np.ones(len(self.price), bool)
-        free[list(self.known)] = False
-        return free
-
-    def spread(self) -> float:
-        """Root mean square of the targets' standard deviations."""
-        return float(np.sqrt(max(self.target_variance, 0.0) / len(self.at)))
-
-    def spread_after(self) -> Array:
-        """The same after a run of each candidate."""
-        left = self.target_variance - (self.crossing**2).sum(axis=1) / self._observed
-        return np.sqrt(np.maximum(left, 0.0) / len(self.at))
-
-    def after(self, index: int) -> Self:
-        """After a run of that candidate."""
-        here, there = self.points[index : index + 1], self.group[index : index + 1]
-        column = self.scales.covariance(self.points, here, self.group, there)[:, 0]
-        if self.factors:
-            before = np.stack(self.factors)
-            column = column - before[:, index] @ before
-        factor = column / np.sqrt(self._observed[index])
-        toward = self.crossing[index] / np.sqrt(self._observed[index])
-        return replace(
-            self,
-            known=(*self.known, index),
-            factors=(*self.factors, factor),
-            crossing=self.crossing - np.outer(factor, toward),
-            variance=self.variance - factor**2,
-            target_variance=self.target_variance - float(toward @ toward),
-        )
-
-    @cached_property
-    def _observed(self) -> Array:
-        """Variance of what a run of each candidate would show."""
-        return np.maximum(self.variance, 0.0) + self.scales.noise**2
+    rows = list(known)
+    inner = scales.covariance(points[rows], points[rows], group[rows], group[rows])
+    lower = np.linalg.cholesky(inner + scales.noise**2 * np.eye(len(rows)))
+    mine = np.linalg.solve(lower, scales.covariance(points[rows], points, group[rows], group))
+    theirs = np.linalg.solve(lower, scales.covariance(points[rows], at, group[rows], at_group))
+    crossing = scales.covariance(points, at, group, at_group) - mine.T @ theirs
+    variance = np.maximum(_own_variance(scales, points) - (mine**2).sum(axis=0), 0.0)
+    return np.sqrt((crossing**2).mean(axis=1) / (variance + scales.noise**2))
 
 
 def _own_variance(scales: ProcessScales, points: Array) -> Array:

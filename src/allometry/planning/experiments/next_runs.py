@@ -147,7 +147,7 @@ def next_runs(
     after = state.spread_after()
     alone = [run(int(index), state.spread(), float(after[index])) for index in np.flatnonzero(state.useful())]
     alone.sort(key=lambda each: -each.gain_per_flop)
-    best = best_choice(state, flops, int(num_runs), LEAST_GAIN, powers=(1.0, 0.0))
+    best = best_choice(state, flops, int(num_runs), LEAST_GAIN)
     return NextRuns(
         tuple(run(each.index, each.before, each.after) for each in best), tuple(alone), goal, flops, level, tuple(notes)
     )
