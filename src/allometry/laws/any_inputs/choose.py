@@ -15,7 +15,8 @@ from ..forms.input_laws import input_law
 from ..tables.measurements import Measurements
 from ..tables.observations import Observations
 from .composing.formula_form import FormulaForm
-from .input_forecast import InputForecast, forecast_inputs
+from .input_forecast import InputForecast
+from .search_forms import forecast_inputs
 
 Priors = Mapping[str, Mapping[str, tuple[float, float]]]
 

@@ -1,14 +1,13 @@
 """The forecast over any inputs: several forms, weighted by how well each predicted, with a calibrated interval.
 
-Every candidate of the grammar is fitted to all runs; the plain forms and those that fit best are tested on what
-``held_out`` holds out, and mixed by the score of that backtest. What a form leaves unexplained near the runs is added
-(``leftovers``). The interval holds a run's noise, the spread of the constants and of the leftovers, the distance
-between the forms, and a drift with distance beyond the runs; all but the noise are scaled to the backtest's errors.
+What a form leaves unexplained near the runs is added to it (``leftovers``). The interval holds a run's noise, the
+spread of the constants and of the leftovers, the distance between the forms, and a drift with distance beyond the runs;
+all but the noise are scaled to the backtest's errors. ``search_forms`` makes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -22,24 +21,14 @@ from ..forecasting.forecast import Forecast
 from ..from_record import reads_record
 from ..prediction import Prediction, around, check_level
 from ..tables.measurements import Measurements
-from .backtest_forms import CommonScale, Trial, fit_to, left_of, trial, with_leftovers
-from .composing.candidates import PLAIN, candidates
-from .composing.formula_form import named_forms
+from .backtest_forms import CommonScale, left_of, with_leftovers
 from .fitted_form import FittedForm
 from .formula_text import formula_text
-from .frontier import cost_weights, has_frontier, relevance
-from .held_out import WHOLLY, HeldOut, beyond, deeper_splits, size_and_tokens, splits
-from .leftovers import Basis, Metric, Places, choose_metric
-from .mixing import Record, inflations, shown_errors
-from .padded import middle_of
-from .projection import AnyForm
-from .sizes_and_tokens import sizes_forecast
+from .held_out import WHOLLY, beyond, size_and_tokens
+from .leftovers import Basis, Metric, Places
+from .mixing import Record
 
 Array = np.ndarray
-STARTS, BACKTEST_STARTS = 8, 1
-# Forms that are tested, the plain ones among them; of the best also with exponents of each group, or by the frontier.
-MOST_TESTED, MOST_APART, MOST_NEAR = 12, 3, 7
-MOST_RUNS, MOST_FITTED = 600, 1500
 # Standard deviation that a prediction gains for each e-fold beyond the runs, in those of the target.
 DRIFT = 0.01
 # By what share errors beyond the runs are larger than the backtest's, by which the forms were weighed.
@@ -321,111 +310,3 @@ class InputForecast:
             tuple(data["notes"]),
             None if data["sizes"] is None else Forecast.from_json(data["sizes"]),
         )
-
-
-def forecast_inputs(runs: Measurements, seed: int = 0, forms: Sequence[AnyForm] | None = None) -> InputForecast:
-    """Fit the grammar's forms, test them on runs that are held out, and mix the best.
-
-    Args:
-        runs: the runs, as ``Observations.read(…, target=…, inputs=…)`` gives them.
-        seed: of the starting points.
-        forms: the forms to fit instead of the grammar's.
-
-    Raises:
-        UserError: the runs are too few for every one of these forms.
-    """
-    notes = list(runs.notes)
-    thin, middle, common = thinned(runs, MOST_RUNS, seed), middle_of(runs), CommonScale.of(runs.values)
-    composed = forms is None
-    forms = [*candidates(runs), *named_forms(runs)] if forms is None else forms
-    ranked = _shortlist([fit_to(form, thin, middle, common, form.starts(STARTS, seed)) for form in forms], thin, common)
-    if not ranked:
-        few = f"{plural(len(thin), 'run is', 'runs are')} too few for"
-        if composed:
-            raise UserError(f"{few} any form over {', '.join(runs.inputs)}: make more runs, or give fewer inputs")
-        asked = ", ".join(dict.fromkeys(form.name for form in forms))
-        raise UserError(f"{few} the constants of {asked}: make more runs, or ask for a law of fewer constants")
-    if len(runs.group_names) > 1:
-        apart = [one for one in ranked if one.theta.shape[1]][:MOST_APART]
-        ranked += [fit_to(one.form, thin, middle, common, one.theta[:1], own=True) for one in apart]
-    if has_frontier(thin):
-        ranked += [
-            fit_to(one.form, thin, middle, common, one.theta[:1], one.own, frontier=True) for one in ranked[:MOST_NEAR]
-        ]
-    places = Places.of(thin).at(thin.points)
-    nearest = next((one for one in ranked if one.frontier), ranked[0])
-    metric = choose_metric(places, thin.group, left_of(nearest, thin, common))
-    base = splits(thin)
-    trials = backtest_forms(ranked, base, thin, middle, common, metric, seed)
-    record = Record.of(trials, ranked)
-    if not record.names:
-        notes.append("too few runs for a backtest: plain forms share the weight")
-        kept = [number for number, one in enumerate(ranked) if one.form.name in PLAIN] or list(range(len(ranked)))
-    else:
-        kept = record.best()
-    record = record.where(kept)
-    mixed = record.mixed([trials[number] for number in kept]) if record.names else []
-    deep = deeper_splits(thin, base) if mixed else []
-    more = backtest_forms([ranked[number] for number in kept], deep, thin, middle, common, metric, seed)
-    evidence = [*mixed, *(record.mixed(more) if deep else [])]
-    final = thinned(runs, MOST_FITTED, seed)
-    fits = tuple(
-        one if final is thin else fit_to(one.form, final, middle, common, one.theta[:1], one.own, one.frontier)
-        for one in (ranked[number] for number in kept)
-    )
-    errors = {one.split.name: one.rms for one in mixed}
-    shown = shown_errors(record.along, evidence)
-    settings = (common.logarithmic, common.least, inflations(record.along, evidence), shown)
-    sizes = sizes_forecast(thin, mixed, common) if composed else None
-    return InputForecast(runs, fits, record, errors, metric, *settings, tuple(notes), sizes)
-
-
-def thinned(runs: Measurements, most: int, seed: int) -> Measurements:
-    """Not more than so many runs, drawn at random."""
-    if len(runs) <= most:
-        return runs
-    return runs.where(np.sort(np.random.default_rng(seed).permutation(len(runs))[:most]))
-
-
-def backtest_forms(
-    fitted: Sequence[FittedForm],
-    chosen: Sequence[HeldOut],
-    runs: Measurements,
-    middle: Array,
-    common: CommonScale,
-    metric: Metric,
-    seed: int,
-) -> list[list[Trial]]:
-    """What each form predicts for what each split holds out."""
-    places = Places.of(runs).at(runs.points)
-    drift = DRIFT * float(common.forward(runs.values).std())
-    trials: list[list[Trial]] = [[] for _ in fitted]
-    counts = relevance(runs)
-    for split in chosen:
-        kept, held = runs.where(split.fitted), runs.where(split.held)
-        basis = Basis.of(places[split.fitted], kept.group, metric)
-        crossing = basis.crossing(places[split.held], held.group)
-        far = drift * beyond(kept, held.points)
-        for full, rows in zip(fitted, trials, strict=True):
-            starts = np.concatenate([full.theta[:1], full.form.starts(BACKTEST_STARTS, seed)])
-            starts = starts if full.form.constants else starts[:1]
-            one = fit_to(full.form, kept, middle, common, starts, full.own, full.frontier)
-            rows.append(trial(one, kept, held, common, basis, crossing, split, far, counts[split.held]))
-    return trials
-
-
-def _shortlist(fitted: Sequence[FittedForm], runs: Measurements, common: CommonScale) -> list[FittedForm]:
-    """The forms that fit best for their number of constants, and all the plain ones; the best first."""
-    groups, count, weights = len(runs.group_names), len(runs), cost_weights(runs)
-    criterion = {}
-    for one in fitted:
-        left = common.forward(runs.values) - common.moments(one, runs.points, runs.group)[0]
-        taken = one.theta.shape[1] + one.form.num_linear * (1 + 0.5 * (groups - 1))
-        plain = one.form.name in PLAIN
-        # Groups share what they have in common: each adds hardly more than a constant of its own.
-        if plain or one.form.num_constants + groups < count:
-            squares = np.log(float((weights * left**2).mean()) + 1e-300)
-            criterion[id(one)] = (count * squares + np.log(count) * taken, plain, one)
-    ranked = sorted(criterion.values(), key=lambda entry: entry[0])
-    others = [one for _, plain, one in ranked if not plain][: MOST_TESTED - len(PLAIN)]
-    return [one for _, plain, one in ranked if plain or one in others]

@@ -10,7 +10,7 @@ import numpy as np
 from ..tables.measurements import Measurements
 from .backtest_forms import Trial
 from .fitted_form import FittedForm
-from .held_out import likeness
+from .held_out import INSIDE, likeness
 
 Array = np.ndarray
 # Weights fall with this power of the errors.
@@ -22,10 +22,10 @@ UNBOUNDED = 0.14
 # Errors below this part of a run's noise are taken for equal.
 NOISE_PART = 0.3
 LEAST_WEIGHT = 0.05
-# How far the inflation of all splits may be from one, and that of one split from theirs, as logarithms; and for how
-# many independent errors a split stands.
+# How far the inflation of all lines may be from one, and that of one line from theirs, as logarithms; and for how many
+# independent errors a split stands: runs beyond an end are off together, runs between others each by itself.
 WIDE, NARROW = 0.6, 0.7
-ERRORS_OF_A_SPLIT = 6
+ERRORS_BEYOND, ERRORS_INSIDE = 2, 12
 MOST_OF_A_KIND = 3
 
 
@@ -129,7 +129,7 @@ def inflations(along: Array, trials: Sequence[Trial]) -> Array:
     together = -0.5 * (np.log(factors) / WIDE) ** 2 + sum(each.values())
     common = _mean(together, np.log(factors))
     own = -0.5 * ((np.log(factors) - common) / NARROW) ** 2
-    return np.exp([_mean(own + 2 * each[line], np.log(factors)) for line in along.tolist()])
+    return np.exp([_mean(own + each[line], np.log(factors)) for line in along.tolist()])
 
 
 def shown_errors(along: Array, trials: Sequence[Trial]) -> Array:
@@ -141,7 +141,8 @@ def shown_errors(along: Array, trials: Sequence[Trial]) -> Array:
 def _evidence(one: Trial, factors: Array) -> Array:
     """The likelihood of each factor, counted for a few independent errors."""
     variance = one.noise**2 + factors[:, None] ** 2 * one.unsure**2
-    counts = one.counts / one.counts.sum() * min(len(one.error), ERRORS_OF_A_SPLIT)
+    independent = ERRORS_INSIDE if one.split.along == INSIDE else ERRORS_BEYOND
+    counts = one.counts / one.counts.sum() * min(len(one.error), independent)
     return (-0.5 * np.log(variance) - 2.5 * np.log1p(one.error**2 / variance / 4)) @ counts
 
 

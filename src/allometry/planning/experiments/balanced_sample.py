@@ -1,9 +1,13 @@
 """Samples of candidates that a budget pays for, spread evenly over their prices and places.
 
-How often runs of a price are taken: where each stratum of runs is as uncertain as any other, the variance of what is
-estimated is least, for a given cost, if their number falls with the square root of the price (Neyman's allocation with
-costs). Which of them: by the local pivotal method (Grafström, Lundström & Schelin, Biometrics 2012), in which
-neighbours compete for their chances, so that hardly two of a sample lie together and no part is left empty.
+How often runs of a price are taken: all prices alike where that gives enough runs for a law. Where it does not, the
+dearer the seldomer, by the least power of the price that gives enough: dear runs are nearest to what is to be
+predicted, and very cheap ones may follow another law. (Where each stratum is as uncertain as any other, the least
+variance for a cost is at the power ½: Neyman's allocation.) Where the budget does not pay for enough runs at all, the
+cheapest are taken.
+
+Which of them: by the local pivotal method (Grafström, Lundström & Schelin, Biometrics 2012), in which neighbours
+compete for their chances, so that hardly two of a sample lie together and no part is left empty.
 """
 
 from __future__ import annotations
@@ -11,22 +15,32 @@ from __future__ import annotations
 import numpy as np
 
 Array = np.ndarray
-PRICE_POWER = 0.5
+PRICE_POWERS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0, 1.5, 2.0)
 EDGE = 1e-9
 
 
-def chances(price: Array, weight: Array, budget: float, most: int) -> Array:
-    """Chances to be taken, as weight/√price as far as below one, that cost at most the budget and give ``most`` runs.
+def chances(price: Array, weight: Array, budget: float, enough: float, most: float) -> Array:
+    """Chances to be taken, as weight/price^power as far as below one, that cost at most the budget.
 
     Args:
         price: of each candidate.
         weight: how much each is wanted, above zero.
         budget: in the unit of the price.
+        enough: candidates, on average, for which the least power is taken; the greatest where none gives so many.
         most: candidates, on average.
     """
-    wanted = weight / price**PRICE_POWER
+    chance = np.zeros(len(price))
+    for power in PRICE_POWERS:
+        chance = _scaled(weight / (price / price.min()) ** power, price, budget, most)
+        if chance.sum() >= min(enough, most, len(price)) * (1 - 1e-6):
+            break
+    return chance
+
+
+def _scaled(wanted: Array, price: Array, budget: float, most: float) -> Array:
+    """As far in proportion to ``wanted`` as budget and number allow."""
     low, high = 0.0, 1 / float(wanted.min())
-    for _ in range(100):
+    for _ in range(60):
         middle = (low + high) / 2
         chance = np.minimum(1.0, middle * wanted)
         if (chance * price).sum() > budget or chance.sum() > most:
@@ -64,11 +78,20 @@ def _compete(one: float, other: float, drawn: float) -> tuple[float, float]:
 
 
 def spend_evenly(
-    price: Array, weight: Array, places: Array, budget: float, most: int, generator: np.random.Generator
+    price: Array, weight: Array, places: Array, budget: float, enough: int, most: int, generator: np.random.Generator
 ) -> list[int]:
     """Candidates by their chances until the budget pays for no other, or there are ``most``.
 
     A sample may cost less than the budget; what is left is spent in the same way on the rest.
+
+    Args:
+        price: of each candidate, (candidates,).
+        weight: how much each is wanted, above zero, (candidates,).
+        places: between which distances are taken, (candidates, dimensions).
+        budget: in the unit of the price.
+        enough: runs for a law; the cheapest are taken where the budget does not pay for more.
+        most: runs.
+        generator: of the sample.
     """
     chosen: list[int] = []
     left = budget
@@ -76,10 +99,14 @@ def spend_evenly(
         free = np.setdiff1d(np.flatnonzero(price <= left * (1 + 1e-12)), chosen)
         if not len(free):
             break
-        chance = chances(price[free], weight[free], left, most - len(chosen))
-        batch = free[balanced_sample(chance, places[free], generator)]
-        batch = _affordable(batch, price, left)[: most - len(chosen)]
-        batch = batch if len(batch) else free[[int(np.argmin(price[free]))]]
+        cheapest = free[np.argsort(price[free], kind="stable")]
+        paid = int(np.searchsorted(np.cumsum(price[cheapest]), left * (1 + 1e-12), side="right"))
+        if len(chosen) + paid <= enough:
+            return [*chosen, *cheapest[: min(paid, most - len(chosen))].tolist()]
+        chance = chances(price[free], weight[free], left, enough - len(chosen), most - len(chosen))
+        batch = _affordable(free[balanced_sample(chance, places[free], generator)], price, left)
+        # Too little is left for a sample: the dearest that it pays for.
+        batch = batch[: most - len(chosen)] if len(batch) else cheapest[-1:]
         chosen += batch.tolist()
         left -= float(price[batch].sum())
     return chosen

@@ -3,8 +3,8 @@
 >>> chosen = planning.choose_runs(candidates, measure, inputs=["N", "D"], cost=flops, at=targets, budget=1e20)
 >>> chosen.forecast.predict(targets)
 
-A law is found by comparing forms, which takes runs of every price, and many. So the budget is spent evenly
-(``balanced_sample``): the dearer, the fewer, and no two alike. After each batch a process over the inputs
+A law is found by comparing forms, which takes runs of every price. So the budget is spent evenly
+(``balanced_sample``): as dear as leaves enough runs, and no two alike. After each batch a process over the inputs
 (``input_process``) says of each candidate how much it would tell about the target, and how far above the best loss of
 its price it will lie; the next batch takes those the rather that tell much and lie near.
 """
@@ -34,6 +34,8 @@ TARGET = "measured"
 STAGES = (0.25, 0.6, 1.0)
 MOST_RUNS, MOST_TARGETS = 300, 200
 LEAST_RUNS = 3
+# Runs for each input with which forms can be told apart.
+ENOUGH_FOR_AN_INPUT = 12
 # How far groups lie apart, in standard deviations of an input.
 GROUPS_APART = 3.0
 # A run that is expected to lie 10 % above the best of its price counts e^(−6·0.1), but no less than this.
@@ -123,7 +125,7 @@ def choose_runs(
     groups, at_groups = _codes(table.labels, target.labels)
     wanted = lambda rows, losses: _weights(points, groups, goals, at_groups, price, rows, losses)
     places = np.concatenate([points, GROUPS_APART * np.eye(groups.max() + 1)[groups]], axis=1)
-    order, losses = _spent(price, places, budget, measure, wanted, seed)
+    order, losses = _spent(price, places, budget, ENOUGH_FOR_AN_INPUT * len(inputs), measure, wanted, seed)
     spent = float(price[order].sum())
     rows = np.array(order, int)
     known = np.isfinite(losses)
@@ -140,24 +142,26 @@ def choose_runs(
 
 
 def _spent(
-    price: Array, places: Array, budget: float, measure: Measure, wanted: Callable[[list[int], Array], Array], seed: int
+    price: Array,
+    places: Array,
+    budget: float,
+    enough: int,
+    measure: Measure,
+    wanted: Callable[[list[int], Array], Array],
+    seed: int,
 ) -> tuple[list[int], Array]:
     """The rows measured, batch by batch, and their losses; ``wanted`` weighs the candidates by what is known."""
     generator = np.random.default_rng(seed)
-    first = np.argsort(price, kind="stable")[:LEAST_RUNS]  # whatever the sample takes, there are enough for a law
     order, losses, weight = [], np.empty(0), np.ones(len(price))
     for share in STAGES:
-        left = share * budget - float(price[order].sum() + price[first].sum())
-        rest = np.setdiff1d(np.arange(len(price)), [*order, *first])
-        most = round(share * MOST_RUNS) - len(order) - len(first)
-        batch = np.concatenate(
-            [first, rest[spend_evenly(price[rest], weight[rest], places[rest], left, most, generator)]]
-        )
+        rest = np.setdiff1d(np.arange(len(price)), order)
+        left = share * budget - float(price[order].sum())
+        wanted_runs = (round(share * number) - len(order) for number in (enough, MOST_RUNS))
+        batch = rest[spend_evenly(price[rest], weight[rest], places[rest], left, *wanted_runs, generator)]
         if len(batch):
             losses = np.concatenate([losses, _measured(measure, batch)])
             order += batch.tolist()
             weight = wanted(order, losses)
-        first = first[:0]
     return order, losses
 
 
