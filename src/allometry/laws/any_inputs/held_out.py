@@ -19,8 +19,9 @@ SHARES = (0.15, 0.3)
 # At the end of an input between these shares of the runs are held out.
 LEAST_SHARE, MOST_SHARE = 0.06, 0.34
 FOLDS = 5
-# How often a split is repeated farther from the end, and how many runs and which share of them it must leave to fit.
-DEEPER, LEAST_DEEP, DEEP_SHARE = 2, 10, 0.35
+# How often a split is repeated farther from the end; how many runs, which share of them, and how many values of the
+# input that it lies along it must leave to fit.
+DEEPER, LEAST_DEEP, DEEP_SHARE, DEEP_LEVELS = 2, 10, 0.35, 3
 LEAST_FITTED = 4
 
 
@@ -108,6 +109,8 @@ def deeper_splits(runs: Measurements, base: list[HeldOut]) -> list[HeldOut]:
             step = next((one for one in splits(inner)[::-1] if one.along == split.along), None)
             if step is None or step.fitted.sum() < max(LEAST_DEEP, DEEP_SHARE * len(runs)):
                 break
+            if split.along >= 0 and len(np.unique(inner.points[step.fitted, split.along])) < DEEP_LEVELS:
+                break  # too few to tell a bend from a line
             held, fitted = np.zeros(len(runs), bool), np.zeros(len(runs), bool)
             held[rows[step.held]], fitted[rows[step.fitted]] = True, True
             last = HeldOut(split.name, split.along, held, fitted)

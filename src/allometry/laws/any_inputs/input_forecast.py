@@ -51,7 +51,7 @@ class InputForecast:
         logarithmic: whether forms are mixed on the scale of the target's logarithm.
         least: the least value that a form may predict there.
         inflation: what the uncertain part of the interval is multiplied by, as each split showed, (splits,).
-        shown: root mean square of the errors along what each split lies along, of deeper splits too, (splits,).
+        shown: the errors of the backtest along what each split lies along, of deeper splits too, (splits,).
         notes: what was left out, and what would help.
         sizes: the forecast of the named laws, which then predicts: for parameters and tokens alone, or where their
             laws predict better than the mixture does with further inputs.

@@ -133,9 +133,12 @@ def inflations(along: Array, trials: Sequence[Trial]) -> Array:
 
 
 def shown_errors(along: Array, trials: Sequence[Trial]) -> Array:
-    """For each split the root mean square of the errors of all trials along its line, (splits,)."""
-    squares = {line: [one.rms**2 for one in trials if one.split.along == line] for line in along.tolist()}
-    return np.array([np.sqrt(np.mean(squares[line])) for line in along.tolist()])
+    """For each split the geometric mean of the errors (rms) of all trials along its line, (splits,).
+
+    A deep split may leave too little for a form, whose error is then beyond all measure.
+    """
+    logged = {line: [np.log(one.rms + 1e-300) for one in trials if one.split.along == line] for line in along.tolist()}
+    return np.array([np.exp(np.mean(logged[line])) for line in along.tolist()])
 
 
 def _evidence(one: Trial, factors: Array) -> Array:

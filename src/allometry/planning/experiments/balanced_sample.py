@@ -2,8 +2,8 @@
 
 How often runs of a price are taken: all prices alike where that gives enough runs for a law. Where it does not, the
 dearer the seldomer, by the least power of the price that gives enough: dear runs are nearest to what is to be
-predicted, and very cheap ones may follow another law. (Where each stratum is as uncertain as any other, the least
-variance for a cost is at the power ½: Neyman's allocation.) Where the budget does not pay for enough runs at all, the
+predicted, and very cheap ones may follow another law. Where noise is what matters, the power is ½ at least, at which
+the variance is least for a cost (Neyman's allocation). Where the budget does not pay for enough runs at all, the
 cheapest are taken.
 
 Which of them: by the local pivotal method (Grafström, Lundström & Schelin, Biometrics 2012), in which neighbours
@@ -19,7 +19,7 @@ PRICE_POWERS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0, 1.5, 2.0)
 EDGE = 1e-9
 
 
-def chances(price: Array, weight: Array, budget: float, enough: float, most: float) -> Array:
+def chances(price: Array, weight: Array, budget: float, enough: float, most: float, least_power: float = 0.0) -> Array:
     """Chances to be taken, as weight/price^power as far as below one, that cost at most the budget.
 
     Args:
@@ -28,9 +28,10 @@ def chances(price: Array, weight: Array, budget: float, enough: float, most: flo
         budget: in the unit of the price.
         enough: candidates, on average, for which the least power is taken; the greatest where none gives so many.
         most: candidates, on average.
+        least_power: of the price.
     """
     chance = np.zeros(len(price))
-    for power in PRICE_POWERS:
+    for power in [least_power, *(power for power in PRICE_POWERS if power > least_power)]:
         chance = _scaled(weight / (price / price.min()) ** power, price, budget, most)
         if chance.sum() >= min(enough, most, len(price)) * (1 - 1e-6):
             break
@@ -78,7 +79,14 @@ def _compete(one: float, other: float, drawn: float) -> tuple[float, float]:
 
 
 def spend_evenly(
-    price: Array, weight: Array, places: Array, budget: float, enough: int, most: int, generator: np.random.Generator
+    price: Array,
+    weight: Array,
+    places: Array,
+    budget: float,
+    enough: int,
+    most: int,
+    generator: np.random.Generator,
+    least_power: float = 0.0,
 ) -> list[int]:
     """Candidates by their chances until the budget pays for no other, or there are ``most``.
 
@@ -92,6 +100,7 @@ def spend_evenly(
         enough: runs for a law; the cheapest are taken where the budget does not pay for more.
         most: runs.
         generator: of the sample.
+        least_power: of the price, by which chances fall.
     """
     chosen: list[int] = []
     left = budget
@@ -103,7 +112,8 @@ def spend_evenly(
         paid = int(np.searchsorted(np.cumsum(price[cheapest]), left * (1 + 1e-12), side="right"))
         if len(chosen) + paid <= enough:
             return [*chosen, *cheapest[: min(paid, most - len(chosen))].tolist()]
-        chance = chances(price[free], weight[free], left, enough - len(chosen), most - len(chosen))
+        numbers = enough - len(chosen), most - len(chosen)
+        chance = chances(price[free], weight[free], left, *numbers, least_power)
         batch = _affordable(free[balanced_sample(chance, places[free], generator)], price, left)
         # Too little is left for a sample: the dearest that it pays for.
         batch = batch[: most - len(chosen)] if len(batch) else cheapest[-1:]
