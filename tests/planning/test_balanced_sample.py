@@ -80,6 +80,13 @@ def test_a_budget_that_does_not_pay_for_enough_goes_to_the_cheapest():
     assert rows == order[:10].tolist()
 
 
+def test_runs_of_one_price_are_spread_however_few_they_are():
+    places = np.linspace(0, 1, 200)[:, None]
+    rows = spend_evenly(EVEN, EVEN, places, 10.0, 24, 1000, np.random.default_rng(5))
+    assert len(rows) == 10
+    assert np.diff(np.sort(places[rows, 0])).max() < 0.25
+
+
 def test_every_price_has_its_runs():
     rows = spend_evenly(PRICE, EVEN, np.log(PRICE)[:, None], 0.15 * PRICE.sum(), 24, 1000, np.random.default_rng(4))
     counts, _ = np.histogram(np.log(PRICE[rows]), bins=np.arange(8))

@@ -3,8 +3,8 @@
 How often runs of a price are taken: all prices alike where that gives enough runs for a law. Where it does not, the
 dearer the seldomer, by the least power of the price that gives enough: dear runs are nearest to what is to be
 predicted, and very cheap ones may follow another law. Where noise is what matters, the power is ½ at least, at which
-the variance is least for a cost (Neyman's allocation). Where the budget does not pay for enough runs at all, the
-cheapest are taken.
+the variance is least for a cost (Neyman's allocation). Where no sample has nearly enough, the cheapest are
+taken.
 
 Which of them: by the local pivotal method (Grafström, Lundström & Schelin, Biometrics 2012), in which neighbours
 compete for their chances, so that hardly two of a sample lie together and no part is left empty.
@@ -17,6 +17,8 @@ import numpy as np
 Array = np.ndarray
 PRICE_POWERS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0, 1.5, 2.0)
 EDGE = 1e-9
+# Where a sample has less than this share of the runs needed, the cheapest are taken.
+NEARLY = 0.8
 
 
 def chances(price: Array, weight: Array, budget: float, enough: float, most: float, least_power: float = 0.0) -> Array:
@@ -97,7 +99,7 @@ def spend_evenly(
         weight: how much each is wanted, above zero, (candidates,).
         places: between which distances are taken, (candidates, dimensions).
         budget: in the unit of the price.
-        enough: runs for a law; the cheapest are taken where the budget does not pay for more.
+        enough: runs for a law; the cheapest are taken where no sample has nearly as many.
         most: runs.
         generator: of the sample.
         least_power: of the price, by which chances fall.
@@ -110,13 +112,13 @@ def spend_evenly(
             break
         cheapest = free[np.argsort(price[free], kind="stable")]
         paid = int(np.searchsorted(np.cumsum(price[cheapest]), left * (1 + 1e-12), side="right"))
-        if len(chosen) + paid <= enough:
-            return [*chosen, *cheapest[: min(paid, most - len(chosen))].tolist()]
-        numbers = enough - len(chosen), most - len(chosen)
-        chance = chances(price[free], weight[free], left, *numbers, least_power)
+        needed, most_left = min(enough - len(chosen), paid), most - len(chosen)
+        chance = chances(price[free], weight[free], left, needed, most_left, least_power)
+        if chance.sum() < NEARLY * min(needed, most_left):
+            return [*chosen, *cheapest[: min(paid, most_left)].tolist()]
         batch = _affordable(free[balanced_sample(chance, places[free], generator)], price, left)
         # Too little is left for a sample: the dearest that it pays for.
-        batch = batch[: most - len(chosen)] if len(batch) else cheapest[-1:]
+        batch = batch[:most_left] if len(batch) else cheapest[-1:]
         chosen += batch.tolist()
         left -= float(price[batch].sum())
     return chosen
