@@ -10,7 +10,7 @@ import pytest
 from allometry import laws
 from allometry.laws.any_inputs.composing.features import Feature
 from allometry.laws.any_inputs.composing.form import IDENTITY, LOG, ComposedForm
-from allometry.laws.any_inputs.input_forecast import forecast_inputs
+from allometry.laws.any_inputs.search_forms import forecast_inputs
 from helpers.law_tables import SCRIPTS
 
 # Reads {"table": …, "forms": [[form, [[x, group], …]], …], "points": [[x, group, level], …]}.

@@ -15,7 +15,7 @@ from allometry.laws.any_inputs.composing.features import KINDS, Feature
 from allometry.laws.any_inputs.composing.form import IDENTITY, LOG, ComposedForm
 from allometry.laws.any_inputs.composing.formula_form import FormulaForm
 from allometry.laws.any_inputs.fitted_form import FittedForm
-from allometry.laws.any_inputs.input_forecast import forecast_inputs
+from allometry.laws.any_inputs.search_forms import forecast_inputs
 from allometry.laws.forms.formula import COEFFICIENT, FLOOR, Formula
 from allometry.laws.forms.input_laws import INPUT_LAWS, mixing_law
 from allometry.laws.law_table import LEVELS, packed

@@ -7,7 +7,7 @@ all but the noise are scaled to the backtest's errors. ``search_forms`` makes it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any

@@ -243,7 +243,7 @@ const lawOfInputs = (() => {
       const { rules, record } = table, forms = table.forms.map(readForm);
       const process = readProcess(table.process, table.runs, byLogarithm);
       const splits = record.along.length, logged = unpack(record.logged);
-      const errors = Object.values(table.errors).map((one) => Math.log(Math.max(one, TINY)));
+      const errors = table.shown.map((one) => Math.log(Math.max(one, TINY)));
       const factors = table.inflation.map(Math.log), byCost = record.along.filter((one) => one === -1).length;
       const frontiers = table.frontier?.map((one) => ({ cost: unpack(one.cost), best: unpack(one.log_best) }));
       const logCost = (x) => table.counts.reduce((sum, place) => sum + Math.log(Math.max(x[place], TINY)), 0);

@@ -15,7 +15,7 @@ little-endian doubles}. At a point x (one number an input) of a group:
   the variances by g²; e = max(ln t − b, 0), t the form's centre as a target, b the ``log_best`` of the last step of
   the group's ``frontier`` whose cost is at most the point's, e = 0 below all. The cost is the product of the inputs
   ``counts``.
-- ``record``: the likeness to each split, the weights of the forms; errors and inflation of the splits: as in
+- ``record``: the likeness to each split, the weights of the forms; ``shown`` errors and inflation of the splits: as in
   ``InputForecast`` and ``Record``; ``span`` and ``deviations`` are those of the inputs, ``dearest`` is
   the largest ln cost.
 - ``sizes``, where it is not null, is the law table (``law_table``) that predicts instead, from the inputs ``places``.
@@ -134,6 +134,7 @@ def _of_forms(forecast: InputForecast, levels: Sequence[float]) -> dict[str, Any
         "dearest": float(np.log(cost_at(runs, points)).max()),
         "record": {"along": forecast.record.along.tolist(), "logged": packed(forecast.record.logged)},
         "inflation": forecast.inflation.tolist(),
+        "shown": forecast.shown.tolist(),
         "forms": [_form(fit, forecast, own) for fit, own in zip(forecast.fits, left, strict=True)],
         "frontier": _frontier(runs) if any(fit.frontier for fit in forecast.fits) else None,
         "process": {
