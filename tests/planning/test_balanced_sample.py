@@ -28,12 +28,6 @@ def test_more_runs_are_cheaper_runs():
     assert (np.diff(many[np.argsort(PRICE)]) <= 1e-12).all()
 
 
-def test_noisy_runs_fall_with_the_root_of_the_price():
-    chance = chances(PRICE, EVEN, 0.1 * PRICE.sum(), enough=10, most=1000, least_power=0.5)
-    below = chance < 1 - 1e-9
-    assert np.ptp((chance * np.sqrt(PRICE))[below]) == pytest.approx(0, abs=1e-9)
-
-
 def test_what_is_wanted_twice_as_much_is_taken_twice_as_often():
     weight = np.where(np.arange(200) % 2, 2.0, 1.0)
     chance = chances(np.ones(200), weight, 30.0, enough=1, most=1000)

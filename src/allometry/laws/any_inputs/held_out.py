@@ -100,7 +100,7 @@ def deeper_splits(runs: Measurements, base: list[HeldOut]) -> list[HeldOut]:
 
     The runs of one split are off together, so that it is hardly more than one draw of how far a prediction goes astray.
     """
-    found = []
+    deep = []
     for split in {split.along: split for split in base if split.along != INSIDE}.values():
         last = split
         for _ in range(DEEPER):
@@ -114,8 +114,8 @@ def deeper_splits(runs: Measurements, base: list[HeldOut]) -> list[HeldOut]:
             held, fitted = np.zeros(len(runs), bool), np.zeros(len(runs), bool)
             held[rows[step.held]], fitted[rows[step.fitted]] = True, True
             last = HeldOut(split.name, split.along, held, fitted)
-            found.append(last)
-    return found
+            deep.append(last)
+    return deep
 
 
 def _fit_for(runs: Measurements, held: Array) -> bool:

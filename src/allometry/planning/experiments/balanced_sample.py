@@ -2,9 +2,8 @@
 
 How often runs of a price are taken: all prices alike where that gives enough runs for a law. Where it does not, the
 dearer the seldomer, by the least power of the price that gives enough: dear runs are nearest to what is to be
-predicted, and very cheap ones may follow another law. Where noise is what matters, the power is ½ at least, at which
-the variance is least for a cost (Neyman's allocation). Where no sample has nearly enough, the cheapest are
-taken.
+predicted, and very cheap ones may follow another law. Where no sample has nearly enough, the
+cheapest are taken.
 
 Which of them: by the local pivotal method (Grafström, Lundström & Schelin, Biometrics 2012), in which neighbours
 compete for their chances, so that hardly two of a sample lie together and no part is left empty.
@@ -30,10 +29,9 @@ def chances(price: Array, weight: Array, budget: float, enough: float, most: flo
         budget: in the unit of the price.
         enough: candidates, on average, for which the least power is taken; the greatest where none gives so many.
         most: candidates, on average.
-        least_power: of the price.
     """
     chance = np.zeros(len(price))
-    for power in [least_power, *(power for power in PRICE_POWERS if power > least_power)]:
+    for power in PRICE_POWERS:
         chance = _scaled(weight / (price / price.min()) ** power, price, budget, most)
         if chance.sum() >= min(enough, most, len(price)) * (1 - 1e-6):
             break
@@ -88,7 +86,6 @@ def spend_evenly(
     enough: int,
     most: int,
     generator: np.random.Generator,
-    least_power: float = 0.0,
 ) -> list[int]:
     """Candidates by their chances until the budget pays for no other, or there are ``most``.
 
@@ -102,7 +99,6 @@ def spend_evenly(
         enough: runs for a law; the cheapest are taken where no sample has nearly as many.
         most: runs.
         generator: of the sample.
-        least_power: of the price, by which chances fall.
     """
     chosen: list[int] = []
     left = budget
@@ -113,7 +109,7 @@ def spend_evenly(
         cheapest = free[np.argsort(price[free], kind="stable")]
         paid = int(np.searchsorted(np.cumsum(price[cheapest]), left * (1 + 1e-12), side="right"))
         needed, most_left = min(enough - len(chosen), paid), most - len(chosen)
-        chance = chances(price[free], weight[free], left, needed, most_left, least_power)
+        chance = chances(price[free], weight[free], left, needed, most_left)
         if chance.sum() < NEARLY * min(needed, most_left):
             return [*chosen, *cheapest[: min(paid, most_left)].tolist()]
         batch = _affordable(free[balanced_sample(chance, places[free], generator)], price, left)

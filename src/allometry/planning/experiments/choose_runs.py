@@ -36,9 +36,6 @@ MOST_RUNS, MOST_TARGETS = 300, 200
 LEAST_RUNS = 3
 # Runs for each input with which forms can be told apart.
 ENOUGH_FOR_AN_INPUT = 12
-# Up to here, in standard deviations of the losses, the noise of a run does not matter; from twice as much on it is what
-# matters.
-LITTLE_NOISE = 0.06
 # How far groups lie apart, in standard deviations of an input.
 GROUPS_APART = 3.0
 # A run that is expected to lie 10 % above the best of its price counts e^(−6·0.1), but no less than this.
@@ -150,22 +147,21 @@ def _spent(
     budget: float,
     enough: int,
     measure: Measure,
-    wanted: Callable[[list[int], Array], tuple[Array, float]],
+    wanted: Callable[[list[int], Array], Array],
     seed: int,
 ) -> tuple[list[int], Array]:
-    """The rows measured, batch by batch, and their losses; ``wanted`` weighs candidates, and tells the noise."""
+    """The rows measured, batch by batch, and their losses; ``wanted`` says how much each candidate is."""
     generator = np.random.default_rng(seed)
-    order, losses, weight, noise = [], np.empty(0), np.ones(len(price)), 0.0
+    order, losses, weight = [], np.empty(0), np.ones(len(price))
     for share in STAGES:
         rest = np.setdiff1d(np.arange(len(price)), order)
         left = share * budget - float(price[order].sum())
         wanted_runs = (round(share * number) - len(order) for number in (enough, MOST_RUNS))
-        power = 0.5 * float(np.clip(np.log2(max(noise, 1e-9) / LITTLE_NOISE), 0, 1))
-        batch = rest[spend_evenly(price[rest], weight[rest], places[rest], left, *wanted_runs, generator, power)]
+        batch = rest[spend_evenly(price[rest], weight[rest], places[rest], left, *wanted_runs, generator)]
         if len(batch):
             losses = np.concatenate([losses, _measured(measure, batch)])
             order += batch.tolist()
-            weight, noise = wanted(order, losses)
+            weight = wanted(order, losses)
     return order, losses
 
 
@@ -238,22 +234,28 @@ def _codes(labels: Array, at_labels: Array) -> tuple[Array, Array]:
 
 def _weights(
     points: Array, groups: Array, goals: Array, at_groups: Array, price: Array, order: list[int], losses: Array
-) -> tuple[Array, float]:
-    """How much each candidate is wanted after some were measured: by what it tells of the target, and its nearness; and
-    the noise of a run, in standard deviations of the losses."""
+) -> Array:
+    """How much each candidate is wanted after some were measured: by what it tells of the target, and its nearness."""
     known = np.isfinite(losses)
     rows, values = np.array(order, int)[known], losses[known]
     if not len(rows):
-        return np.ones(len(price)), 0.0
+        return np.ones(len(price))
     logarithmic = bool((values > 0).all())
     values = np.log(values) if logarithmic else values
     scales = ProcessScales().learnt(points[rows], groups[rows], values)
-    told = telling(scales, points, groups, goals, at_groups, rows.tolist())
-    weight = told / told.max()
-    if logarithmic:
+    tells = telling(scales, points, groups, goals, at_groups, rows.tolist())
+    weight = tells / tells.max()
+    if logarithmic and _falls(price[rows], values):
         expected = scales.expected(points[rows], groups[rows], values, points, groups)
         weight = weight * np.exp(-NEARNESS * _above(price[rows], values, price, expected))
-    return np.maximum(weight, LEAST_WEIGHT), scales.noise
+    return np.maximum(weight, LEAST_WEIGHT)
+
+
+def _falls(price: Array, logged: Array) -> bool:
+    """Whether losses fall with the price, so that there is a best one for each price."""
+    if len(price) < LEAST_RUNS or np.ptp(price) == 0 or np.ptp(logged) == 0:
+        return False
+    return bool(np.corrcoef(np.log(price), logged)[0, 1] < -0.2)
 
 
 def _above(price: Array, logged: Array, at_price: Array, at_logged: Array) -> Array:
