@@ -66,6 +66,19 @@ def test_noise_of_a_percent_moves_the_best_rate_by_less_than_an_octave():
     assert abs(np.mean(moved)) < 0.1
 
 
+def test_rates_that_noise_makes_equal_do_not_make_an_exponent():
+    """Losses of a small GPT after 256 steps: flat from 4e-3 to 3e-2, to 3 %."""
+    losses = {
+        16: {0.002: 2.8214, 0.004: 2.6114, 0.008: 2.5305, 0.016: 2.5081, 0.032: 2.4648},
+        32: {0.002: 2.6576, 0.004: 2.5749, 0.008: 2.5828, 0.016: 2.6615, 0.032: 2.6442},
+    }
+    config = CONFIG.model_copy(update={"lr": 8e-3})
+    runs = sweep_of(config, SIZES)
+    records = [record(run, losses[run.model.width][round(run.train.lr, 6)], kind="sweep") for run in runs]
+    recipe, _ = measure_script_recipe(config, records)
+    assert 0 < recipe.lr_exponent < 1.2  # through the single losses: 1.9
+
+
 def test_a_best_rate_beyond_those_that_ran_is_their_end():
     _, evidence = measure_script_recipe(CONFIG, swept(lambda width, lr: 1 - 0.1 * lr))
     assert evidence["at_edge"]

@@ -23,6 +23,10 @@ from ..quantities import plural
 from ..runs.record import RunRecord
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the sweep, as multiples of the study's rate
+# What is usual: the rise of ln L with the square of the octaves from the best rate, and the factor by which it varies;
+# octaves from the given rate to the best; the exponent with which that falls with the width (0 in μP, 1 of a plain
+# Adam), with its standard deviation; and the noise of the loss of a short run.
+USUAL_BEND, USUAL_OFF, USUAL_EXPONENT, NOISE = (0.02, 3.0), 1.5, (0.5, 0.5), 0.01
 NEAR_BEST = 3  # rates of each width, through whose losses the parabola goes
 MILLION = 1_000_000  # units over which FLOPs of one unit are stated
 
@@ -154,7 +158,8 @@ def measure_script_recipe(
     """The best rate at each width of the sweep, by a parabola of ln L in the logarithm of the rate, and its exponent.
 
     The parabola goes through the best rate of a width and those beside it; its curvature is that of both widths
-    together. A best rate beyond the rates that ran is their end.
+    together. Runs are noisy, so it is the one that is most probable after them and what is usual. A best rate beyond
+    the rates that ran is their end.
 
     Raises:
         UserError: fewer than three rates of a width finished.
@@ -170,15 +175,11 @@ def measure_script_recipe(
     y = np.log([r.loss or 1.0 for r in kept])
     # The loss is a parabola near the best rate only: a rate far below it has not learned, one far above hardly can.
     near = np.any([_nearest_best(x, y, member[:, i] > 0) for i in range(len(widths))], axis=0)
-    columns = np.column_stack([member, member * x[:, None], x**2])[near]
-    coefficients, *_ = np.linalg.lstsq(columns, y[near], rcond=None)
-    bend = float(coefficients[-1])
+    octaves = math.log2(widths[-1] / widths[0])
+    usual, sd = (USUAL_EXPONENT[0] - config.lr_exponent) * octaves, USUAL_EXPONENT[1] * octaves
+    vertices, bend = _most_probable(x[near], y[near], member[near], (usual, sd))
     low, high = (math.log2(end) for end in (RATES[0], RATES[-1]))
-    minima = []
-    for i in range(len(widths)):
-        own = member[:, i] > 0
-        vertex = -float(coefficients[len(widths) + i]) / (2 * bend) if bend > 0 else float(x[own][np.argmin(y[own])])
-        minima.append(float(np.clip(vertex, low, high)))
+    minima = [float(np.clip(vertex, low, high)) for vertex in vertices]
     smallest = min(config.widths)
     best_rates = [
         config.lr * (width / smallest) ** -config.lr_exponent * 2**minimum
@@ -194,6 +195,32 @@ def measure_script_recipe(
         "lr_curvature": bend,
         "at_edge": edge,
     }
+
+
+def _most_probable(
+    x: np.ndarray, y: np.ndarray, member: np.ndarray, falls: tuple[float, float]
+) -> tuple[np.ndarray, float]:
+    """Where the parabola of each width is lowest, and their common bend, by the runs and by what is usual.
+
+    ``falls``: octaves by which the best rate of the last width is usually below that of the first, in x; and their
+    standard deviation.
+    """
+    from scipy.optimize import least_squares
+
+    widths = member.shape[1]
+    bend, of_bend = USUAL_BEND
+
+    def residuals(values: np.ndarray) -> np.ndarray:
+        levels, minima, log_bend = values[:widths], values[widths:-1], values[-1]
+        runs = member @ levels + math.exp(log_bend) * (x - member @ minima) ** 2 - y
+        fall = minima[0] - minima[-1] - falls[0]
+        usual = [minima[0] / USUAL_OFF, fall / falls[1], (log_bend - math.log(bend)) / math.log(of_bend)]
+        return np.concatenate([runs / NOISE, usual])
+
+    best = [y[member[:, i] > 0].min() for i in range(widths)]
+    least = [x[member[:, i] > 0][y[member[:, i] > 0].argmin()] for i in range(widths)]
+    found = least_squares(residuals, [*best, *least, math.log(bend)]).x
+    return found[widths:-1], math.exp(found[-1])
 
 
 def _nearest_best(x: np.ndarray, y: np.ndarray, own: np.ndarray) -> np.ndarray:
