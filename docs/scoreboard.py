@@ -3,7 +3,7 @@
     python docs/scoreboard.py
 
 writes the page docs/explanation/scoreboard.md, its pictures tournament.svg and calibration.svg, and the badges and the
-figures (between the marks) of README.md and README.zh.md. A test holds them to the results, so run it after a result has changed.
+figures (between the marks) of README.md and README.zh.md, and the table in docs/how-to/tasks.md. A test holds them to the results, so run it after a result has changed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,22 @@ sys.path[:0] = [str(ROOT / "docs"), str(ROOT / "benchmarks")]
 
 from result_pictures import actual, badge, calibration, tournament  # noqa: E402
 
+from task_ladders import table as task_table  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results"
+IN_CHINESE = {
+    "images": "图像",
+    "audio": "语音",
+    "translation": "翻译",
+    "quiz": "问答",
+    "kinds": "词类问答",
+    "summaries": "摘要",
+}
 FEW = 0.75  # fewer held-out runs than this inside a 90 % interval is called a miss
 FAR = 0.02  # so is a mean error above this
 POOR = 0.9  # and an R² below this
 FIGURES = re.compile(r"(<!-- scoreboard -->\n).*?(<!-- end of scoreboard -->)", re.DOTALL)
+TASKS = re.compile(r"(<!-- task ladders -->\n).*?(<!-- end of task ladders -->)", re.DOTALL)
 
 
 def read(name: str) -> Any:
@@ -244,7 +255,7 @@ def misses() -> list[str]:
 def figures() -> dict[str, Any]:
     """The three numbers, and what they are of."""
     group = read("forecast_tables.json")["groups"]["C/10 all that count"]
-    any_inputs, rows = read("scalebench.json"), studies()
+    any_inputs, rows, other = read("scalebench.json"), studies(), read("task_ladders.jsonl")
     unseen = [row for row in rows if row["group"] != "tuning"] or rows
     return {
         "tables": group["splits"],
@@ -255,6 +266,12 @@ def figures() -> dict[str, Any]:
         "rms": f"{rms([row for row in unseen if row['target_ratio'] <= 16] or unseen):.1%}",
         "far": ", ".join(f"{abs(row['error']):.1%}" for row in unseen if row["target_ratio"] > 16) or "none",
         "hits": sum(bool(row["inside"]) for row in unseen),
+        "others": len(other),
+        "names": ", ".join(dict.fromkeys(row["name"] for row in other)),
+        "chinese": "、".join(dict.fromkeys(IN_CHINESE[row["name"]] for row in other)),
+        "other_hits": sum(bool(row["inside"]) for row in other),
+        "other_errors": ", ".join(f"{abs(row['error']):.1%}" for row in other),
+        "other_width": f"{np.median([np.sqrt(row['high'] / row['low']) - 1 for row in other]):.0%}",
         "tasks": len({row["task"] for row in any_inputs}),
         "sets": len(any_inputs),
         "median": f"{np.median([row['r2'] for row in any_inputs]):.2f}",
@@ -267,6 +284,7 @@ ENGLISH = """\
 |---|---|
 | **{tables} public tables** of runs, fitted on at most a tenth of the compute | {error} off on average; {inside} of the held-out runs inside their 90 % intervals |
 | **our own ladder**, {studies} {plural} that no choice had seen | {rms} off (rms) at 8×; at 64× and more each {far}; {hits} of {studies} inside |
+| **other tasks** ({names}) at 8× | {other_errors} off, intervals of ± {other_width} in the median; {other_hits} of {others} inside |
 | **laws of any inputs**, {tasks} tasks of SLDBench and ScaleBench, {sets} held-out sets | R² {median} in the median, {worst} at worst |
 """
 
@@ -275,6 +293,7 @@ CHINESE = """\
 |---|---|
 | **{tables} 张公开的训练记录表**，只用不超过十分之一算力的记录拟合 | 平均误差 {error}；{inside} 的留出记录落在各自的 90 % 区间内 |
 | **我们自己的模型梯队**：{studies} 次研究，其文本与随机种子从未参与此前的任何设计选择 | 8 倍算力处误差 {rms}（均方根），64 倍及以上处误差 {far}；{studies} 次中有 {hits} 次落在区间内 |
+| **其他任务**（{chinese}）：8 倍算力 | 误差 {other_errors}，区间半宽中位数 ± {other_width}；{others} 次中有 {other_hits} 次落在区间内 |
 | **任意输入的定律**：SLDBench 与 ScaleBench 的 {tasks} 项任务，{sets} 个留出集 | R² 中位数 {median}，最差 {worst} |
 """
 
@@ -304,6 +323,14 @@ seeds of the target; those before led to narrower priors and a steadier sweep. L
 {tournament_summary(rows)}
 
 {tournament_table(rows)}
+
+## Other tasks
+
+One study of each task, by the built-in decoder on speech and on pairs of texts (`python benchmarks/task_ladders.py`; [what the
+tasks are](../how-to/tasks.md)). The ladders were small and the machine was busy; the last column is the time on two cores that do
+nothing else, from processor time.
+
+{task_table(read("task_ladders.jsonl"))}
 
 ## Public tables of runs
 
@@ -374,8 +401,10 @@ def with_figures(text: str, figures_of_language: str) -> str:
 
 def documents() -> dict[Path, str]:
     """Every file that this script writes, with its text."""
-    read_me, chinese = ROOT / "README.md", ROOT / "README.zh.md"
+    read_me, chinese, tasks = ROOT / "README.md", ROOT / "README.zh.md", ROOT / "docs/how-to/tasks.md"
+    table_of_tasks = f"\\1\n{task_table(read('task_ladders.jsonl'))}\n\n\\2"
     return {
+        tasks: TASKS.sub(table_of_tasks, tasks.read_text(encoding="utf-8")),
         ROOT / "docs/explanation/scoreboard.md": page(),
         ROOT / "docs/pictures/tournament.svg": tournament(studies()),
         ROOT / "docs/pictures/calibration.svg": calibration(known_truths(read("calibration.json"))),
