@@ -219,8 +219,8 @@ def _most_probable(
 
     best = [y[member[:, i] > 0].min() for i in range(widths)]
     least = [x[member[:, i] > 0][y[member[:, i] > 0].argmin()] for i in range(widths)]
-    found = least_squares(residuals, [*best, *least, math.log(bend)]).x
-    return found[widths:-1], math.exp(found[-1])
+    solution = least_squares(residuals, [*best, *least, math.log(bend)]).x
+    return solution[widths:-1], math.exp(solution[-1])
 
 
 def _nearest_best(x: np.ndarray, y: np.ndarray, own: np.ndarray) -> np.ndarray:
