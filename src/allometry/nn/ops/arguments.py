@@ -16,7 +16,7 @@ def check_float(**tensors: Tensor | None) -> None:
             raise TypeError(f"{name}: {type(tensor).__name__} is not a tensor; give a real floating-point tensor")
         if not tensor.is_floating_point():
             raise TypeError(f"{name}: {tensor.dtype} has no unit scale; give a real floating-point tensor")
-        if 0 in tensor.shape:
+        if not tensor.numel():
             raise ValueError(f"{name}: shape {tuple(tensor.shape)} has a dimension of size 0; every size must be ≥ 1")
 
 

@@ -39,6 +39,7 @@ class Function(NamedArguments):
     tangent: ClassVar[Callable[..., Any]]
     transformed: ClassVar[type[Function]]  # the form for torch.func
     eager: ClassVar[type[Function]]  # the older, faster style
+    apply_eager: ClassVar[Callable[..., Any]]  # its ``apply``, without the questions that ``call`` has answered
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -46,15 +47,18 @@ class Function(NamedArguments):
             return
         common = {"jvp": cls.tangent, "__module__": cls.__module__}
         cls.transformed = type(cls.__name__, (cls,), common)
+        compute, remember = cls.forward, cls.setup_context
 
         def forward(ctx, *arguments):
-            output = cls.forward(*arguments)
-            cls.setup_context(ctx, arguments, output)
+            output = compute(*arguments)
+            remember(ctx, arguments, output)
             return output
 
         old = {"forward": forward, "setup_context": torch.autograd.Function.setup_context, "generate_vmap_rule": False}
         old |= {name: staticmethod(old[name]) for name in ("forward", "setup_context")}
         cls.eager = type(cls.__name__, (cls,), common | old)
+        below: Any = super(torch.autograd.Function, cls.eager)
+        cls.apply_eager = below.apply
 
 
 def call(function: type[Function], *arguments):
@@ -69,7 +73,7 @@ def call(function: type[Function], *arguments):
         return function.transformed.apply(*arguments)
     if not torch.is_grad_enabled() and forward_ad._current_level < 0:
         return function.forward(*arguments)
-    return function.eager.apply(*arguments)
+    return function.apply_eager(*arguments)
 
 
 class Constants:

@@ -134,13 +134,14 @@ class _LinearFunction(Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
-        rows = over_rows_of(grad)
+        needs_x, needs_weight, needs_addend, *_ = ctx.needs_input_grad
+        rows = over_rows(grad.shape[0])
         grad_x = grad_weight = grad_addend = None
-        if ctx.needs_input_grad[1]:  # first, since it needs working memory
+        if needs_weight:  # first, since it needs working memory
             grad_weight = _product(grad.t(), x, ctx.grad_weight * rows)
-        if ctx.needs_input_grad[0]:
+        if needs_x:
             grad_x = _product(grad, weight, ctx.grad_input)
-        if ctx.needs_input_grad[2]:
+        if needs_addend:
             # ``onto`` takes the gradient unchanged: its weight β is applied where the branch split off.
             grad_addend = grad.sum(0) * rows if ctx.bias else grad
         return grad_x, grad_weight, grad_addend, None, None, None, None
@@ -160,19 +161,21 @@ class _LinearFunction(Function):
 
 def _product(a: Tensor, b: Tensor, alpha: float, addend: Tensor | None = None, beta: float = 0.0) -> Tensor:
     """β·addend + α·a·b in one GEMM."""
-    if torch.compiler.is_compiling():  # the compiler fuses the factors itself
-        product = torch.mm(a, b) * alpha
-        return product if addend is None else product + beta * addend
-    return torch.addmm(_nothing(a) if addend is None else addend, a, b, beta=beta, alpha=alpha)
+    if addend is None:  # also while compiling: as a pass of its own, α would be a kernel more to build and to run
+        return torch.addmm(_nothing(a), a, b, beta=0, alpha=alpha)
+    if torch.compiler.is_compiling():  # which fuses both factors with the addition
+        return torch.mm(a, b) * alpha + beta * addend
+    return torch.addmm(addend, a, b, beta=beta, alpha=alpha)
 
 
 def _nothing(like: Tensor) -> Tensor:
     """An addend for β = 0. It is not read, except under vmap, which multiplies it by β; so it must be finite."""
-    if like.device.type == "cpu" and type(like) in (Tensor, torch.nn.Parameter):
+    if like.is_cpu and type(like) in _PLAIN:
         return _ZEROS[like.dtype]
     return like.new_zeros(1)
 
 
+_PLAIN = (Tensor, torch.nn.Parameter)
 _ZEROS = {dtype: torch.zeros(1, dtype=dtype) for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)}
 
 
