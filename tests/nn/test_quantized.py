@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from allometry import nn
+from allometry.nn import functional as F
 from allometry.nn.precision import formats
+from allometry.nn.precision.known_inputs import known_inputs
 from allometry.nn.precision.quantized import LEVELS, QuantizedLinear, normal_range, quantize, quantized_bytes
 from helpers.unit_scaled import decoder
 
@@ -72,23 +74,68 @@ def test_the_fp8_product_is_that_of_casts():
     torch.testing.assert_close(small(x), expected)
 
 
-def test_unit_scales_are_one_constant_and_need_no_example():
+def steps_of(model):
+    return {p: m.input_step for p, m in model.named_modules() if isinstance(m, QuantizedLinear)}
+
+
+def test_unit_scales_need_no_example_and_those_after_a_norm_do_not_move_in_training():
     model = decoder(width=64, heads=4)
-    modules = [module for module in quantize(model, "int8").modules() if isinstance(module, QuantizedLinear)]
-    assert len(modules) == 8
-    assert len({(module.weight_step, module.input_step) for module in modules}) == 1
+    fresh = steps_of(quantize(model, "int8"))
+    assert len(fresh) == 8
+    with torch.no_grad():
+        for parameter in model.stack.parameters():
+            parameter.mul_(2)
+    later = steps_of(quantize(model, "int8"))
+    for path, step in fresh.items():
+        assert (later[path] == step) != path.endswith("mlp.down"), path
+        assert later[path] >= step
     with pytest.raises(ValueError, match="'unit' and 'dynamic' do not"):
         quantize(model, "int8", scales="rms")
     quantize(model, "int8", scales="rms", activations=False)  # weights need no example
 
 
+@pytest.mark.parametrize("size", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("activation", ["swiglu", "geglu", "gelu", "relu2", "tanh", "sigmoid"])
+def test_what_an_mlp_hides_is_as_large_as_its_weights_say(activation, size):
+    """Weights and biases as training leaves them, each row another size; a norm's output as the input."""
+    mlp = nn.MLP(96, 64, activation, bias=True)
+    with torch.no_grad():
+        mlp.up.weight.mul_(size * torch.rand(mlp.up.weight.shape[0], 1))
+        mlp.up.bias.normal_(std=size)
+    x, seen = F.rms_norm(torch.randn(4000, 96), (96,)), []
+    handle = mlp.down.register_forward_pre_hook(lambda _, args: seen.append(args[0].square().mean().sqrt().item()))
+    mlp(x)
+    handle.remove()
+    assert known_inputs(mlp)["down"].rms == pytest.approx(seen[0], rel=0.05)
+
+
+@pytest.mark.parametrize("options", [{}, {"activation": "gelu"}, {"norm": "post"}, {"out_norm": False}])
+def test_after_weights_have_grown_unit_scales_still_lose_little(options):
+    """Less than what calibration to root mean squares loses, and near calibration to the largest entries."""
+    model = decoder(width=64, heads=4, **options)
+    with torch.no_grad():
+        for layer in model.stack.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight.mul_(3 * torch.rand(layer.weight.shape[0], 1))
+    tokens = torch.randint(32, (4, 16))
+    small = {scales: quantize(model, "int8", scales=scales, example=tokens) for scales in ("unit", "rms", "absmax")}
+    errors = {scales: relative(each(tokens), model(tokens)) for scales, each in small.items()}
+    assert errors["unit"] < errors["rms"]
+    assert errors["unit"] < 2 * errors["absmax"]
+
+
+def test_layers_that_a_user_replaced_are_taken_as_unknown():
+    model = decoder(width=64, heads=4)
+    model.stack.blocks[0].mlp.up = torch.nn.Linear(64, 2 * model.stack.blocks[0].mlp.down.in_features)
+    assert "stack.blocks.0.mlp.down" not in known_inputs(model)
+    quantize(model, "int8")
+
+
 def test_unit_scales_are_as_good_as_measured_ones_at_unit_scale_and_not_elsewhere():
-    """What unit scaling buys: with operands of root mean square 1 nothing is left to measure."""
-    x = torch.randn(64, 128)
+    """What unit scaling buys: with inputs of root mean square 1 nothing is left to measure."""
     layer = torch.nn.Linear(128, 64, bias=False)
     for size, holds in ((1.0, True), (0.01, False)):
-        with torch.no_grad():
-            layer.weight.copy_(size * torch.randn(64, 128))
+        x = size * torch.randn(64, 128)
         errors = {s: relative(quantize(layer, "int8", scales=s, example=x)(x), layer(x)) for s in ("unit", "rms")}
         assert (errors["unit"] < 1.05 * errors["rms"]) == holds
 
@@ -107,7 +154,8 @@ def test_sizes_are_those_of_the_formats():
     bits = {"int8": 8, "fp8": 8, "mxfp8": 8.25, "mxfp6": 6.25, "mxfp4": 4.25, "nvfp4": 4.5}
     assert quantized_bytes(model) == 4 * count
     for format, each in bits.items():
-        assert quantized_bytes(quantize(model, format)) == count * each / 8
+        steps = 4 * 32 if format == "int8" else 0  # of the rows
+        assert quantized_bytes(quantize(model, format)) == count * each / 8 + steps
 
 
 def test_the_range_of_a_normal_tensor_is_the_best_one():

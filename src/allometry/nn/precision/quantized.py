@@ -2,17 +2,18 @@
 
 A format needs to know how large a tensor is. Where that comes from is what ``scales`` says:
 
-- "unit": nowhere. At unit scale a weight or an activation has root mean square 1 by construction, so one constant for
-  all tensors will do, and no example is needed.
+- "unit": nowhere. At unit scale a weight or an activation has root mean square 1 by construction, so no example is
+  needed. Training moves weights away from it, and with them what they give to the next layer, but not what a norm
+  gives; so the rows of int8 weights are measured, and :func:`.known_inputs` says the rest of our own blocks.
 - "rms": the root mean square of each tensor, measured; of activations on examples.
 - "absmax": the largest entry of each tensor, measured; of activations on examples. What calibration usually means.
 - "dynamic": the largest entry of each row: of a weight's rows once, of an activation's whenever it comes. It needs no
   example, and is what a pretrained model wants, whose tensors have a few entries far larger than the rest.
 
-``int8`` is uniform: entries beyond its range are clipped, so the range is a choice. Under "unit" and "rms" it is for
-weights the one with the least mean square error for a normal tensor (:func:`normal_range`), and
-:data:`TAILS` times that for activations, whose tails are longer. Floating-point formats (``fp8``) have range to spare;
-"absmax" then puts the largest entry at the format's largest value. Block formats (``mxfp4``, ``nvfp4``) carry scales of
+``int8`` is uniform: entries beyond its range are clipped, so the range is a choice. Under "rms" it is for weights the
+one with the least mean square error for a normal tensor (:func:`normal_range`); for activations it is that times the
+length of their tails, 4 where nothing is known. Floating-point formats (``fp8``) have range to spare; "absmax" then
+puts the largest entry at the format's largest value. Block formats (``mxfp4``, ``nvfp4``) carry scales of
 their own, and ``scales`` changes little there.
 """
 
@@ -30,9 +31,9 @@ from torch import Tensor, nn
 from ..layers import with_parameters as layers
 from ..ops.products import Factors
 from .formats import E4M3FN, MX, Format, NVFP4Format, by_name
+from .known_inputs import UNKNOWN, InputSize, known_inputs
 
 SCALES = ("unit", "rms", "absmax", "dynamic")
-TAILS = 4.0  # how much longer than a normal tensor's the tails of activations are taken to be
 LEVELS = 127  # of int8, on either side of zero
 
 
@@ -88,9 +89,11 @@ def quantize(
                 f"example: none given, but scales={scales!r} measures activations; 'unit' and 'dynamic' do not"
             )
         sizes = _activation_sizes(model, linear, example, scales)
+    known = known_inputs(model) if scales == "unit" and isinstance(form, Int8) else {}
     for path, layer in linear.items():
         size = _size(layer.weight.detach(), scales) if scales in ("rms", "absmax") else 1.0
-        quantised = QuantizedLinear(layer, form, scales, size, sizes.get(path, 1.0), activations)
+        inputs = known.get(path, UNKNOWN._replace(rms=sizes.get(path, 1.0)))
+        quantised = QuantizedLinear(layer, form, scales, size, inputs, activations)
         if not path:
             return quantised
         model.set_submodule(path, quantised)
@@ -105,7 +108,13 @@ class QuantizedLinear(nn.Module):
     row_steps: Tensor | None  # what a code of 1 stands for in each row of the weight, where rows have their own
 
     def __init__(
-        self, layer: nn.Linear | layers.Linear, form: AnyFormat, scales: str, weight: float, inputs: float, cast: bool
+        self,
+        layer: nn.Linear | layers.Linear,
+        form: AnyFormat,
+        scales: str,
+        weight: float,
+        inputs: InputSize,
+        cast: bool,
     ):
         super().__init__()
         self.form, self.cast = form, cast
@@ -113,11 +122,12 @@ class QuantizedLinear(nn.Module):
         ours = isinstance(layer, layers.Linear)
         self._factors = layer.factors() if ours else Factors(1.0, 1.0)
         self.backward_ratio = layer.backward_ratio if ours else 1.0
-        by_row = scales == "dynamic" and not isinstance(form, MX | NVFP4Format)
+        dynamic = scales == "dynamic" and not isinstance(form, MX | NVFP4Format)
+        by_row = dynamic or (scales == "unit" and isinstance(form, Int8))
         steps = _row_steps(layer.weight.detach(), form) if by_row else None
         self.register_buffer("row_steps", None if steps is None else steps.flatten())
         self.weight_step = _step(form, scales, weight, 1.0)
-        self.input_step = None if by_row else _step(form, scales, inputs, TAILS)  # None: of each row when it comes
+        self.input_step = None if dynamic else _step(form, scales, *inputs)  # None: of each row when it comes
         self.register_buffer(
             "codes", _stored(layer.weight.detach() / (self.weight_step if steps is None else steps), form)
         )
