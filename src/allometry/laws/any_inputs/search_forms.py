@@ -32,6 +32,8 @@ STARTS, BACKTEST_STARTS = 8, 1
 # Forms that are tested, the plain ones among them; of the best also with exponents of each group, or by the frontier.
 MOST_TESTED, MOST_APART, MOST_NEAR = 12, 3, 7
 MOST_RUNS, MOST_FITTED = 600, 1500
+# Runs for each constant of a form that several groups share.
+ROOM = 1.3
 
 
 def forecast_inputs(runs: Measurements, seed: int = 0, forms: Sequence[AnyForm] | None = None) -> InputForecast:
@@ -158,7 +160,8 @@ def _shortlist(fitted: Sequence[FittedForm], runs: Measurements, common: CommonS
         taken = one.theta.shape[1] + one.form.num_linear * (1 + 0.5 * (groups - 1))
         plain = one.form.name in PLAIN
         # Groups share what they have in common: each adds hardly more than a constant of its own.
-        if plain or one.form.num_constants + groups < count:
+        needed = one.form.num_constants + groups if groups == 1 else ROOM * (one.form.num_constants + groups)
+        if plain or needed < count:
             squares = np.log(float((weights * left**2).mean()) + 1e-300)
             criterion[id(one)] = (count * squares + np.log(count) * taken, plain, one)
     ranked = sorted(criterion.values(), key=lambda entry: entry[0])

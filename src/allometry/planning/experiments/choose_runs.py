@@ -36,8 +36,8 @@ MOST_RUNS, MOST_TARGETS = 300, 200
 LEAST_RUNS = 3
 # Runs for each input with which forms can be told apart.
 ENOUGH_FOR_AN_INPUT = 12
-# How far groups lie apart, in standard deviations of an input.
-GROUPS_APART = 3.0
+# How far groups lie apart, in standard deviations of an input: so near that a point is taken in one group or another.
+GROUPS_APART = 1.0
 # A run that is expected to lie 10 % above the best of its price counts e^(−6·0.1), but no less than this.
 NEARNESS, LEAST_WEIGHT = 6.0, 0.1
 
