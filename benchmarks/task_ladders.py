@@ -179,7 +179,7 @@ def run_study(name: str, seed: int, folder: Path, speed_file: Path | None) -> di
     config = workflow.StudyConfig.parse(ladder.settings | given, name)
     speed = None if speed_file is None else Speed.from_json(json.loads(speed_file.read_text()))
     out = folder / f"{name}-{seed}"
-    begun = processor_seconds()
+    whole, begun = not out.exists(), processor_seconds()
     with at_any_speed(workflow.open_study(config, out, speed=speed)) as session:
         session.train_rungs(session.run_sweep())
         plan = session.plan()
@@ -218,8 +218,9 @@ def run_study(name: str, seed: int, folder: Path, speed_file: Path | None) -> di
         "compute_ratio": outcome.compute_ratio,
         "ladder_share": outcome.ladder_share,
         "notes": [*plan.cautions, *chance],
-        "ladder_seconds": ladder_seconds,
-        "target_seconds": processor_seconds() - begun - ladder_seconds,
+        # Of a study that goes on, a part of the time is not known.
+        "ladder_seconds": ladder_seconds if whole else None,
+        "target_seconds": processor_seconds() - begun - ladder_seconds if whole else None,
     }
 
 
@@ -234,7 +235,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         f"|{'---|' * 10}",
     ]
     for row in rows:
-        score, came = row["score_predicted"], row["score_actual"]
+        score, came, took = row["score_predicted"], row["score_actual"], "–"
+        if row["ladder_seconds"] is not None:
+            took = f"{row['ladder_seconds'] / 2 + row['target_seconds']:.0f}"
         expected = "none" if score is None else f"{score[0]:.3f} [{score[1]:.3f}, {score[2]:.3f}]"
         lines.append(
             f"| {row['name']}, {row['seed']} | {row['num_params'] / 1e3:.1f} k × {row['tokens'] / 1e6:.2f} M "
@@ -242,7 +245,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['predicted']:.3f} [{row['low']:.3f}, {row['high']:.3f}] | "
             f"{row['actual']:.3f} ± {row['actual_error']:.3f} | {row['error']:+.1%} | "
             f"{'yes' if row['inside'] else '**no**'} | {row['score']} {expected} | {came[0]:.3f} ± {came[1]:.3f} | "
-            f"{row['ladder_share']:.0%} | {row['ladder_seconds'] / 2 + row['target_seconds']:.0f} |"
+            f"{row['ladder_share']:.0%} | {took} |"
         )
     return "\n".join(lines)
 

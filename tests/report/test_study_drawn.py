@@ -3,7 +3,7 @@
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
-import matplotlib
+import matplotlib.figure
 import pytest
 
 from allometry.report.pictures import canvas, evidence, loss_curves, study_drawn
@@ -42,6 +42,14 @@ def test_one_run_is_enough_to_draw(contents, kept):
     few = replace(contents, records=tuple(contents.finished("ladder")[:kept]), predictor=None, plan=None, outcome=None)
     for name in ("loss_by_compute", "size_curves", "training_curves"):
         assert getattr(study_drawn, name)(PICTURES[name](few)).as_file().startswith("<?xml")
+
+
+def test_an_interval_that_reaches_down_to_zero_can_be_drawn():
+    axes = matplotlib.figure.Figure().add_subplot()
+    canvas.limit(axes, [2.0, 0.0, 4.0, float("inf")])
+    low, high = axes.get_ylim()
+    assert 1.5 < low < 2
+    assert 4 < high < 5
 
 
 def test_sizes_have_colours_of_their_own():

@@ -7,6 +7,7 @@ with text as text, once for a wide window and once for a phone. The same data gi
 from __future__ import annotations
 
 import io
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -140,9 +141,10 @@ def finite(values: np.ndarray) -> np.ndarray:
 
 
 def limit(axes: Axes, losses: Sequence[float]) -> None:
-    """Set a logarithmic axis to these losses with some room around them."""
-    if losses:
-        low, high = min(losses), max(losses)
+    """Set a logarithmic axis to these losses with some room around them; an interval may reach down to zero."""
+    shown = [loss for loss in losses if 0 < loss < math.inf]
+    if shown:
+        low, high = min(shown), max(shown)
         room = max((high / low) ** 0.06, 1.005)
         axes.set_ylim(low / room, high * room)
 
