@@ -29,6 +29,16 @@ def actual(study: dict) -> float:
     return float(np.mean(study["actual"]))
 
 
+def hits(study: dict) -> list[bool]:
+    """Of each seed of the target: whether it came out inside the interval."""
+    return [study["low"] <= loss <= study["high"] for loss in study["actual"]]
+
+
+def held(study: dict) -> bool:
+    """Whether most seeds came out inside."""
+    return 2 * sum(hits(study)) >= len(study["actual"])
+
+
 def label(study: dict) -> str:
     """The text, the seed and how far beyond the largest rung the target lies."""
     return f"{study['text']}, seed {study['seed']}, {study['compute_ratio']:.0f}×"
@@ -36,7 +46,8 @@ def label(study: dict) -> str:
 
 def title(study: dict) -> str:
     """What a pointer over a study reads."""
-    within = "inside" if study["inside"] else "outside"
+    seeds = len(study["actual"])
+    within = ("inside" if held(study) else "outside") if seeds == 1 else f"{sum(hits(study))} of {seeds} seeds inside"
     return (
         f"{label(study)} ({study['group']}): predicted {study['predicted']:.4f} "
         f"[{study['low']:.4f}, {study['high']:.4f}], actual {actual(study):.4f}, {within} its 90 % interval"
@@ -46,8 +57,8 @@ def title(study: dict) -> str:
 def tournament(studies: Sequence[dict]) -> str:
     """Left, predicted against actual loss; right, a row for each study: the interval and what came out, in per cent."""
     height = max(340, TOP + ROW * len(studies) + BOTTOM)
-    inside = sum(bool(study["inside"]) for study in studies)
-    summary = f"{len(studies)} studies: what came out lies inside the 90 % interval in {inside}"
+    inside = [hit for study in studies for hit in hits(study)]
+    summary = f"{len(studies)} studies: {sum(inside)} of {len(inside)} targets lie inside the 90 % interval"
     parts = [*scatter(studies, min(height, 340)), *rows(studies, height)]
     return document(WIDTH, height, f"Predicted and actual losses. {summary}.", parts)
 
@@ -78,10 +89,10 @@ def scatter(studies: Sequence[dict], height: int) -> list[str]:
     parts += [
         f'<path class="axis" d="M{left} {bottom}L{right} {top}"/>',
         f'<text class="small" x="{(left + right) / 2}" y="{bottom + 36}" text-anchor="middle">'
-        "actual, nats per byte (above the diagonal: predicted too high)</text>",
+        "actual, nats per token (above the diagonal: predicted too high)</text>",
     ]
     for s in studies:
-        bar, dot = ("range", "dot") if s["inside"] else ("missed", "miss")
+        bar, dot = ("range", "dot") if held(s) else ("missed", "miss")
         at = x(actual(s))
         parts += [
             f"<g><title>{escape(title(s))}</title>",
@@ -95,7 +106,7 @@ def rows(studies: Sequence[dict], height: int) -> list[str]:
     """A row for each study: its interval and the actual loss, both relative to the prediction."""
     left, right, bottom = 552, WIDTH - 16, TOP + ROW * len(studies) + 6
     spans = [max(s["high"] / s["predicted"], s["predicted"] / s["low"]) - 1 for s in studies]
-    errors = [abs(actual(s) / s["predicted"] - 1) for s in studies]
+    errors = [abs(loss / s["predicted"] - 1) for s in studies for loss in s["actual"]]
     reach = max(0.02, *spans, *errors) * 1.1
     x = lambda ratio: (left + right) / 2 + (ratio - 1) / reach * (right - left) / 2
     parts = [f'<text class="head" x="{left - 142}" y="20">Each study, relative to its prediction</text>']
@@ -108,18 +119,22 @@ def rows(studies: Sequence[dict], height: int) -> list[str]:
         ]
     for number, s in enumerate(studies):
         at = TOP + ROW * number + ROW / 2
-        bar, dot = ("range", "dot") if s["inside"] else ("missed", "miss")
+        bar, pale = "range" if held(s) else "missed", " tuning" if s["group"] == "tuning" else ""
+        dots = [
+            f'<circle class="{"dot" if hit else "miss"}{pale}" cx="{x(loss / s["predicted"]):.1f}" cy="{at}" r="4"/>'
+            for loss, hit in zip(s["actual"], hits(s), strict=True)
+        ]
         parts += [
             f"<g><title>{escape(title(s))}</title>",
             f'<text class="small" x="{left - 10}" y="{at + 4:.1f}" text-anchor="end">{escape(label(s))}</text>',
             f'<path class="{bar}" d="M{x(s["low"] / s["predicted"]):.1f} {at}H{x(s["high"] / s["predicted"]):.1f}"/>',
-            f'<circle class="{dot}{" tuning" if s["group"] == "tuning" else ""}" '
-            f'cx="{x(actual(s) / s["predicted"]):.1f}" cy="{at}" r="4"/></g>',
+            *dots,
+            "</g>",
         ]
-    legend = "bar: 90 % interval · dot: what came out"
+    legend = "bar: 90 % interval · dots: what came out"
     if any(s["group"] == "tuning" for s in studies):
         legend += " · pale: texts used for choices"
-    if not all(s["inside"] for s in studies):
+    if not all(hit for s in studies for hit in hits(s)):
         legend += " · red: outside"
     parts.append(f'<text class="small" x="{right}" y="{bottom + 36}" text-anchor="end">{legend}</text>')
     return parts

@@ -21,7 +21,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "docs"), str(ROOT / "benchmarks")]
 
-from result_pictures import actual, badge, calibration, tournament  # noqa: E402
+from result_pictures import actual, badge, calibration, held, hits, tournament  # noqa: E402
 
 from task_ladders import table as task_table  # noqa: E402
 
@@ -88,11 +88,18 @@ def tournament_table(rows: list[dict]) -> str:
                 f"{row['predicted']:.4f} [{row['low']:.4f}, {row['high']:.4f}]",
                 " ".join(f"{loss:.4f}" for loss in row["actual"]),
                 f"{actual(row) / row['predicted'] - 1:+.2%}",
-                "yes" if row["inside"] else "**no**",
+                seeds_inside(row),
             )
             for row in rows
         ),
     )
+
+
+def seeds_inside(row: dict) -> str:
+    """In words; bold where most seeds of the target are outside."""
+    inside, seeds = sum(hits(row)), len(row["actual"])
+    text = ("yes" if inside else "no") if inside in (0, seeds) else f"{inside} of {seeds}"
+    return text if held(row) else f"**{text}**"
 
 
 def tournament_groups(rows: list[dict]) -> list[tuple[str, list[dict]]]:
@@ -112,7 +119,7 @@ def rms(rows: list[dict]) -> float:
 
 def tournament_summary(rows: list[dict]) -> str:
     return table(
-        ("studies", "number", "error, rms", "error, mean", "half-width, median", "inside 90 %"),
+        ("studies", "number", "error, rms", "error, mean", "half-width, median", "targets inside 90 %"),
         (
             (
                 name,
@@ -120,7 +127,7 @@ def tournament_summary(rows: list[dict]) -> str:
                 f"{rms(kept):.2%}",
                 f"{np.mean([row['error'] for row in kept]):+.2%}",
                 f"{np.median([row['half_width'] for row in kept]):.1%}",
-                f"{sum(row['inside'] for row in kept)} of {len(kept)}",
+                f"{sum(sum(hits(row)) for row in kept)} of {sum(len(row['actual']) for row in kept)}",
             )
             for name, kept in tournament_groups(rows)
         ),
@@ -265,7 +272,8 @@ def figures() -> dict[str, Any]:
         "plural": "study" if len(unseen) == 1 else "studies",
         "rms": f"{rms([row for row in unseen if row['target_ratio'] <= 16] or unseen):.1%}",
         "far": ", ".join(f"{abs(row['error']):.1%}" for row in unseen if row["target_ratio"] > 16) or "none",
-        "hits": sum(bool(row["inside"]) for row in unseen),
+        "targets": sum(len(row["actual"]) for row in unseen),
+        "hits": sum(sum(hits(row)) for row in unseen),
         "others": len(other),
         "names": ", ".join(dict.fromkeys(row["name"] for row in other)),
         "chinese": "、".join(dict.fromkeys(IN_CHINESE[row["name"]] for row in other)),
@@ -283,7 +291,7 @@ ENGLISH = """\
 | tried on | outcome |
 |---|---|
 | **{tables} public tables** of runs, fitted on at most a tenth of the compute | {error} off on average; {inside} of the held-out runs inside their 90 % intervals |
-| **our own ladder**, {studies} {plural} that no choice had seen | {rms} off (rms) at 8×; at 64× and more each {far}; {hits} of {studies} inside |
+| **our own ladder**, {studies} {plural} that no choice had seen | {rms} off (rms) at 8×; at 64× and more each {far}; {hits} of {targets} targets inside |
 | **other tasks** ({names}) at 8× | {other_errors} off, intervals of ± {other_width} in the median; {other_hits} of {others} inside |
 | **laws of any inputs**, {tasks} tasks of SLDBench and ScaleBench, {sets} held-out sets | R² {median} in the median, {worst} at worst |
 """
@@ -292,7 +300,7 @@ CHINESE = """\
 | 检验对象 | 结果 |
 |---|---|
 | **{tables} 张公开的训练记录表**，只用不超过十分之一算力的记录拟合 | 平均误差 {error}；{inside} 的留出记录落在各自的 90 % 区间内 |
-| **我们自己的模型梯队**：{studies} 次研究，其文本与随机种子从未参与此前的任何设计选择 | 8 倍算力处误差 {rms}（均方根），64 倍及以上处误差 {far}；{studies} 次中有 {hits} 次落在区间内 |
+| **我们自己的模型梯队**：{studies} 次研究，其文本与随机种子从未参与此前的任何设计选择 | 8 倍算力处误差 {rms}（均方根），64 倍及以上处误差 {far}；{targets} 个目标模型中有 {hits} 个落在区间内 |
 | **其他任务**（{chinese}）：8 倍算力 | 误差 {other_errors}，区间半宽中位数 ± {other_width}；{others} 次中有 {other_hits} 次落在区间内 |
 | **任意输入的定律**：SLDBench 与 ScaleBench 的 {tasks} 项任务，{sets} 个留出集 | R² 中位数 {median}，最差 {worst} |
 """
