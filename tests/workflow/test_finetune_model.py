@@ -86,12 +86,24 @@ def test_what_cannot_be_tuned_is_one_line_and_leaves_nothing(folder):
         with pytest.raises(UserError, match=reason) as caught:
             finetune(str(model), data, out, counts=(16,))
         assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(UserError, match="--format: no format 'fp3'"):
+        finetune(str(folder / "model"), data, out, counts=(16,), format="fp3")
     with pytest.raises(UserError, match="give fewer"):
         finetune(str(folder / "model"), data, out, counts=(5000,), held_out=24)
     (folder / "model" / "model.safetensors").write_bytes(b"\xff" * 64)  # a header that lies
     with pytest.raises(UserError, match="cannot be read"):
         finetune(str(folder / "model"), data, out, counts=(16,), held_out=24)
+    for file in (folder / "model").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(UserError, match="no tokenizer in it; save"):
+        finetune(str(folder / "model"), data, out, counts=(16,), held_out=24)
     assert not out.exists()
+
+
+def test_a_gguf_file_is_called_by_its_own_name(folder):
+    (folder / "damaged.gguf").write_bytes(b"GGUF" + b"\xff" * 64)
+    with pytest.raises(UserError, match="damaged.gguf: cannot be read"):
+        finetune(str(folder / "damaged.gguf"), folder / "pairs.jsonl", folder / "out", counts=(16,), held_out=24)
 
 
 def test_a_classifier_keeps_its_labels_and_says_its_accuracy(folder):

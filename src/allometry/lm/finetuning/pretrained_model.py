@@ -12,6 +12,8 @@ import torch
 from ...errors import UserError
 from .. import checkpoint
 
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")  # of which a folder has one at least
+
 
 def load_pretrained(name: str, labels: Sequence[str] = (), seed: int = 0) -> tuple[Any, Any]:
     """The model in float32 and its tokenizer; nothing is fetched, and no code of the model's own is run.
@@ -32,26 +34,19 @@ def load_pretrained(name: str, labels: Sequence[str] = (), seed: int = 0) -> tup
     from transformers.utils import logging  # pyright: ignore[reportMissingImports]
 
     logging.disable_progress_bar()
-    path = Path(name)
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    if path.is_file():
-        name, options["gguf_file"] = str(path.parent), path.name
-    elif not path.is_dir() and not is_hub_name(name):
-        raise UserError(f"{name}: no such folder")
-    elif path.is_dir() and not (path / "config.json").is_file():
-        raise UserError(f"{name}: no config.json in it; give a folder that save_pretrained or allometry export wrote")
+    where, options = _place(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
         if labels:
             options |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
             options["num_labels"] = len(labels)
         kind = AutoModelForSequenceClassification if labels else AutoModelForCausalLM
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = kind.from_pretrained(name, dtype=torch.float32, **options)
+            model = kind.from_pretrained(where, dtype=torch.float32, **options)
     except Exception as error:  # transformers and what it calls raise any class
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if not path.exists():
+        if not Path(name).exists():
             raise UserError(
                 f"{name}: no such folder, and not in the local cache of Hugging Face; on a machine with a network run "
                 f"`hf download {name} --local-dir DIR`, and give that folder"
@@ -70,6 +65,26 @@ def load_pretrained(name: str, labels: Sequence[str] = (), seed: int = 0) -> tup
             f"{name}: its tokenizer has no token to fill texts up with; give an encoder, as BERT, for labels"
         )
     return model, tokenizer
+
+
+def _place(name: str) -> tuple[str, dict[str, Any]]:
+    """What transformers loads a model from, and how.
+
+    Raises:
+        UserError: there is no such model here, or a part of it is missing.
+    """
+    path = Path(name)
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    if path.is_file():
+        return str(path.parent), options | {"gguf_file": path.name}
+    if not path.is_dir():
+        if not is_hub_name(name):
+            raise UserError(f"{name}: no such folder")
+    elif not (path / "config.json").is_file():
+        raise UserError(f"{name}: no config.json in it; give a folder that save_pretrained or allometry export wrote")
+    elif not any(file for pattern in TOKENIZER_FILES for file in path.glob(pattern)):
+        raise UserError(f"{name}: no tokenizer in it; save the model's there by tokenizer.save_pretrained({name!r})")
+    return name, options
 
 
 def fingerprint_of(model: Any) -> str:

@@ -65,7 +65,7 @@ class FineTuning:
             try:
                 formats.by_name(self.format)
             except ValueError as error:
-                raise UserError(f"--format {self.format}: {error}") from None
+                raise UserError(f"--format: {str(error).removeprefix('name: ')}") from None
 
 
 @dataclass(frozen=True)
