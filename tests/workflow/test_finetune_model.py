@@ -102,7 +102,7 @@ def test_what_cannot_be_tuned_is_one_line_and_leaves_nothing(folder):
 
 def test_a_gguf_file_is_called_by_its_own_name(folder):
     (folder / "damaged.gguf").write_bytes(b"GGUF" + b"\xff" * 64)
-    with pytest.raises(UserError, match="damaged.gguf: cannot be read"):
+    with pytest.raises(UserError, match=r"damaged\.gguf: cannot be read"):
         finetune(str(folder / "damaged.gguf"), folder / "pairs.jsonl", folder / "out", counts=(16,), held_out=24)
 
 
