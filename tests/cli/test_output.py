@@ -35,3 +35,11 @@ def test_a_refused_table_ends_in_one_line_and_status_2_again_and_again(tmp_path)
             [sys.executable, "-m", "allometry", "fit", str(path)], capture_output=True, text=True, check=False
         )
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+def test_no_help_names_a_type_beside_a_flag(cli):
+    for command in ([], ["fit"], ["runs"], ["finetune"]):
+        status, out, _ = cli(*command, "--help")
+        assert status == 0
+        assert "--help" in out
+        assert "bool" not in out.lower()

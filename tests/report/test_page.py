@@ -229,3 +229,10 @@ def test_the_room_needs_no_torch_and_its_tables_no_matplotlib():
 
 def _full_disk(*_):
     raise OSError(28, "No space left on device")
+
+
+def test_the_contents_lead_to_every_section(page):
+    targets = [attrs["href"].removeprefix("#") for attrs in page.all("a")]
+    sections = [attrs["id"] for attrs in page.all("section") if "hidden" not in attrs]
+    assert targets == sections
+    assert len(targets) >= 5

@@ -19,10 +19,11 @@ from ..errors import UserError
 from ..extras import EXTRAS, how_to_install
 from . import audit, data, doctor, fit, import_runs, ladder, plan, predict, quickstart, report, runs, scale, train
 from .models import distill, evaluate, export, finetune, generate
-from .terminal.command import Quiet, Verbose, Version, examples, with_common_options
+from .terminal.command import PlainCommand, PlainGroup, Quiet, Verbose, Version, examples, with_common_options
 
 app = typer.Typer(
     name="allometry",
+    cls=PlainGroup,
     help="How big a model, on how many tokens, with which batch and learning rate, and which loss will it reach? "
     "Measured on your own text and machine.",
     epilog=examples("allometry quickstart", "allometry fit runs.csv", "allometry COMMAND --help"),
@@ -50,7 +51,7 @@ COMMANDS = {
     "doctor": (doctor.doctor, doctor.EXAMPLES),
 }
 for name, (function, lines) in COMMANDS.items():
-    app.command(name, epilog=examples(*lines))(with_common_options(function))
+    app.command(name, cls=PlainCommand, epilog=examples(*lines))(with_common_options(function))
 
 # What the parser of options says of a value, and the same in plain words.
 _PLAIN = tuple(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -13,6 +14,9 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+CONTENTS = "<!-- contents -->"  # where the links to the sections go
+SECTION = re.compile(r'<section id="([\w-]+)">\s*<h2>([^<]*)</h2>')
+FEWEST_SECTIONS = 4
 # Characters that are invisible or change the direction of the text around them, as models of bytes may write them: they
 # are shown by their symbols, or as the replacement character.
 UNSEEN = (
@@ -45,7 +49,17 @@ def rendered(template: str, scripts: Sequence[str] = (), **values: Any) -> str:
     )
     # Markup: the scripts are ours, and hold nothing that ends a script element (a test looks).
     texts = [Markup(packaged("scripts", name)) for name in scripts]
-    return environment.get_template(template).render(policy=policy(texts), scripts=texts, **values)
+    page = environment.get_template(template).render(policy=policy(texts), scripts=texts, **values)
+    return page.replace(CONTENTS, contents_of(page), 1)
+
+
+def contents_of(page: str) -> str:
+    """Links to the sections of a page, which have an id and a heading; none where there are few."""
+    sections = SECTION.findall(page)
+    if len(sections) < FEWEST_SECTIONS:
+        return ""
+    links = " ".join(f'<a href="#{place}">{heading}</a>' for place, heading in sections)
+    return f'<nav aria-label="Contents">{links}</nav>'
 
 
 def policy(scripts: Sequence[str]) -> str:

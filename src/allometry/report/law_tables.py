@@ -71,6 +71,13 @@ def plan(plan: Plan) -> ReportTable:
         row(f"{plan.level:.0%} interval", cells.interval(plan.low, plan.high)),
         row("expected time", "not known" if plan.seconds is None else cells.seconds(plan.seconds)),
     ]
+    if plan.basin:
+        rows += [
+            row("sizes within 0.1% of the lowest loss", cells.span(plan.basin.within_0_1_percent)),
+            row("sizes within 0.5%", cells.span(plan.basin.within_0_5_percent)),
+            row("cost of half the size", cells.optional(plan.basin.cost_of_half_size, "{:+.2%}")),
+            row("cost of twice the size", cells.optional(plan.basin.cost_of_double_size, "{:+.2%}")),
+        ]
     return ReportTable(("plan", ""), tuple(rows), frozenset({"plan"}))
 
 
@@ -82,7 +89,7 @@ def _epochs(plan: Plan) -> ReportCell:
 
 def optimum(plan: Plan) -> ReportTable:
     """How the law alone would spend the plan's budget: by 6·N·D, and with any size, even a fraction."""
-    best, basin = plan.optimum, plan.basin
+    best = plan.optimum
     rows = [
         row("optimum by 6·N·D: parameters", cells.count(best.num_params)),
         row("tokens", cells.count(best.tokens)),
@@ -92,13 +99,6 @@ def optimum(plan: Plan) -> ReportTable:
     ]
     if best.searched:
         rows.append(row("sizes searched", cells.span(best.searched)))
-    if basin:
-        rows += [
-            row("sizes within 0.1% of its loss", cells.span(basin.within_0_1_percent)),
-            row("sizes within 0.5%", cells.span(basin.within_0_5_percent)),
-            row("cost of half the size", cells.optional(basin.cost_of_half_size, "{:+.2%}")),
-            row("cost of twice the size", cells.optional(basin.cost_of_double_size, "{:+.2%}")),
-        ]
     return ReportTable(("optimum", ""), tuple(rows), frozenset({"optimum"}))
 
 

@@ -55,6 +55,7 @@ def render(contents: StudyContents) -> str:
         tables=tables.all_tables(contents),
         law_notes=sentences.law_notes(contents.predictor) if contents.predictor else [],
         cautions=contents.plan.cautions if contents.plan else (),
+        optimum_note=sentences.optimum_note(contents.plan),
         plan_notes=contents.plan.notes if contents.plan else (),
         sample=_sample(contents),
         unit=contents.unit,

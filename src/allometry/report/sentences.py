@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .. import laws
 from ..config.run import RunConfig
-from ..planning import Outcome
+from ..planning import Outcome, Plan
 from ..quantities import format_count, format_flops, plural
 from .cells import interval
 from .study_contents import StudyContents, fits_of, weights_of
@@ -80,6 +80,17 @@ def missing(contents: StudyContents) -> list[tuple[str, str]]:
     elif contents.outcome is None:
         lines.append(("The plan has not been trained yet; this trains it and compares:", "allometry train STUDY"))
     return lines
+
+
+def optimum_note(plan: Plan | None) -> str:
+    """Why the optimum by 6·N·D is not the plan; empty where the plan counts its FLOPs so, too."""
+    if plan is None or not plan.flops_exact:
+        return ""
+    factor = plan.flops_exact / plan.flops
+    return (
+        "The optimum counts the budget as 6·N·D and takes any size. The plan counts the FLOPs of shapes that exist, "
+        f"with head and attention: {factor:.3g} times 6·N·D for its model, so the same budget buys it other tokens."
+    )
 
 
 def runs_note(contents: StudyContents) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 from typer.models import OptionInfo
 
 Quiet = Annotated[
@@ -89,6 +90,26 @@ def _name_kind(annotation: Any) -> None:
     for option in options:
         if isinstance(option, OptionInfo) and option.metavar is None:
             option.metavar = next((word for known, word in _KINDS.items() if kind in (known, known | None)), None)
+
+
+class FlagsWithoutKind:
+    """A command whose help names no type beside a flag: also beside those that typer adds itself."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All parameters."""
+        params = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in params:
+            if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+                parameter.metavar = ""
+        return params
+
+
+class PlainCommand(FlagsWithoutKind, TyperCommand):
+    """One command."""
+
+
+class PlainGroup(FlagsWithoutKind, TyperGroup):
+    """All commands."""
 
 
 def the_same_with(*more: str) -> list[str]:
