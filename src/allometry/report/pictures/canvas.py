@@ -152,14 +152,18 @@ def limit(axes: Axes, losses: Sequence[float]) -> None:
 def log_x(axes: Axes, label: str, form: Callable[[float], str]) -> None:
     """Make the axis logarithmic with few ticks: at decades, or at 1, 2 and 5 if there are fewer than two of them."""
     axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    decades = np.log10(high / low)
-    subs = (1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.6 else (1.0, 2.0, 5.0)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axes.xaxis.set_major_locator(decades(*axes.get_xlim()))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: form(x)))
     axes.xaxis.set_minor_locator(LogLocator(subs=range(1, 10), numticks=99))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(label)
+
+
+def decades(low: float, high: float) -> LogLocator:
+    """Ticks at the powers of ten, or at 1, 3 or 1, 2, 5 of each where there are few of them."""
+    count = np.log10(high / low)
+    subs = (1.0,) if count > 2.5 else (1.0, 3.0) if count > 1.6 else (1.0, 2.0, 5.0)
+    return LogLocator(subs=subs, numticks=20)
 
 
 def log_y(axes: Axes, label: str) -> None:

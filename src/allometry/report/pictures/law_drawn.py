@@ -24,6 +24,7 @@ from .canvas import (
     TARGET,
     WIDE,
     Drawing,
+    decades,
     drawing,
     finite,
     is_slim,
@@ -195,6 +196,7 @@ def _best_sizes(axes: Axes, data: laws.IsoFlop) -> None:
     axes.plot(flops, sizes, "o", color=TARGET, markersize=4.5, markeredgecolor="white", label="minimum of a budget")
     axes.set_yscale("log")
     log_x(axes, "training compute (FLOPs)", power_of_ten)
+    axes.yaxis.set_major_locator(decades(*axes.get_ylim()))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: format_count(y)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylabel("best size (parameters)")

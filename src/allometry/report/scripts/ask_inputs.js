@@ -17,11 +17,7 @@
 
   // ---- one input: how it is written, where its slider reaches, how it is drawn
   const isLog = (i) => table.by_logarithm[i], spanOf = (i) => table.span[i], isFixed = (i) => spanOf(i)[0] === spanOf(i)[1];
-  const written = (value) => {
-    const short = count(value);
-    if (Math.abs(value) < 1e4) return digits(value, 6);
-    return parse(short, "", true) === Number(value.toPrecision(6)) ? short : value.toExponential(5).replace(/\.?0*e\+?/, "e");
-  };
+  const written = (value) => (Math.abs(value) < 1e4 ? digits(value, 6) : count(value, 6));
   function reach(i) {
     const [low, high] = spanOf(i);
     if (table.are_shares) return [0, 1];

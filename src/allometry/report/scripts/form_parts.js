@@ -23,11 +23,11 @@ const formParts = (() => {
   }
 
   const digits = (value, count) => Number(value.toPrecision(count)).toString();
-  function count(value) {
+  function count(value, most = 3) {
     for (const [factor, suffix] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]]) {
-      if (Math.abs(value) >= 0.9995 * factor) return digits(value / factor, 3) + suffix;
+      if (Math.abs(value) >= 0.9995 * factor) return digits(value / factor, most) + suffix;
     }
-    return digits(value, 3);
+    return digits(value, most);
   }
 
   function ticks(low, high, most) {
