@@ -16,6 +16,16 @@ if sys.platform != "win32":
     import fcntl
 
 
+def check_replaceable(path: Path | str) -> None:
+    """Raises OSError where no file can be put in the place of what is there: a folder, a device, or "-"."""
+    path = Path(path)
+    if path == Path("-"):
+        raise OSError(errno.EINVAL, "give a file; --json prints the answer on standard output", "-")
+    if path.exists() and not path.is_file():
+        kind = "is a folder" if path.is_dir() else "is no regular file and is left as it is"
+        raise OSError(errno.EINVAL, f"{kind}; give the name of a file", str(path))
+
+
 def replace_file(path: Path, content: bytes, allowed: AbstractContextManager[Any] | None = None) -> None:
     """Write ``content`` to ``path``; whatever happens, a reader sees either the old file or the new one, complete.
 
@@ -26,11 +36,7 @@ def replace_file(path: Path, content: bytes, allowed: AbstractContextManager[Any
             regular file: a rename would destroy a device.
     """
     path = Path(path)
-    if path == Path("-"):
-        raise OSError(errno.EINVAL, "give a file; --json prints the answer on standard output", "-")
-    if path.exists() and not path.is_file():
-        kind = "is a folder" if path.is_dir() else "is no regular file and is left as it is"
-        raise OSError(errno.EINVAL, f"{kind}; give the name of a file", str(path))
+    check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

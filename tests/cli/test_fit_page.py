@@ -37,3 +37,9 @@ def test_laws_without_a_page(refused, tmp_path):
     assert not (tmp_path / "fit.json").exists()
     assert "--html" in refused("fit", source, "--isoflop", "--html", tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+def test_nothing_is_fitted_or_written_where_the_page_has_no_place(refused, tmp_path):
+    source, fit = table(tmp_path / "runs.csv"), tmp_path / "fit.json"
+    assert "is a folder" in refused("fit", source, "-o", fit, "--html", tmp_path)
+    assert not fit.exists()

@@ -80,6 +80,7 @@ def fit(
     json: Json = False,
 ) -> list[str] | None:
     """Fit scaling laws to a table of runs or a study, and weigh them by a test on the largest runs."""
+    from ..files import check_replaceable
     from .terminal.output import answer, answer_json, as_options
     from .terminal.progress import Terminal
 
@@ -88,6 +89,9 @@ def fit(
     _check_choice(law, of_inputs, of_one_law, level, isoflop=isoflop)
     if html is not None:
         _check_page(law, isoflop=isoflop)
+    for path in (output, html):
+        if path is not None:
+            check_replaceable(path)  # a fit may take minutes
     shared = {
         "columns": {name: _column(value) for name, value in pairs(column, "--column").items()} or None,
         "where": pairs(where, "--where") or None,
