@@ -190,7 +190,7 @@ def run_study(name: str, seed: int, folder: Path, speed_file: Path | None) -> di
     outcome = workflow.conclude(session.study, plan, record)
     rungs = session.study.records("ladder")
     actual = record.scores.get(ladder.score)
-    chance = [note for note in plan.notes if "chance" in note]
+    remarks = [note for note in plan.notes if note.startswith(f"{ladder.score}: ")]
     return {
         "name": name,
         "seed": seed,
@@ -217,7 +217,7 @@ def run_study(name: str, seed: int, folder: Path, speed_file: Path | None) -> di
         "score_of_rungs": sorted(rung.scores[ladder.score].value for rung in rungs if ladder.score in rung.scores),
         "compute_ratio": outcome.compute_ratio,
         "ladder_share": outcome.ladder_share,
-        "notes": [*plan.cautions, *chance],
+        "notes": [*plan.cautions, *remarks],
         # Of a study that goes on, a part of the time is not known.
         "ladder_seconds": ladder_seconds if whole else None,
         "target_seconds": processor_seconds() - begun - ladder_seconds if whole else None,

@@ -7,8 +7,9 @@ import pytest
 from allometry import planning
 from allometry.errors import UserError
 from allometry.planning import Outcome
+from allometry.quantities import Score
 from allometry.runs.study import Study
-from allometry.workflow.outcome import planned_run, record_outcome
+from allometry.workflow.outcome import planned_run, predict_scores, record_outcome, score_notes
 from helpers.builders import record, run_config
 from helpers.predictors import Chinchilla
 
@@ -39,6 +40,19 @@ def test_the_outcome_is_arithmetic_on_the_records(study, plan):
     assert outcome.to_json() == study.read("outcome.json")
     assert Outcome.from_json(study.read("outcome.json")) == outcome
     assert record_outcome(study, plan, replace(target, loss=1.31)).inside is False
+
+
+def test_scores_are_predicted_and_a_loss_far_below_the_ladders_is_told(tmp_path, plan):
+    study = Study.create(tmp_path / "scored", {})
+    for step in range(12):
+        loss = 2.5 - 0.05 * step
+        score = {"accuracy": Score(0.6 - 0.15 * loss, 0.01)}
+        study.save(replace(record(run_config(seed=step), loss=loss), scores=score), [])
+    near, far = (replace(plan, loss=loss, low=loss - 0.01, high=loss + 0.01) for loss in (1.9, 1.4))
+    assert predict_scores(study, near)["accuracy"].value == pytest.approx(0.6 - 0.15 * 1.9, abs=0.02)
+    [line] = score_notes(study, near)
+    assert line.startswith("accuracy 0.3")
+    assert "below the ladder's by 1 times their range" in score_notes(study, far)[-1]
 
 
 def test_a_plan_without_an_interval_has_nothing_to_be_inside_of(study, plan):

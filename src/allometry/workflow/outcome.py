@@ -13,6 +13,7 @@ from ..runs.record import RunRecord
 from ..runs.study import Study
 
 LEAST_RUNS = 6  # of a ladder, for a law of scores
+FAR_BELOW = 0.5  # of the range of the ladder's losses: scores predicted further below it were off (docs/log.md)
 
 
 def planned_run(plan: Plan) -> RunConfig:
@@ -84,26 +85,39 @@ def chance_of(task: TaskConfig, name: str) -> float | None:
 
 def predict_scores(study: Study, plan: planning.Plan) -> dict[str, laws.Prediction]:
     """The scores of the model that a plan names, by name; those that the ladder has no law for are left out."""
+    return {name: one for name, (_, one) in _laws_of_scores(study, plan).items()}
+
+
+def _laws_of_scores(study: Study, plan: planning.Plan) -> dict[str, tuple[laws.MetricFit, laws.Prediction]]:
+    """The law of each score, and what it predicts."""
     if plan.low is None or plan.high is None:
         return {}
     loss = laws.Prediction(plan.loss, plan.low, plan.high, plan.level)
     predicted = {}
     for name in sorted({name for record in study.records("ladder") for name in record.scores}):
         try:
-            predicted[name] = fit_score(study, name).predict(loss, plan.level)
+            fit = fit_score(study, name)
+            predicted[name] = fit, fit.predict(loss, plan.level)
         except UserError:
             continue
     return predicted
 
 
 def score_notes(study: Study, plan: planning.Plan) -> list[str]:
-    """A sentence for each predicted score, with its interval; and for those that stay near chance."""
+    """A sentence for each predicted score, with its interval; and for those whose law says little."""
     notes = []
-    for name, one in predict_scores(study, plan).items():
+    for name, (fit, one) in _laws_of_scores(study, plan).items():
         notes.append(f"{name} {one.value:.3f} [{one.low:.3f}, {one.high:.3f}] by its law over the ladder's losses")
         rungs = [record for record in study.records("ladder") if name in record.scores]
         chance = chance_of(rungs[0].config.task, name)
         best = max((record.scores[name] for record in rungs), key=lambda score: score.value)
         if chance is not None and best.value < chance + 3 * best.error:
             notes.append(f"{name}: no run of the ladder is clear of chance ({chance:.2f}); this law says little")
+        least, most = fit.range["loss"]
+        beyond = (least - plan.loss) / (most - least)
+        if beyond > FAR_BELOW:
+            notes.append(
+                f"{name}: the planned loss lies below the ladder's by {beyond:.2g} times their range; a score can rise "
+                "faster there than anywhere in the ladder, which this interval does not know"
+            )
     return notes
