@@ -110,7 +110,7 @@ def measure(name: str, cut: Cut) -> Row:
         half = (prediction.high - prediction.low) / 2
         inside = (prediction.low <= actual) & (actual <= prediction.high)
         off = (prediction.value - actual) / half
-        spread = max(float(np.std(frame[target])), 1e-300)
+        spread = max(float(np.array(frame[target], float).std()), 1e-300)
         found.append((inside.mean(), off.mean(), np.sqrt((off**2).mean()), half.mean() / spread))
     seconds = time.process_time() - start
     shown = (float(value) for value in np.mean(found, axis=0))

@@ -8,7 +8,7 @@ import pytest
 from allometry import laws
 from allometry.laws.any_inputs.backtest_forms import Trial
 from allometry.laws.any_inputs.held_out import COST, INSIDE, HeldOut, deeper_splits, splits
-from allometry.laws.any_inputs.mixing import inflations, shown_errors
+from allometry.laws.any_inputs.mixing import inflations, of_those_that_know, shown_errors
 
 
 def runs_of(sizes, streams, noise=0.0, seed=0):
@@ -96,3 +96,28 @@ def test_intervals_hold_known_truths_beyond_the_runs(noise):
         wide.append(((predicted.high - predicted.low) / 2 / predicted.value).mean())
     assert np.mean(inside) >= 0.75
     assert np.median(wide) < 0.01 + 8 * noise
+
+
+def test_a_form_that_says_that_it_knows_nothing_of_a_point_has_no_weight_there():
+    shares = np.array([[0.4, 0.4], [0.3, 0.3], [0.3, 0.3]])
+    variances = np.array([[1e-4, 1e-4], [4e-4, 4e-4], [9e-4, 40.0]])
+    kept = of_those_that_know(shares, variances)
+    assert kept[:, 0] == pytest.approx(shares[:, 0])
+    assert kept[:, 1] == pytest.approx([4 / 7, 3 / 7, 0])
+    # However sure one is of little weight, what most of them say is the measure.
+    assert of_those_that_know(np.array([[0.1], [0.9]]), np.array([[1e-12], [1e-2]])) == pytest.approx(
+        np.array([[0.1], [0.9]])
+    )
+
+
+def test_groups_of_two_runs_are_not_extrapolated_by_what_knows_nothing_of_them():
+    """A third group has one size only: forms with products that need more are left to the others."""
+    generator = np.random.default_rng(0)
+    size, stream, kind = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e6, 1e8, 5), [1.0, 2.0], [0, 1, 2]))
+    rows = (kind < 2) | (size < 2e6)
+    loss = 1.7 + 400 / size**0.34 + 0.1 / stream**0.5 + 0.05 * kind + 0.003 * generator.standard_normal(len(size))
+    frame = {"size": size, "streams": stream, "kind": [f"k{int(one)}" for one in kind], "loss": loss}
+    kept = {name: [value for value, row in zip(values, rows, strict=True) if row] for name, values in frame.items()}
+    runs = laws.Observations.read(kept, target="loss", inputs=["size", "streams"], group="kind")
+    predicted = laws.forecast(runs).predict({"size": [1e9], "streams": [2.0], "kind": ["k2"]})
+    assert abs(predicted.value[0] / (1.7 + 400 / 1e9**0.34 + 0.1 / 2**0.5 + 0.1) - 1) < 0.1

@@ -26,7 +26,7 @@ from .fitted_form import FittedForm
 from .formula_text import formula_text
 from .held_out import WHOLLY, beyond, size_and_tokens
 from .leftovers import Basis, Metric, Places
-from .mixing import Record
+from .mixing import Record, of_those_that_know
 
 Array = np.ndarray
 # Standard deviation that a prediction gains for each e-fold beyond the runs, in those of the target.
@@ -190,6 +190,7 @@ class InputForecast:
             for fit, residuals in zip(self.fits, left, strict=True)
         ]
         centres, variances, noises = (np.stack(one) for one in zip(*parts, strict=True))
+        shares = of_those_that_know(shares, variances)
         centre = (shares * centres).sum(axis=0)
         apart = (centres - centre) ** 2
         distance = beyond(self.runs, points)

@@ -322,9 +322,20 @@ const lawOfInputs = (() => {
         return { centre: centre + grown * mean, variance: spread ** 2 + grown ** 2 * variance, noise: grown ** 2 * form.noise };
       }
 
+      /** Weights without the forms whose own spread here exceeds the middle one, by weight, many times. */
+      function ofThoseThatKnow(shares, parts) {
+        const order = parts.map((_, i) => i).sort((a, b) => parts[a].variance - parts[b].variance || a - b);
+        let counted = 0;
+        const middle = parts[order.find((i) => (counted += shares[i]) >= 0.5 - LEAST_COST)].variance;
+        const kept = shares.map((share, i) => (parts[i].variance > rules.clueless ** 2 * middle ? 0 : share));
+        const total = kept.reduce((sum, share) => sum + share, 0);
+        return kept.map((share) => share / total);
+      }
+
       return (x, group, level) => {
         const near = process.crossing(x, group), unknown = process.unknownAt(near), kinds = likeness(x);
-        const shares = weights(kinds), parts = forms.map((form) => withLeftovers(form, x, group, near, unknown));
+        const parts = forms.map((form) => withLeftovers(form, x, group, near, unknown));
+        const shares = ofThoseThatKnow(weights(kinds), parts);
         const mixed = (value) => shares.reduce((sum, share, i) => sum + share * value(parts[i]), 0);
         const centre = mixed((part) => part.centre), distance = beyondRuns(x);
         const unsure = mixed((part) => part.variance + (part.centre - centre) ** 2) + (table.drift * distance) ** 2;

@@ -48,6 +48,7 @@ RULES = {
     "least_likeness": held_out.LEAST_LIKENESS,
     "sharpness": mixing.SHARPNESS,
     "least_weight": mixing.LEAST_WEIGHT,
+    "clueless": mixing.CLUELESS,
     "optimism": OPTIMISM,
     "towards_errors": TOWARDS_ERRORS,
 }
