@@ -190,7 +190,7 @@ class InputForecast:
             for fit, residuals in zip(self.fits, left, strict=True)
         ]
         centres, variances, noises = (np.stack(one) for one in zip(*parts, strict=True))
-        shares = of_those_that_know(shares, variances)
+        shares = of_those_that_know(shares, variances, (shares * noises).sum(axis=0))
         centre = (shares * centres).sum(axis=0)
         apart = (centres - centre) ** 2
         distance = beyond(self.runs, points)

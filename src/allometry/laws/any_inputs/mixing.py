@@ -22,7 +22,7 @@ UNBOUNDED = 0.14
 # Errors below this part of a run's noise are taken for equal.
 NOISE_PART = 0.3
 LEAST_WEIGHT = 0.05
-# A form whose own spread at a point exceeds the middle one so many times has no weight there.
+# A form whose own spread at a point exceeds the middle one of the forms so many times has no weight there.
 CLUELESS = 10.0
 # How far the inflation of all lines may be from one, and that of one line from theirs, as logarithms; and for how many
 # independent errors a split stands: runs beyond an end are off together, runs between others each by itself.
@@ -115,19 +115,20 @@ class Record:
         return cls(tuple(data["names"]), np.array(data["along"], int), forms)
 
 
-def of_those_that_know(shares: Array, variances: Array) -> Array:
+def of_those_that_know(shares: Array, variances: Array, noise: Array) -> Array:
     """Weights of forms without those that say themselves that they know nothing of a point, (forms, points).
 
-    Their standard deviation there is ten times the middle one of the forms, by weight: what they predict is no opinion.
+    Their standard deviation there is ten times the middle one of the forms, or that of a run's noise if that is larger:
+    what they predict is no opinion.
 
     Args:
         shares: weights of the forms, (forms, points).
         variances: what each states for each point, (forms, points).
+        noise: variance of a run's noise, (points,).
     """
-    order = np.argsort(variances, axis=0, kind="stable")
-    counted = np.take_along_axis(shares, order, axis=0).cumsum(axis=0)
-    place = (counted >= 0.5 - 1e-9).argmax(axis=0)[None]
-    middle = np.take_along_axis(np.take_along_axis(variances, order, axis=0), place, axis=0)
+    ordered = np.sort(np.where(shares > 0, variances, np.inf), axis=0)
+    place = ((shares > 0).sum(axis=0) - 1) // 2
+    middle = np.maximum(np.take_along_axis(ordered, place[None], axis=0)[0], noise)
     kept = np.where(variances > CLUELESS**2 * middle, 0.0, shares)
     return kept / kept.sum(axis=0)
 

@@ -322,11 +322,11 @@ const lawOfInputs = (() => {
         return { centre: centre + grown * mean, variance: spread ** 2 + grown ** 2 * variance, noise: grown ** 2 * form.noise };
       }
 
-      /** Weights without the forms whose own spread here exceeds the middle one, by weight, many times. */
+      /** Weights without the forms whose own spread here exceeds the middle one, and a run's noise, many times. */
       function ofThoseThatKnow(shares, parts) {
-        const order = parts.map((_, i) => i).sort((a, b) => parts[a].variance - parts[b].variance || a - b);
-        let counted = 0;
-        const middle = parts[order.find((i) => (counted += shares[i]) >= 0.5 - LEAST_COST)].variance;
+        const used = parts.filter((_, i) => shares[i] > 0).map((part) => part.variance).sort((a, b) => a - b);
+        const noise = shares.reduce((sum, share, i) => sum + share * parts[i].noise, 0);
+        const middle = Math.max(used[(used.length - 1) >> 1], noise);
         const kept = shares.map((share, i) => (parts[i].variance > rules.clueless ** 2 * middle ? 0 : share));
         const total = kept.reduce((sum, share) => sum + share, 0);
         return kept.map((share) => share / total);
