@@ -140,7 +140,7 @@ class Ladder:
 
 
 PAIRS: dict[str, Any] = {"widths": (16, 24, 32), "sweep": False, "lr": 0.4, "batch_tokens": 1024}
-LENGTHS = (100_000, 200_000, 400_000, 800_000)
+LENGTHS = (200_000, 400_000, 800_000, 1_600_000)
 LADDERS = {
     "images": Ladder(
         "images",
@@ -229,7 +229,7 @@ def results() -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The results in Markdown."""
+    """The results in Markdown; a score that came out outside its interval in bold."""
     lines = [
         "| task, seed | planned | loss [90 %] | actual | error | inside | score predicted | actual | share | s |",
         f"|{'---|' * 10}",
@@ -239,6 +239,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         if row["ladder_seconds"] is not None:
             took = f"{row['ladder_seconds'] / 2 + row['target_seconds']:.0f}"
         expected = "none" if score is None else f"{score[0]:.3f} [{score[1]:.3f}, {score[2]:.3f}]"
+        if score is not None and not score[1] <= came[0] <= score[2]:
+            expected = f"**{expected}**"
         lines.append(
             f"| {row['name']}, {row['seed']} | {row['num_params'] / 1e3:.1f} k × {row['tokens'] / 1e6:.2f} M "
             f"{row['unit']}s, {row['epochs']:.1f} passes | "
