@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
+from allometry import laws
 from allometry.cli.terminal.output import as_options
+from helpers.input_tables import few_forms, mixtures
 
 
 @pytest.mark.parametrize(
@@ -43,3 +45,15 @@ def test_no_help_names_a_type_beside_a_flag(cli):
         assert status == 0
         assert "--help" in out
         assert "bool" not in out.lower()
+
+
+def test_predictions_end_with_another_question(cli, tmp_path):
+    fit = tmp_path / "fit.json"
+    laws.save(fit, few_forms(mixtures(20), "linear"))
+    point = [part for n, share in enumerate(("0.5", "0.5", "0")) for part in ("--at", f"share_{n}={share}")]
+    status, out, err = cli("predict", fit, *point)
+    assert status == 0
+    assert out.startswith("loss ")
+    assert err.splitlines()[-1] == f"next: allometry predict {fit} {' '.join(point)} --level 0.5"
+    carried = "--metric 3.1 --from-params 10M --from-tokens 200M --alpha 0.1 --beta 0.1 --params 1B --tokens 20B"
+    assert cli("predict", *carried.split())[2] == "next: allometry quickstart --dry-run\n"

@@ -44,4 +44,4 @@ def report(
     if "report" not in following[1:2]:
         return following
     best = min(opened[0].records(), key=lambda record: math.inf if record.loss is None else record.loss, default=None)
-    return use_of_run(opened[0], best)
+    return use_of_run(opened[0], best) or ["allometry", "runs", str(studies[0])]

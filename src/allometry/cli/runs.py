@@ -48,13 +48,13 @@ def runs(
     if run:
         shown = [_in_full(there, find_folder(there, prefix)) for prefix in run]
         answer_json(shown) if json else [answer(_lines(one)) for one in shown]
-        return use_of_run(there, there.record(shown[0]["id"]))
+        return use_of_run(there, there.record(shown[0]["id"])) or next_step(study) or ["allometry", "runs", str(study)]
     folders = [each for each in run_folders(there) if not kind or (each.record and each.record.kind in kind)]
     if json:
         answer_json([_row(each) for each in folders])
         return None
     _list(there, folders)
-    return next_step(study)
+    return next_step(study) or ["allometry", "runs", str(study), *(each.id for each in folders[:1])]
 
 
 def _check_kinds(kinds: list[str]) -> None:
