@@ -12,6 +12,7 @@ from allometry.cli import app
 from allometry.config.script import ScriptStudyConfig
 from allometry.errors import UserError
 from allometry.ladder import script_ladder
+from allometry.planning import Plan
 from allometry.runs.study import Study
 from helpers import program
 
@@ -53,6 +54,7 @@ def test_the_prediction_comes_true(whole):
     plan = json.loads((out / "plan.json").read_text())
     assert plan["created"] <= Study(out).ended(outcome.run).finished_at
     assert (out / "report.html").is_file()
+    assert "μP" not in Plan.load(out / "plan.json").summary()  # the rate of a program is its own
 
 
 def test_the_cost_comes_first_and_sizes_are_those_of_short_runs(whole):

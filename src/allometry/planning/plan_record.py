@@ -240,12 +240,18 @@ def _model(plan: Plan) -> list[Row]:
     return rows
 
 
+def _unit_scaled(run: Mapping[str, Any] | None) -> bool:
+    """Whether a run trains a unit-scaled model, rather than a module as it is or a program's."""
+    model = (run or {}).get("model", {})
+    return model.get("family") == "decoder" or model.get("parametrization") == "umup"
+
+
 def _training(plan: Plan) -> list[Row]:
     flops = f"{format_flops(plan.flops)} by 6ND"
     if plan.flops_exact is not None:
         flops += f", {format_flops(plan.flops_exact)} counted from the shapes"
     tokens = f"{format_count(plan.tokens)} ({plan.tokens_per_param:.3g} per parameter)"
-    base = "; a u-μP base rate, no AdamW rate" if plan.rule == "recipe" and plan.run else ""
+    base = "; a u-μP base rate, no AdamW rate" if plan.rule == "recipe" and _unit_scaled(plan.run) else ""
     rate = f"{plan.lr:.3g} (by {plan.rule}{base})"
     rows = [
         ("tokens", tokens, _interval(plan, "tokens", format_count)),
