@@ -1,5 +1,7 @@
 """What PyTorch does with functions: vmap, per-sample gradients, forward mode, export, compilation."""
 
+import shutil
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -256,6 +258,19 @@ def test_five_lengths_are_one_compilation_with_the_gradients_of_eager(options):
         assert_close(mine, theirs, 1e-4)
     # Not 2: a float that the compiler takes for a variable makes it begin again.
     assert counter.frame_count == 1
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler, which PyTorch's own backend calls")
+def test_lengths_that_vary_also_go_through_the_compilers_own_backend():
+    """Which took the strides of queries and keys, once they are rotated, for those of the first length."""
+    block = nn.TransformerBlock(16, 4, 24)
+    compiled = torch.compile(block, dynamic=True)
+    for length in (3, 5, 8):
+        x = torch.randn(2, length, 16, requires_grad=True)
+        mine, theirs = compiled(x), block(x)
+        assert_close(mine, theirs)
+        grads = [torch.autograd.grad(y.square().sum(), [x, *block.parameters()]) for y in (mine, theirs)]
+        assert_close(*grads, 1e-4)
 
 
 def test_a_convolutional_net_compiles_whole():

@@ -97,6 +97,8 @@ class Attention(nn.Module):
                 qk = F.rms_norm(qk, qk.shape[-1:])
             if self.rope:
                 qk = F.rope(qk, *(rotation or self.rotation(length, qk)))
+            if torch.compiler.is_compiling():  # which keeps the strides of the first length (PyTorch 2.13)
+                qk = qk.contiguous()
             q, k = qk.split((self.heads, self.kv_heads), 1)
         else:
             q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), 1)
