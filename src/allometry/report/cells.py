@@ -6,6 +6,7 @@ A cell keeps the exact value next to the rounded one that people read.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from ..quantities import format_count, format_flops, format_seconds
@@ -76,6 +77,14 @@ def span(ends: tuple[float, float]) -> ReportCell:
 
 def seconds(value: float) -> ReportCell:
     return ReportCell(format_seconds(value), repr(value))
+
+
+def moment(text: str) -> ReportCell:
+    """A date and time of ISO 8601 to the minute, in UTC; any other text as it is."""
+    try:
+        return ReportCell(datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"), text)
+    except ValueError:
+        return ReportCell(text)
 
 
 def value_of(value: Any) -> ReportCell:

@@ -55,7 +55,7 @@ def constants(predictor: laws.Fit | laws.Forecast) -> ReportTable:
 def plan(plan: Plan) -> ReportTable:
     """What will be trained, and the loss to expect."""
     rows = [
-        row("written", plan.created),
+        row("written", cells.moment(plan.created)),
         row("budget", plan.budget.describe() if plan.budget else "size and tokens were fixed"),
         row(f"parameters ({COUNTED.get(plan.counted, 'non-embedding')})", cells.count(plan.num_params)),
         row("tokens", cells.count(plan.tokens)),

@@ -12,7 +12,7 @@ from typing import Any
 from ..files import replace_file
 from ..quantities import format_count
 from ..runs.study import Study
-from . import sentences, tables
+from . import cells, sentences, tables
 from .html import Picture, rendered
 from .pictures import evidence, loss_curves
 from .question import study_question
@@ -60,7 +60,7 @@ def render(contents: StudyContents) -> str:
         sample=_sample(contents),
         unit=contents.unit,
         runs_note=sentences.runs_note(contents),
-        last=max((record.finished_at for record in contents.records), default=None),
+        last=cells.moment(max(record.finished_at for record in contents.records)).text if contents.records else None,
     )
 
 
