@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from allometry import laws
+from allometry import laws, planning
 from allometry.errors import UserError
 from allometry.laws.tables.frames import sizes_and_tokens
 
@@ -70,3 +70,19 @@ def test_what_is_missing_is_said_in_one_line(frame, words):
         read_back({"N": SIZES, "D": TOKENS, "loss": LOSS}, frame)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "reader",
+    [
+        lambda runs: laws.fit("chinchilla", runs),
+        laws.isoflop,
+        lambda runs: laws.backtest(None, runs),
+        lambda runs: planning.next_runs(runs, (1e9, 2e10), 1e20),
+    ],
+    ids=["fit", "isoflop", "backtest", "next_runs"],
+)
+def test_runs_of_named_inputs_are_refused_where_sizes_and_tokens_are_read(reader):
+    runs = laws.Observations.read({"N": SIZES, "D": TOKENS, "loss": LOSS}, target="loss", inputs=["N", "D"])
+    with pytest.raises(UserError, match=r"reads sizes and tokens, and this table was read with inputs=\['N', 'D'\]"):
+        reader(runs)

@@ -15,6 +15,7 @@ from ..constants_prior import Prior
 from ..forms.named_laws import law
 from ..solver import Problem, solve
 from ..tables.findings.undetermined import check_design
+from ..tables.measurements import check_no_inputs
 from ..tables.observations import Observations
 from .refits import refits
 from .result import GREEK, Fit
@@ -75,6 +76,7 @@ def fit(
             unknown law, objective, resampling or constant, impossible weights or standard deviations, a delta for
             another objective than huber.
     """
+    check_no_inputs(observations, "fit")
     form = law(law_or_name)
     if objective is None:
         objective = "log_squares" if delta is None and (priors or has_trunks(observations)) else "huber"

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..base import Law
+from ..tables.measurements import check_no_inputs
 from ..tables.observations import Observations
 from .cuts import MOST_CUTS, Origin, by_compute, origins, predictive
 
@@ -146,6 +147,7 @@ def backtest(
     Raises:
         UserError: an unknown law, a law that reads more than N and D, or no laws.
     """
+    check_no_inputs(observations, "backtest")
     forms = predictive(laws)
     return Backtest(tuple(law_rows(origins(forms, by_compute(observations), most_cuts))), len(observations))
 

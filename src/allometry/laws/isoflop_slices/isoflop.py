@@ -16,6 +16,7 @@ from ...errors import UserError
 from ...quantities import format_count, format_flops, plural
 from ..from_record import reads_record
 from ..prediction import Prediction, around, check_level
+from ..tables.measurements import check_no_inputs
 from ..tables.observations import Observations
 from .frontier_lines import frontier
 from .minima import METHODS
@@ -210,6 +211,7 @@ def isoflop(
         UserError: an unknown method, fewer than three budgets with a minimum between their sizes, too few runs to
             separate noise from shape.
     """
+    check_no_inputs(observations, "isoflop")
     _check_options(method, budgets, tolerance, bootstrap)
     if len(observations) > MOST_RUNS:
         raise UserError(

@@ -181,6 +181,19 @@ class Measurements:
         return inside and bool((np.abs(self.points.sum(axis=1) - 1) <= SHARE_TOLERANCE).all())
 
 
+def check_no_inputs(runs: Any, what: str) -> None:
+    """Refuse runs of named inputs where ``what`` reads sizes and tokens.
+
+    Raises:
+        UserError: ``runs`` were read with ``inputs``.
+    """
+    if isinstance(runs, Measurements):
+        raise UserError(
+            f"{what} reads sizes and tokens, and this table was read with inputs={list(runs.inputs)}; give it to "
+            "laws.forecast, or read the table without inputs"
+        )
+
+
 def cells_of(source: Any, column: str, where: Mapping[str, Any] | None = None) -> list[str]:
     """The different cells of a column of a table, as text, in the order in which they come first.
 

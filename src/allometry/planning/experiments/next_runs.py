@@ -18,6 +18,7 @@ import numpy as np
 from ...errors import UserError
 from ...laws import Forecast, Observations, forecast
 from ...laws.prediction import check_level
+from ...laws.tables.measurements import check_no_inputs
 from ...quantities import format_count, format_flops, plural, require_positive
 from ..resources.budget import Budget
 from .gaussian_model import DRIFT, MODELLED, check_flops, check_target, cost, log_points
@@ -126,6 +127,7 @@ def next_runs(
         UserError: a number that is not above zero, a number of runs that is not whole, or a budget that pays for no run
             worth training.
     """
+    check_no_inputs(observations, "next_runs")
     flops, goal = check_flops(budget), check_target(target)
     check_level(level)
     require_positive(num_runs=num_runs, drift=drift)
