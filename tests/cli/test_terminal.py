@@ -129,8 +129,8 @@ def test_a_baseline_that_is_scaled_ends_with_one_rule_and_then_a_measurement(cli
 def test_a_run_is_written_with_where_its_weights_are_there(cli, folder):
     study = Study(Path("my 'study'"))
     best = study.best_run()
-    for asked in (("report", study.path), ("runs", study.path, best.id)):
-        assert "next:" not in cli(*asked)[2]
+    for asked, then in ((("report", study.path), "runs"), (("runs", study.path, best.id), "report")):
+        assert shlex.split(following(cli(*asked)[2])) == ["allometry", then, "my 'study'"]
     study.weights_path(best.id).write_bytes(b"")
     for asked in (("report", study.path), ("runs", study.path, best.id)):
         assert shlex.split(following(cli(*asked)[2])) == ["allometry", "generate", f"my 'study'/{best.id}"]
