@@ -323,8 +323,9 @@ above {FAR:.0%}, an R² below {POOR:g}, or fewer than {FEW:.0%} of the held-out 
 
 Each study takes a text, trains a ladder of small models for some minutes, writes a prediction down, and then trains the
 larger model. "Beyond" is the compute of that model over that of the largest rung. "Unseen": when it was made, no choice
-of the method had been made on this text and seed. The latest are of the method as it stands, but for the first of subwords
-(BPE-4096), which got the constants of bytes then; their error is against the mean of two or three seeds of the target.
+of the method had been made on this text and seed. The latest are of the method as it stands, but for two things: the first of
+subwords (BPE-4096) got the constants of bytes then, and intervals of bytes have become a twentieth wider since. Their error
+is against the mean of two or three seeds of the target.
 Those before led to narrower priors and a steadier sweep. Losses are in nats per token, which is a byte but for BPE-4096
 (`python benchmarks/tournament.py`).
 
