@@ -21,6 +21,7 @@ from ..config.script import ScriptCounts, ScriptModelConfig, ScriptStudyConfig
 from ..errors import UserError
 from ..quantities import plural
 from ..runs.record import RunRecord
+from .parabolas import Parabolas, VariedSetting, most_probable
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the sweep, as multiples of the study's rate
 # What is usual: the rise of ln L with the square of the octaves from the best rate, and the factor by which it varies;
@@ -177,9 +178,9 @@ def measure_script_recipe(
     near = np.any([_nearest_best(x, y, member[:, i] > 0) for i in range(len(widths))], axis=0)
     octaves = math.log2(widths[-1] / widths[0])
     usual, sd = (USUAL_EXPONENT[0] - config.lr_exponent) * octaves, USUAL_EXPONENT[1] * octaves
-    vertices, bend = _most_probable(x[near], y[near], member[near], (usual, sd))
+    parabolas = _probable(x[near], y[near], member[near], (usual, sd))
     low, high = (math.log2(end) for end in (RATES[0], RATES[-1]))
-    minima = [float(np.clip(vertex, low, high)) for vertex in vertices]
+    minima = [float(np.clip(vertex, low, high)) for vertex in parabolas.minima]
     smallest = min(config.widths)
     best_rates = [
         config.lr * (width / smallest) ** -config.lr_exponent * 2**minimum
@@ -192,35 +193,25 @@ def measure_script_recipe(
     edge = any(m in (low, high) for m in minima)
     return recipe, {
         "best_lr": dict(zip(map(str, widths), best_rates, strict=True)),
-        "lr_curvature": bend,
+        "lr_curvature": float(parabolas.bends[0]),
         "at_edge": edge,
     }
 
 
-def _most_probable(
-    x: np.ndarray, y: np.ndarray, member: np.ndarray, falls: tuple[float, float]
-) -> tuple[np.ndarray, float]:
-    """Where the parabola of each width is lowest, and their common bend, by the runs and by what is usual.
+def _probable(x: np.ndarray, y: np.ndarray, member: np.ndarray, falls: tuple[float, float]) -> Parabolas:
+    """The parabola of each width, with one bend, by the runs and by what is usual.
 
     ``falls``: octaves by which the best rate of the last width is usually below that of the first, in x; and their
     standard deviation.
     """
-    from scipy.optimize import least_squares
-
-    widths = member.shape[1]
     bend, of_bend = USUAL_BEND
 
-    def residuals(values: np.ndarray) -> np.ndarray:
-        levels, minima, log_bend = values[:widths], values[widths:-1], values[-1]
-        runs = member @ levels + math.exp(log_bend) * (x - member @ minima) ** 2 - y
+    def known(minima: np.ndarray, log_bends: np.ndarray) -> list[float]:
         fall = minima[0] - minima[-1] - falls[0]
-        usual = [minima[0] / USUAL_OFF, fall / falls[1], (log_bend - math.log(bend)) / math.log(of_bend)]
-        return np.concatenate([runs / NOISE, usual])
+        return [minima[0] / USUAL_OFF, fall / falls[1], (log_bends[0] - math.log(bend)) / math.log(of_bend)]
 
-    best = [y[member[:, i] > 0].min() for i in range(widths)]
-    least = [x[member[:, i] > 0][y[member[:, i] > 0].argmin()] for i in range(widths)]
-    solution = least_squares(residuals, [*best, *least, math.log(bend)]).x
-    return solution[widths:-1], math.exp(solution[-1])
+    least = [x[own > 0][y[own > 0].argmin()] for own in member.T]
+    return most_probable(y, member, [VariedSetting(x, member)], NOISE, known, (least, [bend]))
 
 
 def _nearest_best(x: np.ndarray, y: np.ndarray, own: np.ndarray) -> np.ndarray:

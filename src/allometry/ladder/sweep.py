@@ -15,6 +15,7 @@ from ..config.task import TaskConfig
 from ..errors import UserError
 from ..quantities import plural
 from ..runs.record import RunRecord
+from .parabolas import Parabolas, VariedSetting, most_probable
 from .recipe import Recipe
 
 BATCH_TOLERANCE = 0.003  # of the loss: what a batch may cost that lets the machine work in larger pieces
@@ -63,13 +64,12 @@ def measure_recipe(recipe: Recipe, records: Sequence[RunRecord]) -> tuple[Recipe
         [[(r.config.num_params, r.config.train.tokens) == group for group in groups] for r in kept], float
     )
     y = np.log(np.array([record.loss for record in kept], float))
-    known = np.array([[0.0, BEST_SD], [math.log(LR_BEND[0]), LR_BEND[1]]] * 2)
-    known[3] = math.log(BATCH_BEND[0]), BATCH_BEND[1]
+    rate = (0.0, BEST_SD)
     if all(record.config.plain_text for record in kept):
-        known[0] = math.log2(TEXT_LR / recipe.lr), TEXT_LR_SD
-    probable, errors, residual = _most_probable(member, x, z, y, known)
-    best_x, best_z = np.clip(probable[[0, 2]], -EDGE, EDGE)
-    bend_x, bend_z = np.exp(probable[[1, 3]])
+        rate = (math.log2(TEXT_LR / recipe.lr), TEXT_LR_SD)
+    parabolas = _probable(member, x, z, y, rate)
+    best_x, best_z = np.clip(parabolas.minima, -EDGE, EDGE)
+    bend_x, bend_z = parabolas.bends
     # The batch's parabola rises by the tolerance at this distance above its minimum.
     largest_z = min(best_z + math.sqrt(BATCH_TOLERANCE / bend_z), EDGE)
     measured = replace(
@@ -81,45 +81,38 @@ def measure_recipe(recipe: Recipe, records: Sequence[RunRecord]) -> tuple[Recipe
     evidence = {
         "lr_curvature": float(bend_x),
         "batch_curvature": float(bend_z),
-        "lr_octaves_error": errors[0],
-        "batch_octaves_error": errors[2],
-        "cost_of_half_lr": _rise(bend_x, best_x - probable[0], -1),
-        "cost_of_double_lr": _rise(bend_x, best_x - probable[0], 1),
-        "residual": residual,
+        "lr_octaves_error": float(parabolas.errors[0]),
+        "batch_octaves_error": float(parabolas.errors[1]),
+        "cost_of_half_lr": _rise(bend_x, best_x - parabolas.minima[0], -1),
+        "cost_of_double_lr": _rise(bend_x, best_x - parabolas.minima[0], 1),
+        "residual": parabolas.residual,
         "at_edge": bool(abs(best_x) > 0.95),
         "batch_at_edge": bool(abs(best_z) > 0.95 or largest_z >= EDGE),
     }
     return measured, evidence
 
 
-def _most_probable(
-    member: np.ndarray, x: np.ndarray, z: np.ndarray, y: np.ndarray, known: np.ndarray
-) -> tuple[np.ndarray, list[float], float]:
-    """Best rate, ln of its bend, best batch, ln of its bend; their standard deviations; the rms of the residuals.
+def _probable(member: np.ndarray, x: np.ndarray, z: np.ndarray, y: np.ndarray, rate: tuple[float, float]) -> Parabolas:
+    """The parabolas of rate and batch; ``rate``: the best one's mean and standard deviation before, in octaves.
 
-    ``known`` has mean and standard deviation of each before the sweep. A prior of where the minimum lies, rather than
-    of slopes, holds back the rate of a flat and noisy parabola; bends are positive, as no loss is best far from its
-    best setting. The noise is that of the residuals, ``NOISE`` counting as ``NOISE_RUNS`` of them.
+    The noise is that of the residuals, ``NOISE`` counting as ``NOISE_RUNS`` of them.
     """
-    from scipy.optimize import least_squares
-
     regressors = np.column_stack([member, x, x**2, z, z**2])
     free, *_ = np.linalg.lstsq(regressors, y, rcond=None)
     squares = float(np.sum((regressors @ free - y) ** 2))
     freedom = max(len(y) - regressors.shape[1], 0)
     noise = math.sqrt((squares + NOISE_RUNS * NOISE**2) / (freedom + NOISE_RUNS))
+    best = np.array([rate, (0.0, BEST_SD)])
+    bends = np.array([LR_BEND, BATCH_BEND])
 
-    def rises(four: np.ndarray) -> np.ndarray:
-        (best_x, best_z), (bend_x, bend_z) = four[[0, 2]], np.exp(four[[1, 3]])
-        return bend_x * (x - best_x) ** 2 + bend_z * (z - best_z) ** 2
+    def known(minima: np.ndarray, log_bends: np.ndarray) -> np.ndarray:
+        of_bends = (log_bends - np.log(bends[:, 0])) / bends[:, 1]
+        return np.concatenate([(minima - best[:, 0]) / best[:, 1], of_bends])
 
-    misfit = lambda values: y - member @ values[4:] - rises(values[:4])
-    deviations = lambda values: np.concatenate([misfit(values) / noise, (values[:4] - known[:, 0]) / known[:, 1]])
-    start = np.concatenate([known[:, 0], free[: member.shape[1]]])
-    solution = least_squares(deviations, start, method="lm")
-    covariance = np.linalg.inv(solution.jac.T @ solution.jac)
-    residual = float(np.sqrt(np.mean(misfit(solution.x) ** 2)))
-    return solution.x[:4], np.sqrt(np.diag(covariance)[:4]).tolist(), residual
+    one = np.ones((len(y), 1))
+    return most_probable(
+        y, member, [VariedSetting(x, one), VariedSetting(z, one)], noise, known, (best[:, 0], bends[:, 0])
+    )
 
 
 def _rise(bend: float, distance: float, step: float) -> float:
