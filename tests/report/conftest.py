@@ -3,6 +3,7 @@
 import pytest
 
 from allometry.report.study_contents import StudyContents
+from helpers.chromium import Chromium
 from helpers.studies import build
 
 
@@ -14,3 +15,9 @@ def study(tmp_path_factory):
 @pytest.fixture(scope="session")
 def contents(study):
     return StudyContents.of(study)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Chromium() as chromium:
+        yield chromium

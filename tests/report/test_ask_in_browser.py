@@ -7,19 +7,12 @@ import pytest
 
 from allometry import laws, planning
 from allometry.report import write_report
-from helpers.chromium import Chromium
 from helpers.studies import cut
 
 FORM = "document.querySelector('#ask form').elements"
 HOSTILE = (
     "</script></style><img src=x onerror=\"window.ran=1\"><script>window.ran=1</script><svg onload='window.ran=1'>"
 )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with Chromium() as chromium:
-        yield chromium
 
 
 @pytest.fixture(scope="module")

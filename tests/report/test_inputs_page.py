@@ -10,7 +10,6 @@ from allometry.report import inputs_page as page_of
 from allometry.report import write_inputs_page
 from allometry.report.inputs_tables import formulas
 from allometry.report.law_parts import LawPart
-from helpers.chromium import Chromium
 from helpers.input_tables import few_forms, mixtures, powers
 from helpers.pages import read
 
@@ -33,12 +32,6 @@ def hostile(tmp_path_factory):
 def shares(tmp_path_factory):
     fitted = few_forms(mixtures(20), "linear")
     return fitted, write_inputs_page(fitted, tmp_path_factory.mktemp("inputs") / "shares.html", "shares.csv")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with Chromium() as chromium:
-        yield chromium
 
 
 @pytest.fixture(scope="module")
