@@ -224,6 +224,27 @@ def test_letters_of_a_shape_are_no_tokens_and_no_loss(tmp_path):
     assert is_grid(Observations.read(table(tmp_path, "n,d,l", lambda n, d: (n, d, loss(n, d)))))
 
 
+@pytest.mark.parametrize(
+    ("name", "unit"), [("a", 1), ("A", 1), ("a (M)", 1e6), ("params.a", 1)], ids=["a", "A", "millions", "kept"]
+)
+def test_a_letter_that_may_be_anything_is_not_taken_for_active_parameters(tmp_path, name, unit):
+    row = lambda n, d: (n, n / 2 / unit, d, loss(n, d))
+    path = table(tmp_path, f"N,{name},D,loss", row)
+    observations = Observations.read(path)
+    assert is_grid(observations)
+    assert np.allclose(observations.flops, 6 * observations.num_params * observations.tokens)
+    assert said(observations, f"active_params: {name!r} not taken")
+    chosen = Observations.read(path, columns={"active_params": name})
+    assert np.allclose(chosen.flops, observations.flops / 2)
+
+
+def test_a_capital_that_is_no_letter_of_the_field_must_have_its_magnitude(tmp_path):
+    row = lambda n, d: (n, d / 1e9, loss(n, d))  # hours, say
+    with pytest.raises(UserError, match="no column for tokens"):
+        Observations.read(table(tmp_path, "N,T,loss", row))
+    assert is_grid(Observations.read(table(tmp_path, "N,T,loss", lambda n, d: (n, d, loss(n, d)))))
+
+
 def test_a_loss_that_never_varies_is_a_finding(tmp_path):
     observations = Observations.read(table(tmp_path, "N,D,loss", lambda n, d: (n, d, 3.0)))
     assert "constant" in {one.kind for one in observations.findings}

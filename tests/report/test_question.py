@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from allometry import laws, planning
+from allometry.config.model import ModuleConfig, kind_of_rate
 from allometry.errors import UserError
 from allometry.laws.law_table import LEVELS
 from allometry.report.question import PageSettings, as_json, question, study_question
+from allometry.report.tables import recipe
 from helpers import law_tables
 from helpers.ladders import ladder
 
@@ -110,6 +112,22 @@ def test_batch_and_rate_are_those_of_the_recipe_and_of_the_published_rule(conten
     np.testing.assert_allclose([published["batch"], published["lr"]], list(planning.rule("step_law").recommend(*point)))
 
 
+@pytest.mark.parametrize(("parametrization", "words"), [("umup", "u-μP"), ("sp", "standard parametrisation")])
+def test_page_and_plan_name_the_parametrisation_of_the_rate(contents, parametrization, words):
+    measured = {"input_shape": (8,), "counted": (100, 110, 120), "unit_flops": 600.0, "row_bytes": 32.0}
+    names = {"function": "make", "code": "c0de", "source": "net.py:make", "parametrization": parametrization}
+    model = ModuleConfig(width=16, **names, **measured).model_dump(mode="json")
+    plan = replace(contents.plan, run=contents.plan.run | {"model": model}, rule="recipe")
+    changed = replace(contents, plan=plan)
+    said = [
+        data_of(study_question(changed))["settings"]["source"],
+        plan.summary(),
+        " ".join(row.cells[1].text for row in recipe(changed.recipe, changed.rate).rows),
+    ]
+    assert [(words in one, "u-μP" in one) for one in said] == [(True, parametrization == "umup")] * 3
+    assert kind_of_rate({"family": "script"}) is None
+
+
 def test_what_cannot_be_answered_is_refused_in_both(contents):
     data, predictor = data_of(question(contents.predictor)), contents.predictor
     too_far = 1e7 * predictor.range["num_params"][1]
@@ -133,8 +151,6 @@ def test_json_in_the_page_ends_no_script():
 
 
 def test_a_law_that_reads_more_than_size_and_tokens_is_not_asked(contents):
-    from dataclasses import replace
-
     fit = laws.fit("three_term", ladder("three_term"), bootstrap=0)
     assert study_question(replace(contents, predictor=fit)) is None
     assert study_question(replace(contents, predictor=None)) is None

@@ -6,11 +6,21 @@ The counts are computed from the configuration alone, without torch.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
 from .base import Config, OneOf
+
+
+# Parametrisation → what a learning rate is under it.
+RATES = {"umup": "a u-μP base rate, no AdamW rate", "sp": "a rate of the standard parametrisation (sp)"}
+
+
+def kind_of_rate(model: Mapping[str, Any]) -> str | None:
+    """What the learning rate of a run is, by the fields of its model; None where a program trains it."""
+    return RATES.get("umup" if model.get("family") == "decoder" else model.get("parametrization", ""))
 
 
 class ModelConfig(OneOf):

@@ -37,8 +37,12 @@ COUNTED = {
     "total": "numparamstotal totalparams totalparameters numtotalparams paramstotal ntotal totalnumparams nparamstotal",
     "active": "activeparams activeparameters numactiveparams nactiveparams nactive paramsactive numparamsactive "
     "activatedparams activatedparameters numactivatedparams activenonembeddingparams nparamsactive paramsactivated "
-    "numparamsactivated nactivated nact activeparamcount activesize activemodelsize active activated a",
+    "numparamsactivated nactivated nact activeparamcount activesize activemodelsize active activated",
 }
+# The letters that every paper gives these fields; any other letter may be anything.
+FIELD_LETTERS = frozenset("ndcl")
+# Field → a letter that some give it: where it could be meant, the table's notes say so, and it is not taken.
+UNCLEAR_LETTERS = {"active_params": "a"}
 # Names of steps that may be those of the whole run where a row is a point along it.
 TOTAL_STEPS = (
     "totalsteps totaltrainsteps maxsteps maxiters maxiterations numtrainsteps numtrainingsteps numsteps nsteps "

@@ -240,19 +240,15 @@ def _model(plan: Plan) -> list[Row]:
     return rows
 
 
-def _unit_scaled(run: Mapping[str, Any] | None) -> bool:
-    """Whether a run trains a unit-scaled model, rather than a module as it is or a program's."""
-    model = (run or {}).get("model", {})
-    return model.get("family") == "decoder" or model.get("parametrization") == "umup"
-
-
 def _training(plan: Plan) -> list[Row]:
+    from ..config.model import kind_of_rate
+
     flops = f"{format_flops(plan.flops)} by 6ND"
     if plan.flops_exact is not None:
         flops += f", {format_flops(plan.flops_exact)} counted from the shapes"
     tokens = f"{format_count(plan.tokens)} ({plan.tokens_per_param:.3g} per parameter)"
-    base = "; a u-μP base rate, no AdamW rate" if plan.rule == "recipe" and _unit_scaled(plan.run) else ""
-    rate = f"{plan.lr:.3g} (by {plan.rule}{base})"
+    kind = kind_of_rate((plan.run or {}).get("model", {})) if plan.rule == "recipe" else None
+    rate = f"{plan.lr:.3g} (by {plan.rule}{'; ' + kind if kind else ''})"
     rows = [
         ("tokens", tokens, _interval(plan, "tokens", format_count)),
         ("FLOPs", flops, _interval(plan, "flops", format_flops)),

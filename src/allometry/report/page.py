@@ -59,6 +59,7 @@ def render(contents: StudyContents) -> str:
         plan_notes=contents.plan.notes if contents.plan else (),
         sample=_sample(contents),
         unit=contents.unit,
+        rate=contents.rate,
         runs_note=sentences.runs_note(contents),
         last=cells.moment(max(record.finished_at for record in contents.records)).text if contents.records else None,
     )

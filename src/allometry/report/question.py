@@ -34,13 +34,13 @@ class PageSettings:
     source: str
 
     @classmethod
-    def of_recipe(cls, recipe: dict[str, Any]) -> PageSettings:
-        """Of a study's recipe: both follow the tokens seen."""
+    def of_recipe(cls, recipe: dict[str, Any], rate: str | None) -> PageSettings:
+        """Of a study's recipe: both follow the tokens seen; ``rate`` says what its learning rate is."""
         reference, growth, fall = (recipe[name] for name in ("reference_tokens", "batch_exponent", "lr_exponent"))
         return cls(
             PowerLaw(recipe["batch_tokens"] * reference**-growth, tokens=growth),
             PowerLaw(recipe["lr"] * reference**fall, tokens=-fall),
-            "by the study's recipe; a u-μP base rate, no AdamW rate",
+            f"by the study's recipe{'; the rate is ' + rate if rate else ''}",
         )
 
     @classmethod
@@ -61,7 +61,7 @@ def study_question(contents: StudyContents) -> Markup | None:
     covered = FittedRange.of([contents.size(r) for r in rungs], [r.tokens for r in rungs]) if rungs else None
     # The recipe of a program knows a rate and a width, and no batch by the tokens seen.
     recipe = contents.recipe
-    settings = PageSettings.of_recipe(recipe) if recipe and "reference_tokens" in recipe else None
+    settings = PageSettings.of_recipe(recipe, contents.rate) if recipe and "reference_tokens" in recipe else None
     if settings is None and all(record.external for record in contents.records):
         settings = PageSettings.published()
     start = plan.flops if plan else None  # by 6·N·D, as the page counts: the budget itself is of exact FLOPs

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import laws
+from ..config.model import kind_of_rate
 from ..config.run import RunConfig
 from ..errors import UserError
 from ..planning import Outcome, Plan
@@ -99,6 +100,12 @@ class StudyContents:
     def planned(self) -> RunConfig | None:
         """The run that carries out the plan."""
         return RunConfig.parse(self.plan.run, "plan.json: run") if self.plan and self.plan.run else None
+
+    @property
+    def rate(self) -> str | None:
+        """What the learning rate of the study's models is, by their parametrisation; None where a program has them."""
+        runs = [self.planned, *(record.config for record in self.records if not record.external)]
+        return next((kind_of_rate(run.model.model_dump()) for run in runs if run is not None), None)
 
     @cached_property
     def target(self) -> RunRecord | None:

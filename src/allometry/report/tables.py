@@ -12,7 +12,7 @@ from .study_contents import StudyContents
 
 # How the fields of recipe.json read; others by their names.
 RECIPE_WORDS = {
-    "lr": "learning rate (u-μP base)",
+    "lr": "learning rate",
     "batch_tokens": "batch (tokens)",
     "batch_exponent": "batch grows as tokens^",
     "lr_exponent": "learning rate falls as tokens^",
@@ -47,7 +47,7 @@ def all_tables(contents: StudyContents) -> dict[str, ReportTable]:
             "rules": law_tables.published_rules(contents.plan),
         }
     if contents.recipe:
-        tables["recipe"] = recipe(contents.recipe)
+        tables["recipe"] = recipe(contents.recipe, contents.rate)
     if contents.corpus:
         tables["text"] = corpus(contents.corpus)
     tables["environment"] = environments(contents.records)
@@ -102,8 +102,8 @@ def costs(records: Sequence[RunRecord]) -> ReportTable:
     return ReportTable(("kind", "runs", "FLOPs spent", "share", "process time"), tuple(rows), frozenset({"kind"}))
 
 
-def recipe(stored: Mapping[str, Any]) -> ReportTable:
-    """The recipe and its evidence, in words."""
+def recipe(stored: Mapping[str, Any], rate: str | None = None) -> ReportTable:
+    """The recipe and its evidence, in words; ``rate`` says what its learning rate is."""
     evidence = stored.get("evidence") or {}
     plain = {name: value for name, value in stored.items() if name != "evidence"}
     rows = [
@@ -111,6 +111,8 @@ def recipe(stored: Mapping[str, Any]) -> ReportTable:
         for name, value in (plain | evidence).items()
         if value is not None
     ]
+    if rate:
+        rows.append(row("the learning rate is", rate))
     return ReportTable(("recipe", ""), tuple(rows), frozenset({"recipe"}))
 
 

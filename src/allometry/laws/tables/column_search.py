@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..column_words import field_of
-from ..field_names import COUNTED, KNOWN, is_known, normalise, plain_forms, split_unit, without_keeper
+from ..field_names import COUNTED, FIELD_LETTERS, KNOWN, is_known, normalise, plain_forms, split_unit, without_keeper
 from .raw_table import RawTable
 
 # A column that is filled in fewer of the rows that count than this part of the fullest one is passed over.
@@ -117,9 +117,7 @@ class ColumnSearch:
             whole = sizes if sizes is not None and len(sizes) == len(self.values(choice)) else np.inf
             active = self.values(choice)
             return bool(np.all((active <= whole) & (active >= 1e-3 * whole) | np.isnan(active))) and sizes is not None
-        if field == "num_params" and name == "a":
-            return False
-        capital = len(name) == 1 and choice.column.strip().isupper()
+        capital = name in FIELD_LETTERS and choice.column.strip().isupper()
         shapes = any(normalise(column) in SHAPES and column != choice.column for column in self.table.columns)
         if capital and not shapes:
             return True

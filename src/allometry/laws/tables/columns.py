@@ -19,6 +19,7 @@ from ..field_names import (
     GLOBAL_BATCH,
     KNOWN,
     TOTAL_STEPS,
+    UNCLEAR_LETTERS,
     normalise,
     plain_forms,
     split_unit,
@@ -241,6 +242,7 @@ def _search(table: RawTable, taken: dict[str, Found | float], skipped: set[str],
                 counts = np.isfinite(table.numbers(one.column)[0])
                 search.rows = counts if counts.any() else search.rows
     _split_steps(taken, search)
+    notes += _unclear(search, taken, skipped)
     if taken.get("active_params") == taken.get("num_params"):
         taken.pop("active_params", None)
     return notes
@@ -273,6 +275,23 @@ def _take(search: ColumnSearch, taken: dict[str, Found | float], name: str, choi
     if len(choices) > 1 and name in FIELDS:
         others = ", ".join(repr(one.column) for one in choices[1:])
         notes.append(f"{name} is column {choices[0].column!r}; {others} not used")
+    return notes
+
+
+def _unclear(search: ColumnSearch, taken: Mapping[str, Found | float], skipped: set[str]) -> list[str]:
+    """Notes on columns of one letter that could be meant for a field."""
+    size, notes = taken.get("num_params"), []
+    sizes = search.values(size) if isinstance(size, Found) else None
+    used = {one.column for one in taken.values() if isinstance(one, Found)}
+    for name, letter in UNCLEAR_LETTERS.items():
+        if name in taken or name in skipped:
+            continue
+        for one in search.candidates(name, [letter]):
+            if one.column not in used and search.letter_fits(name, one, sizes):
+                notes.append(
+                    f"{name}: {one.column!r} not taken, one letter may be anything; if it is that, say "
+                    f"columns={{{name!r}: {one.column!r}}}"
+                )
     return notes
 
 
