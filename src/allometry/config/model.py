@@ -13,7 +13,6 @@ from pydantic import Field, JsonValue, model_validator
 
 from .base import Config, OneOf
 
-
 # Parametrisation → what a learning rate is under it.
 RATES = {"umup": "a u-μP base rate, no AdamW rate", "sp": "a rate of the standard parametrisation (sp)"}
 
