@@ -12,7 +12,7 @@ from allometry.config.external import ExternalRun
 from allometry.errors import UserError
 from allometry.quantities import format_count
 from allometry.report import write_report
-from allometry.report.html import POLICY, packaged, policy
+from allometry.report.html import EVERY_PAGE, POLICY, packaged, policy
 from allometry.runs.next_step import next_step
 from allometry.runs.record import RunRecord
 from allometry.runs.study import Study
@@ -20,7 +20,7 @@ from helpers.pages import read
 from helpers.studies import STAGES, build, cut, true_loss
 
 HOSTILE = "</script></style></pre><img src=x onerror=alert(1)>{{ 7*7 }}`$x$`&amp;\"'"
-SCRIPTS = ("law.js", "form_parts.js", "ask.js", "hover.js")
+SCRIPTS = ("law.js", "form_parts.js", "ask.js", *EVERY_PAGE)
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,6 @@ def render_comparison(studies: Sequence[Study]) -> str:
     sentences = [_sentence(one.name, other.name, each) for one, other, each in pairs]
     return rendered(
         "comparison.html.j2",
-        ("hover.js",),
         names=[one.name for one in compared],
         unit=unit,
         sentences=sentences,
@@ -227,6 +226,7 @@ def _side_by_side(compared: Sequence[ComparedStudy]) -> ReportTable:
         row("largest run (FLOPs)", *[cells.flops(one.predictor.range["flops"][1]) for one in compared]),
         row("law of largest weight", *[next(iter(weights_of(one.predictor))) for one in compared]),
         row("learning rate", *recipe("lr")),
+        row("which is", *each(lambda c: c.rate or NONE)),
         row("batch (tokens)", *recipe("batch_tokens")),
         row("weight decay", *recipe("weight_decay")),
         row("predicted loss of the target", *each(lambda c: cells.loss(c.outcome.predicted) if c.outcome else NONE)),

@@ -17,6 +17,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri
 CONTENTS = "<!-- contents -->"  # where the links to the sections go
 SECTION = re.compile(r'<section id="([\w-]+)">\s*<h2>([^<]*)</h2>')
 FEWEST_SECTIONS = 4
+EVERY_PAGE = ("hover.js", "sort.js")
 # Characters that are invisible or change the direction of the text around them, as models of bytes may write them: they
 # are shown by their symbols, or as the replacement character.
 UNSEEN = (
@@ -38,7 +39,7 @@ class Picture:
 
 
 def rendered(template: str, scripts: Sequence[str] = (), **values: Any) -> str:
-    """A page from a template of ``templates`` with scripts of ``scripts``, which run in this order."""
+    """A page from a template of ``templates`` with scripts of ``scripts``, which run in this order before those of every page."""
     environment = Environment(
         loader=FunctionLoader(lambda name: packaged("templates", name)),
         autoescape=True,
@@ -48,7 +49,7 @@ def rendered(template: str, scripts: Sequence[str] = (), **values: Any) -> str:
         finalize=lambda value: value.translate(UNSEEN) if type(value) is str else value,
     )
     # Markup: the scripts are ours, and hold nothing that ends a script element (a test looks).
-    texts = [Markup(packaged("scripts", name)) for name in scripts]
+    texts = [Markup(packaged("scripts", name)) for name in (*scripts, *EVERY_PAGE)]
     page = environment.get_template(template).render(policy=policy(texts), scripts=texts, **values)
     return page.replace(CONTENTS, contents_of(page), 1)
 

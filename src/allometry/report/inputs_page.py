@@ -63,12 +63,12 @@ def render_inputs(fitted: Fitted, source: str, wording: Callable[[str], str] = s
         else [],
     }
     if not all(part.can_be_asked for part in parts):
-        return rendered("inputs.html.j2", ("hover.js",), question=None, unaskable=OWN_FORMULA, **values)
-    scripts = ("law.js", "inputs_law.js", "form_parts.js", "ask_inputs.js", "hover.js")
+        return rendered("inputs.html.j2", question=None, unaskable=OWN_FORMULA, **values)
+    scripts = ("law.js", "inputs_law.js", "form_parts.js", "ask_inputs.js")
     page = rendered("inputs.html.j2", scripts, question=as_json(_question(parts)), unaskable="", **values)
     if len(page.encode("utf-8")) <= MOST_BYTES:
         return page
-    return rendered("inputs.html.j2", ("hover.js",), question=None, unaskable=TOO_LARGE, **values)
+    return rendered("inputs.html.j2", question=None, unaskable=TOO_LARGE, **values)
 
 
 def _question(parts: Sequence[LawPart]) -> dict[str, Any]:

@@ -36,12 +36,12 @@ def constants(predictor: laws.Fit | laws.Forecast) -> ReportTable:
     for name in weights_of(predictor):
         fit = fits_of(predictor)[name]
         errors, intervals = fit.standard_errors, fit.intervals
-        for index, (symbol, value) in enumerate(fit.values.items()):
+        for symbol, value in fit.values.items():
             error, (low, high) = errors[symbol], intervals[symbol]
             known = error == error
             rows.append(
                 row(
-                    name if index == 0 else "",
+                    name,
                     GREEK.get(symbol, symbol),
                     cells.number(value),
                     ReportCell(f"{error:.3g}", repr(error)) if known else NONE,
