@@ -54,11 +54,11 @@ def opened(browser, study, tmp_path):
 def column(page, name):
     """The exact values of a column of the runs, and what its head says of the order."""
     place = page.run(f"[...{RUNS}.tHead.rows[0].cells].findIndex((one) => one.textContent === {name!r})")
-    values = page.run(
-        f"[...{RUNS}.tBodies[0].rows].map(({{cells}}) => cells[{place}].title || cells[{place}].textContent)"
-    )
+    shown = f"({{cells}}) => cells[{place}].title || cells[{place}].textContent"
+    values = page.run(f"[...{RUNS}.tBodies[0].rows].map({shown})")
     head = f"{RUNS}.tHead.rows[0].cells[{place}]"
-    return [float(one) for one in values if one != "–"], page.run(f"{head}.getAttribute('aria-sort')"), head
+    numbers = [float(one.replace(",", "")) for one in values if one != "–"]
+    return numbers, page.run(f"{head}.getAttribute('aria-sort')"), head
 
 
 def press(page, key, code):

@@ -39,7 +39,7 @@ class Picture:
 
 
 def rendered(template: str, scripts: Sequence[str] = (), **values: Any) -> str:
-    """A page from a template of ``templates`` with scripts of ``scripts``, which run in this order before those of every page."""
+    """A page from a template of ``templates``, with scripts of ``scripts`` in this order, then those of every page."""
     environment = Environment(
         loader=FunctionLoader(lambda name: packaged("templates", name)),
         autoescape=True,
