@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from allometry import laws
-from allometry.planning.experiments.next_trunks import TrunkChoice, _State, next_trunks
+from allometry.planning.experiments.next_trunks import TrunkChoice, next_trunks, trunk_belief
 
 TRUTH = {"E": 0.6, "A": 60.0, "B": 300.0, "alpha": 0.45, "beta": 0.45}
 WEIGHTS = {"chinchilla": 0.6, "skaling": 0.4}
@@ -31,6 +31,10 @@ def choice(num_params, longest=1e6, noise=0.01, cost=1.0):
 
 def chosen(choices, budget, runs=RUNS, trunks=TRUNKS, noises=NOISES, best=BEST):
     return next_trunks(runs, choices, best, budget, WEIGHTS, trunks=trunks, noises=noises)
+
+
+def belief(choices, noises):
+    return trunk_belief(RUNS, choices, BEST, WEIGHTS, trunks=TRUNKS, noises=noises, drift=0.005)
 
 
 def test_what_is_chosen_costs_no_more_than_the_budget_and_tells_something():
@@ -68,7 +72,7 @@ def test_a_ladder_of_small_sizes_asks_for_one_beyond_the_best():
 
 def test_conditioning_does_not_depend_on_the_order():
     choices = [choice(5e4), choice(2e5), choice(1e5, 3e6)]
-    state = _State.of(RUNS, choices, BEST, WEIGHTS, TRUNKS, NOISES, 0.005)
+    state = belief(choices, NOISES)
     one, other = state.after(0).after(2), state.after(2).after(0)
     np.testing.assert_allclose(one.covariances, other.covariances, rtol=1e-6, atol=1e-12)
 
@@ -76,11 +80,11 @@ def test_conditioning_does_not_depend_on_the_order():
 def test_the_noise_of_a_trunk_bounds_what_its_runs_tell():
     """However many lengths a trunk has, its level is known no better than its noise."""
     many = TrunkChoice(1e5, tuple(np.geomspace(1e5, 1e6, 40)), 0.02, 1.0)
-    state = _State.of(RUNS, [many], BEST, WEIGHTS, TRUNKS, [0.02] * len(RUNS), 0.005)
+    state = belief([many], [0.02] * len(RUNS))
     after = state.after(0)
     level = lambda one: np.sqrt(np.mean(one.covariances[0, :40, :40]))
     assert level(after) < level(state)
     single = TrunkChoice(1e5, (1e6,), 1e-6, 1.0)
-    sure = _State.of(RUNS, [single], BEST, WEIGHTS, TRUNKS, [0.02] * len(RUNS), 0.005).after(0)
+    sure = belief([single], [0.02] * len(RUNS)).after(0)
     assert np.sqrt(sure.covariances[0, 0, 0]) == pytest.approx(0.003, rel=0.2)  # a run's own noise
     assert level(after) > 2 * np.sqrt(sure.covariances[0, 0, 0])

@@ -65,7 +65,7 @@ def test_conditioning_is_the_inverse_of_prior_and_fisher_information():
     theta, spread = prior("chinchilla", (5e8, 3e9), 2.5, centre)
     _, jacobian = LAWS["chinchilla"].log_loss(theta[None], *(points - centre).T)
     runs, goal = jacobian[0, :, :-1], jacobian[0, :, -1]
-    _, covariance = after_runs(jacobian[0].T @ spread @ jacobian[0], slice(4), noise=0.01)
+    _, covariance = after_runs(jacobian[0].T @ spread @ jacobian[0], slice(4), noise=0.01**2 * np.eye(4))
     information = np.linalg.inv(spread) + runs @ runs.T / 0.01**2
     assert covariance[-1, -1] == pytest.approx(goal @ np.linalg.inv(information) @ goal, rel=1e-6)
 

@@ -76,13 +76,14 @@ def walk(points: Array, target: Array, drift: float) -> Array:
     return drift**2 * np.where(away[:, None] * away[None] > 0, shared, 0.0).sum(axis=-1)
 
 
-def after_runs(covariance: Array, runs: Array | slice, noise: float) -> tuple[Array, Array]:
+def after_runs(covariance: Array, runs: Array | slice, noise: Array) -> tuple[Array, Array]:
     """Gains (…, points, runs) and covariance (…, points, points) of ln L once runs at those of the points are known.
 
-    The mean moves by gains @ (ln of the losses observed − mean at the runs).
+    The mean moves by gains @ (ln of the losses observed − mean at the runs). ``noise`` is the covariance of the runs'
+    errors, (runs, runs).
     """
     cross = covariance[..., runs]
-    inner = cross[..., runs, :] + noise**2 * np.eye(cross.shape[-1])
+    inner = cross[..., runs, :] + noise
     gains = np.linalg.solve(inner, cross.swapaxes(-1, -2)).swapaxes(-1, -2)
     return gains, covariance - gains @ cross.swapaxes(-1, -2)
 

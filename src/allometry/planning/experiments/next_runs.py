@@ -3,8 +3,8 @@
 >>> print(planning.next_runs(observations, target=(7e9, 140e9), budget=1e20).summary())
 
 Each law of the forecast, with its weight, is approximated by a Gaussian around its constants, given the runs that exist
-(``posterior``). A candidate narrows the interval because it determines the constants better, brings the laws together,
-and lies nearer to the target, where less drift is left. Its loss is assumed to be the expected one: no refit.
+(``law_belief``). A candidate narrows the interval because it determines the constants better, brings the laws together,
+and lies nearer to the target, where less drift is left.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ...laws.prediction import check_level
 from ...laws.tables.measurements import check_no_inputs
 from ...quantities import format_count, format_flops, plural, require_positive
 from ..resources.budget import Budget
+from .belief import Belief, Spent, spend
 from .gaussian_model import DRIFT, MODELLED, check_flops, check_target, cost, log_points
-from .greedy_choice import best_choice
-from .posterior import Posterior
+from .law_belief import linearized, noise_of, off_the_line
 
 Array = np.ndarray
 # Candidates are a factor of about two apart, within these tokens a parameter (or those of the median run and of the
@@ -31,8 +31,10 @@ Array = np.ndarray
 STEP = 2.0
 RATIOS = (5.0, 320.0)
 LEAST_SHARE = 1 / 64
-# Each further run must narrow the interval by this share.
+# Each further run must narrow what can be narrowed of the interval by this share.
 LEAST_GAIN = 0.01
+# Greedy by gain per cost, or by gain alone: either can be far from the best choice; the better of the two cannot.
+PRICE_POWERS = (1.0, 0.0)
 MOST_KNOWN = 300
 
 
@@ -138,21 +140,39 @@ def next_runs(
     nearest = _nearest(observations, goal)
     if len(nearest) < len(observations):
         notes.append(f"the {plural(len(nearest), 'run')} nearest to the target stand for all {len(observations)}")
-    state = Posterior.from_runs(nearest, candidates, log_points(*goal), weights, drift)
+    belief, noise = _belief(nearest, candidates, goal, weights, drift)
+    price, known = cost(*np.exp(candidates).T), log_points(nearest.num_params, nearest.tokens)
+    allowed = lambda places: off_the_line(np.concatenate([known, candidates[places]]), candidates)
     # If there is a forecast, its interval is the one to narrow, by the factor computed here.
-    scale = NormalDist().inv_cdf((1 + level) / 2) if half_width is None else half_width / state.spread()
+    spread = lambda risk: float(np.sqrt(risk + noise**2))
+    scale = NormalDist().inv_cdf((1 + level) / 2) if half_width is None else half_width / spread(belief.risk())
 
-    def run(index: int, before: float, after: float) -> NextRun:
-        n, d = map(float, np.exp(candidates[index]))
-        return NextRun(n, d, cost(n, d), scale * before, scale * after)
+    def run(one: Spent) -> NextRun:
+        n, d = map(float, np.exp(candidates[one.place]))
+        return NextRun(n, d, cost(n, d), scale * spread(one.before), scale * spread(one.after))
 
-    after = state.spread_after()
-    alone = [run(int(index), state.spread(), float(after[index])) for index in np.flatnonzero(state.useful())]
+    now, after = belief.risk(), belief.risk_after()
+    alone = [run(Spent(int(place), now, float(after[place]))) for place in np.flatnonzero(allowed([]))]
     alone.sort(key=lambda each: -each.gain_per_flop)
-    best = best_choice(state, flops, int(num_runs), LEAST_GAIN)
-    return NextRuns(
-        tuple(run(each.index, each.before, each.after) for each in best), tuple(alone), goal, flops, level, tuple(notes)
-    )
+    choices = [
+        spend(belief, price, flops, power, allowed=allowed, most=int(num_runs), least_gain=LEAST_GAIN)
+        for power in PRICE_POWERS
+    ]
+    best = min((choice for choice in choices if choice), key=lambda choice: choice[-1].after, default=[])
+    return NextRuns(tuple(map(run, best)), tuple(alone), goal, flops, level, tuple(notes))
+
+
+def _belief(
+    observations: Observations, candidates: Array, goal: tuple[float, float], weights: dict[str, float], drift: float
+) -> tuple[Belief, float]:
+    """What the laws say of ln L at the candidates and at the goal, and the noise of a run."""
+    laws = linearized(observations, np.concatenate([candidates, log_points(*goal)]), weights)
+    shares = np.array(list(weights.values()))
+    noise = noise_of(laws, shares)
+    errors = noise**2 * np.eye(len(observations))
+    means = np.stack([law.means[len(observations) :] for law in laws])
+    covariances = np.stack([law.covariance(drift, errors) for law in laws])
+    return Belief.of_single_runs(shares, means, covariances, noise), noise
 
 
 def _evidence(

@@ -215,7 +215,7 @@ class _Criterion:
         for law, theta, spread in self.laws:
             _, jacobian = law.log_loss(theta, *(points - self.centre).T)
             covariance = jacobian.swapaxes(1, 2) @ spread @ jacobian + drifts
-            variances.append(after_runs(covariance, slice(-1), self.noise)[1][..., -1, -1])
+            variances.append(after_runs(covariance, slice(-1), self.noise**2 * np.eye(len(n)))[1][..., -1, -1])
         return np.concatenate(variances, axis=1)
 
     def score(self, n: Array, d: Array) -> float:
