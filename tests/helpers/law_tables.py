@@ -100,8 +100,13 @@ def _process(table, num_params, tokens, centre):
     runs = np.stack([np.log(array(process[name])) for name in ("num_params", "tokens")], axis=1)
     far = np.sqrt(5 * (((runs - np.log([num_params, tokens])) / process["length"]) ** 2).sum(axis=1))
     near = (1 + far + far**2 / 3) * np.exp(-far)
-    reduction = np.zeros((len(near), len(near)))
-    reduction[np.tril_indices(len(near))] = array(process["reduction"])
-    reduction += np.tril(reduction, -1).T
-    left = process["variance"] - near @ reduction @ near
-    return growth * near @ array(process["mean"]), growth**2 * max(left, 0), growth**2 * process["noise"]
+    apart = np.sqrt(5 * (((runs[:, None] - runs) / process["length"]) ** 2).sum(axis=2))
+    correlations, noise = (1 + apart + apart**2 / 3) * np.exp(-apart), np.eye(len(runs))
+    if process["trunks"]:
+        code = np.array(process["trunks"]["code"])
+        noise += np.where(code[:, None] == code, array(process["trunks"]["ratio"])[code], 0)
+    left = sum(
+        weight * max(1 - near @ np.linalg.solve(correlations + noise / ratio, near), 0)
+        for _, ratio, weight in process["terms"]
+    )
+    return growth * near @ array(process["mean"]), growth**2 * left, growth**2 * process["noise"]

@@ -49,7 +49,7 @@ def test_markup_in_names_stays_text_and_a_law_without_refits_has_no_interval(run
     assert HOSTILE in page.words["h1"]
     assert HOSTILE in page.words["td"]
     assert not page.all("img")
-    assert len(page.all("script")) == 1 + 3 + len(EVERY_PAGE)
+    assert len(page.all("script")) == 1 + 4 + len(EVERY_PAGE)
     for words in (page.words["p"], page.words["td"]):
         assert "nan" not in words.lower()
 
@@ -77,7 +77,7 @@ def test_a_forecast_that_keeps_most_of_its_runs_makes_a_small_page(tmp_path):
         freedom=2.0,
     )
     path = write_law_page(forecast, many, tmp_path / "page.html", "many.csv")
-    assert path.stat().st_size < MOST_BYTES
+    assert path.stat().st_size < 700_000
 
 
 def test_a_long_table_makes_a_small_page(tmp_path):

@@ -20,7 +20,7 @@ from helpers.pages import read
 from helpers.studies import STAGES, build, cut, true_loss
 
 HOSTILE = "</script></style></pre><img src=x onerror=alert(1)>{{ 7*7 }}`$x$`&amp;\"'"
-SCRIPTS = ("law.js", "form_parts.js", "ask.js", *EVERY_PAGE)
+SCRIPTS = ("runs_process.js", "law.js", "form_parts.js", "ask.js", *EVERY_PAGE)
 
 
 @pytest.fixture(scope="module")

@@ -95,6 +95,18 @@ def test_a_forecast_that_knows_what_repeats_cost(contents):
     compare(told, data_of(question(told)))
 
 
+def test_a_forecast_of_runs_that_share_trunks():
+    runs = ladder("skaling", noise=0.004, sizes=5)
+    rows = [
+        {"num_params": n, "tokens": d, "loss": loss, "trunk": float(i // 4)}
+        for i, (n, d, loss) in enumerate(zip(runs.num_params, runs.tokens, runs.loss, strict=True))
+    ]
+    forecast = laws.forecast(laws.Observations.from_records(rows), ["power_floor"])
+    data = data_of(question(forecast))
+    assert data["table"]["process"]["trunks"] is not None
+    compare(forecast, data)
+
+
 # One law of each family, and one without an optimum.
 @pytest.mark.parametrize("name", ["power", "chinchilla", "kaplan", "farseer"])
 def test_a_fit(name):

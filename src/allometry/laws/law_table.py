@@ -16,8 +16,10 @@ reading of this text. Arrays are {"shape": […], "f8": base64 of little-endian 
   the draws) / (2·1.6449). The distance x is the largest of ln(6·N·D/``reach``), ln(N/most N fitted), ln(D/most
   D fitted) and 0. The point lies e = max(c − f, 0) above the frontier, f the ``log_loss`` of ``frontier``'s last step
   whose FLOPs are at most 1.01·6·N·D·``flops_ratio`` (the first below all). With k_i the Matérn 5/2 correlation of
-  (n, d)/``length`` with run i, g = exp(``growth``·e): mean r = g·k·``mean``, variance p = g²·(``variance`` −
-  kᵀ·``reduction``·k), noise o = g²·``noise``; ``reduction`` is the lower triangle, row by row. Then
+  (n, d)/``length`` with run i, g = exp(``growth``·e): mean r = g·k·``mean``, noise o = g²·``noise``,
+  variance p = g²·Σ ``terms`` weight·(1 − kᵀ·(K + N/ratio)⁻¹·k), K the correlations of the runs and N their noise: 1 on
+  the diagonal, and where it has ``trunks`` their ``ratio`` for runs of one ``code`` (the factor of a term, its first
+  number, is 0 here). Then
 
       ln L = c + r − ``correction``·min(x, ``tested``) + ``drift_slope``·x + ``repeat_slope``·y
       scale² = o + σ(N)² + ``scale``²·((m·(1 + 2·``noise_share``) + p)/3 + (``drift_sd``·x)² + (``repeat_sd``·y)²)
@@ -37,7 +39,7 @@ import numpy as np
 from .base import Array, Law, safe_log
 from .fitting.result import Fit
 from .forecasting.forecast import Forecast
-from .forecasting.residuals import EXCESS_GROWTH, LENGTH
+from .forecasting.residuals import EXCESS_GROWTH, LENGTH, RATIOS
 from .forms.farseer import Farseer
 from .forms.joined_powers import Kaplan, KaplanFloor, Skaling
 from .forms.sums_of_powers import SumOfPowers
@@ -45,6 +47,8 @@ from .tables.findings.best_by_compute import frontier
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 INPUTS = ("num_params", "tokens")
+# A process that weighs less than this share of the variance is left out: six digits do not show it.
+NEGLIGIBLE = 1e-8
 
 
 def has_table(predictor: object) -> bool:
@@ -84,6 +88,17 @@ def packed(array: Array) -> dict[str, Any]:
     return {"shape": list(values.shape), "f8": base64.b64encode(values.tobytes()).decode("ascii")}
 
 
+def process_terms(variances: Array, ratios: Array, noise: float) -> list[tuple[int, float, float]]:
+    """(factor, ratio, variance) of processes with variances (factors, ratios) that show beside the others and noise."""
+    least = NEGLIGIBLE * (noise + float(variances.sum()))
+    return [
+        (factor, float(ratio), float(variance))
+        for factor, row in enumerate(variances)
+        for ratio, variance in zip(ratios, row, strict=True)
+        if variance > least
+    ]
+
+
 def _of_fit(fit: Fit) -> dict[str, Any]:
     table: dict[str, Any] = {"laws": [_law(fit, 1.0)], "own": None, "shared": None}
     if len(fit.draws) > 1:
@@ -96,9 +111,9 @@ def _of_forecast(forecast: Forecast, levels: Sequence[float]) -> dict[str, Any]:
     from scipy.special import stdtrit
 
     process = forecast.residual_process
-    form = process.quadratic()
+    mixture = process.mixture()
     flops, log_loss = frontier(forecast.smooth_runs)
-    rows, columns = np.tril_indices(len(form.mean))
+    trunks = mixture.trunks
     return {
         "laws": [_law(forecast.fits[name], weight) for name, weight in forecast.weights.items()],
         "t": [float(stdtrit(forecast.freedom, (1 + level) / 2)) for level in levels],
@@ -117,12 +132,12 @@ def _of_forecast(forecast: Forecast, levels: Sequence[float]) -> dict[str, Any]:
         "process": {
             "length": LENGTH,
             "growth": EXCESS_GROWTH,
-            "num_params": packed(form.num_params),
-            "tokens": packed(form.tokens),
-            "mean": packed(form.mean),
-            "reduction": packed(form.reduction[rows, columns]),
-            "variance": form.variance,
-            "noise": form.noise,
+            "num_params": packed(mixture.num_params),
+            "tokens": packed(mixture.tokens),
+            "mean": packed(mixture.mean),
+            "terms": process_terms(mixture.variances[None], RATIOS, mixture.noise),
+            "noise": mixture.noise,
+            "trunks": trunks and {"code": trunks.code.tolist(), "ratio": packed(trunks.ratio)},
         },
     }
 

@@ -62,7 +62,7 @@ def render_law(predictor: Predictor, runs: laws.Observations, source: str, wordi
     """The page as text."""
     return rendered(
         "law.html.j2",
-        ("law.js", "form_parts.js", "ask.js"),
+        ("runs_process.js", "law.js", "form_parts.js", "ask.js"),
         question=question(predictor, settings=PageSettings.published(), level=LEVEL),
         unaskable=False,
         unit="",

@@ -44,7 +44,7 @@ def render(contents: StudyContents) -> str:
     asked = study_question(contents)
     return rendered(
         "report.html.j2",
-        ("law.js", "form_parts.js", "ask.js") if asked else (),
+        ("runs_process.js", "law.js", "form_parts.js", "ask.js") if asked else (),
         question=asked,
         unaskable=contents.predictor is not None and asked is None,
         source=contents.source,

@@ -40,24 +40,23 @@ class ResidualEstimate(NamedTuple):
     noise: Array
 
 
-class QuadraticForm(NamedTuple):
-    """The process as a function of k, the Matérn correlations of a point with the runs used, before its growth.
-
-    The mean is k·``mean``, the variance of the process ``variance`` − kᵀ·``reduction``·k, that of a run's own noise
-    ``noise``.
+class ResidualMixture(NamedTuple):
+    """The process by k, the Matérn correlations of a point with the runs used, before its growth.
 
     Attributes:
         num_params, tokens: of the runs used, (runs,).
-        mean: (runs,).
-        reduction: symmetric, (runs, runs).
+        mean: the mean is k·``mean``, (runs,).
+        variances: of the process of each of ``RATIOS``, its share of the mixture included, (ratios,).
+        noise: the variance of a run's own noise.
+        trunks: of the runs used.
     """
 
     num_params: Array
     tokens: Array
     mean: Array
-    reduction: Array
-    variance: float
+    variances: Array
     noise: float
+    trunks: Trunks | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,18 +88,16 @@ class ResidualProcess:
         variance = (RATIOS * np.maximum(1 - explained, 0)) @ (shares * noises)
         return ResidualEstimate(growth * mean, growth * np.sqrt(variance), growth * np.sqrt(shares @ noises))
 
-    def quadratic(self) -> QuadraticForm:
-        """The same estimate in closed form, all ratios of variances together: what another program can work out."""
-        basis, eigenvalues, coefficients, noises, shares = self._solved
-        rows = self._whiten(np.eye(len(basis))) @ basis
-        weights = shares * noises * RATIOS
-        return QuadraticForm(
+    def mixture(self) -> ResidualMixture:
+        """The same estimate as plain numbers, from which another program can work it out."""
+        basis, _, coefficients, noises, shares = self._solved
+        return ResidualMixture(
             self.num_params[self._thin],
             self.tokens[self._thin],
-            rows @ ((shares * RATIOS) @ coefficients),
-            rows * ((RATIOS / (1 + eigenvalues[:, None] * RATIOS)) @ weights) @ rows.T,
-            float(weights.sum()),
+            self._whiten(basis @ ((shares * RATIOS) @ coefficients)),
+            shares * noises * RATIOS,
             float(shares @ noises),
+            None if self.trunks is None else self.trunks.where(self._thin),
         )
 
     @property

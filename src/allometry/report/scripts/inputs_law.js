@@ -5,6 +5,7 @@
 
 const lawOfInputs = (() => {
   const { Refusal, unpack, read: readSizes } = typeof lawOfTable === "undefined" ? require("./law.js") : lawOfTable;
+  const { read: readRuns } = typeof runsProcess === "undefined" ? require("./runs_process.js") : runsProcess;
   const TINY = 1e-300, MOST_LOGARITHM = 600, MOST_GROWTH = 5, LEAST_COST = 1e-9;
   const SHARE_TOLERANCE = 0.02;
   const NEARLY = 1 + 1e-5; // a number that was written with six digits stands for the run that it is
@@ -108,89 +109,13 @@ const lawOfInputs = (() => {
   }
 
   // ---- what the forms leave: a process over the runs
-  const matern = (reach) => (1 + reach + (reach * reach) / 3) * Math.exp(-reach);
-
-  /** Rows of the lower triangle L of A = L·Lᵀ, from those of A. */
-  function factorise(rows) {
-    for (let i = 0; i < rows.length; i++) {
-      const row = rows[i];
-      for (let j = 0; j <= i; j++) {
-        const other = rows[j];
-        let sum = row[j];
-        for (let k = 0; k < j; k++) sum -= row[k] * other[k];
-        row[j] = i === j ? Math.sqrt(sum) : sum / other[j];
-      }
-    }
-    return rows;
-  }
-
   function readProcess(process, runs, byLogarithm) {
-    const [count, inputs] = runs.points.shape, points = unpack(runs.points), group = runs.group;
+    const [count, inputs] = runs.points.shape, points = unpack(runs.points);
     const place = (x) => x.map((value, i) =>
       (byLogarithm[i] ? Math.log(value) - process.middle[i] : value) / process.deviation[i] / process.lengths[i]);
     const places = Array.from({ length: count }, (_, i) => place(Array.from(points.subarray(i * inputs, (i + 1) * inputs))));
-    const shared = (one, other) => (one === other ? 1 : process.between);
-    const triangles = new Map();
-    let apart = null;
-
-    /** Distances of a place from the first runs, times √5. */
-    function distances(here, many) {
-      const far = new Float64Array(many);
-      for (let i = 0; i < many; i++) {
-        let sum = 0;
-        for (let k = 0; k < inputs; k++) sum += (here[k] - places[i][k]) ** 2;
-        far[i] = Math.sqrt(5 * sum);
-      }
-      return far;
-    }
-
-    function correlations(far, factor, own) {
-      const near = new Float64Array(far.length);
-      for (let i = 0; i < far.length; i++) near[i] = matern(far[i] / factor) * shared(group[i], own);
-      return near;
-    }
-
-    /** The triangle of K + I/ratio for a factor on the lengths; worked out once, when it is first needed. */
-    function triangle(factor, ratio) {
-      const key = `${factor} ${ratio}`;
-      if (!triangles.has(key)) {
-        apart ??= places.map((one, i) => distances(one, i + 1));
-        const rows = apart.map((far, i) => correlations(far, process.factors[factor], group[i]));
-        rows.forEach((row, i) => { row[i] += 1 / ratio; });
-        triangles.set(key, factorise(rows));
-      }
-      return triangles.get(key);
-    }
-
-    /** The correlations of a point with the runs, for each factor. */
-    function crossing(x, own) {
-      const far = distances(place(x), count);
-      return process.factors.map((factor) => correlations(far, factor, own));
-    }
-
-    function explained(rows, near) {
-      const solved = new Float64Array(count);
-      let sum = 0;
-      for (let i = 0; i < count; i++) {
-        const row = rows[i];
-        let left = near[i];
-        for (let k = 0; k < i; k++) left -= row[k] * solved[k];
-        solved[i] = left / row[i];
-        sum += solved[i] * solved[i];
-      }
-      return sum;
-    }
-
-    /** Of one point: (factor, ratio) → the share of the process that the runs leave unknown. */
-    function unknownAt(near) {
-      const known = new Map();
-      return (factor, ratio) => {
-        const key = `${factor} ${ratio}`;
-        if (!known.has(key)) known.set(key, Math.max(1 - explained(triangle(factor, ratio), near[factor]), 0));
-        return known.get(key);
-      };
-    }
-    return { crossing, unknownAt, count };
+    const { at } = readRuns({ ...process, places, group: runs.group });
+    return (x, group) => at(place(x), group);
   }
 
   // ---- the mixture
@@ -241,7 +166,7 @@ const lawOfInputs = (() => {
 
     function byForms() {
       const { rules, record } = table, forms = table.forms.map(readForm);
-      const process = readProcess(table.process, table.runs, byLogarithm);
+      const nearRuns = readProcess(table.process, table.runs, byLogarithm);
       const splits = record.along.length, logged = unpack(record.logged);
       const errors = table.shown.map((one) => Math.log(Math.max(one, TINY)));
       const factors = table.inflation.map(Math.log), byCost = record.along.filter((one) => one === -1).length;
@@ -311,15 +236,10 @@ const lawOfInputs = (() => {
         return Math.exp(Math.min(rules.growth * above, MOST_GROWTH));
       }
 
-      function withLeftovers(form, x, group, near, unknown) {
+      function withLeftovers(form, x, group, near) {
         const [centre, spread] = moments(form, x, group), grown = growth(form, x, group, centre);
-        let mean = 0, variance = 0;
-        near.forEach((correlations, factor) => {
-          const from = factor * process.count;
-          for (let i = 0; i < process.count; i++) mean += correlations[i] * form.mean[from + i];
-        });
-        for (const [factor, ratio, weight] of form.terms) variance += weight * unknown(factor, ratio);
-        return { centre: centre + grown * mean, variance: spread ** 2 + grown ** 2 * variance, noise: grown ** 2 * form.noise };
+        return { centre: centre + grown * near.mean(form.mean), noise: grown ** 2 * form.noise,
+                 variance: spread ** 2 + grown ** 2 * near.variance(form.terms) };
       }
 
       /** Weights without the forms whose own spread here exceeds the middle one, and a run's noise, many times. */
@@ -333,8 +253,8 @@ const lawOfInputs = (() => {
       }
 
       return (x, group, level) => {
-        const near = process.crossing(x, group), unknown = process.unknownAt(near), kinds = likeness(x);
-        const parts = forms.map((form) => withLeftovers(form, x, group, near, unknown));
+        const near = nearRuns(x, group), kinds = likeness(x);
+        const parts = forms.map((form) => withLeftovers(form, x, group, near));
         const shares = ofThoseThatKnow(weights(kinds), parts);
         const mixed = (value) => shares.reduce((sum, share, i) => sum + share * value(parts[i]), 0);
         const centre = mixed((part) => part.centre), distance = beyondRuns(x);

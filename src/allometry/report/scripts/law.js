@@ -3,6 +3,7 @@
 // are those of laws.predict and planning.optimal; the tests compare them to six digits. No page is needed to run it.
 
 const lawOfTable = (() => {
+  const { read: readRuns } = typeof runsProcess === "undefined" ? require("./runs_process.js") : runsProcess;
   const FLOPS_PER_PARAM_TOKEN = 6;
   const SERVED_SHARE = 1 / 3; // FLOPs of a served token over those of a token of training
   const TESTED = 1e3; // beyond so many times the largest run a prediction is a guess,
@@ -90,11 +91,12 @@ const lawOfTable = (() => {
 
     /** Several laws by their weights, what they leave unexplained nearby, and drift with distance. */
     function forecast() {
-      const process = table.process;
-      const logN = unpack(process.num_params).map(Math.log), logD = unpack(process.tokens).map(Math.log);
-      const mean = unpack(process.mean), reduction = unpack(process.reduction);
+      const process = table.process, mean = unpack(process.mean), tokens = unpack(process.tokens);
+      const place = (x) => x.map((log) => log / process.length);
+      const places = Array.from(unpack(process.num_params), (N, i) => place([Math.log(N), Math.log(tokens[i])]));
+      const trunks = process.trunks && { code: process.trunks.code, ratio: unpack(process.trunks.ratio) };
+      const runs = readRuns({ places, factors: [1], trunks });
       const steps = unpack(table.frontier.flops), best = unpack(table.frontier.log_loss);
-      const near = new Float64Array(mean.length);
 
       function centreOf(N, D) {
         const x = [Math.log(N), Math.log(D)], values = laws.map((law) => valueOf(law, x));
@@ -102,18 +104,12 @@ const lawOfTable = (() => {
         const flops = 1.01 * FLOPS_PER_PARAM_TOKEN * N * D * table.flops_ratio;
         let last = 0;
         for (let i = 0; i < steps.length && steps[i] <= flops; i++) last = i;
-        let residual = 0;
-        for (let i = 0; i < mean.length; i++) {
-          const squares = ((x[0] - logN[i]) / process.length) ** 2 + ((x[1] - logD[i]) / process.length) ** 2;
-          const reach = Math.sqrt(5 * squares);
-          near[i] = (1 + reach + (reach * reach) / 3) * Math.exp(-reach);
-          residual += near[i] * mean[i];
-        }
+        const near = runs.at(place(x));
         const growth = Math.exp(process.growth * Math.max(centre - best[last], 0));
         const beyond = Math.max((FLOPS_PER_PARAM_TOKEN * N * D) / table.reach, N / mostN, D / mostD, 1);
         const distance = Math.log(beyond);
         const bias = table.correction * Math.min(distance, table.tested) - table.drift_slope * distance - again(x);
-        return { x, values, centre, growth, distance, log: centre + growth * residual - bias };
+        return { x, values, near, centre, growth, distance, log: centre + growth * near.mean(mean) - bias };
       }
 
       function scaleOf(point, N) {
@@ -123,13 +119,7 @@ const lawOfTable = (() => {
           const spread = (linear(samples, 0.95) - linear(samples, 0.05)) / (2 * 1.6449);
           variance += law.weight * ((point.values[i] - point.centre) ** 2 + spread ** 2);
         });
-        let explained = 0;
-        for (let i = 0, k = 0; i < near.length; i++) {
-          let row = 0;
-          for (let j = 0; j < i; j++) row += reduction[k++] * near[j];
-          explained += near[i] * (2 * row + reduction[k++] * near[i]);
-        }
-        const growth = point.growth ** 2, left = growth * Math.max(process.variance - explained, 0);
+        const growth = point.growth ** 2, left = growth * point.near.variance(process.terms);
         const unsure = (variance * (1 + 2 * table.noise_share) + left) / 3 + (table.drift_sd * point.distance) ** 2 +
           (table.repeat_sd * repeated(point.x)) ** 2;
         return Math.sqrt(growth * process.noise + trunk(N) ** 2 + table.scale ** 2 * unsure);

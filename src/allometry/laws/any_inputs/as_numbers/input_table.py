@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from ...forecasting.forecast import Forecast
-from ...law_table import INPUTS, LEVELS, has_table, law_table, packed
+from ...law_table import INPUTS, LEVELS, has_table, law_table, packed, process_terms
 from ...tables.measurements import Measurements
 from .. import frontier, held_out, mixing
 from ..fitted_form import FittedForm
@@ -39,8 +39,6 @@ from ..leftovers import LENGTHS, MOST_RUNS, RATIOS
 from .form_steps import NoSteps, form_steps
 
 Array = np.ndarray
-# A process that weighs less than this share of the variance is left out: six digits do not show it.
-NEGLIGIBLE = 1e-8
 # What the functions of a prediction have as constants.
 RULES = {
     "growth": frontier.GROWTH,
@@ -152,13 +150,11 @@ def _form(fit: FittedForm, forecast: InputForecast, left: Array) -> dict[str, An
     """A form with its constants, and the process of what it leaves."""
     basis, _ = forecast.basis
     mixture = basis.mixture(left, fit.num_constants)
-    means = np.zeros((len(LENGTHS), len(basis.index)))
-    terms = []
-    for place, (_, vectors) in enumerate(basis.eigen):
-        means[place] = vectors @ ((mixture.shares[place] * RATIOS) @ mixture.weighed[place])
-        weights = mixture.shares[place] * RATIOS * mixture.noises[place] / mixture.freedom
-        terms += [(place, float(r), float(w)) for r, w in zip(RATIOS, weights, strict=True) if w > 0]
-    total = mixture.noise**2 + sum(weight for *_, weight in terms)
+    means = [
+        vectors @ ((shares * RATIOS) @ weighed)
+        for (_, vectors), shares, weighed in zip(basis.eigen, mixture.shares, mixture.weighed, strict=True)
+    ]
+    variances = mixture.shares * RATIOS * mixture.noises / mixture.freedom
     rows, columns = np.tril_indices(fit.spread.shape[-1])
     return {
         "name": fit.name,
@@ -168,8 +164,8 @@ def _form(fit: FittedForm, forecast: InputForecast, left: Array) -> dict[str, An
         "steps": form_steps(fit.form),
         "constants": packed(np.concatenate([fit.theta, fit.coefficients], axis=1)),
         "spread": packed(fit.spread[:, rows, columns]),
-        "mean": packed(means),
-        "terms": [term for term in terms if term[2] > NEGLIGIBLE * total],
+        "mean": packed(np.stack(means)),
+        "terms": process_terms(variances, RATIOS, mixture.noise**2),
         "noise": mixture.noise**2,
     }
 
