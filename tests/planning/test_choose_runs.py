@@ -1,12 +1,15 @@
 """Runs chosen one batch after another: never over the budget, each once, where they tell most; and what is refused."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from allometry import planning
+from allometry import laws, planning
 from allometry.errors import UserError
 from allometry.planning.experiments import choose_runs as module
-from allometry.planning.experiments.input_process import ProcessScales, standardised, telling
+from allometry.planning.experiments.input_process import InputProcess, InputUnits, ProcessScales, likely_scales
 
 N, D = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e6, 1e9, 8), np.geomspace(1e8, 1e11, 8)))
 COST = 6 * N * D
@@ -22,8 +25,12 @@ def measure(rows):
 
 @pytest.fixture
 def unfitted(monkeypatch):
-    """Without the forecast, which takes longer than all the choices."""
-    monkeypatch.setattr(module, "forecast", lambda runs, seed=0: runs)
+    """Without the law, which takes longer than all the choices."""
+
+    def refuse(runs, seed=0):
+        raise UserError("not fitted here")
+
+    monkeypatch.setattr(module, "forecast", refuse)
 
 
 def choose(measured=measure, candidates=CANDIDATES, **changes):
@@ -65,40 +72,69 @@ def test_runs_are_measured_once_and_in_batches(unfitted):
     assert 2 <= len(calls) <= 4
 
 
-def test_an_input_that_does_not_matter_is_learnt(unfitted):
+def test_an_input_that_does_not_matter_is_learnt():
     """Of two inputs only one moves the loss: the process gives it the greater relevance."""
     generator = np.random.default_rng(1)
-    points, _ = standardised(np.exp(generator.standard_normal((60, 2))), np.ones((1, 2)))
-    learnt = ProcessScales().learnt(points, np.zeros(60, int), points[:, 0] + 0.01 * generator.standard_normal(60))
-    assert learnt.relevance[0] > 3 * learnt.relevance[1]
+    inputs = np.exp(generator.standard_normal((60, 2)))
+    points = InputUnits.of(inputs).at(inputs)
+    values = points[:, 0] + 0.01 * generator.standard_normal(60)
+    scales, shares = likely_scales(points, np.zeros(60, int), values)
+    assert scales[0].relevance[0] > 3 * scales[0].relevance[1]
+    assert shares.sum() == pytest.approx(1)
+    assert shares[0] == shares.max()
+
+
+def process(seed, scales=None):
+    """A process after twelve runs in two groups, by one set of scales."""
+    generator = np.random.default_rng(seed)
+    points, group = generator.standard_normal((12, 2)), np.arange(12) % 2
+    one = InputProcess.of(points, group, generator.standard_normal(12))
+    return replace(one, scales=[scales or ProcessScales()], shares=np.ones(1))
 
 
 def test_what_a_run_tells_is_what_it_takes_from_the_variance_of_the_targets():
     """Against the normal equations with and without the run."""
-    generator = np.random.default_rng(2)
-    points, at = generator.standard_normal((12, 2)), generator.standard_normal((3, 2))
-    group, at_group = np.arange(12) % 2, np.array([0, 1, 0])
-    scales, known = ProcessScales(), [3, 7, 1, 10]
+    known, generator = process(2), np.random.default_rng(4)
+    candidates, group = generator.standard_normal((5, 2)), np.array([0, 1, 1, 0, 1])
+    at, at_group, scales = generator.standard_normal((3, 2)), np.array([0, 1, 0]), known.scales[0]
 
-    def variance(rows):
-        inner = scales.covariance(points[rows], points[rows], group[rows], group[rows])
-        cross = scales.covariance(points[rows], at, group[rows], at_group)
+    def variance(extra):
+        points = np.concatenate([known.points, candidates[extra]])
+        groups = np.concatenate([known.group, group[extra]])
+        inner = scales.covariance(points, points, groups, groups) + scales.noise**2 * np.eye(len(points))
+        cross = scales.covariance(points, at, groups, at_group)
         own = scales.covariance(at, at, at_group, at_group).diagonal()
-        solved = np.linalg.solve(inner + scales.noise**2 * np.eye(len(rows)), cross)
-        return (own - np.einsum("ij,ij->j", cross, solved)).mean()
+        return (own - np.einsum("ij,ij->j", cross, np.linalg.solve(inner, cross))).mean()
 
-    told = telling(scales, points, group, at, at_group, known)
-    for index in (0, 5, 11):
-        assert told[index] ** 2 == pytest.approx(variance(known) - variance([*known, index]), rel=1e-6)
+    belief = known.belief(candidates, group, at, at_group)
+    assert belief.risk() == pytest.approx(variance([]), rel=1e-6)
+    for index, after in enumerate(belief.risk_after()):
+        assert after == pytest.approx(variance([index]), rel=1e-6)
+    assert belief.after(1).after(3).risk() == pytest.approx(variance([1, 3]), rel=1e-6)
 
 
 def test_the_process_expects_what_it_was_shown():
     generator = np.random.default_rng(3)
     points, group = generator.standard_normal((30, 2)), np.zeros(30, int)
     values = 2 + points @ [0.5, -0.3] + 0.1 * points[:, 0] ** 2
-    expected = ProcessScales(noise=0.001).expected(points[:25], group[:25], values[:25], points, group)
-    assert expected[:25] == pytest.approx(values[:25], abs=1e-3)
+    one = InputProcess.of(points[:25], group[:25], values[:25])
+    expected, deviation = one.predict(points, group)
+    assert expected[:25] == pytest.approx(values[:25], abs=0.01)
     assert expected[25:] == pytest.approx(values[25:], abs=0.05)
+    assert (np.abs(expected - values) < 3 * deviation).all()
+
+
+def test_intervals_of_the_process_hold_beyond_the_runs():
+    """Parabolas with noise, predicted half a deviation to two deviations beyond the runs; 90 % intervals."""
+    inside = []
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        points, at = generator.uniform(-1.5, 1, (25, 2)), generator.uniform(1.5, 3, (5, 2))
+        slopes, bends, noise = generator.normal(0, 0.5, 2), generator.normal(0, 0.1, 2), 0.02
+        value = lambda x: x @ slopes + x**2 @ bends + noise * generator.standard_normal(len(x))  # noqa: B023
+        expected, deviation = InputProcess.of(points, np.zeros(25, int), value(points)).predict(at, np.zeros(5, int))
+        inside.append(np.abs(expected - value(at)) < 1.645 * deviation)
+    assert 0.8 < np.mean(inside) < 0.99
 
 
 def test_candidates_of_other_groups_than_the_targets_are_wanted_less(unfitted):
@@ -115,6 +151,65 @@ def test_a_run_without_a_loss_is_paid_for_and_left_out(unfitted):
     assert chosen.spent == pytest.approx(PRICE[chosen.order].sum())
     assert len(chosen.forecast) == (~lost).sum()
     assert "gave no finite value" in chosen.notes[0]
+
+
+def test_without_a_law_the_process_predicts_and_says_why(unfitted):
+    chosen = choose()
+    assert chosen.forecast.law is None
+    predicted = chosen.forecast.predict(AT)
+    assert np.abs(np.asarray(predicted.value) / TRUTH[FAR] - 1).mean() < 0.1
+    assert ((predicted.low < predicted.value) & (predicted.value < predicted.high)).all()
+    assert "alone: not fitted here" in chosen.summary()
+    assert json.loads(json.dumps(chosen.to_json()))["forecast"]["law"] is None
+    one = chosen.forecast.predict(N=float(N[FAR][0]), D=float(D[FAR][0]))
+    assert one.value == pytest.approx(float(np.asarray(predicted.value)[0]))
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        ({"N": [1e9]}, "the frame has no column D"),
+        ({"N": [1e9], "D": [-1.0]}, "D must be above zero"),
+        ({"N": ["much"], "D": [1e9]}, "the frame: N is missing, or no finite number, in row 1"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(unfitted, frame, words):
+    with pytest.raises(UserError, match=words):
+        choose().forecast.predict(frame)
+
+
+def test_a_group_without_runs_is_predicted_from_the_others(unfitted):
+    """Of three kinds only one lies in reach of the budget; that of a fourth is refused."""
+    labels = ["a" if price < np.quantile(PRICE, 0.6) else "b" for price in PRICE]
+    at = AT | {"kind": ["a", "b"] * (int(FAR.sum()) // 2) + ["b"] * (int(FAR.sum()) % 2)}
+    budget = np.sort(PRICE)[:4].sum()
+    chosen = choose(candidates=CANDIDATES | {"kind": labels}, at=at, group="kind", budget=budget)
+    assert set(chosen.forecast.group_names) == {"a"}
+    assert np.isfinite(chosen.forecast.predict(at).value).all()
+    with pytest.raises(UserError, match="no candidate was of group 'c'"):
+        chosen.forecast.predict({"N": [1e9], "D": [1e9], "kind": ["c"]})
+
+
+def test_the_law_counts_where_runs_are_quiet_and_is_never_far_from_the_process(unfitted):
+    class Law:
+        """Far too high everywhere."""
+
+        sizes, errors = None, {"split": 0.1}
+
+        def predict(self, frame, level):
+            value = np.full(len(frame["N"]), 100.0)
+            return laws.Prediction(value, value * 0.9, value * 1.1, level)
+
+    shares = []
+    for noise in (0.0, 0.3):
+        loss = TRUTH[~FAR] * np.exp(noise * np.random.default_rng(0).standard_normal(len(PRICE)))
+        chosen = choose(lambda rows: loss[rows], budget=0.5 * PRICE.sum()).forecast  # noqa: B023
+        alone, both = replace(chosen, law=None), replace(chosen, law=Law())
+        moved = np.log(both.predict(AT).value) - np.log(alone.predict(AT).value)
+        half = np.log(alone.predict(AT, level=0.6827).high) - np.log(alone.predict(AT).value)
+        assert moved == pytest.approx(both.law_share * half, rel=1e-3)
+        shares.append(both.law_share)
+    assert shares[0] > 0.9 > 0.5 > shares[1] > 0
 
 
 def test_groups_are_all_measured(unfitted):

@@ -3,10 +3,10 @@
 >>> chosen = planning.choose_runs(candidates, measure, inputs=["N", "D"], cost=flops, at=targets, budget=1e20)
 >>> chosen.forecast.predict(targets)
 
-A law is found by comparing forms, which takes runs of every price. So the budget is spent evenly
-(``balanced_sample``): as dear as leaves enough runs, and no two alike. After each batch a process over the inputs
-(``input_process``) says of each candidate how much it would tell about the target, and how far above the best loss of
-its price it will lie; the next batch takes those the rather that tell much and lie near.
+How a target depends on its inputs is learnt from runs of every price and place. So the first half of the budget is
+spent evenly (``balanced_sample``): as dear as leaves enough runs, and no two alike. The second half goes, as in
+``next_runs``, to the candidates that take most off the risk at the target (``belief``), by a process over the inputs
+that has learnt from the first half (``input_process``).
 """
 
 from __future__ import annotations
@@ -19,20 +19,25 @@ import numpy as np
 
 from ...errors import UserError
 from ...laws import Observations, forecast
-from ...laws.any_inputs.input_forecast import InputForecast
 from ...laws.tables.measurements import Measurements
-from ...laws.tables.raw_table import RawTable
-from ...laws.tables.readers import read_table
 from ...quantities import plural, require_positive
 from .balanced_sample import spend_evenly
-from .input_process import ProcessScales, standardised, telling
+from .belief import spend
+from .candidate_rows import CandidateRows, prices_of
+from .chosen_forecast import ChosenForecast, chosen_forecast
+from .input_process import InputProcess, InputUnits
 
 Array = np.ndarray
 Measure = Callable[[Array], Any]
 TARGET = "measured"
-# What is spent after each batch, as shares of the budget; nothing is known at the first.
-STAGES = (0.25, 0.6, 1.0)
+# What is spent evenly after each batch, as shares of the budget; nothing is known at the first.
+STAGES = (0.25, 0.5)
+# The rest goes to the candidates of the most gain for this power of their price: between most for its price, which
+# takes many cheap runs, and most, which takes few dear ones.
+PRICE_POWER = 0.5
 MOST_RUNS, MOST_TARGETS = 300, 200
+# Candidates that are weighed against each other at once.
+MOST_AT_ONCE = 1000
 LEAST_RUNS = 3
 # Runs for each input with which forms can be told apart.
 ENOUGH_FOR_AN_INPUT = 12
@@ -59,7 +64,7 @@ class ChosenRuns:
     losses: Array
     spent: float
     budget: float
-    forecast: InputForecast
+    forecast: ChosenForecast
     notes: tuple[str, ...] = ()
 
     def summary(self) -> str:
@@ -110,117 +115,128 @@ def choose_runs(
             three runs, a ``measure`` that fails or gives something else than a number for each row, too few losses.
     """
     inputs = [inputs] if isinstance(inputs, str) else list(inputs)
-    table, target = _Rows.of(candidates, inputs, group, "candidates"), _Rows.of(at, inputs, group, "at")
-    price = _prices(cost, len(table.points))
+    table, target = CandidateRows.of(candidates, inputs, group, "candidates"), CandidateRows.of(at, inputs, group, "at")
+    price = prices_of(cost, len(table.points))
     require_positive(budget=budget)
     if np.sort(price)[:LEAST_RUNS].sum() > budget:
         raise UserError(
             f"a budget of {budget:g} does not pay for {LEAST_RUNS} runs: the cheapest cost {price.min():g} "
             f"each; give more"
         )
-    points, goals = standardised(table.points, target.points)
-    if len(goals) > MOST_TARGETS:
-        picked = np.sort(np.random.default_rng(seed).permutation(len(goals))[:MOST_TARGETS])
-        goals, target = goals[picked], target.where(picked)
-    groups, at_groups = _codes(table.labels, target.labels)
-    wanted = lambda rows, losses: _weights(points, groups, goals, at_groups, price, rows, losses)
-    places = np.concatenate([points, GROUPS_APART * np.eye(groups.max() + 1)[groups]], axis=1)
-    order, losses = _spent(price, places, budget, ENOUGH_FOR_AN_INPUT * len(inputs), measure, wanted, seed)
-    spent = float(price[order].sum())
-    rows = np.array(order, int)
-    known = np.isfinite(losses)
-    notes = (
-        [f"{plural(int((~known).sum()), 'run')} gave no finite value: paid for, and left out"]
-        if not known.all()
-        else []
-    )
-    runs = Observations.read(
-        table.columns(rows[known]) | {TARGET: losses[known].tolist()}, target=TARGET, inputs=inputs, group=group
-    )
+    if len(target.points) > MOST_TARGETS:
+        target = target.where(np.sort(np.random.default_rng(seed).permutation(len(target.points))[:MOST_TARGETS]))
+    problem = _Problem.of(table, target, price, ENOUGH_FOR_AN_INPUT * len(inputs))
+    order, losses = problem.spend(budget, measure, np.random.default_rng(seed))
+    rows, known = np.array(order, int), np.isfinite(losses)
+    columns = table.columns(rows[known]) | {TARGET: losses[known].tolist()}
+    runs = Observations.read(columns, target=TARGET, inputs=inputs, group=group)
     assert isinstance(runs, Measurements)
-    return ChosenRuns(rows, losses, spent, float(budget), forecast(runs, seed=seed), tuple(notes))
-
-
-def _spent(
-    price: Array,
-    places: Array,
-    budget: float,
-    enough: int,
-    measure: Measure,
-    wanted: Callable[[list[int], Array], Array],
-    seed: int,
-) -> tuple[list[int], Array]:
-    """The rows measured, batch by batch, and their losses; ``wanted`` says how much each candidate is."""
-    generator = np.random.default_rng(seed)
-    order, losses, weight = [], np.empty(0), np.ones(len(price))
-    for share in STAGES:
-        rest = np.setdiff1d(np.arange(len(price)), order)
-        left = share * budget - float(price[order].sum())
-        wanted_runs = (round(share * number) - len(order) for number in (enough, MOST_RUNS))
-        batch = rest[spend_evenly(price[rest], weight[rest], places[rest], left, *wanted_runs, generator)]
-        if len(batch):
-            losses = np.concatenate([losses, _measured(measure, batch)])
-            order += batch.tolist()
-            weight = wanted(order, losses)
-    return order, losses
+    law, reason = None, ""
+    try:
+        law = forecast(runs, seed=seed)
+    except UserError as error:
+        reason = str(error)
+    found = chosen_forecast(runs, law, reason, problem.units, problem.labels)
+    lost = int((~known).sum())
+    notes = (f"{plural(lost, 'run')} gave no finite value: paid for, and left out",) if lost else ()
+    return ChosenRuns(rows, losses, float(price[rows].sum()), float(budget), found, notes)
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
-    """Inputs (rows, inputs), and the label of each row's group, with the cells of both by column."""
+class _Problem:
+    """Candidates and targets in numbers: places, groups, prices.
+
+    ``labels`` are those of the groups, in the order of their numbers; ``enough`` is how many runs a law takes.
+    """
 
     points: Array
-    labels: Array
-    cells: dict[str, list[Any]]
+    group: Array
+    goals: Array
+    goal_group: Array
+    price: Array
+    enough: int
+    units: InputUnits
+    labels: list[str]
 
     @classmethod
-    def of(cls, source: Any, inputs: Sequence[str], group: str | Sequence[str] | None, word: str) -> _Rows:
-        groups = [group] if isinstance(group, str) else list(group or ())
-        if not inputs:
-            raise UserError("name the columns to predict from: inputs=[…]")
-        table = read_table(source)
-        missing = [name for name in (*inputs, *groups) if name not in table.columns]
-        if missing:
-            raise UserError(f"{word} has no column {', '.join(missing)}; found: {table.shown}")
-        points = np.stack([_numbers(table, name, word) for name in inputs], axis=1)
-        cells = {name: points[:, number].tolist() for number, name in enumerate(inputs)}
-        cells |= {name: list(table.texts(name)) for name in groups}
-        labels = np.array([" / ".join(row) for row in zip(*(cells[name] for name in groups), strict=True)])
-        return cls(points, labels if groups else np.full(len(points), ""), cells)
+    def of(cls, table: CandidateRows, target: CandidateRows, price: Array, enough: int) -> _Problem:
+        units = InputUnits.of(np.concatenate([table.points, target.points]))
+        points, goals = units.at(table.points), units.at(target.points)
+        labels, group, goal_group = _codes(table.labels, target.labels)
+        return cls(points, group, goals, goal_group, price, enough, units, labels)
 
-    def where(self, rows: Array) -> _Rows:
-        return _Rows(self.points[rows], self.labels[rows], self.columns(rows))
+    def spend(self, budget: float, measure: Measure, generator: np.random.Generator) -> tuple[list[int], Array]:
+        """The rows measured, batch by batch, and what they gave."""
+        order: list[int] = []
+        losses, weight = np.empty(0), np.ones(len(self.price))
+        places = np.concatenate([self.points, GROUPS_APART * np.eye(self.group.max() + 1)[self.group]], axis=1)
+        for share in STAGES:
+            rest, left = self._rest(order), share * budget - float(self.price[order].sum())
+            wanted = (round(share * number) - len(order) for number in (self.enough, MOST_RUNS))
+            batch = rest[spend_evenly(self.price[rest], weight[rest], places[rest], left, *wanted, generator)]
+            if len(batch):
+                losses = np.concatenate([losses, _measured(measure, batch)])
+                order += batch.tolist()
+                weight = self._weights(order, losses)
+        batch = self._most_telling(order, losses, budget - float(self.price[order].sum()), generator)
+        if len(batch):
+            losses = np.concatenate([losses, _measured(measure, batch)])
+            order += batch.tolist()
+        return order, losses
 
-    def columns(self, rows: Array) -> dict[str, list[Any]]:
-        """Some rows as a mapping of columns."""
-        return {name: [column[row] for row in rows] for name, column in self.cells.items()}
+    def _rest(self, order: list[int]) -> Array:
+        return np.setdiff1d(np.arange(len(self.price)), order)
 
+    def _most_telling(self, order: list[int], losses: Array, budget: float, generator: np.random.Generator) -> Array:
+        """The candidates on which the rest of the budget is spent; none where no run gave anything yet."""
+        rest = self._rest(order)
+        rest = rest[self.price[rest] <= budget * (1 + 1e-12)]
+        if len(rest) > MOST_AT_ONCE:
+            rest = np.sort(generator.permutation(rest)[:MOST_AT_ONCE])
+        if not len(rest) or not np.isfinite(losses).any():
+            return rest[:0]
+        belief = self._process(order, losses)[0].belief(*self._at(rest), self.goals, self.goal_group)
+        chosen = spend(belief, self.price[rest], budget, PRICE_POWER, most=MOST_RUNS - len(order))
+        return rest[[one.place for one in chosen]]
 
-def _numbers(table: RawTable, name: str, word: str) -> Array:
-    values, _ = table.numbers(name)
-    wrong = np.flatnonzero(~np.isfinite(values))
-    if len(wrong):
-        raise UserError(f"{word}: {name} is missing, or no finite number, in row {wrong[0] + 1}")
-    return values
+    def _process(self, order: list[int], losses: Array) -> tuple[InputProcess, Array, bool]:
+        """What the runs have taught, which of them have a loss, and whether it learnt their logarithms."""
+        rows = np.array(order, int)[np.isfinite(losses)]
+        values = losses[np.isfinite(losses)]
+        logarithmic = bool(len(values)) and bool((values > 0).all())
+        return InputProcess.of(*self._at(rows), np.log(values) if logarithmic else values), rows, logarithmic
 
+    def _at(self, rows: Array) -> tuple[Array, Array]:
+        return self.points[rows], self.group[rows]
 
-def _prices(cost: Sequence[float] | Array, rows: int) -> Array:
-    try:
-        price = np.asarray(cost, float)
-    except (TypeError, ValueError):
-        raise UserError(f"cost is no row of numbers: give one for each of the {plural(rows, 'candidate')}") from None
-    if price.shape != (rows,):
-        raise UserError(
-            f"cost has the shape {price.shape}; give one number for each of the {plural(rows, 'candidate')}"
+    def _weights(self, order: list[int], losses: Array) -> Array:
+        """How much each candidate is wanted after some were measured: by what it tells of the target, and its
+        nearness to the best of its price."""
+        if not np.isfinite(losses).any():
+            return np.ones(len(self.price))
+        process, rows, logarithmic = self._process(order, losses)
+        told = np.concatenate(
+            [self._told(process, place) for place in np.array_split(np.arange(len(self.price)), self._parts)]
         )
-    wrong = np.flatnonzero(~(np.isfinite(price) & (price > 0)))
-    if len(wrong):
-        raise UserError(f"cost must be finite and above zero: in row {wrong[0] + 1} it is {price[wrong[0]]:g}")
-    return price
+        weight = told / max(told.max(), 1e-300)
+        values = np.log(losses[np.isfinite(losses)]) if logarithmic else losses
+        if logarithmic and _falls(self.price[rows], values):
+            expected, _ = process.predict(self.points, self.group)
+            weight = weight * np.exp(-NEARNESS * _above(self.price[rows], values, self.price, expected))
+        return np.maximum(weight, LEAST_WEIGHT)
+
+    @property
+    def _parts(self) -> int:
+        return -(-len(self.price) // MOST_AT_ONCE)
+
+    def _told(self, process: InputProcess, rows: Array) -> Array:
+        """What a run of each would take off the targets' variance, as a standard deviation."""
+        belief = process.belief(*self._at(rows), self.goals, self.goal_group)
+        return np.sqrt(np.maximum(belief.risk() - belief.risk_after(), 0.0))
 
 
-def _codes(labels: Array, at_labels: Array) -> tuple[Array, Array]:
-    """Numbers of the groups of candidates and of targets.
+def _codes(labels: Array, at_labels: Array) -> tuple[list[str], Array, Array]:
+    """The groups' labels, and the numbers of the groups of candidates and of targets.
 
     Raises:
         UserError: a target's group has no candidate, so that no run can tell about it.
@@ -228,27 +244,8 @@ def _codes(labels: Array, at_labels: Array) -> tuple[Array, Array]:
     strange = sorted(set(at_labels.tolist()) - set(labels.tolist()))
     if strange:
         raise UserError(f"no candidate is of group {strange[0]!r}, which is to be predicted: add some, or leave it out")
-    _, codes = np.unique(np.concatenate([labels, at_labels]), return_inverse=True)
-    return codes[: len(labels)], codes[len(labels) :]
-
-
-def _weights(
-    points: Array, groups: Array, goals: Array, at_groups: Array, price: Array, order: list[int], losses: Array
-) -> Array:
-    """How much each candidate is wanted after some were measured: by what it tells of the target, and its nearness."""
-    known = np.isfinite(losses)
-    rows, values = np.array(order, int)[known], losses[known]
-    if not len(rows):
-        return np.ones(len(price))
-    logarithmic = bool((values > 0).all())
-    values = np.log(values) if logarithmic else values
-    scales = ProcessScales().learnt(points[rows], groups[rows], values)
-    tells = telling(scales, points, groups, goals, at_groups, rows.tolist())
-    weight = tells / tells.max()
-    if logarithmic and _falls(price[rows], values):
-        expected = scales.expected(points[rows], groups[rows], values, points, groups)
-        weight = weight * np.exp(-NEARNESS * _above(price[rows], values, price, expected))
-    return np.maximum(weight, LEAST_WEIGHT)
+    known = np.unique(labels)
+    return known.tolist(), np.searchsorted(known, labels), np.searchsorted(known, at_labels)
 
 
 def _falls(price: Array, logged: Array) -> bool:
