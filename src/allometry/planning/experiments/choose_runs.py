@@ -136,10 +136,10 @@ def choose_runs(
         law = forecast(runs, seed=seed)
     except UserError as error:
         reason = str(error)
-    found = chosen_forecast(runs, law, reason, problem.units, problem.labels)
+    predicting = chosen_forecast(runs, law, reason, problem.units, problem.labels)
     lost = int((~known).sum())
     notes = (f"{plural(lost, 'run')} gave no finite value: paid for, and left out",) if lost else ()
-    return ChosenRuns(rows, losses, float(price[rows].sum()), float(budget), found, notes)
+    return ChosenRuns(rows, losses, float(price[rows].sum()), float(budget), predicting, notes)
 
 
 @dataclass(frozen=True, eq=False)
