@@ -215,10 +215,10 @@ class _Problem:
         if not np.isfinite(losses).any():
             return np.ones(len(self.price))
         process, rows, logarithmic = self._process(order, losses)
-        told = np.concatenate(
-            [self._told(process, place) for place in np.array_split(np.arange(len(self.price)), self._parts)]
+        taken_off = np.concatenate(
+            [self._taken_off(process, place) for place in np.array_split(np.arange(len(self.price)), self._parts)]
         )
-        weight = told / max(told.max(), 1e-300)
+        weight = taken_off / max(taken_off.max(), 1e-300)
         values = np.log(losses[np.isfinite(losses)]) if logarithmic else losses
         if logarithmic and _falls(self.price[rows], values):
             expected, _ = process.predict(self.points, self.group)
@@ -229,7 +229,7 @@ class _Problem:
     def _parts(self) -> int:
         return -(-len(self.price) // MOST_AT_ONCE)
 
-    def _told(self, process: InputProcess, rows: Array) -> Array:
+    def _taken_off(self, process: InputProcess, rows: Array) -> Array:
         """What a run of each would take off the targets' variance, as a standard deviation."""
         belief = process.belief(*self._at(rows), self.goals, self.goal_group)
         return np.sqrt(np.maximum(belief.risk() - belief.risk_after(), 0.0))
