@@ -12,6 +12,7 @@ from allometry.laws.forecasting.residuals import MOST_RUNS
 from allometry.report import check_page, write_law_page
 from allometry.report.html import EVERY_PAGE
 from allometry.report.law_page import MOST_ROWS
+from allometry.report.question import LAW_SCRIPTS
 from helpers.ladders import ladder
 from helpers.pages import read
 
@@ -49,7 +50,7 @@ def test_markup_in_names_stays_text_and_a_law_without_refits_has_no_interval(run
     assert HOSTILE in page.words["h1"]
     assert HOSTILE in page.words["td"]
     assert not page.all("img")
-    assert len(page.all("script")) == 1 + 4 + len(EVERY_PAGE)
+    assert len(page.all("script")) == 1 + len(LAW_SCRIPTS) + len(EVERY_PAGE)
     for words in (page.words["p"], page.words["td"]):
         assert "nan" not in words.lower()
 

@@ -13,6 +13,7 @@ from allometry.errors import UserError
 from allometry.quantities import format_count
 from allometry.report import write_report
 from allometry.report.html import EVERY_PAGE, POLICY, packaged, policy
+from allometry.report.question import LAW_SCRIPTS
 from allometry.runs.next_step import next_step
 from allometry.runs.record import RunRecord
 from allometry.runs.study import Study
@@ -20,7 +21,7 @@ from helpers.pages import read
 from helpers.studies import STAGES, build, cut, true_loss
 
 HOSTILE = "</script></style></pre><img src=x onerror=alert(1)>{{ 7*7 }}`$x$`&amp;\"'"
-SCRIPTS = ("runs_process.js", "law.js", "form_parts.js", "ask.js", *EVERY_PAGE)
+SCRIPTS = (*LAW_SCRIPTS, *EVERY_PAGE)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal.command import free_name, the_same_with
+from .terminal.command import free_name, the_same_with, without_options
 from .terminal.complete import law_names
 from .terminal.options import Counted, Json, pairs
 
@@ -88,7 +88,7 @@ def fit(
     of_one_law = {"objective": objective, "delta": delta}
     _check_choice(law, of_inputs, of_one_law, level, isoflop=isoflop)
     if html is not None:
-        _check_page(law, isoflop=isoflop)
+        _check_page(law)
     for path in (output, html):
         if path is not None:
             check_replaceable(path)  # a fit may take minutes
@@ -153,25 +153,28 @@ def _fitted(
     return workflow.fit_runs(source, law, **of_one_law, **shared)
 
 
-def _check_page(law: list[str] | None, *, isoflop: bool) -> None:
+def _check_page(law: list[str] | None) -> None:
     """Refuse a page of what has none, before anything is fitted."""
     from .. import laws
     from ..laws.law_table import INPUTS as SIZES
     from ..report import check_page
 
-    if isoflop or any(form.inputs != SIZES for form in map(laws.LAWS.get, law or ()) if form):
+    if any(form.inputs != SIZES for form in map(laws.LAWS.get, law or ()) if form):
         check_page(None)
 
 
 def _write_page(source: Path, fitted: Any, html: Path, shared: dict[str, Any]) -> None:
     """The page of a law that answers for other budgets or inputs, with the runs that it was fitted to."""
     from .. import laws
-    from ..report import check_page, write_inputs_page, write_law_page
+    from ..report import check_page, write_inputs_page, write_isoflop_page, write_law_page
     from .terminal.output import as_options, note
 
     name = source.resolve().name
     if isinstance(fitted, laws.InputForecast | laws.Forecasts):
         note(f"page written to {write_inputs_page(fitted, html, name, as_options)}")
+        return
+    if isinstance(fitted, laws.IsoFlop):
+        note(f"page written to {write_isoflop_page(fitted, html, name, as_options)}")
         return
     predictor = check_page(fitted)
     if isinstance(predictor, laws.Forecast):
@@ -192,7 +195,8 @@ def _next(source: Path, fitted: Any, output: Path | None) -> list[str] | None:
     from .. import laws
 
     if isinstance(fitted, laws.IsoFlop):
-        return [part for part in the_same_with() if part != "--isoflop"]
+        same = [part for part in the_same_with() if part != "--isoflop"]
+        return without_options(same, "--html", "-o", "--output")  # its files hold this answer
     own = source.is_dir() and output is None  # the study keeps it
     if not own and output is None:
         return the_same_with("-o", free_name("fit.json"))

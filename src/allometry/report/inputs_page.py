@@ -64,7 +64,7 @@ def render_inputs(fitted: Fitted, source: str, wording: Callable[[str], str] = s
     }
     if not all(part.can_be_asked for part in parts):
         return rendered("inputs.html.j2", question=None, unaskable=OWN_FORMULA, **values)
-    scripts = ("runs_process.js", "law.js", "inputs_law.js", "form_parts.js", "ask_inputs.js")
+    scripts = ("ground.js", "runs_process.js", "law.js", "inputs_law.js", "form_parts.js", "curve.js", "ask_inputs.js")
     page = rendered("inputs.html.j2", scripts, question=as_json(_question(parts)), unaskable="", **values)
     if len(page.encode("utf-8")) <= MOST_BYTES:
         return page

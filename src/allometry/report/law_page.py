@@ -16,7 +16,7 @@ from ..quantities import format_count, format_flops, plural
 from . import cells, law_tables, sentences
 from .cells import ReportTable, row
 from .html import Picture, rendered
-from .question import BEYOND, PageSettings, Predictor, question
+from .question import BEYOND, LAW_SCRIPTS, PageSettings, Predictor, question
 from .study_contents import weights_of
 
 MOST_ROWS = 200  # of the table of runs
@@ -33,8 +33,8 @@ def check_page(predictor: object) -> Predictor:
     """
     if not isinstance(predictor, laws.Fit | laws.Forecast) or not has_table(predictor):
         raise UserError(
-            "a page is made of laws of model size and tokens, or of any inputs that --target and --input name: leave "
-            "out --html, or fit without --isoflop and --law of other inputs"
+            "a page is made of laws of model size and tokens, of any inputs that --target and --input name, or of "
+            "--isoflop: leave out --html, or fit without --law of other inputs"
         )
     return predictor
 
@@ -62,7 +62,7 @@ def render_law(predictor: Predictor, runs: laws.Observations, source: str, wordi
     """The page as text."""
     return rendered(
         "law.html.j2",
-        ("runs_process.js", "law.js", "form_parts.js", "ask.js"),
+        LAW_SCRIPTS,
         question=question(predictor, settings=PageSettings.published(), level=LEVEL),
         unaskable=False,
         unit="",

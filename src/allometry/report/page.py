@@ -15,7 +15,7 @@ from ..runs.study import Study
 from . import cells, sentences, tables
 from .html import Picture, rendered
 from .pictures import evidence, loss_curves
-from .question import study_question
+from .question import LAW_SCRIPTS, study_question
 from .study_contents import StudyContents
 
 # Pictures that a study shares with the page of any law → what they are called there.
@@ -44,7 +44,7 @@ def render(contents: StudyContents) -> str:
     asked = study_question(contents)
     return rendered(
         "report.html.j2",
-        ("runs_process.js", "law.js", "form_parts.js", "ask.js") if asked else (),
+        LAW_SCRIPTS if asked else (),
         question=asked,
         unaskable=contents.predictor is not None and asked is None,
         source=contents.source,

@@ -21,6 +21,8 @@ from .study_contents import StudyContents, fits_of, weights_of
 
 Predictor = laws.Fit | laws.Forecast
 BEYOND = 10.0  # where nothing was planned, the page begins with a budget of so many times the largest run's
+# The scripts that ask a law of size and tokens, in the order in which they need each other.
+LAW_SCRIPTS = ("ground.js", "runs_process.js", "law.js", "form_parts.js", "curve.js", "budget_form.js", "ask.js")
 # In <script type="application/json"> nothing is markup but these; two line separators end a line in old scripts.
 ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 
@@ -99,7 +101,7 @@ def question(
             "shares": _shares(predictor),
         },
         "settings": None if settings is None else asdict(settings),
-        "machines": _machines(measured),
+        "machines": machines(measured),
         "start": {
             "flops": flops,
             "level": levels.index(level),
@@ -128,14 +130,14 @@ def weights_as_given(predictor: Predictor) -> dict[str, float]:
     return weights_of(predictor) if isinstance(predictor, laws.Fit) else dict(predictor.weights)
 
 
-def _machines(measured: float | None) -> list[dict[str, Any]]:
-    machines = [{"name": one.name, "flops_per_second": one.peak_flops} for one in DEVICES.values()]
-    first = next(i for i, one in enumerate(machines) if one["name"] == "h100")
-    machines.insert(0, machines.pop(first))
+def machines(measured: float | None = None) -> list[dict[str, Any]]:
+    """The devices that a page knows, the measured machine first."""
+    known = [{"name": one.name, "flops_per_second": one.peak_flops} for one in DEVICES.values()]
+    known.sort(key=lambda one: one["name"] != "h100")
     if measured is not None:
-        known = {"name": f"this machine ({measured:.2e} FLOP/s)", "flops_per_second": measured, "measured": True}
-        machines.insert(0, known)
-    return machines
+        own = {"name": f"this machine ({measured:.2e} FLOP/s)", "flops_per_second": measured, "measured": True}
+        known.insert(0, own)
+    return known
 
 
 def speed(contents: StudyContents) -> float | None:

@@ -117,6 +117,16 @@ def the_same_with(*more: str) -> list[str]:
     return ["allometry", *sys.argv[1:], *more]
 
 
+def without_options(parts: list[str], *names: str) -> list[str]:
+    """A command without these options and what each of them takes."""
+    kept, skip = [], False
+    for part in parts:
+        if not skip and part.split("=")[0] not in names:
+            kept.append(part)
+        skip = not skip and part in names
+    return kept
+
+
 def use_of_run(study: Any, record: Any) -> list[str]:
     """The command that writes with a run; empty where it is no model of text, or its weights are not here."""
     from ...config.model import DecoderConfig

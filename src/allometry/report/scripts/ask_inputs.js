@@ -4,7 +4,7 @@
 
 (() => {
   const section = document.getElementById("ask"), data = JSON.parse(document.getElementById("ask-data").textContent);
-  const { parse, digits, count, ticks, logTicks, draw, path } = formParts, Refusal = lawOfInputs.Refusal;
+  const { Refusal, parse, digits, count } = formParts;
   const MOST_BEYOND = 1e6, TESTED = 1e3; // times beyond the runs: refused, and a guess
   const MOST_DEVIATIONS = 100;
   const MANY_RUNS = 400, POINTS = 61, FEW_POINTS = 31; // of the curve; fewer where each takes longer
@@ -96,12 +96,12 @@
     for (let k = 0; k < many; k++) {
       const at = from + ((to - from) * k) / (many - 1);
       try {
-        points.push({ at, ...law.predict(moved(x, i, back(i, at)), group(), level) });
+        points.push({ x: back(i, at), ...law.predict(moved(x, i, back(i, at)), group(), level) });
       } catch (error) {
         if (!(error instanceof Refusal)) throw error; // the law gives nothing there
       }
     }
-    return { points, from, to };
+    return { points, from: low, to: high };
   }
 
   /** The runs of the group, each as near to the question as its other inputs are. */
@@ -116,7 +116,7 @@
         if (j !== i && low !== high) far += (6 * (along(j, own[j]) - along(j, x[j])) / (high - low)) ** 2;
       }
       const says = [`${table.target} ${digits(runs.values[k], 5)}`, ...table.inputs.map((name, j) => `${name} ${count(own[j])}`)];
-      list.push({ at: along(i, own[i]), value: runs.values[k], near: Math.exp(-far / 2), says: says.join(", ") });
+      list.push({ x: own[i], value: runs.values[k], near: Math.exp(-far / 2), says: says.join(", ") });
     }
     return list.sort((a, b) => b.near - a.near).slice(0, DRAWN);
   }
@@ -125,47 +125,18 @@
     const svg = part("curve"), i = Number(choice("axis").value), { points, from, to } = curveOf(x, i);
     svg.replaceChildren();
     if (points.length < 2) return;
-    const width = Math.max(svg.parentElement.clientWidth, 260), height = Math.round(Math.min(340, 140 + width / 4));
-    const box = { left: 62, right: width - 14, top: 12, bottom: height - 40 };
-    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    svg.setAttribute("height", height);
-    const known = points.filter((p) => Number.isFinite(p.low) && Number.isFinite(p.high)), dots = runsNear(x, i);
-    const values = [...points.map((p) => p.value), ...known.flatMap((p) => [p.low, p.high]), one.value,
-                    ...dots.filter((dot) => dot.near > NEAR).map((dot) => dot.value)];
-    const wide = Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > 8;
-    const form = wide ? Math.log : (value) => value, unform = wide ? Math.exp : (value) => value;
-    const [least, most] = [form(Math.min(...values)), form(Math.max(...values))];
-    const room = Math.max((most - least) * 0.06, 1e-9 * Math.abs(most) || 1e-9);
-    const px = (at) => box.left + ((box.right - box.left) * (at - from)) / (to - from);
-    const py = (value) => box.bottom - ((box.bottom - box.top) * (form(value) - least + room)) / (most - least + 2 * room);
+    const dots = runsNear(x, i), near = dots.filter((dot) => dot.near > NEAR).map((dot) => dot.value);
+    const values = [...curveParts.valuesOf(points), one.value, ...near];
     const title = `Predicted ${table.target} against ${table.inputs[i]}, the other inputs as asked; the answer is ${digits(one.value, 5)} at ${digits(x[i], 4)}`;
-    draw(svg, "title", {}, title);
-    svg.setAttribute("aria-label", title);
-    const [bottom, top] = [unform(least - room), unform(most + room)];
-    for (const value of wide ? logTicks(bottom, top, 5) : ticks(bottom, top, 4)) {
-      draw(svg, "line", { class: "grid", x1: box.left, x2: box.right, y1: py(value), y2: py(value) });
-      draw(svg, "text", { x: box.left - 6, y: py(value) + 4, "text-anchor": "end" }, digits(value, 5));
-    }
-    const places = isLog(i) ? logTicks(back(i, from), back(i, to), width < 480 ? 4 : 8) : ticks(from, to, width < 480 ? 4 : 8);
-    for (const value of places) {
-      const at = px(along(i, value));
-      draw(svg, "line", { class: "grid", x1: at, x2: at, y1: box.top, y2: box.bottom });
-      draw(svg, "text", { x: at, y: box.bottom + 16, "text-anchor": "middle" }, isLog(i) ? count(value) : digits(value, 4));
-    }
-    if (known.length > 1) {
-      const band = [...known.map((p) => [px(p.at), py(p.high)]), ...[...known].reverse().map((p) => [px(p.at), py(p.low)])];
-      draw(svg, "path", { class: "band", d: `${path(band)}Z` });
-    }
-    draw(svg, "path", { class: "line", d: path(points.map((p) => [px(p.at), py(p.value)])) });
-    for (const dot of [...dots].reverse()) {
-      const [cx, cy] = [px(dot.at), py(dot.value)];
+    const showX = isLog(i) ? count : (value) => digits(value, 4);
+    const frame = curveParts.frame(svg, { title, from, to, isLog: isLog(i), values, showX, label: table.inputs[i] });
+    curveParts.line(svg, frame, points);
+    for (const { x: at, value, near: shade, says } of [...dots].reverse()) {
+      const [cx, cy] = [frame.px(at), frame.py(value)], { box } = frame;
       if (!(cx >= box.left && cx <= box.right && cy >= box.top && cy <= box.bottom)) continue;
-      const mark = draw(svg, "circle", { class: "run", cx, cy, r: 4, "fill-opacity": Math.max(dot.near, FAINTEST).toFixed(2) });
-      mark.dataset.says = dot.says;
+      curveParts.dot(svg, frame, "run", at, value, says, { "fill-opacity": Math.max(shade, FAINTEST).toFixed(2) });
     }
-    const mark = draw(svg, "circle", { class: "point", cx: px(along(i, x[i])), cy: py(one.value), r: 6, tabindex: 0 });
-    mark.dataset.says = `${table.target} ${digits(one.value, 5)}, as asked`;
-    draw(svg, "text", { x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle" }, table.inputs[i]);
+    curveParts.dot(svg, frame, "point", x[i], one.value, `${table.target} ${digits(one.value, 5)}, as asked`);
   }
 
   function refresh() {
@@ -213,7 +184,7 @@
     const number = asked(), own = data.parts[number], before = keep ? fields.map((field) => field.value) : [];
     laws[number] ??= lawOfInputs.read(own.table);
     [law, table] = [laws[number], own.table];
-    runs = { points: lawOfInputs.unpack(table.runs.points), values: lawOfInputs.unpack(table.runs.values), group: table.runs.group };
+    runs = { points: ground.unpack(table.runs.points), values: ground.unpack(table.runs.values), group: table.runs.group };
     [fields, sliders] = [[], []];
     part("fields").replaceChildren(...table.inputs.map(fieldOf));
     fields.forEach((field, i) => { field.value = before[i] ?? written(own.start.point[i]); });

@@ -3,7 +3,7 @@
 // axes, elements of a picture.
 
 const formParts = (() => {
-  const Refusal = lawOfTable.Refusal;
+  const { Refusal, digits } = ground;
   const SUFFIXES = { "": 1, k: 1e3, thousand: 1e3, m: 1e6, mn: 1e6, mio: 1e6, million: 1e6, millions: 1e6, b: 1e9,
                      bn: 1e9, g: 1e9, mrd: 1e9, billion: 1e9, billions: 1e9, t: 1e12, tn: 1e12, trillion: 1e12,
                      trillions: 1e12 };
@@ -22,13 +22,14 @@ const formParts = (() => {
     return value;
   }
 
-  const digits = (value, count) => Number(value.toPrecision(count)).toString();
   function count(value, most = 3) {
     for (const [factor, suffix] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]]) {
       if (Math.abs(value) >= 0.9995 * factor) return digits(value / factor, most) + suffix;
     }
     return digits(value, most);
   }
+
+  const flops = (value) => value.toExponential(2).replace(/e([+-])(\d)$/, "e$10$2");
 
   function ticks(low, high, most) {
     const raw = (high - low) / most, power = 10 ** Math.floor(Math.log10(raw));
@@ -62,5 +63,5 @@ const formParts = (() => {
   /** A path through [x, y] pairs. */
   const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
 
-  return { parse, digits, count, ticks, logTicks, draw, path };
+  return { Refusal, parse, digits, count, flops, ticks, logTicks, draw, path };
 })();

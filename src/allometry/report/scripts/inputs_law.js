@@ -4,7 +4,8 @@
 // tests compare them to six digits. No page is needed to run it.
 
 const lawOfInputs = (() => {
-  const { Refusal, unpack, read: readSizes } = typeof lawOfTable === "undefined" ? require("./law.js") : lawOfTable;
+  const { Refusal, unpack, ends, digits } = typeof ground === "undefined" ? require("./ground.js") : ground;
+  const { read: readSizes } = typeof lawOfTable === "undefined" ? require("./law.js") : lawOfTable;
   const { read: readRuns } = typeof runsProcess === "undefined" ? require("./runs_process.js") : runsProcess;
   const TINY = 1e-300, MOST_LOGARITHM = 600, MOST_GROWTH = 5, LEAST_COST = 1e-9;
   const SHARE_TOLERANCE = 0.02;
@@ -120,7 +121,7 @@ const lawOfInputs = (() => {
 
   // ---- the mixture
   const clip = (value) => Math.min(Math.max(value, 0), 1);
-  const show = (value) => Number(value.toPrecision(6)).toString();
+  const show = (value) => digits(value, 6);
 
   function read(table) {
     const { inputs, span, by_logarithm: byLogarithm } = table;
@@ -140,7 +141,7 @@ const lawOfInputs = (() => {
       x.forEach((value, i) => checkOne(i, value));
       const sum = x.reduce((total, value) => total + value, 0);
       if (table.are_shares && Math.abs(sum - 1) > SHARE_TOLERANCE) {
-        throw new Refusal(`the proportions must add up to one; they add up to ${Number(sum.toPrecision(3))}`);
+        throw new Refusal(`the proportions must add up to one; they add up to ${digits(sum, 3)}`);
       }
     }
 
@@ -150,7 +151,7 @@ const lawOfInputs = (() => {
       x.forEach((value, i) => {
         const [low, high] = span[i];
         if (low > 0 && !table.are_shares && value > high * NEARLY) {
-          lines.push(`${inputs[i]} reaches ${Number((value / high).toPrecision(3))}× the largest of the runs`);
+          lines.push(`${inputs[i]} reaches ${digits(value / high, 3)}× the largest of the runs`);
         } else if (value > high * NEARLY || value < low / NEARLY) {
           lines.push(`${inputs[i]} lies outside the runs (${show(low)} to ${show(high)})`);
         }
@@ -266,7 +267,7 @@ const lawOfInputs = (() => {
         const scale = Math.max(stated, stated ** (1 - rules.towards_errors) * shown ** rules.towards_errors);
         const half = table.t[level] * scale, back = table.logarithmic ? Math.exp : (value) => value;
         const [value, low, high] = [centre, centre - half, centre + half].map(back);
-        return { value, low: Math.min(low, value), high: Math.max(high, value) };
+        return ends(value, low, high);
       };
     }
 
@@ -280,7 +281,7 @@ const lawOfInputs = (() => {
     return { table, predict, check, checkOne, evidence };
   }
 
-  return { read, readForm, Refusal, unpack };
+  return { read, readForm, Refusal };
 })();
 
 if (typeof module !== "undefined") module.exports = lawOfInputs;

@@ -3,22 +3,13 @@
 // are those of laws.predict and planning.optimal; the tests compare them to six digits. No page is needed to run it.
 
 const lawOfTable = (() => {
+  const { Refusal, unpack, linear, weibull, ends, digits } = typeof ground === "undefined" ? require("./ground.js") : ground;
   const { read: readRuns } = typeof runsProcess === "undefined" ? require("./runs_process.js") : runsProcess;
   const FLOPS_PER_PARAM_TOKEN = 6;
   const SERVED_SHARE = 1 / 3; // FLOPs of a served token over those of a token of training
   const TESTED = 1e3; // beyond so many times the largest run a prediction is a guess,
   const MOST_BEYOND = 1e6; // and beyond so many it is refused
   const GRID = 401, ZOOM = 41, GRID_OF_REFITS = 161, PRECISION = 1e-8, FLAT = 1e-9;
-
-  /** What is asked cannot be answered; the message says why. */
-  class Refusal extends Error {}
-
-  function unpack(array) {
-    if (array === null || array === undefined) return null;
-    const bytes = Uint8Array.from(atob(array.f8), (letter) => letter.charCodeAt(0));
-    const view = new DataView(bytes.buffer);
-    return Float64Array.from({ length: bytes.length / 8 }, (_, i) => view.getFloat64(8 * i, true));
-  }
 
   // ln L of one law for the coordinates c[o], c[o + 1], …, at x = [ln N, ln D].
   const FAMILIES = {
@@ -44,15 +35,6 @@ const lawOfTable = (() => {
     },
   };
 
-  /** A quantile of sorted values at a place counted from 0, between two of them. */
-  function between(sorted, place) {
-    const at = Math.min(Math.max(place, 0), sorted.length - 1), low = Math.floor(at);
-    const high = Math.min(low + 1, sorted.length - 1);
-    return sorted[low] + (sorted[high] - sorted[low]) * (at - low);
-  }
-  const linear = (sorted, q) => between(sorted, q * (sorted.length - 1));
-  const weibull = (sorted, q) => between(sorted, q * (sorted.length + 1) - 1);
-
   function read(table) {
     const laws = table.laws.map((law) => {
       const draws = unpack(law.draws), [count, constants] = law.draws.shape;
@@ -64,10 +46,6 @@ const lawOfTable = (() => {
     const trunk = (N) => (table.trunks ? table.trunks.level * (N / table.trunks.middle) ** table.trunks.slope : 0);
     const [, mostN] = table.range.num_params, [, mostD] = table.range.tokens;
     const answer = table.kind === "fit" ? fitted() : forecast();
-
-    function ends(value, low, high) {
-      return { value, low: Math.min(low, value), high: Math.max(high, value) };
-    }
 
     /** One law: the quantiles of its refits and of a run's noise. */
     function fitted() {
@@ -241,7 +219,7 @@ const lawOfTable = (() => {
     return { within_0_1_percent: within(0.001), within_0_5_percent: within(0.005), half: cost(0.5), double: cost(2) };
   }
 
-  const show = (value) => Number(value.toPrecision(3)).toString();
+  const show = (value) => digits(value, 3);
 
   /** The loss at one size and number of tokens, and what to say about the place. */
   function at(law, planning, N, D, place) {
@@ -325,7 +303,7 @@ const lawOfTable = (() => {
     return rule === null ? null : { batch: power(rule.batch), lr: power(rule.lr) };
   }
 
-  return { read, optimal, at, settings, budgetLine, unpack, Refusal };
+  return { read, optimal, at, settings, budgetLine, Refusal };
 })();
 
 if (typeof module !== "undefined") module.exports = lawOfTable;
