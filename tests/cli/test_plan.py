@@ -41,6 +41,33 @@ def built(tmp_path_factory):
     return study
 
 
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory):
+    """A forecast over active parameters, tokens and experts."""
+    sizes, tokens, counts = (axis.ravel() for axis in np.meshgrid((2e7, 6e7, 2e8), (5e8, 2e9, 8e9), (1, 4, 16, 64)))
+    loss = 1.7 + 400 / (sizes * counts**0.35) ** 0.34 + 1000 / tokens**0.3
+    loss = loss * np.exp(0.002 * np.random.default_rng(0).standard_normal(loss.shape))
+    table = {"active_params": sizes, "tokens": tokens, "num_experts": counts, "loss": loss}
+    runs = laws.Observations.read(table, target="loss", inputs=["active_params", "tokens", "num_experts"])
+    path = tmp_path_factory.mktemp("experts") / "experts.json"
+    laws.save(path, laws.forecast(runs))
+    return path
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """A forecast over the samples of fine-tunings of two models."""
+    table = [
+        {"model": model, "samples": float(count), "loss": base + 12 / count**0.45}
+        for model, base in (("small", 1.2), ("large", 0.9))
+        for count in np.geomspace(200, 12_800, 7)
+    ]
+    runs = laws.Observations.read(table, target="loss", inputs=["samples"], group="model")
+    path = tmp_path_factory.mktemp("samples") / "samples.json"
+    laws.save(path, laws.forecast(runs))
+    return path
+
+
 @pytest.fixture
 def study(built, tmp_path):
     """A study with a law and no plan yet."""
@@ -319,3 +346,55 @@ def test_a_damaged_state_is_told_and_the_one_before_taken(cli, planned, study):
     assert status == 0, err
     assert f"step-{step + 1:08d}: damaged" in err
     assert json.loads(out)["alternatives"][0]["tokens_done"] == config.schedule.tokens_before(step)
+
+
+def test_a_law_of_experts_plans_experts(planned, experts, tmp_path):
+    out = tmp_path / "experts_plan.json"
+    answer = planned(experts, "--flops", "1e20", "-o", out)
+    assert answer["kind"] == "experts_plan"
+    assert {each["num_experts"] for each in answer["choices"]} == {1, 2, 4, 8, 16, 32, 64}
+    assert all(6 * each["active"] * each["tokens"] == pytest.approx(1e20) for each in answer["choices"])
+    assert json.loads(out.read_text())["choices"] == answer["choices"]
+
+
+def test_a_law_of_samples_plans_samples_for_a_loss(cli, planned, samples):
+    answer = planned(samples, "--loss", "1.05", "--at", "model=large")
+    assert answer["kind"] == "samples_plan"
+    assert answer["samples"] == pytest.approx((12 / 0.15) ** (1 / 0.45), rel=0.2)
+    status, out, err = cli("plan", samples, "--loss", "1.05", "--at", "model=large")
+    assert status == 0
+    assert out.startswith("a loss of 1.05 takes")
+    assert "--at model=large" in err
+
+
+@pytest.mark.parametrize(
+    ("law", "options", "words"),
+    [
+        ("samples", ["--flops", "1e20"], "a law of samples plans for a loss"),
+        ("samples", ["--loss", "1.2"], "give --at model=…"),
+        ("samples", ["--loss", "1.2", "--at", "model=large", "--at", "depth=3"], "does not read depth"),
+        (
+            "samples",
+            ["--loss", "1.2", "--at", "model=large", "--rule", "deepseek"],
+            "--rule: for plans by a law of model",
+        ),
+        ("experts", ["--tokens", "10B"], "alone give every number of experts another compute"),
+        ("experts", ["--flops", "1e20", "--at", "num_experts=4"], "--at is for a law of samples"),
+        ("experts", ["--flops", "1e20", "--vocab", "32000"], "--vocab: for plans by a law of model size"),
+        ("fit", ["--flops", "1e20", "--at", "model=large"], "--at is for a law of samples"),
+    ],
+)
+def test_what_a_law_of_named_inputs_cannot_plan_is_refused(cli, request, law, options, words):
+    status, out, err = cli("plan", request.getfixturevalue(law), *options)
+    assert (status, out) == (2, "")
+    assert words in err.splitlines()[-1]
+
+
+def test_a_law_of_other_inputs_has_no_plan(cli, tmp_path):
+    rate, depth = (axis.ravel() for axis in np.meshgrid((1e-4, 3e-4, 1e-3, 3e-3), (2, 4, 8, 16)))
+    table = {"lr": rate, "depth": depth, "loss": 2 + np.log(rate / 1e-3) ** 2 / 50 + 1 / depth}
+    path = tmp_path / "other.json"
+    laws.save(path, laws.forecast(laws.Observations.read(table, target="loss", inputs=["lr", "depth"])))
+    status, _, err = cli("plan", path, "--flops", "1e20")
+    assert status == 2
+    assert "a law that reads lr, depth has no plan" in err.splitlines()[-1]

@@ -49,6 +49,37 @@ def test_all_experts_take_memory():
     assert "too much" in held.summary()
 
 
+def test_a_loss_is_reached_with_the_fewest_flops():
+    """With 64 experts least compute is needed; the others are ranked by theirs, though all reach the same loss."""
+    goal = planning.plan_experts(Experts(), Budget(flops=1e22)).best.loss
+    reached = planning.plan_experts(Experts(), Budget(loss=goal))
+    assert reached.best.num_experts == 64
+    assert reached.best.flops == pytest.approx(1e22, rel=1e-3)
+    flops = [each.flops for each in reached.choices]
+    assert flops == sorted(flops)
+    assert flops[-1] > 1.5 * flops[0]
+    assert all(each.loss == pytest.approx(goal, rel=1e-5) for each in reached.choices)
+    assert reached.summary().count("FLOPs") == len(reached.choices)
+
+
+def test_numbers_of_experts_that_never_reach_a_loss_are_left_out_aloud():
+    floor = 1e-3 * np.log(256 / 64)  # with 256 experts, above the law's own
+    goal = 0.5 * floor + Chinchilla().predict(1e40, 1e40).value
+    reached = planning.plan_experts(Experts(), Budget(loss=goal), experts=(64, 256))
+    assert [each.num_experts for each in reached.choices] == [64]
+    assert reached.notes[0].startswith("256 experts: no compute reaches a loss")
+    with pytest.raises(UserError, match="no compute reaches a loss"):
+        planning.plan_experts(Experts(), Budget(loss=goal), experts=(256,))
+
+
+@pytest.mark.parametrize("alone", [{"tokens": 1e11}, {"num_params": 1e9}])
+def test_a_size_or_tokens_alone_are_no_budget(alone):
+    with pytest.raises(UserError, match="alone give every number of experts another compute"):
+        planning.plan_experts(Experts(), Budget(**alone))
+    fixed = planning.plan_experts(Experts(), Budget(flops=1e22, **alone))
+    assert fixed.best.num_experts == 64
+
+
 def test_published_totals():
     """Mixtral 8×7B has 46.7B parameters of which 12.9B are active: 4 times as many experts as a token uses."""
     assert total_params(12.9e9, 4) == pytest.approx(46.7e9, rel=0.2)

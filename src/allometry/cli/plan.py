@@ -9,7 +9,7 @@ import typer
 
 from .terminal.command import free_name, the_same_with
 from .terminal.complete import device_names, rule_names
-from .terminal.options import Json, Level
+from .terminal.options import Json, Level, pairs
 
 MACHINE, DATA, MODEL = "Machine", "Data and use", "Model and training"
 EXAMPLES = (
@@ -18,6 +18,8 @@ EXAMPLES = (
     "allometry plan fit.json --device h100 --count 8 --hours 72 --price 2.5 -o plan.json",
     "allometry plan fit.json --tokens 100B",
     "allometry plan fit.json --loss 2.5",
+    "allometry plan experts.json --flops 1e21",
+    "allometry plan finetunes.json --loss 1.2 --at model=gpt2",
 )
 Source = Annotated[Path | None, typer.Argument(help="fit.json, or a study that has one.")]
 Flops = Annotated[str | None, typer.Option(metavar="NUMBER", help="Budget in FLOPs: 1e21.")]
@@ -81,6 +83,13 @@ RuleName = Annotated[
         autocompletion=rule_names,
     ),
 ]
+At = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="For a law of a fine-tuning's samples: its other inputs and groups, model=gpt2; repeat it.",
+        rich_help_panel=DATA,
+    ),
+]
 Resume = Annotated[
     Path | None,
     typer.Option(help="A study with runs to go on with; the budget is then what is left.", rich_help_panel=DATA),
@@ -108,6 +117,7 @@ def plan(
     vocab: Vocab = None,
     context: Context = None,
     rule: RuleName = None,
+    at: At = None,
     resume: Resume = None,
     level: Level = 0.9,
     dry_run: NothingWritten = False,
@@ -115,6 +125,8 @@ def plan(
     json: Json = False,
 ) -> list[str] | None:
     """Choose size, tokens, shape, batch and learning rate for a budget or a goal, with the loss to expect."""
+    from .. import workflow
+    from ..errors import UserError
     from .terminal.output import answer, answer_json
     from .terminal.progress import Terminal
 
@@ -127,11 +139,37 @@ def plan(
     }
     model = {"rule": rule, **_numbers({"vocab": vocab, "context": context})}
     saving = {"level": level, "output": output, "listener": Terminal(as_json=json)}
+    law = None if source is None or resume is not None else workflow.load_forecast(source)
+    if source is not None and law is not None:
+        given = [option for option in ("rule", "vocab_size", "context") if model.get(option) is not None]
+        return _by_inputs(
+            source, law, pairs(at, "--at"), given, {**amounts, **saving, "dry_run": dry_run}, as_json=json
+        )
+    if at:
+        raise UserError("--at is for a law of samples: fit one with --target and --input samples, and write it with -o")
     result = _planned(source, resume, amounts, model, saving, dry_run=dry_run)
     answer_json(result.to_json()) if json else answer(result.summary())
     if resume is not None:
         return _next_of_rest(resume, output, result, dry_run=dry_run)
     return None if source is None else _next(source, output, result, dry_run=dry_run)
+
+
+def _by_inputs(
+    source: Path, law: Any, at: dict[str, str], of_models: list[str], options: dict[str, Any], *, as_json: bool
+) -> list[str]:
+    """The plan by a law of named inputs; then ask the law about it."""
+    from .. import workflow
+    from ..errors import UserError
+    from .terminal.output import answer, answer_json
+
+    if of_models:
+        flags = ", ".join(f"--{name.removesuffix('_size')}" for name in of_models)
+        raise UserError(f"{flags}: for plans by a law of model size and tokens; leave out")
+    result = workflow.plan_by_inputs(law, at=at, **options)
+    answer_json(result.to_json()) if as_json else answer(result.summary())
+    numbers = {name: f"{value:.4g}".replace("e+", "e") for name, value in workflow.planned_point(law, result).items()}
+    point = [part for name, value in (numbers | at).items() for part in ("--at", f"{name}={value}")]
+    return ["allometry", "predict", str(source), *point]
 
 
 def _planned(

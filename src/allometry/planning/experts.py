@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import UserError
 from ..laws import Fit, Forecast, Prediction
 from ..laws.any_inputs.input_forecast import InputForecast
-from ..quantities import format_bytes, format_count, require_positive
+from ..quantities import format_bytes, format_count, format_flops, plural, require_positive
 from ..text_table import table
 from .optimum.fitted_range import FittedRange
 from .optimum.optimal import OptimumProblem
@@ -29,6 +29,7 @@ from .resources.memory import BYTES_PER_PARAM, USABLE
 Array = np.ndarray
 EXPERTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 FEED_FORWARD = 2 / 3  # of the parameters of a block
+NO_EXPERTS = "no number of experts to choose from: give experts=[1, 8, 64]"
 
 
 class ExpertsLaw(Protocol):
@@ -41,7 +42,7 @@ class ExpertsLaw(Protocol):
 
 @dataclass(frozen=True)
 class ExpertsChoice:
-    """One number of experts with its best active size and tokens, and the loss to expect.
+    """One number of experts with its best active size and tokens, their FLOPs (6·active·tokens), and the loss.
 
     ``total`` counts all experts; ``states`` are the bytes of weights and optimiser on each device (None: no machine),
     ``fits`` says whether they leave room in its memory.
@@ -51,6 +52,7 @@ class ExpertsChoice:
     active: float
     total: float
     tokens: float
+    flops: float
     loss: float
     low: float | None
     high: float | None
@@ -61,21 +63,25 @@ class ExpertsChoice:
 
 @dataclass(frozen=True)
 class ExpertsPlan:
-    """The numbers of experts side by side, the lowest predicted loss of those that fit first."""
+    """The numbers of experts side by side, first of those that fit: the lowest predicted loss or, where the budget is a
+    loss to reach, the fewest FLOPs; ``notes`` say which were left out."""
 
     budget: Budget
     choices: tuple[ExpertsChoice, ...]
     level: float
+    notes: tuple[str, ...] = ()
 
     @property
     def best(self) -> ExpertsChoice:
-        """The choice of the lowest predicted loss that fits."""
+        """The best choice that fits."""
         return self.choices[0]
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, ready for ``json.dumps``."""
         choices = [asdict(each) | {"cautions": list(each.cautions)} for each in self.choices]
-        return {"kind": "experts_plan", "budget": self.budget.to_json(), "level": self.level, "choices": choices}
+        return {"kind": "experts_plan", "budget": self.budget.to_json(), "level": self.level, "choices": choices} | {
+            "notes": list(self.notes)
+        }
 
     def summary(self) -> str:
         """The choices as a table, for people."""
@@ -83,6 +89,8 @@ class ExpertsPlan:
         for each in self.choices:
             sizes = f"{format_count(each.active)} active of {format_count(each.total)}"
             what = f"{sizes}, {format_count(each.tokens)} tokens"
+            if self.budget.flops is None:
+                what += f", {format_flops(each.flops)} FLOPs"
             loss = f"loss {each.loss:.4g}"
             if each.low is not None and each.high is not None:
                 loss += f" [{each.low:.4g}, {each.high:.4g}]"
@@ -91,7 +99,8 @@ class ExpertsPlan:
             if each.fits is False:
                 loss += ": too much"
             rows.append((f"{each.num_experts} experts" if each.num_experts > 1 else "dense", what, loss))
-        return "\n".join([*(f"caution: {caution}" for caution in self.best.cautions), *table(rows)])
+        cautions = (f"caution: {caution}" for caution in self.best.cautions)
+        return "\n".join([*cautions, *table(rows), *(f"note: {text}" for text in self.notes)])
 
 
 def plan_experts(
@@ -107,7 +116,8 @@ def plan_experts(
     Args:
         law: a forecast of any inputs, or your own ``ExpertsLaw``.
         budget: FLOPs, or a ``Budget``: 6·active·tokens. With a machine, experts whose weights and optimiser states do
-            not fit on its devices are ranked last.
+            not fit on its devices are ranked last. For a loss to reach, the fewest FLOPs come first; a size or tokens
+            alone are no budget on which numbers of experts could be compared.
         experts: how many times as many experts as a token uses; those outside a forecast's runs are left out.
         columns: of a forecast: what its columns are called, "num_params" (active), "tokens", "num_experts" → column.
         level: of the intervals.
@@ -126,11 +136,22 @@ def plan_experts(
     names = {name: (columns or {}).get(name, name) for name in ("num_params", "tokens", "num_experts")}
     if isinstance(law, InputForecast):
         experts = _covered(law, names, experts)
-    choices = [_choice(_AtExperts(law, each, names), budget, each, level) for each in experts]
+    if budget.is_frontier:
+        raise UserError(
+            "a size or tokens alone give every number of experts another compute: give FLOPs, hours, money or a loss "
+            "too"
+        )
+    choices, notes = [], []
+    for each in experts:
+        try:
+            choices.append(_choice(_AtExperts(law, each, names), budget, each, level))
+        except UserError as error:  # with so many experts no compute reaches the loss
+            notes.append(f"{plural(each, 'expert')}: {error}")
     if not choices:
-        raise UserError("no number of experts to choose from: give experts=[1, 8, 64]")
-    choices.sort(key=lambda each: (each.fits is False, each.loss))
-    return ExpertsPlan(budget, tuple(choices), level)
+        raise UserError(notes[0].partition(": ")[2] if notes else NO_EXPERTS)
+    reaches = budget.loss is not None
+    choices.sort(key=lambda each: (each.fits is False, each.flops if reaches else each.loss))
+    return ExpertsPlan(budget, tuple(choices), level, tuple(notes))
 
 
 def total_params(active: float, experts: float) -> float:
@@ -192,5 +213,15 @@ def _choice(law: _AtExperts, budget: Budget, experts: int, level: float) -> Expe
     limit = budget.memory_per_device
     fits = None if states is None or limit is None else states <= USABLE * limit
     return ExpertsChoice(
-        experts, best.num_params, total, best.tokens, best.loss, best.low, best.high, states, fits, best.cautions
+        experts,
+        best.num_params,
+        total,
+        best.tokens,
+        6 * best.num_params * best.tokens,
+        best.loss,
+        best.low,
+        best.high,
+        states,
+        fits,
+        best.cautions,
     )

@@ -23,6 +23,7 @@ And for a study that exists, what the other commands do:
 - ``fit_runs``, ``fit_isoflop``, ``load_fit``, ``evidence``: laws of a study or a table of runs;
 - ``fit_inputs``, ``load_forecast``, ``predict_inputs``: laws of any inputs, of several targets, or one a cell;
 - ``plan``, ``resume_plan``: a plan for a budget, or for what is left of one;
+- ``plan_by_inputs``: experts for a budget, or samples for a loss, by a law of any inputs;
 - ``export``: a run as transformers or llama.cpp read it; ``finetune``: a pretrained model on your samples; ``distill``:
   the rungs of a study, taught by a larger model;
 - ``train_plan``, ``train_run``: the run of a plan, with its outcome, or the run of a TOML file.
@@ -39,6 +40,7 @@ from .early_warning import EarlyWarning
 from .external_runs.import_runs import Imported, import_runs
 from .fits.input_fit import PredictedPart, fit_inputs, load_forecast, predict_inputs
 from .fits.study_fit import cautions, evidence, fit_isoflop, fit_runs, load_fit
+from .input_plan import plan_by_inputs, planned_point
 from .ladder_cost import LadderCost, RunCost
 from .listener import (
     Event,
@@ -115,6 +117,8 @@ __all__ = [
     "open_script_study",
     "open_study",
     "plan",
+    "plan_by_inputs",
+    "planned_point",
     "planned_run",
     "predict_inputs",
     "predict_scores",

@@ -97,8 +97,8 @@ class ProcessScales:
 def likely_scales(points: Array, group: Array, values: Array) -> tuple[list[ProcessScales], Array]:
     """Scales that standardised values speak for, the best first, and their shares.
 
-    Steps of two from the usual scales, quiet and noisy, to the greatest likelihood; a prior holds them near where they began. All that
-    were tried have a share. With few values only the usual scales.
+    Steps of two from the usual scales, quiet and noisy, to the greatest likelihood; a prior holds them near the usual
+    ones. All that were tried have a share. With few values only the usual scales.
     """
     start = ProcessScales(relevance=(1.0,) * points.shape[1])
     if len(values) < LEAST_TO_LEARN:
