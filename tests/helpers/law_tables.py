@@ -48,17 +48,41 @@ def array(packed):
 
 def read(table: dict, num_params: float, tokens: float, place: int) -> tuple[float, float, float]:
     """Value, low and high at one point, at the place of a level in the table."""
+    if table["kind"] == "fit":
+        return _of_fit(table, num_params, tokens, place)
+    log, half = _of_forecast(table, num_params, tokens, place)
+    low, high, early = log - half, log + half, table["early_end"]
+    if early and tokens > early["tokens"]:
+        last, last_half = _of_forecast(table, num_params, early["tokens"], place)
+        z = math.log(tokens / early["tokens"])
+        steep = last - math.hypot(early["shares"][place] * early["exponent"] * z * (1 + early["growth"] * z), last_half)
+        low = min(steep, log - last_half) if early["grows"] else min(steep, low)
+        high = min(high, last + last_half) if early["grows"] else high
+    return math.exp(log), min(math.exp(low), math.exp(log)), max(math.exp(high), math.exp(log))
+
+
+def _parts(table, num_params, tokens):
+    """ln L by each law, its draws, and the noise that runs of a trunk share."""
     trunks, n, d = table["trunks"], math.log(num_params), math.log(tokens)
     beside = trunks["level"] * (num_params / trunks["middle"]) ** trunks["slope"] if trunks else 0.0
     values = [_log_loss(law, array(law["coordinates"])[None], n, d)[0] for law in table["laws"]]
     samples = [_log_loss(law, array(law["draws"]), n, d) for law in table["laws"]]
-    if table["kind"] == "fit":
-        if table["own"] is None:
-            return math.exp(values[0]), math.nan, math.nan
-        noisy = samples[0] + array(table["own"]) + (array(table["shared"]) * beside if table["shared"] else 0)
-        level = table["levels"][place]
-        low, high = np.quantile(noisy, [(1 - level) / 2, (1 + level) / 2], method="weibull")
-        return math.exp(values[0]), min(math.exp(low), math.exp(values[0])), max(math.exp(high), math.exp(values[0]))
+    return values, samples, beside
+
+
+def _of_fit(table, num_params, tokens, place):
+    values, samples, beside = _parts(table, num_params, tokens)
+    if table["own"] is None:
+        return math.exp(values[0]), math.nan, math.nan
+    noisy = samples[0] + array(table["own"]) + (array(table["shared"]) * beside if table["shared"] else 0)
+    level = table["levels"][place]
+    low, high = np.quantile(noisy, [(1 - level) / 2, (1 + level) / 2], method="weibull")
+    return math.exp(values[0]), min(math.exp(low), math.exp(values[0])), max(math.exp(high), math.exp(values[0]))
+
+
+def _of_forecast(table, num_params, tokens, place):
+    """ln L and half its interval."""
+    values, samples, beside = _parts(table, num_params, tokens)
     weights = [law["weight"] for law in table["laws"]]
     centre = sum(w * v for w, v in zip(weights, values, strict=True))
     spreads = [(np.quantile(s, 0.95) - np.quantile(s, 0.05)) / (2 * 1.6449) for s in samples]
@@ -68,11 +92,13 @@ def read(table: dict, num_params: float, tokens: float, place: int) -> tuple[flo
     x = math.log(max(6 * num_params * tokens / table["reach"], num_params / spans[0], tokens / spans[1], 1))
     log = centre + mean - table["correction"] * min(x, table["tested"]) + table["drift_slope"] * x
     y = math.log(max(tokens / table["unique_tokens"], 1)) if table["unique_tokens"] else 0.0
-    log += table["repeat_slope"] * y
+    early = table["early_end"] or {"tokens": math.inf, "lower": 0.0, "lower_sd": 0.0}
+    z = math.log(max(tokens / early["tokens"], 1))
+    log += table["repeat_slope"] * y - early["lower"] * z
     unsure = (mixed * (1 + 2 * table["noise_share"]) + left) / 3 + (table["drift_sd"] * x) ** 2
     unsure += (table["repeat_sd"] * y) ** 2
-    half = table["t"][place] * math.sqrt(noise + beside**2 + table["scale"] ** 2 * unsure)
-    return math.exp(log), math.exp(log - half), math.exp(log + half)
+    beside = math.hypot(beside, early["lower_sd"] * z)
+    return log, table["t"][place] * math.sqrt(noise + beside**2 + table["scale"] ** 2 * unsure)
 
 
 def _log_loss(law, c, n, d):

@@ -18,7 +18,10 @@ def result(a: argparse.Namespace) -> dict:
     size = 24 * a.width**2
     rng = random.Random(f"{a.width} {a.tokens} {a.seed}")
     off = math.log(a.lr / (0.01 * (a.width / 16) ** -0.5)) ** 2
-    loss = truth(size, a.tokens) * (1 + 0.02 * off) * math.exp(0.001 * rng.gauss(0, 1))
+    seen = a.tokens
+    if a.unique and a.tokens > a.unique:  # what is read again teaches less and less (arXiv 2305.16264, R_D = 8)
+        seen = a.unique * (1 + 8 * (1 - math.exp(-(a.tokens / a.unique - 1) / 8)))
+    loss = truth(size, seen) * (1 + 0.02 * off) * math.exp(0.001 * rng.gauss(0, 1))
     return {"loss": loss, "num_params": size, "width": a.width, "seed": a.seed}
 
 
@@ -27,6 +30,7 @@ def main() -> None:
     for name in ("width", "tokens", "seed"):
         parser.add_argument(f"--{name}", type=int, default=0)
     parser.add_argument("--lr", type=float, default=0.01)
+    parser.add_argument("--unique", type=int, default=0)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--act", default="json")
     parser.add_argument("--extra", default="")

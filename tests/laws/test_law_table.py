@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from allometry import laws
+from allometry.laws.forecasting.early_end import EarlyEnd
 from allometry.laws.law_table import LEVELS, has_table, law_table
 from helpers import law_tables
 from helpers.ladders import LADDER, ladder
@@ -53,6 +54,16 @@ def test_a_forecast_that_knows_what_repeats_cost(forecasts):
         for one in (replace(told, drift_prior=laws.DriftPrior(slope=0.004, sd=0.003)), told)
     )
     assert np.log(read_again / read_once) == pytest.approx(0.012 * np.log(30), rel=1e-6)
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_forecast_of_runs_that_end_early(forecasts, grows):
+    early = EarlyEnd(tokens=1e10, exponent=0.1, growth=0.3, grows=grows)
+    told = replace(forecasts[0], early_end=early)
+    agree(told)
+    plain, lower = (one.predict(4e9, 6e11) for one in (forecasts[0], told))
+    assert lower.low < plain.low
+    assert (lower.value < plain.value) == grows
 
 
 @pytest.mark.parametrize("name", LADDER)

@@ -121,3 +121,30 @@ def test_a_fitted_law_of_repeated_data_is_asked_itself():
 def test_wrong_input(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+def test_up_to_the_longest_run_on_the_same_data_the_law_holds_as_it_is():
+    law, plain = Repeated(LAW, 1e9, seen_tokens=5e9), Repeated(LAW, 1e9)
+    size = law.best_size / 2
+    for tokens in (5e8, 1e9, 5e9):
+        assert law.predict(size, tokens) == LAW.predict(size, tokens)
+    assert plain.predict(size, 5e9).value > LAW.predict(size, 5e9).value
+    # Beyond it tokens lose their worth at the pace of the unique ones, not of those that were seen.
+    assert law.effective(size, 1e15)[1] == pytest.approx((5 + 15.387756) * 1e9)
+    just = law.predict(size, 5e9 * (1 + 1e-9)).value
+    assert just == pytest.approx(LAW.predict(size, 5e9).value, rel=1e-9)
+
+
+def test_the_interval_knows_that_other_data_wear_out_faster_or_more_slowly():
+    fitted = laws.fit("chinchilla", ladder("chinchilla", noise=0.003))
+    law = Repeated(fitted, 1e9)
+    size, tokens = law.best_size / 2, np.array([5e8, 4e9, 4e10, 4e11])
+    unsure, sure = law.predict(size, tokens), Repeated(fitted, 1e9, Repetition(sd=0.0)).predict(size, tokens)
+    assert np.array_equal(unsure.value, sure.value)
+    up, down = np.log(unsure.high / sure.high), np.log(sure.low / unsure.low)
+    assert up[0] == down[0] == pytest.approx(0, abs=1e-12)
+    assert np.all(np.diff(up) > 0)
+    assert np.all(up[1:] > down[1:] * 1.0)  # what is lost by less worth is more than what is won by more
+    for factor, end in ((np.exp(-1.6449), unsure.high), (np.exp(1.6449), unsure.low)):
+        other = Repeated(fitted, 1e9, Repetition(tokens=15.387756 * factor)).predict(size, tokens).value
+        assert np.all(np.abs(np.log(end / unsure.value)) > 0.7 * np.abs(np.log(other / unsure.value)))

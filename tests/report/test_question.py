@@ -9,6 +9,7 @@ import pytest
 from allometry import laws, planning
 from allometry.config.model import ModuleConfig, kind_of_rate
 from allometry.errors import UserError
+from allometry.laws.forecasting.early_end import EarlyEnd
 from allometry.laws.law_table import LEVELS
 from allometry.report.question import PageSettings, as_json, question, study_question
 from allometry.report.tables import recipe
@@ -105,6 +106,14 @@ def test_a_forecast_of_runs_that_share_trunks():
     data = data_of(question(forecast))
     assert data["table"]["process"]["trunks"] is not None
     compare(forecast, data)
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_forecast_of_runs_that_end_early(contents, grows):
+    forecast = contents.predictor
+    early = EarlyEnd(tokens=forecast.range["tokens"][1] / 2, exponent=0.1, growth=0.3, grows=grows)
+    told = replace(forecast, early_end=early)
+    compare(told, data_of(question(told)))
 
 
 # One law of each family, and one without an optimum.

@@ -129,8 +129,7 @@ def _by_fit(source: Path, point: dict[str, float], level: float, *, as_json: boo
     if inputs == ("num_params", "tokens") and set(point) != set(inputs):
         stray = " or ".join(FLAGS[name] for name in point if name not in inputs) or "one alone"
         raise UserError(f"this fit predicts from --params and --tokens: give both, and not {stray}")
-    cautions = workflow.cautions(fit, point)
-    prediction = fit.predict(**point, level=level)
+    prediction, cautions = workflow.predict_run(source, fit, point, level)
     notes = workflow.evidence(fit, point)
     if as_json:
         value = {"loss": prediction.value, "low": prediction.low, "high": prediction.high, "level": level}

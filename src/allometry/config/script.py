@@ -221,6 +221,7 @@ class ScriptStudyConfig(Config):
     ``sweep``, short runs of two widths measure rate and exponent first. ``target`` is the plan's compute over that of
     the largest rung; ``probe_tokens`` the length of the short run by which each width's size and speed are measured.
     ``data`` names what is learned, ``unit`` is what ``tokens`` count, ``loss_unit`` the unit of the loss.
+    ``unique_tokens``: how many different units the program has; longer runs read them again, which a plan then knows.
     """
 
     trainer: ScriptConfig
@@ -234,7 +235,7 @@ class ScriptStudyConfig(Config):
     target: float = Field(default=8.0, gt=1, allow_inf_nan=False)
     probe_tokens: int | None = Field(default=None, ge=1)
     data: str = ""
-    train_tokens: int | None = Field(default=None, ge=1)
+    unique_tokens: int | None = Field(default=None, ge=1)
     unit: str = "token"
     loss_unit: str = ""
 
@@ -262,7 +263,7 @@ class ScriptStudyConfig(Config):
         return ScriptTaskConfig(
             source=self.data or "the program's own data",
             fingerprint=self.data,
-            train_tokens=self.train_tokens,
+            train_tokens=self.unique_tokens,
             unit_name=self.unit,
             loss_name=self.loss_unit,
         )

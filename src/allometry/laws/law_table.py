@@ -21,11 +21,15 @@ reading of this text. Arrays are {"shape": […], "f8": base64 of little-endian 
   the diagonal, and where it has ``trunks`` their ``ratio`` for runs of one ``code`` (the factor of a term, its first
   number, is 0 here). Then
 
-      ln L = c + r − ``correction``·min(x, ``tested``) + ``drift_slope``·x + ``repeat_slope``·y
-      scale² = o + σ(N)² + ``scale``²·((m·(1 + 2·``noise_share``) + p)/3 + (``drift_sd``·x)² + (``repeat_sd``·y)²)
+      ln L = c + r − ``correction``·min(x, ``tested``) + ``drift_slope``·x + ``repeat_slope``·y − ``lower``·z
+      scale² = o + σ(N)² + (``lower_sd``·z)²
+               + ``scale``²·((m·(1 + 2·``noise_share``) + p)/3 + (``drift_sd``·x)² + (``repeat_sd``·y)²)
 
-  with y = max(ln(D/``unique_tokens``), 0), 0 where that is null; the same ``repeat_slope``·y is in every draw. The
-  interval is exp(ln L ± ``t``[level]·scale).
+  with y = max(ln(D/``unique_tokens``), 0), 0 where that is null, and z = max(ln(D/``tokens``), 0) of ``early_end``, 0
+  where that is null; ``repeat_slope``·y − ``lower``·z is in every draw. The interval is exp(ln L ± ``t``[level]·scale).
+  Where z > 0, with l and u the centre and ``t``·scale of N at ``early_end``'s tokens and w = ``exponent``·z·(1 +
+  ``growth``·z)·``shares``[level], the lower end is the lower of l − √(w² + u²) and ln L − ``t``·scale; where ``grows``
+  holds, of l − √(w² + u²) and ln L − u, and the upper end is min(ln L + ``t``·scale, l + u).
 """
 
 from __future__ import annotations
@@ -108,15 +112,16 @@ def _of_fit(fit: Fit) -> dict[str, Any]:
 
 
 def _of_forecast(forecast: Forecast, levels: Sequence[float]) -> dict[str, Any]:
-    from scipy.special import stdtrit
-
     process = forecast.residual_process
     mixture = process.mixture()
     flops, log_loss = frontier(forecast.smooth_runs)
     trunks = mixture.trunks
+    early = forecast.early_end
+    shares = [forecast.quantile(level) / forecast.quantile(0.9) for level in levels]
     return {
         "laws": [_law(forecast.fits[name], weight) for name, weight in forecast.weights.items()],
-        "t": [float(stdtrit(forecast.freedom, (1 + level) / 2)) for level in levels],
+        "t": [forecast.quantile(level) for level in levels],
+        "early_end": early and early.to_json() | {"lower": early.lower, "lower_sd": early.lower_sd, "shares": shares},
         "scale": forecast.scale,
         "correction": forecast.correction,
         "tested": forecast.tested,

@@ -77,7 +77,7 @@ class Recorder:
         unit: str = "token",
         loss_unit: str | None = None,
         data: str = "",
-        train_tokens: int | None = None,
+        unique_tokens: int | None = None,
         bytes_per_token: float | None = None,
         shape: Mapping[str, Scalar] | None = None,
         settings: Mapping[str, Scalar] | None = None,
@@ -104,7 +104,7 @@ class Recorder:
             "open_ended": tokens is None,
             **_counts(counts if num_params is None else None, counted, num_params_total),
             **{"name": name, "batch_tokens": batch_tokens, "lr": lr, "seed": seed, "unit": unit, "data": data},
-            **{"train_tokens": train_tokens, "bytes_per_token": bytes_per_token},
+            **{"train_tokens": unique_tokens, "bytes_per_token": bytes_per_token},
         }
         self.writes = (int(os.environ.get("RANK", "0")) if rank is None else rank) == 0
         self.id = self._run(tokens or 1).id

@@ -46,6 +46,7 @@ def render(contents: StudyContents) -> str:
         "report.html.j2",
         LAW_SCRIPTS if asked else (),
         question=asked,
+        few_units=sentences.few_units(contents.plan),
         unaskable=contents.predictor is not None and asked is None,
         source=contents.source,
         verdict=sentences.verdict(contents),

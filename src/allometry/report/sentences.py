@@ -212,8 +212,22 @@ def law_notes(predictor: laws.Fit | laws.Forecast) -> list[str]:
                 f"The backtest's predictions were too {high} with distance, so the prediction is {change} by "
                 f"{abs(predictor.correction):.2%} for every factor e of compute, as far as the backtest extrapolated."
             )
+        if predictor.early_end is not None:
+            text = predictor.early_end.sentence()
+            notes.append(f"{text[0].upper()}{text[1:]}.")
     notes += [f"{name}: {note}" for name, fit in fits_of(predictor).items() for note in fit.active_bounds]
     return [*notes, *predictor.notes]
+
+
+def few_units(plan: Plan | None) -> str:
+    """That a law that is asked on the page takes every unit for new, where the plan knows better; else empty."""
+    available = None if plan is None else plan.budget and plan.budget.tokens_available
+    if available is None:
+        return ""
+    return (
+        f"Asked here, the law takes every unit of data for new. There are {format_count(available)}: the plan and "
+        "allometry predict count what it costs to read them again."
+    )
 
 
 def outcome_lines(outcome: Outcome) -> list[str]:

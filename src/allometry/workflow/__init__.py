@@ -39,7 +39,7 @@ from .budget_left import resume_plan
 from .early_warning import EarlyWarning
 from .external_runs.import_runs import Imported, import_runs
 from .fits.input_fit import PredictedPart, fit_inputs, load_forecast, predict_inputs
-from .fits.study_fit import cautions, evidence, fit_isoflop, fit_runs, load_fit
+from .fits.study_fit import cautions, evidence, fit_isoflop, fit_runs, load_fit, predict_run
 from .input_plan import plan_by_inputs, planned_point
 from .ladder_cost import LadderCost, RunCost
 from .listener import (
@@ -121,6 +121,7 @@ __all__ = [
     "planned_point",
     "planned_run",
     "predict_inputs",
+    "predict_run",
     "predict_scores",
     "quickstart",
     "quickstart_script",

@@ -25,6 +25,7 @@ from .fits.study_fit import load_fit
 from .listener import Listener, Note, silent
 from .outcome import planned_run, score_notes
 from .programs.script_practice import ScriptPractice, is_of_a_program
+from .repeated_units import RepeatedUnits, repeated_units
 
 
 def plan(
@@ -88,16 +89,22 @@ def study_plan(
         return planning.plan(predictor, budget, **options)
     if is_of_a_program(study):
         return ScriptPractice(study).plan(predictor, budget, **options)
+    data = repeated_units(study)
     if study.settings() == COLLECTION:
-        return planning.plan(predictor, budget, **options)
+        planned = _planned(predictor, budget, data, options)
+        return data.told(planned, known=knows_repetition(predictor)) if data else planned
     practice = StudyPractice(study, predictor)
     if seconds is not None:
         options["seconds"] = lambda model, tokens: seconds(practice.run(model, tokens))
     options |= practice.options(predictor.counted)
-    planned = planning.plan(predictor, budget, **options)
-    if (unique := practice.unique_samples(planned)) is not None:
-        planned = planning.plan(predictor, replace(budget, tokens_available=unique), **options)
-    return practice.carried_out(planned)
+    return practice.carried_out(_planned(predictor, budget, data, options))
+
+
+def _planned(
+    predictor: laws.Fit | laws.Forecast, budget: planning.Budget, data: RepeatedUnits | None, options: dict[str, Any]
+) -> planning.Plan:
+    make = lambda law, budget: planning.plan(law, budget, **options)
+    return make(predictor, budget) if data is None else data.plan(make, predictor, budget)
 
 
 class StudyPractice:
@@ -139,20 +146,13 @@ class StudyPractice:
         plan = self.with_repetition(plan)
         return replace(plan, notes=(*plan.notes, *score_notes(self.study, plan))).with_run(run.to_dict())
 
-    def unique_samples(self, plan: planning.Plan) -> float | None:
-        """How many samples there are, where a plan without regard to it would read them more often than costs nothing.
-
-        None for texts, whose plans say so and leave it to the user: a longer text can be given.
-        """
-        if isinstance(self.task, TextConfig) or self.knows_repetition or plan.budget.tokens_available is not None:
-            return None
-        epochs = self.run(ModelConfig.parse(plan.model or {}), plan.tokens).epochs
-        return plan.tokens / epochs if epochs is not None and costs_much(epochs) else None
-
     def with_repetition(self, plan: planning.Plan) -> planning.Plan:
         """A plan that says what it means that its run reads the corpus again and again."""
         epochs = self.run(ModelConfig.parse(plan.model or {}), plan.tokens).epochs
-        repeats = repetition_note(epochs, self.knows_repetition) if plan.budget.tokens_available is None else ""
+        if plan.budget.tokens_available is not None:
+            return plan
+        unit = "" if isinstance(self.task, TextConfig) else self.task.unit
+        repeats = repetition_note(epochs, self.knows_repetition, unit)
         if not repeats:
             return plan
         if costs_much(epochs):

@@ -7,7 +7,7 @@ from typing import overload
 
 from ...errors import UserError
 from ..base import Law
-from ..forecasting.drift import PUBLIC_TABLES, DriftPrior
+from ..forecasting.drift import DriftPrior
 from ..forecasting.forecast import Forecast
 from ..forecasting.forecast import forecast as forecast_sizes
 from ..forms.formula import Formula
@@ -26,7 +26,7 @@ def forecast(
     observations: Observations,
     laws: Sequence[Law | str] | None = None,
     seed: int = 0,
-    drift: DriftPrior = PUBLIC_TABLES,
+    drift: DriftPrior | None = None,
     priors: Priors | None = None,
 ) -> Forecast: ...
 
@@ -36,7 +36,7 @@ def forecast(
     observations: Measurements,
     laws: Sequence[Law | str] | None = None,
     seed: int = 0,
-    drift: DriftPrior = PUBLIC_TABLES,
+    drift: DriftPrior | None = None,
     priors: None = None,
 ) -> InputForecast: ...
 
@@ -45,7 +45,7 @@ def forecast(
     observations: Observations | Measurements,
     laws: Sequence[Law | str] | None = None,
     seed: int = 0,
-    drift: DriftPrior = PUBLIC_TABLES,
+    drift: DriftPrior | None = None,
     priors: Priors | None = None,
 ) -> Forecast | InputForecast:
     """Fit several laws, test each on the table itself, and weight them for prediction.
@@ -55,7 +55,8 @@ def forecast(
         laws: laws or names, for runs of parameters and tokens; the usual ones, as far as the number of runs allows, if
             None. For any other inputs: formulas, or names of ``INPUT_LAWS``; the forms are composed if None.
         seed: of the refits and of the starting points.
-        drift: how fast predictions go astray beyond the runs, where N and D are the inputs.
+        drift: how fast predictions go astray beyond the runs, where N and D are the inputs; None: as public tables
+            show, and, where the runs end early, as such ladders show.
         priors: law → constant → (value, deviation), where N and D are the inputs.
 
     Raises:

@@ -48,6 +48,7 @@ from .calibration import (
 )
 from .cuts import by_compute, origins, predictive
 from .drift import PUBLIC_TABLES, DriftPrior
+from .early_end import EarlyEnd
 from .residuals import ResidualProcess
 from .run_weights import prediction_weights
 from .smoothing import smoothed
@@ -71,6 +72,7 @@ class Forecast:
         tested: e-folds up to which the correction grows.
         freedom: degrees of freedom of the interval (Student's t).
         drift_prior: what is known of drift before.
+        early_end: what is known beyond runs that end before their power law begins; None where they do not.
         notes: what was left out, and what would help.
     """
 
@@ -83,6 +85,7 @@ class Forecast:
     tested: float
     freedom: float
     drift_prior: DriftPrior = PUBLIC_TABLES
+    early_end: EarlyEnd | None = None
     notes: tuple[str, ...] = ()
     kind: str = field(default="forecast", init=False)
 
@@ -143,32 +146,44 @@ class Forecast:
         Raises:
             UserError: counts that are not finite and above zero, a frame without them, or a level outside (0, 1).
         """
-        from scipy.special import stdtrit
-
         if tokens is None:
             sizes, lengths, shape = sizes_and_tokens(num_params, self.runs.columns, self.counted)
             num_params, tokens = sizes.reshape(shape), lengths.reshape(shape)
         check_points(num_params, tokens, level)
         check_repeats(repeats)
         n, d, shape = points(num_params, tokens)
-        chunks = [slice(start, start + POINTS_AT_ONCE) for start in range(0, len(n), POINTS_AT_ONCE)]
-        centre, scale = np.concatenate([self._moments(n[chunk], d[chunk], repeats) for chunk in chunks], axis=1)
-        half = float(stdtrit(self.freedom, (1 + level) / 2)) * scale
+        centre, scale = self._moments(n, d, repeats)
+        half = self.quantile(level) * scale
+        low, high = centre - half, centre + half
+        if (early := self.early_end) is not None:
+            last, last_scale = self._moments(n, np.minimum(d, early.tokens), repeats)
+            share = self.quantile(level) / self.quantile(0.9)
+            low, high = early.ends(d, centre, half, last, self.quantile(level) * last_scale, share)
         with np.errstate(over="ignore"):  # very far from the runs the upper end exceeds the largest float
-            return around(np.exp(centre), np.exp(centre - half), np.exp(centre + half), level, shape)
+            return around(np.exp(centre), np.exp(low), np.exp(high), level, shape)
+
+    def quantile(self, level: float) -> float:
+        """Half an interval of this level, in standard deviations (Student's t)."""
+        from scipy.special import stdtrit
+
+        return float(stdtrit(self.freedom, (1 + level) / 2))
 
     def weighted_samples(self, num_params: Array, tokens: Array) -> list[tuple[float, Array]]:
         """ln L of every refit at points, (draws, points), one pair of weight and samples for each law."""
         pairs = [(weight, self.fits[name]) for name, weight in self.weights.items() if weight > 0]
-        again = self.drift_prior.repeat_slope * self.drift_prior.repeated(tokens)
+        moved = self.drift_prior.repeat_slope * self.drift_prior.repeated(tokens) - self._early(tokens)[0]
         return [
-            (weight * share, one + again)
+            (weight * share, one + moved)
             for weight, fit in pairs
             for share, one in fit.weighted_samples(num_params, tokens)
         ]
 
-    def _moments(self, n: Array, d: Array, repeats: float) -> tuple[Array, Array]:
-        """Centre and scale of ln L at the points, of the mean of so many runs."""
+    def _moments(self, n: Array, d: Array, repeats: float) -> Array:
+        """Centre and scale of ln L at points, (2, points), of the mean of so many runs."""
+        chunks = [slice(start, start + POINTS_AT_ONCE) for start in range(0, len(n), POINTS_AT_ONCE)]
+        return np.concatenate([self._moments_of_some(n[chunk], d[chunk], repeats) for chunk in chunks], axis=1)
+
+    def _moments_of_some(self, n: Array, d: Array, repeats: float) -> tuple[Array, Array]:
         fits = [self.fits[name] for name in self.weights]
         values = np.stack([np.log(one.law.loss(one.values, n, d)) for one in fits])
         spreads = np.stack([_spread(one.log_samples(n, d)) for one in fits])
@@ -179,10 +194,18 @@ class Forecast:
         unsure = ignorance(variance, left.spread**2, self.residual_process.noise_share)
         unsure = unsure + (prior.sd * distance) ** 2 + (prior.repeat_sd * again) ** 2
         bias = Correction(self.correction, self.tested).at(distance)
-        bias = bias - prior.slope * distance - prior.repeat_slope * again
+        lower, lower_sd = self._early(d)
+        bias = bias - prior.slope * distance - prior.repeat_slope * again + lower
         shared = 0.0 if self.trunk_noise is None else self.trunk_noise.at(n)
         noise = (left.noise**2 + shared**2) / repeats
-        return centre + left.mean - bias, np.sqrt(noise + self.scale**2 * unsure)
+        return centre + left.mean - bias, np.sqrt(noise + lower_sd**2 + self.scale**2 * unsure)
+
+    def _early(self, d: Array) -> tuple[Array, Array]:
+        """How far ln L lies below its laws beyond runs that end early, and the standard deviation of that."""
+        if self.early_end is None:
+            return np.zeros_like(d), np.zeros_like(d)
+        beyond = self.early_end.beyond(d)
+        return self.early_end.lower * beyond, self.early_end.lower_sd * beyond
 
     def _distance(self, n: Array, d: Array) -> Array:
         """How far beyond the data, as a logarithm: of compute, or of N or D alone where that is more; 0 inside."""
@@ -268,6 +291,8 @@ class Forecast:
                 f"{prior.repeat_slope:.2%} ± {prior.repeat_sd:.2%} (1 s.d.) per factor e of tokens, as earlier studies "
                 "showed"
             )
+        if self.early_end is not None:
+            lines.append(self.early_end.sentence())
         lines += [f"note: {text}" for text in self.notes]
         return "\n".join(lines)
 
@@ -284,6 +309,7 @@ class Forecast:
             "tested": self.tested,
             "freedom": self.freedom,
             "drift_prior": self.drift_prior.to_json(),
+            "early_end": None if self.early_end is None else self.early_end.to_json(),
             "reach": self.reach,
             "notes": list(self.notes),
             "backtest": self.backtest.to_json(),
@@ -309,6 +335,7 @@ class Forecast:
             runs=replace(Observations.from_records(rows), columns=data["columns"]),
             notes=tuple(data["notes"]),
             drift_prior=DriftPrior(**data["drift_prior"]),
+            early_end=None if data["early_end"] is None else EarlyEnd(**data["early_end"]),
             **{key: float(data[key]) for key in ("scale", "correction", "tested", "freedom")},
         )
 
@@ -317,7 +344,7 @@ def forecast(
     observations: Observations,
     laws: Sequence[Law | str] | None = None,
     seed: int = 0,
-    drift: DriftPrior = PUBLIC_TABLES,
+    drift: DriftPrior | None = None,
     priors: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
     draws: int = DRAWS,
 ) -> Forecast:
@@ -329,7 +356,8 @@ def forecast(
         observations: the runs.
         laws: laws or names, of N and D alone; ``DEFAULT_LAWS``, as far as the number of runs allows, if None.
         seed: of the refits behind the intervals.
-        drift: how far predictions drift with distance: what public tables show, or earlier studies of like models.
+        drift: how far predictions drift with distance: by default what public tables show, and ladders that end early
+            where these do; or earlier studies of like models.
         priors: law → constant → (mean, standard deviation), from earlier studies of like models.
         draws: refits behind the intervals; the centre does not depend on them.
 
@@ -348,6 +376,8 @@ def forecast(
     if len(usable) < len(forms):
         left = ", ".join(form.name for form in forms if form not in usable)
         notes.append(f"{plural(len(observations), 'run is', 'runs are')} too few for {left}: left out")
+    early = EarlyEnd.of(observations) if drift is None else None
+    drift = drift or PUBLIC_TABLES
     ordered = by_compute(observations)
     weights = prediction_weights(observations)
     # Squares are the efficient objective once the runs have weights; the forecast's residuals take care of odd runs.
@@ -372,7 +402,7 @@ def forecast(
         notes.append("too few runs for a backtest: the interval rests on what public tables show")
     scale, freedom = calibrate(tested, drift)
     correction = correct(tested, drift)
-    return Forecast(fits, shares, tested, ordered, scale, *correction, freedom, drift, tuple(notes))
+    return Forecast(fits, shares, tested, ordered, scale, *correction, freedom, drift, early, tuple(notes))
 
 
 def constants(fits: dict[str, Fit], weights: dict[str, float]) -> float:

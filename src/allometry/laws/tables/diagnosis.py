@@ -11,7 +11,7 @@ from .findings.far_off import far_off
 from .findings.finding import Finding
 from .findings.odd_rows import checkpoints, impossible, levels_of_compute
 from .findings.repeated_runs import duplicates
-from .findings.short_runs import initial_phase, pre_asymptotic
+from .findings.short_runs import early_end, initial_phase, pre_asymptotic
 from .findings.undetermined import design_findings
 from .run_arrays import RunArrays
 
@@ -24,6 +24,7 @@ SEARCHES = (
     design_findings,
     pre_asymptotic,
     initial_phase,
+    early_end,
     ends_of_sweeps,
 )
 

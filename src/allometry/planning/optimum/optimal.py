@@ -14,7 +14,7 @@ from .fitted_range import FittedRange
 from .goal_search import MOST_FLOPS, compute_for, compute_where
 from .optimum_record import Optimum
 from .predictor import FLOPS_PER_PARAM_TOKEN, Array, Predictor, as_predictor
-from .repeated_data import Repeated
+from .repeated_data import Repeated, early_end_cautions
 from .search_a_budget import SERVED_SHARE, BudgetLine, LowestPoint
 
 DEFAULT_TOKENS_PER_PARAM = (1.0, 1000.0)
@@ -154,7 +154,8 @@ class OptimumProblem:
         flops = FLOPS_PER_PARAM_TOKEN * num_params * tokens
         _require_whole(flops, num_params, tokens)
         covered = self.fitted_range
-        cautions = tuple(covered.cautions(num_params, tokens)) if covered else ()
+        cautions = covered.cautions(num_params, tokens) if covered else []
+        cautions += early_end_cautions(self.predictor, tokens)
         prediction = self.predictor.predict(float(num_params), float(tokens), level=self.level)
         loss = _finite(prediction.value)
         if loss is None:
@@ -168,7 +169,7 @@ class OptimumProblem:
             _finite(prediction.high),
             self.level,
             notes=tuple(covered.notes(num_params, tokens)) if covered else (),
-            cautions=cautions,
+            cautions=tuple(cautions),
             inference_flops=SERVED_SHARE * FLOPS_PER_PARAM_TOKEN * num_params * self.served,
         )
 

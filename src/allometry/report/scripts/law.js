@@ -63,9 +63,13 @@ const lawOfTable = (() => {
       return { value, predict };
     }
 
-    /** ln(tokens beyond those of the text), and what that adds to ln L. */
+    /** ln(tokens beyond those of the text). */
     const repeated = (x) => (table.unique_tokens ? Math.max(x[1] - Math.log(table.unique_tokens), 0) : 0);
-    const again = (x) => (table.unique_tokens ? table.repeat_slope * repeated(x) : 0);
+    const early = table.early_end;
+    /** ln(tokens beyond runs that end early), and how far ln L moves by that and by tokens read again. */
+    const beyondEnd = (x) => (early ? Math.max(x[1] - Math.log(early.tokens), 0) : 0);
+    const moved = (x) =>
+      (table.unique_tokens ? table.repeat_slope * repeated(x) : 0) - (early ? early.lower * beyondEnd(x) : 0);
 
     /** Several laws by their weights, what they leave unexplained nearby, and drift with distance. */
     function forecast() {
@@ -86,7 +90,7 @@ const lawOfTable = (() => {
         const growth = Math.exp(process.growth * Math.max(centre - best[last], 0));
         const beyond = Math.max((FLOPS_PER_PARAM_TOKEN * N * D) / table.reach, N / mostN, D / mostD, 1);
         const distance = Math.log(beyond);
-        const bias = table.correction * Math.min(distance, table.tested) - table.drift_slope * distance - again(x);
+        const bias = table.correction * Math.min(distance, table.tested) - table.drift_slope * distance - moved(x);
         return { x, values, near, centre, growth, distance, log: centre + growth * near.mean(mean) - bias };
       }
 
@@ -100,13 +104,26 @@ const lawOfTable = (() => {
         const growth = point.growth ** 2, left = growth * point.near.variance(process.terms);
         const unsure = (variance * (1 + 2 * table.noise_share) + left) / 3 + (table.drift_sd * point.distance) ** 2 +
           (table.repeat_sd * repeated(point.x)) ** 2;
-        return Math.sqrt(growth * process.noise + trunk(N) ** 2 + table.scale ** 2 * unsure);
+        const below = early ? early.lower_sd * beyondEnd(point.x) : 0;
+        return Math.sqrt(growth * process.noise + trunk(N) ** 2 + below ** 2 + table.scale ** 2 * unsure);
       }
 
       function predict(N, D, place) {
         const point = centreOf(N, D), half = table.t[place] * scaleOf(point, N);
-        return ends(Math.exp(point.log), Math.exp(point.log - half), Math.exp(point.log + half));
+        const [low, high] = limits(N, D, point.log, half, place);
+        return ends(Math.exp(point.log), Math.exp(low), Math.exp(high));
       }
+
+      /** The ends of the interval; beyond runs that end early they lie further down. */
+      function limits(N, D, log, half, place) {
+        if (!early || D <= early.tokens) return [log - half, log + half];
+        const last = centreOf(N, early.tokens), lastHalf = table.t[place] * scaleOf(last, N);
+        const beyond = Math.log(D / early.tokens), fall = early.exponent * beyond * (1 + early.growth * beyond);
+        const steep = last.log - Math.hypot(early.shares[place] * fall, lastHalf);
+        if (!early.grows) return [Math.min(steep, log - half), log + half];
+        return [Math.min(steep, log - lastHalf), Math.min(log + half, last.log + lastHalf)];
+      }
+
       return { value: (N, D) => Math.exp(centreOf(N, D).log), predict };
     }
 
@@ -118,7 +135,7 @@ const lawOfTable = (() => {
       const places = grid.map((log) => [log, Math.log(line.tokens(Math.exp(log)))]);
       const optima = Float64Array.from({ length: draws }, (_, i) => {
         const losses = places.map((x) =>
-          kept.reduce((sum, law, j) => sum + weights[i * kept.length + j] * drawOf(law, i % law.count, x), again(x)));
+          kept.reduce((sum, law, j) => sum + weights[i * kept.length + j] * drawOf(law, i % law.count, x), moved(x)));
         return vertex(grid, losses);
       }).sort();
       return [linear(optima, (1 - level) / 2), linear(optima, (1 + level) / 2)];

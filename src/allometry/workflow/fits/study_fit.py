@@ -10,9 +10,11 @@ from typing import Any
 from ... import laws, planning
 from ...errors import UserError
 from ...files import write_json
+from ...planning.optimum.repeated_data import early_end_cautions
 from ...runs.study import Study
 from ..listener import Listener, Note, silent
 from ..own_ladder.ladder_forecast import fit_ladder, own_ladder
+from ..repeated_units import repeated_units
 
 
 def fit_runs(
@@ -123,8 +125,25 @@ def load_fit(source: Path | str) -> laws.Fit | laws.Forecast:
     return fit
 
 
+def predict_run(
+    source: Path | str, fit: laws.Fit | laws.Forecast, point: Mapping[str, float], level: float
+) -> tuple[laws.Prediction, list[str]]:
+    """A loss by a fit, and what questions it; of a study whose units are few, with what reading them again costs.
+
+    Raises:
+        UserError: the point lies so far beyond the runs that no prediction means anything, or lacks an input.
+    """
+    questions = cautions(fit, point)
+    source = Path(source)
+    study = Study(source if source.is_dir() else source.parent)
+    data = repeated_units(study) if study.settings_path.is_file() else None
+    if data is None or set(point) != {"num_params", "tokens"} or not (again := data.sentence(point["tokens"])):
+        return fit.predict(**point, level=level), questions
+    return data.law(fit).predict(**point, level=level), [*questions, again]
+
+
 def cautions(fit: laws.Fit | laws.Forecast, point: Mapping[str, float]) -> list[str]:
-    """What questions a prediction itself: that it lies far beyond all that was ever tested.
+    """What questions a prediction itself: that it lies far beyond all that was ever tested, or that runs end early.
 
     Raises:
         UserError: it lies so far beyond that no prediction means anything.
@@ -132,7 +151,8 @@ def cautions(fit: laws.Fit | laws.Forecast, point: Mapping[str, float]) -> list[
     covered = planning.FittedRange.by(fit)
     if covered is None or not {"num_params", "tokens"} <= set(point):
         return []
-    return covered.cautions(point["num_params"], point["tokens"])
+    early = early_end_cautions(fit, point["tokens"])
+    return [*covered.cautions(point["num_params"], point["tokens"]), *early]
 
 
 def evidence(fit: laws.Fit | laws.Forecast, point: Mapping[str, float]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ... import laws, planning
@@ -9,9 +10,11 @@ from ...config.script import ScriptStudyConfig
 from ...errors import UserError
 from ...ladder.script_ladder import MILLION, ScriptRecipe, Sizes, given_recipe, run_of
 from ...planning import Plan
+from ...planning.optimum.repeated_data import knows_repetition
 from ...quantities import plural
 from ...runs.record import RunRecord
 from ...runs.study import Study
+from ..repeated_units import RepeatedUnits, unknown_units
 
 SETTINGS = "script"  # the key of study.json under which the settings of such a study stand
 
@@ -56,14 +59,20 @@ class ScriptPractice:
     def plan(self, predictor: laws.Fit | laws.Forecast, budget: planning.Budget, **options: Any) -> Plan:
         """A plan in widths of the program, by the study's rates, with the run that carries it out."""
         sizes, tokens = [r.num_params for r in self.rungs], [r.tokens for r in self.rungs]
-        bare = planning.plan(
-            predictor,
+        make = lambda law, budget: planning.plan(
+            law,
             budget,
             shape=self.sizes.near,
             recipe=lambda size, _: (self.config.batch_tokens, self._rate(size)),
             fitted_range=planning.FittedRange.of(sizes, tokens),
             **options,
         )
+        data = RepeatedUnits.of(self.study)
+        if data is not None:
+            bare = data.told(data.plan(make, predictor, budget), known=knows_repetition(predictor))
+        else:
+            bare = make(predictor, budget)
+            bare = replace(bare, notes=(*bare.notes, *filter(None, [unknown_units(self.study)])))
         model = self.sizes.near(bare.num_params)
         return bare.with_run(run_of(self.config, model.width, round(bare.tokens), self.recipe, self.sizes).to_dict())
 

@@ -26,6 +26,7 @@ from ...ladder.script_ladder import (
     sweep_of,
 )
 from ...planning import Outcome, Plan
+from ...planning.optimum.repeated_data import repetition_note
 from ...quantities import format_flops, format_seconds, plural
 from ...runs.engines.contract import Engine
 from ...runs.job import Job
@@ -57,8 +58,11 @@ class ScriptCost:
     def notes(self) -> list[str]:
         """Time in words."""
         many = f"{plural(len(self.runs), 'run')}, {plural(self.workers, 'program')} at a time"
+        longest = max((run.config for run in self.runs), key=lambda config: config.tokens)
+        repeats = repetition_note(longest.epochs, unit=longest.task.unit)
         return [
             f"{many}: about {format_seconds(self.ladder_seconds)}, by short runs of each width",
+            *([f"the longest run {repeats}"] if repeats else []),
             f"then a plan for {format_flops(self.target_flops)} FLOPs: about {format_seconds(self.target_seconds)}",
         ]
 
@@ -100,7 +104,9 @@ def open_script_study(
     path = Path(out)
     is_new = not path.exists()
     plain = config.to_dict()
-    study = Study.create(path, {SETTINGS: plain | {"trainer": config.trainer.identity()}})
+    # How many units there are decides no run: it may be stated later.
+    decide = {name: value for name, value in plain.items() if name != "unique_tokens"}
+    study = Study.create(path, {SETTINGS: decide | {"trainer": config.trainer.identity()}})
     try:
         with study.session(), for_programs(engine, device, gpus) as ladder_engine:
             with study.lock(note_to(listener)):

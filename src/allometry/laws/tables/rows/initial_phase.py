@@ -2,7 +2,7 @@
 
 At first a model learns little, then fast, then ever more slowly. A law describes the last part: along the lengths of
 one size the local exponent −d ln L / d ln D does not grow. Where it grows at most sizes, the shortest length lies
-before.
+before. Whether it grows up to the longest runs is another question (:mod:`.late_slopes`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import numpy as np
 
 LEAST_GROWTH = 0.04  # of the local exponent, in the mean over the sizes: above what noise of 1 % makes of five sizes
 LEAST_SIZES, MOST_SIZES = 3, 0.75  # so many sizes, and such a part of them, must agree
-LEAST_LEFT = 6  # runs, of at least two lengths
-LEAST_LENGTHS = 3  # to say that the exponent grows up to the longest runs
+LEAST_LEFT = 6  # runs, of at least three lengths: with two, nobody sees whether the exponent still grows
 
 
 def in_initial_phase(num_params: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> np.ndarray:
@@ -25,7 +24,7 @@ def in_initial_phase(num_params: np.ndarray, tokens: np.ndarray, loss: np.ndarra
         One truth value a run.
     """
     short = np.zeros(len(loss), bool)
-    for length in np.unique(tokens)[:-2]:
+    for length in np.unique(tokens)[:-3]:
         left = ~short
         runs = num_params[left], tokens[left], loss[left]
         first, second, third = np.unique(runs[1])[:3]
@@ -34,15 +33,6 @@ def in_initial_phase(num_params: np.ndarray, tokens: np.ndarray, loss: np.ndarra
             break
         short |= tokens <= length
     return short
-
-
-def ends_early(num_params: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> bool:
-    """Whether even the longest runs end before the loss falls as a law says; arguments as :func:`in_initial_phase`."""
-    left = ~in_initial_phase(num_params, tokens, loss)
-    lengths = np.unique(tokens[left])
-    if len(lengths) < LEAST_LENGTHS:
-        return False
-    return _grows(num_params[left], tokens[left], loss[left], (lengths[0], lengths[1]), (lengths[-2], lengths[-1]))
 
 
 def _grows(
