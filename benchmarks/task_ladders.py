@@ -139,7 +139,7 @@ class Ladder:
     settings: dict[str, Any]
 
 
-PAIRS: dict[str, Any] = {"widths": (16, 24, 32), "sweep": False, "lr": 0.4, "batch_tokens": 1024}
+PAIRS: dict[str, Any] = {"widths": (16, 24, 32), "batch_tokens": 1024}
 LENGTHS = (200_000, 400_000, 800_000, 1_600_000)
 LADDERS = {
     "images": Ladder(
@@ -195,6 +195,7 @@ def run_study(name: str, seed: int, folder: Path, speed_file: Path | None) -> di
         "name": name,
         "seed": seed,
         "settings": ladder.settings,
+        "sweep": (session.study.table("recipe.json") or {}).get("evidence"),
         "rungs": len(rungs),
         "sizes": sorted({rung.num_params for rung in rungs}),
         "lengths": sorted({rung.tokens for rung in rungs}),
@@ -238,15 +239,16 @@ def table(rows: list[dict[str, Any]]) -> str:
         score, came, took = row["score_predicted"], row["score_actual"], "–"
         if row["ladder_seconds"] is not None:
             took = f"{row['ladder_seconds'] / 2 + row['target_seconds']:.0f}"
+        told = "–" if came is None else f"{came[0]:.3f} ± {came[1]:.3f}"
         expected = "none" if score is None else f"{score[0]:.3f} [{score[1]:.3f}, {score[2]:.3f}]"
-        if score is not None and not score[1] <= came[0] <= score[2]:
+        if score is not None and came is not None and not score[1] <= came[0] <= score[2]:
             expected = f"**{expected}**"
         lines.append(
             f"| {row['name']}, {row['seed']} | {row['num_params'] / 1e3:.1f} k × {row['tokens'] / 1e6:.2f} M "
             f"{row['unit']}s, {row['epochs']:.1f} passes | "
             f"{row['predicted']:.3f} [{row['low']:.3f}, {row['high']:.3f}] | "
             f"{row['actual']:.3f} ± {row['actual_error']:.3f} | {row['error']:+.1%} | "
-            f"{'yes' if row['inside'] else '**no**'} | {row['score']} {expected} | {came[0]:.3f} ± {came[1]:.3f} | "
+            f"{'yes' if row['inside'] else '**no**'} | {row['score']} {expected} | {told} | "
             f"{row['ladder_share']:.0%} | {took} |"
         )
     return "\n".join(lines)

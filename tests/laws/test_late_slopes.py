@@ -54,7 +54,7 @@ def test_an_exponent_that_grows_within_the_noise_is_not_told():
     """The chance of a false alarm at a steady exponent is what it claims, whatever the noise."""
     for noise in (0.01, 0.03):
         alarms = [late_slopes(bent(0.0, noise, seed)).grow for seed in range(300)]
-        assert np.mean(alarms) < 0.045  # 0.02, and three standard deviations of 300
+        assert np.mean(alarms) < 0.152  # 0.1, and three standard deviations of 300
     assert np.mean([late_slopes(bent(-0.02, 0.004, seed)).grow for seed in range(50)]) > 0.9
 
 

@@ -1,18 +1,14 @@
 """Studies of modules and tasks that cannot be trained. (One that can is examples/own_module.py.)"""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import helpers
-from allometry import planning, workflow
-from allometry.config.task import ImagesConfig, TextConfig
+from allometry import workflow
 from allometry.errors import UserError
 from allometry.workflow import StudyConfig
-from allometry.workflow.study_plan import StudyPractice
-from helpers.builders import model_config
 
 NETS = Path(helpers.__file__).parent / "small_net.py"
 
@@ -68,18 +64,17 @@ def test_settings_that_contradict_each_other_are_refused(images, changes, says):
         config(images, **changes)
 
 
-@pytest.mark.parametrize(("epochs", "unique"), [(3.0, None), (36.0, 9000.0), (None, None)])
-def test_samples_that_would_be_read_many_times_are_counted_in_the_plan(epochs, unique):
-    """Of texts the plan only says so."""
-    practice = StudyPractice.__new__(StudyPractice)
-    practice.knows_repetition = False
-    practice.run = lambda model, tokens: SimpleNamespace(epochs=epochs)
-    tokens = 9000.0 * (epochs or 1)
-    model = model_config().to_dict()
-    plan = SimpleNamespace(budget=planning.Budget(flops=1e12), tokens=tokens, model=model)
-    practice.task = ImagesConfig(source="digits", fingerprint="f00d", shape=(1, 8, 8), classes=10)
-    assert practice.unique_samples(plan) == unique
-    stated = SimpleNamespace(budget=planning.Budget(flops=1e12, tokens_available=1e4), tokens=tokens, model=model)
-    assert practice.unique_samples(stated) is None
-    practice.task = TextConfig(source="text", fingerprint="f00d")
-    assert practice.unique_samples(plan) is None
+def test_quickstart_takes_a_study_of_any_task(images, tmp_path):
+    seen = []
+
+    def stop(cost):
+        seen.append(cost)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        workflow.quickstart_study(config(images), out=tmp_path / "s", confirm=stop)
+    assert len(seen[0].runs) == 9
+    with pytest.raises(UserError, match="would tell no law: all 3 runs have one token count"):
+        workflow.quickstart_study(config(images, tokens=[10_000]), out=tmp_path / "t")
+    assert not (tmp_path / "s").exists()
+    assert not (tmp_path / "t").exists()

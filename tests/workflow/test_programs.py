@@ -100,6 +100,20 @@ def test_a_program_that_ignores_the_width_is_refused(tmp_path):
         workflow.train_script_ladder(config("constant"), tmp_path / "s")
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [({"tokens": [20_000]}, "one token count"), ({"widths": [16, 24], "tokens": [20_000, 20_000]}, "one token count")],
+)
+def test_a_ladder_that_would_tell_no_law_is_refused_before_it_is_trained(tmp_path, changes, says):
+    with pytest.raises(UserError, match=f"would tell no law: .*{says}"):
+        workflow.quickstart_script(config(**changes), out=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_sizes_of_a_program_are_never_called_too_small(whole):
+    assert not any("too small for a language model" in getattr(event, "text", "") for event in whole[2])
+
+
 def test_a_ladder_whose_runs_all_diverged_is_no_success(tmp_path):
     with pytest.raises(UserError, match="all 2 runs of the ladder diverged"):
         workflow.train_script_ladder(config("nan", widths=[16, 24], tokens=[20_000]), tmp_path / "s")

@@ -7,7 +7,6 @@ import pytest
 
 import allometry
 from allometry import laws, planning, workflow
-from allometry.cli import app
 from allometry.config.script import ScriptStudyConfig
 from allometry.runs.study import Study
 from allometry.workflow.repeated_units import repeated_units
@@ -70,7 +69,6 @@ def test_the_number_may_be_stated_later_and_is_in_prediction_plan_outcome_and_pa
     prediction, cautions = workflow.predict_run(out, fit, point, 0.9)
     assert prediction.value > fit.predict(**point).value
     assert any("25k images, read 50 times" in text for text in cautions)
-    assert app(["predict", str(out), "--params", "20000", "--tokens", "1.25M"]) in (0, None)
     inside = point | {"tokens": 10_000.0}
     assert workflow.predict_run(out, fit, inside, 0.9) == (fit.predict(**inside), [])
 

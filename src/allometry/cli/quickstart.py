@@ -25,7 +25,7 @@ def quickstart(
     minutes: Annotated[float, typer.Option(help="What the whole may take on this machine.")] = 3.0,
     study: Annotated[
         Path | None,
-        typer.Option(help="Instead of a text: the study.toml of a program of yours, whose trainer has a command."),
+        typer.Option(help="Instead of a text: a study.toml, of a program, images, sounds, pairs, a module …"),
     ] = None,
     out: Out = Path("quickstart"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of initial weights and of the order of the text.")] = 0,
@@ -39,7 +39,6 @@ def quickstart(
 ) -> list[str] | None:
     """Train small models on a text, predict a larger one, train it, and report how close the prediction came."""
     from .. import workflow
-    from ..errors import UserError
     from ..quantities import format_seconds
     from ..report import outcome_lines
     from .terminal.output import answer, answer_json
@@ -61,7 +60,7 @@ def quickstart(
     elif (program := workflow.read_script_study(study)) is not None:
         outcome = workflow.quickstart_script(program, **options)
     else:
-        raise UserError(f"{study}: its [trainer] has no command; `allometry ladder {study}` trains a ladder on text")
+        outcome = workflow.quickstart_study(workflow.read_study(study), **options)
     if json:
         answer_json(outcome.to_json())
         return None

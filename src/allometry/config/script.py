@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ..arithmetic import evaluate, is_arithmetic
+from ..arithmetic import evaluate, is_arithmetic, names_in
 from ..errors import UserError
 from .base import Config
 from .model import ModelConfig
@@ -30,6 +30,7 @@ from .training import TrainConfig, TrainerConfig
 SCRIPT_VERSION = 1
 STDOUT = "stdout"  # as ``result``: all values are found in what the program prints
 PLACEHOLDERS = ("width", "tokens", "steps", "batch_tokens", "lr", "seed", "out", "resume")
+NUMBERS = PLACEHOLDERS[:6]  # those that are numbers
 _PLACE = re.compile(r"\{([A-Za-z_]\w*)\}")
 _READS = ("tokens", "batch_tokens", "lr", "seed")  # of the training, what a program is told
 
@@ -109,6 +110,9 @@ class ScriptConfig(TrainerConfig, kind="script"):
                 raise ValueError(
                     f"{{{unknown[0]}}} is not known; known: {', '.join(sorted(known))}, or give it in values"
                 )
+        for name in [] if self.count is None else names_in(self.count, "count"):
+            if name not in {*NUMBERS, *self.values}:
+                raise ValueError(f"count: {name} is not known; known: {', '.join(sorted({*NUMBERS, *self.values}))}")
         if "{resume}" in self.command and not self.resume:
             raise ValueError('resume: say what {resume} becomes when a run goes on, as resume = "--resume"')
         if self.result == STDOUT:

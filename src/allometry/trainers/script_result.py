@@ -19,6 +19,7 @@ from ..quantities import Score
 
 LARGEST = 1 << 28  # bytes of a result
 CLOCKS_DIFFER = 5.0  # seconds that a file's time may lie before the start, on a disk of another machine
+_GROUP = re.compile(r"(?<!\\)\((?!\?)[^()]*\)")  # the first group of a pattern, without groups in it
 _CURVE = {
     "train_loss": ("train_loss", "loss/train", "train/loss", "loss"),
     "step": ("step", "iter", "iteration"),
@@ -95,12 +96,23 @@ def _find(name: str, plain: Mapping[str, Any], printed: str) -> float | None:
             matches = list(re.finditer(name, printed))
         except re.error as error:
             raise UserError(f"{name!r} is not a pattern: {error}") from None
+        if _ends_in_no_number(name, printed, matches[-1].start() if matches else -1):
+            return math.nan
         if not matches:
             return None
         if not matches[-1].re.groups:
             raise UserError(f"{name!r} has no group; put the number into one: ([0-9.]+)")
         return _number(name, matches[-1][1])
     return _number(name, plain[name]) if name in plain else None
+
+
+def _ends_in_no_number(name: str, printed: str, after: int) -> bool:
+    """Whether the last value is NaN or infinite, which a pattern of digits passes over to find an older one."""
+    try:
+        pattern = re.compile(_GROUP.sub(lambda _: r"([-+]?(?:nan|inf(?:inity)?)\b)", name, count=1), re.IGNORECASE)
+    except re.error:
+        return False  # a group within the group
+    return any(match.start() >= after for match in pattern.finditer(printed))
 
 
 def _number(name: str, value: Any) -> float:

@@ -54,7 +54,7 @@ from .listener import (
     RunsToCome,
     silent,
 )
-from .main_job import conclude, quickstart, train_ladder
+from .main_job import conclude, quickstart, quickstart_study, train_ladder
 from .models.distill_study import Distilled, Taught, distill
 from .models.export_model import Exported, export
 from .models.finetune_model import FineTuned, finetune
@@ -125,6 +125,7 @@ __all__ = [
     "predict_scores",
     "quickstart",
     "quickstart_script",
+    "quickstart_study",
     "read_script_study",
     "read_study",
     "record_outcome",

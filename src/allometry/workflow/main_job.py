@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..config.study import StudyConfig
 from ..errors import UserError
 from ..planning import Outcome, Plan
 from ..runs.record import RunRecord
 from ..runs.study import Study
+from .enough_rungs import check_rungs
 from .ladder_cost import LadderCost
 from .listener import Listener, silent
 from .outcome import record_outcome
@@ -54,9 +56,25 @@ def quickstart(
         UserError: the corpus or the options cannot be used, the minutes are too few, or the planned run diverged.
     """
     config = StudyConfig.parse({"data": str(data), "minutes": minutes, "seed": seed}, "quickstart")
-    with open_study(
-        config, out, engine=engine, device=device, gpus=gpus, tracker_names=tracker_names, listener=listener
-    ) as session:
+    given = {"engine": engine, "device": device, "gpus": gpus, "tracker_names": tracker_names}
+    return quickstart_study(config, out=out, confirm=confirm, listener=listener, **given)
+
+
+def quickstart_study(
+    config: StudyConfig,
+    *,
+    out: Path | str = "study",
+    confirm: Callable[[LadderCost], None] = go_on,
+    **options: Any,
+) -> Outcome:
+    """The same for any study: of images, sounds, pairs, a module, or a text with settings of its own.
+
+    Raises:
+        UserError: the data or the options cannot be used, the runs would tell no law, or the planned run diverged.
+    """
+    with open_study(config, out, **options) as session:
+        if session.design.top_flops is None:
+            check_rungs(session.design.rungs)
         confirm(session.cost())
         session.train_rungs(session.run_sweep())
         finished_rungs(session.study)

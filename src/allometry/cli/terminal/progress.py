@@ -123,18 +123,20 @@ class Board:
 
 def _reading(config: RunConfig, reading: Progress) -> str:
     """The line of a run under way."""
+    unit = config.task.unit
     return (
-        f"{reading.id}  {format_count(reading.tokens)} of {format_count(config.tokens)} tokens  "
-        f"training loss {reading.loss:.3f}  {format_count(reading.tokens_per_second)} tokens/s"
+        f"{reading.id}  {format_count(reading.tokens)} of {format_count(config.tokens)} {unit}s  "
+        f"training loss {reading.loss:.3f}  {format_count(reading.tokens_per_second)} {unit}s/s"
     )
 
 
 def _ended(config: RunConfig, record: RunRecord) -> str:
     """The line of a run that has ended."""
+    unit = config.task.unit
     loss = f"loss {record.loss:.4f}" if record.status == "finished" else f"DIVERGED: {record.note}"
     return (
-        f"{record.id}  {format_count(config.num_params)} params  {format_count(config.tokens)} tokens  "
-        f"lr {config.train.lr:.3g}  {loss}  {format_count(record.tokens_per_second)} tokens/s  "
+        f"{record.id}  {format_count(config.num_params)} params  {format_count(config.tokens)} {unit}s  "
+        f"lr {config.train.lr:.3g}  {loss}  {format_count(record.tokens_per_second)} {unit}s/s  "
         f"{format_flops(record.flops_spent)} FLOPs in {format_seconds(record.seconds)}"
     )
 

@@ -42,7 +42,8 @@ def confirmation(*, dry_run: bool, yes: bool, as_json: bool) -> Callable[[Ladder
 def cost_table(cost: LadderCost | ScriptCost) -> Table:
     """Every run of a ladder, what it is for and the seconds it will take, before anything is spent."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("kind", "params", "total", "tokens", "epochs", "batch", "lr", "FLOPs", "seconds"):
+    units = f"{cost.runs[0].config.task.unit}s" if cost.runs else "tokens"
+    for name in ("kind", "params", "total", units, "epochs", "batch", "lr", "FLOPs", "seconds"):
         table.add_column(name, justify="left" if name == "kind" else "right", no_wrap=True)
     for run in cost.runs:
         config = run.config

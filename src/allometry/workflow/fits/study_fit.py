@@ -11,7 +11,7 @@ from ... import laws, planning
 from ...errors import UserError
 from ...files import write_json
 from ...planning.optimum.repeated_data import early_end_cautions
-from ...runs.study import Study
+from ...runs.study import COLLECTION, Study
 from ..listener import Listener, Note, silent
 from ..own_ladder.ladder_forecast import fit_ladder, own_ladder
 from ..repeated_units import repeated_units
@@ -52,7 +52,7 @@ def fit_runs(
             "--objective and --delta are for one law: name it with --law, as --law chinchilla --objective huber"
         )
     observations = laws.Observations.read(source, columns=columns, where=where, counted=counted)
-    with _findings_noted(observations, listener):
+    with _findings_noted(observations, listener, counted_here=is_study and not _is_collected(source)):
         if single is not None:
             options: dict[str, Any] = {"objective": objective, "delta": delta}
             fit = laws.fit(single, observations, **{key: value for key, value in options.items() if value is not None})
@@ -88,9 +88,19 @@ def fit_isoflop(
     return isoflop
 
 
+def _is_collected(source: Path | str) -> bool:
+    """Whether the runs of a study were trained and counted elsewhere."""
+    return Study(Path(source)).settings() == COLLECTION
+
+
 @contextmanager
-def _findings_noted(observations: laws.Observations, listener: Listener) -> Iterator[None]:
-    """Note what looks wrong in runs that are fitted within; what the refusal of a fit says is not noted too."""
+def _findings_noted(
+    observations: laws.Observations, listener: Listener, *, counted_here: bool = False
+) -> Iterator[None]:
+    """Note what looks wrong in runs that are fitted within; what the refusal of a fit says is not noted too.
+
+    ``counted_here``: sizes and units are those of our own runs, so that none can be in another unit, however small.
+    """
     refusal = ""
     try:
         yield
@@ -99,7 +109,7 @@ def _findings_noted(observations: laws.Observations, listener: Listener) -> Iter
         raise
     finally:
         for finding in observations.findings:
-            if finding.text not in refusal:
+            if finding.text not in refusal and not (counted_here and finding.kind == "impossible"):
                 listener(Note(f"note: {finding.text}"))
 
 

@@ -34,6 +34,7 @@ from ...runs.record import RunRecord
 from ...runs.study import Study
 from ...runs.trackers import Trackers, import_trackers
 from ..choose_engine import for_programs
+from ..enough_rungs import check_rungs
 from ..fits.study_fit import fit_runs
 from ..ladder_cost import RunCost
 from ..listener import Fitted, Listener, Note, Planned, note_to, silent
@@ -254,6 +255,7 @@ def quickstart_script(
         UserError: the program failed, or the planned run diverged.
     """
     with open_script_study(config, out, **options) as session:
+        check_rungs(rungs_of(config, given_recipe(config), session.sizes))
         confirm(session.cost())
         session.train_rungs(session.run_sweep())
         plan = session.plan()

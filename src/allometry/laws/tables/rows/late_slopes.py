@@ -23,7 +23,7 @@ LEAST_SERIES, LEAST_LENGTHS = 3, 3
 # What single runs scatter by at least, as a part of the loss; residuals that are smaller count with three of that.
 NOISE, NOISE_RUNS = 0.004, 3
 SHORT = 0.8  # what size is worth, as a part of what tokens are, where runs are short: below what noise of 1 % makes
-CHANCE = 0.02  # that noise alone makes an exponent grow as much
+CHANCE = 0.1  # that noise alone makes an exponent grow as much, were it steady; that of a law with a floor falls
 SETTINGS = ("lr", "batch_tokens", "batch_sequences", "weight_decay", "warmup")  # of which the best counts
 
 
