@@ -9,7 +9,7 @@ import allometry
 from allometry import laws, planning, workflow
 from allometry.config.script import ScriptStudyConfig
 from allometry.runs.study import Study
-from allometry.workflow.repeated_units import repeated_units
+from allometry.workflow.fits.repeated_units import repeated_units
 from helpers import program
 
 UNIQUE = 25_000
@@ -81,10 +81,10 @@ def test_passes_up_to_four_are_a_note(ladder):
     make = lambda law, budget: planning.plan(law, budget, shape=None)
     plan = data.plan(make, predictor, planning.Budget(num_params=2e4, tokens=5e5))
     assert plan.budget.tokens_available is None
-    (note,) = (text for text in data.told(plan, known=False).notes if "times" in text)
+    (note,) = (text for text in data.with_note(plan, known=False).notes if "times" in text)
     assert "reads its images 2.5 times" in note
     once = data.plan(make, predictor, planning.Budget(num_params=2e4, tokens=1e5))
-    assert data.told(once, known=False) == once
+    assert data.with_note(once, known=False) == once
 
 
 def test_the_cost_says_how_often_the_longest_run_reads_them(tmp_path):

@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..planning import Outcome, Plan
 from ..runs.record import RunRecord
 from ..runs.study import Study
-from .enough_rungs import check_rungs
+from .fits.enough_rungs import check_rungs
 from .ladder_cost import LadderCost
 from .listener import Listener, silent
 from .outcome import record_outcome

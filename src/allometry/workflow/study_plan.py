@@ -21,11 +21,11 @@ from ..planning.optimum.repeated_data import costs_much, knows_repetition, repet
 from ..planning.resources.shapes import size_of
 from ..quantities import format_flops
 from ..runs.study import COLLECTION, Study
+from .fits.repeated_units import RepeatedUnits, repeated_units
 from .fits.study_fit import load_fit
 from .listener import Listener, Note, silent
 from .outcome import planned_run, score_notes
 from .programs.script_practice import ScriptPractice, is_of_a_program
-from .repeated_units import RepeatedUnits, repeated_units
 
 
 def plan(
@@ -92,7 +92,7 @@ def study_plan(
     data = repeated_units(study)
     if study.settings() == COLLECTION:
         planned = _planned(predictor, budget, data, options)
-        return data.told(planned, known=knows_repetition(predictor)) if data else planned
+        return data.with_note(planned, known=knows_repetition(predictor)) if data else planned
     practice = StudyPractice(study, predictor)
     if seconds is not None:
         options["seconds"] = lambda model, tokens: seconds(practice.run(model, tokens))

@@ -14,7 +14,7 @@ from ...planning.optimum.repeated_data import early_end_cautions
 from ...runs.study import COLLECTION, Study
 from ..listener import Listener, Note, silent
 from ..own_ladder.ladder_forecast import fit_ladder, own_ladder
-from ..repeated_units import repeated_units
+from .repeated_units import repeated_units
 
 
 def fit_runs(

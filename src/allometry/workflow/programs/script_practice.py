@@ -14,7 +14,7 @@ from ...planning.optimum.repeated_data import knows_repetition
 from ...quantities import plural
 from ...runs.record import RunRecord
 from ...runs.study import Study
-from ..repeated_units import RepeatedUnits, unknown_units
+from ..fits.repeated_units import RepeatedUnits, unknown_units
 
 SETTINGS = "script"  # the key of study.json under which the settings of such a study stand
 
@@ -69,7 +69,7 @@ class ScriptPractice:
         )
         data = RepeatedUnits.of(self.study)
         if data is not None:
-            bare = data.told(data.plan(make, predictor, budget), known=knows_repetition(predictor))
+            bare = data.with_note(data.plan(make, predictor, budget), known=knows_repetition(predictor))
         else:
             bare = make(predictor, budget)
             bare = replace(bare, notes=(*bare.notes, *filter(None, [unknown_units(self.study)])))

@@ -34,7 +34,7 @@ from ...runs.record import RunRecord
 from ...runs.study import Study
 from ...runs.trackers import Trackers, import_trackers
 from ..choose_engine import for_programs
-from ..enough_rungs import check_rungs
+from ..fits.enough_rungs import check_rungs
 from ..fits.study_fit import fit_runs
 from ..ladder_cost import RunCost
 from ..listener import Fitted, Listener, Note, Planned, note_to, silent

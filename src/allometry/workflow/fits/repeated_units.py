@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from .. import laws
-from ..config.external import ExternalRun
-from ..config.task import TextConfig
-from ..planning import Budget, Plan, Repeated
-from ..planning.optimum.repeated_data import costs_much, knows_repetition, repetition_note
-from ..quantities import format_count
-from ..runs.study import Study
+from ... import laws
+from ...config.external import ExternalRun
+from ...config.task import TextConfig
+from ...planning import Budget, Plan, Repeated
+from ...planning.optimum.repeated_data import costs_much, knows_repetition, repetition_note
+from ...quantities import format_count
+from ...runs.study import Study
 
 Predictor = laws.Fit | laws.Forecast
 
@@ -56,7 +56,7 @@ class RepeatedUnits:
             return planned
         return make(self.law(predictor), replace(budget, tokens_available=self.unique))
 
-    def told(self, plan: Plan, *, known: bool) -> Plan:
+    def with_note(self, plan: Plan, *, known: bool) -> Plan:
         """A plan that says how often its run reads the units; ``known``: the law includes what that costs."""
         if plan.budget.tokens_available is not None:
             return plan

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..config.run import RunConfig
-from ..errors import UserError
-from ..laws import LAWS, Observations
-from ..laws.tables.findings.undetermined import check_design
+from ...config.run import RunConfig
+from ...errors import UserError
+from ...laws import LAWS, Observations
+from ...laws.tables.findings.undetermined import check_design
 
 SMALLEST = LAWS["power"]  # of the fewest constants
 
