@@ -398,3 +398,19 @@ def test_a_law_of_other_inputs_has_no_plan(cli, tmp_path):
     status, _, err = cli("plan", path, "--flops", "1e20")
     assert status == 2
     assert "a law that reads lr, depth has no plan" in err.splitlines()[-1]
+
+
+def test_a_prediction_far_outside_the_runs_is_cautioned_or_refused(cli, experts):
+    """On standard output too: the farthest of the inputs decides."""
+    near = ["--at", "active_params=1e9", "--at", "num_experts=64", "--at", "tokens=8B"]
+    status, out, _ = cli("predict", experts, *near)
+    assert status == 0
+    assert "caution" not in out
+    far = ["--at", "active_params=1e12", *near[2:]]
+    status, out, _ = cli("predict", experts, *far)
+    assert status == 0
+    assert out.splitlines()[0].startswith("caution: active_params lies 5e+03× outside the runs")
+    assert json.loads(cli("predict", experts, *far, "--json")[1])["cautions"]
+    status, out, err = cli("predict", experts, "--at", "active_params=1e15", *near[2:])
+    assert (status, out) == (2, "")
+    assert "more than 1e+06× is refused" in err.splitlines()[-1]

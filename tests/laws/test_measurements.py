@@ -93,6 +93,42 @@ def test_what_stands_in_the_way_is_noted():
     assert any("1 group of one run (b)" in note for note in alone.notes)
 
 
+def test_an_input_that_follows_from_two_others_is_noted_with_a_run_that_parts_them():
+    size, tokens = (axis.ravel() for axis in np.meshgrid([1e6, 1e7, 1e8], [1e8, 1e9, 1e10]))
+    frame = {"size": size, "tokens": tokens, "flops": 6 * size * tokens, "rate": [1e-3, 2e-3, 5e-4] * 3}
+    frame["loss"] = 2 + 400 / size**0.34 + 1000 / tokens**0.3
+    runs = laws.Observations.read(frame, target="loss", inputs=["size", "tokens", "flops", "rate"])
+    note = next(note for note in runs.notes if "each follows from the others" in note)
+    assert note.startswith("of size, tokens, flops each")
+    # With that run the three are told apart.
+    cells = dict(
+        cell.split(" = ") for cell in note.split("a run with ")[1].removesuffix(" would part them").split(", ")
+    )
+    more = {name: [*column, float(cells.get(name, 1e-3))] for name, column in frame.items() if name != "loss"}
+    more = laws.Observations.read(more | {"loss": [*frame["loss"], 2.5]}, target="loss", inputs=list(more))
+    assert not any("told apart" in note for note in more.notes)
+    free = laws.Observations.read(frame, target="loss", inputs=["size", "tokens", "rate"])
+    assert not any("told apart" in note for note in free.notes)
+
+
+def test_proportions_in_percent():
+    shares = 100 * np.random.default_rng(0).dirichlet([1, 1, 1], size=12)
+    frame = {name: shares[:, place] for place, name in enumerate("abc")} | {"loss": 3 - shares[:, 0] / 100}
+    runs = laws.Observations.read(frame, target="loss", inputs=list("abc"))
+    assert any("add up to 100 in every run" in note for note in runs.notes)
+    wrong = frame | {"a": np.where(np.arange(12) == 5, 99.0, frame["a"])}
+    assert "add up to 100 in most runs" in refusal(wrong, inputs=list("abc"))
+
+
+@pytest.mark.parametrize("labels", [["a"] * 29 + ["b"], [f"model {number}" for number in range(30)]])
+def test_groups_of_one_run_have_a_law(labels):
+    size, tokens = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e6, 1e9, 6), np.geomspace(1e8, 1e10, 5)))
+    frame = {"size": size, "tokens": tokens, "model": labels, "loss": 1.7 + 400 / size**0.34 + 1000 / tokens**0.3}
+    runs = laws.Observations.read(frame, target="loss", inputs=["size", "tokens"], group="model")
+    predicted = laws.forecast(runs).predict(size=2e9, tokens=2e10, model=labels[0])
+    assert predicted.low <= 1.7 + 400 / 2e9**0.34 + 1000 / 2e10**0.3 <= predicted.high
+
+
 def test_points_of_another_kind_are_refused():
     forecast = laws.forecast(laws.Observations.read(FRAME, **READ, group="model"))
     for point, words in (

@@ -104,17 +104,21 @@ def _by_inputs(fitted: Any, point: dict[str, str], level: float, *, as_json: boo
 
     parts = workflow.predict_inputs(fitted, point, level)
     if as_json:
-        answer_json(
-            [{"target": one.label, **one.prediction.to_json(), "at": point, "notes": one.notes} for one in parts]
-            if len(parts) > 1
-            else {"target": parts[0].label, **parts[0].prediction.to_json(), "at": point, "notes": parts[0].notes}
-        )
+        answer_json([_answered(one, point) for one in parts] if len(parts) > 1 else _answered(parts[0], point))
         return
+    for text in dict.fromkeys(text for one in parts for text in one.cautions):
+        answer(f"caution: {text}")
     for one in parts:
         value = one.prediction
         answer(f"{one.label} {value.value:.4f} [{value.low:.4f}, {value.high:.4f}] {100 * level:g} %")
     for text in dict.fromkeys(text for one in parts for text in one.notes):
         note(f"note: {text}", verbatim=True)
+
+
+def _answered(one: Any, point: dict[str, str]) -> dict[str, Any]:
+    """A prediction of a law of any inputs for a machine."""
+    own = {"target": one.label, **one.prediction.to_json(), "at": point}
+    return own | {"cautions": one.cautions, "notes": one.notes}
 
 
 def _by_fit(source: Path, point: dict[str, float], level: float, *, as_json: bool) -> None:

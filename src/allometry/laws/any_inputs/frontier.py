@@ -49,6 +49,8 @@ def _above(runs: Measurements, own: Array, cost: Array, logged: Array, group: Ar
     above = np.zeros(len(cost))
     for number in np.unique(group):
         mine, points = np.flatnonzero(runs.group == number), np.flatnonzero(group == number)
+        if not len(mine):
+            continue
         order = mine[np.argsort(own[mine], kind="stable")]
         best = np.minimum.accumulate(np.log(runs.values[order]))
         place = np.searchsorted(own[order], cost[points] * (1 + 1e-9), side="right") - 1

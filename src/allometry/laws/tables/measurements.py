@@ -25,6 +25,9 @@ JOINED = " / "  # between the cells of a group's name
 LEAST_RUNS = 3
 # Proportions add up to one within this.
 SHARE_TOLERANCE = 0.02
+WHOLES = {1.0: "one", 100.0: "100"}
+# Correlation from which inputs move together.
+TOGETHER = 0.9999
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,20 +314,26 @@ def _check(runs: Measurements) -> None:
         raise UserError(f"{runs.target} is {runs.values[0]:g} in every run: there is nothing to predict")
     if (np.ptp(runs.points, axis=0) == 0).all():
         raise UserError(f"{', '.join(runs.inputs)}: the same in every run; give runs that differ in them")
-    inside = runs.points.shape[1] > 2 and bool(((runs.points >= 0) & (runs.points <= 1)).all())
-    off = np.abs(runs.points.sum(axis=1) - 1) > SHARE_TOLERANCE
-    if inside and off.any() and off.mean() < 0.5:
-        row = int(np.argmax(off))
-        raise UserError(
-            f"the proportions {', '.join(runs.inputs)} add up to one in most runs, but to "
-            f"{runs.points[row].sum():.3g} in {plural(int(off.sum()), 'run')}, first with {runs.target} = "
-            f"{runs.values[row]:g}: correct or remove {'it' if off.sum() == 1 else 'them'}"
-        )
+    for whole in (1.0, 100.0):
+        inside = runs.points.shape[1] > 2 and bool(((runs.points >= 0) & (runs.points <= whole)).all())
+        off = np.abs(runs.points.sum(axis=1) / whole - 1) > SHARE_TOLERANCE
+        if inside and off.any() and off.mean() < 0.5:
+            row = int(np.argmax(off))
+            raise UserError(
+                f"the proportions {', '.join(runs.inputs)} add up to {WHOLES[whole]} in most runs, but to "
+                f"{runs.points[row].sum():.3g} in {plural(int(off.sum()), 'run')}, first with {runs.target} = "
+                f"{runs.values[row]:g}: correct or remove {'it' if off.sum() == 1 else 'them'}"
+            )
 
 
 def _findings(runs: Measurements) -> list[str]:
     """What stands in the way of a law, and which run would help."""
     notes = []
+    percents = runs.points.shape[1] > 2 and bool((runs.points >= 0).all())
+    if percents and bool((np.abs(runs.points.sum(axis=1) / 100 - 1) <= SHARE_TOLERANCE).all()):
+        notes.append(
+            f"{', '.join(runs.inputs)} add up to 100 in every run: divided by 100 they are taken for proportions"
+        )
     for name, values in zip(runs.inputs, runs.points.T, strict=True):
         if np.ptp(values) == 0:
             notes.append(f"{name} is {values[0]:g} in every run: its effect is unknown; add a run with another value")
@@ -339,19 +348,50 @@ def _findings(runs: Measurements) -> list[str]:
 
 
 def _collinear(runs: Measurements) -> list[str]:
-    """Pairs of inputs that move together, with a run that would part them."""
-    notes = []
+    """Inputs that move together, two or more, with a run that would part them."""
+    if runs.are_shares:
+        return []
     logs = np.log(np.maximum(runs.points, 1e-300)) if (runs.points > 0).all() else runs.points
-    for first in range(logs.shape[1]):
-        for second in range(first + 1, logs.shape[1]):
-            pair = logs[:, [first, second]]
-            if (np.ptp(pair, axis=0) > 0).all() and abs(np.corrcoef(pair.T)[0, 1]) > 0.9999:
-                a, b = runs.inputs[first], runs.inputs[second]
-                low, high = runs.points[:, first].min(), runs.points[:, second].max()
-                rises = np.corrcoef(pair.T)[0, 1] > 0
-                other = high if rises else runs.points[:, second].min()
+    varying = np.flatnonzero(np.ptp(logs, axis=0) > 0)
+    scaled = (logs[:, varying] - logs[:, varying].mean(axis=0)) / logs[:, varying].std(axis=0)
+    notes, paired = [], set()
+    for first in range(len(varying)):
+        for second in range(first + 1, len(varying)):
+            if abs(agree := float((scaled[:, first] * scaled[:, second]).mean())) > TOGETHER:
+                paired |= {first, second}
+                a, b = (runs.inputs[int(varying[place])] for place in (first, second))
+                own, other = (runs.points[:, varying[place]] for place in (first, second))
+                value = other.max() if agree > 0 else other.min()
                 notes.append(
                     f"{a} and {b} move together in all runs, so their effects cannot be told apart: a run with "
-                    f"{a} = {low:g} and {b} = {other:g} would part them"
+                    f"{a} = {own.min():g} and {b} = {value:g} would part them"
                 )
-    return notes
+    alone = [place for place in range(len(varying)) if place not in paired]
+    return notes + _dependent(runs, varying[alone], scaled[:, alone])
+
+
+def _dependent(runs: Measurements, places: Array, scaled: Array) -> list[str]:
+    """Whether one of three or more inputs follows from the others, and a run that would part them.
+
+    Args:
+        runs: the runs.
+        places: of the inputs among the runs' inputs.
+        scaled: those inputs, standardised, (runs, inputs).
+    """
+    if len(places) < 3 or len(scaled) <= len(places):
+        return []
+    _, lengths, directions = np.linalg.svd(scaled, full_matrices=False)
+    if lengths[-1] / np.sqrt(len(scaled)) > np.sqrt(1 - TOGETHER):
+        return []
+    mine = np.flatnonzero(np.abs(directions[-1]) > 0.1 * np.abs(directions[-1]).max())
+    names = [runs.inputs[int(place)] for place in places[mine]]
+    moved = int(places[mine[np.argmax(np.abs(directions[-1][mine]))]])
+    start = runs.points[int(np.argmin(runs.points[:, moved]))]
+    cells = ", ".join(
+        f"{name} = {runs.points[:, moved].max() if place == moved else start[place]:g}"
+        for name, place in zip(names, places[mine].tolist(), strict=True)
+    )
+    return [
+        f"of {', '.join(names)} each follows from the others in all runs, so their effects cannot be told apart: a run "
+        f"with {cells} would part them"
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,9 @@ class CandidateRows:
         groups = [group] if isinstance(group, str) else list(group or ())
         if not inputs:
             raise UserError("name the columns to predict from: inputs=[…]")
-        table = read_table(source)
+        table = read_table(source) if _has_rows(source) else None
+        if table is None or not len(table):
+            raise UserError(f"{word} has no rows")
         missing = [name for name in (*inputs, *groups) if name not in table.columns]
         if missing:
             raise UserError(f"{word} has no column {', '.join(missing)}; found: {table.shown}")
@@ -51,6 +53,11 @@ class CandidateRows:
     def columns(self, rows: Array) -> dict[str, list[Any]]:
         """Some rows as a mapping of columns."""
         return {name: [column[row] for row in rows] for name, column in self.cells.items()}
+
+
+def _has_rows(source: Any) -> bool:
+    """Whether a mapping of columns has any; other sources are for their reader to judge."""
+    return not isinstance(source, Mapping) or any(np.size(column) for column in source.values())
 
 
 def _numbers(table: RawTable, name: str, word: str) -> Array:

@@ -118,6 +118,8 @@ def choose_runs(
     table, target = CandidateRows.of(candidates, inputs, group, "candidates"), CandidateRows.of(at, inputs, group, "at")
     price = prices_of(cost, len(table.points))
     require_positive(budget=budget)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise UserError(f"seed must be a whole number, 0 or more, not {seed!r}")
     if np.sort(price)[:LEAST_RUNS].sum() > budget:
         raise UserError(
             f"a budget of {budget:g} does not pay for {LEAST_RUNS} runs: the cheapest cost {price.min():g} "
@@ -128,6 +130,8 @@ def choose_runs(
     problem = _Problem.of(table, target, price, ENOUGH_FOR_AN_INPUT * len(inputs))
     order, losses = problem.spend(budget, measure, np.random.default_rng(seed))
     rows, known = np.array(order, int), np.isfinite(losses)
+    if not known.any():
+        raise UserError(f"measure gave no finite value for any of {plural(len(rows), 'run')}: there is nothing to fit")
     columns = table.columns(rows[known]) | {TARGET: losses[known].tolist()}
     runs = Observations.read(columns, target=TARGET, inputs=inputs, group=group)
     assert isinstance(runs, Measurements)

@@ -9,19 +9,23 @@ from typing import Any, NamedTuple
 from ... import laws
 from ...errors import UserError
 from ...files import write_json
+from ...laws.field_names import KNOWN, normalise
+from ...planning.optimum.fitted_range import MOST_BEYOND, TESTED
 from ...quantities import parse_number
 from ..listener import Listener, Note, silent
+from .study_fit import cautions
 
 Fitted = laws.Forecast | laws.InputForecast | laws.Forecasts
 MOST_PARTS = 200
 
 
 class PredictedPart(NamedTuple):
-    """What is predicted, in words; the prediction; what speaks for and against it."""
+    """What is predicted, in words; the prediction; what speaks for and against it; what questions it itself."""
 
     label: str
     prediction: laws.Prediction
     notes: list[str]
+    cautions: list[str]
 
 
 def fit_inputs(
@@ -130,8 +134,36 @@ def _predicted(
             raise UserError(f"{label}: predicts from --params and --tokens: give both, and nothing else")
         size, tokens = counts["num_params"], counts["tokens"]
         notes = forecast.evidence(size, tokens).split("\n")
-        return PredictedPart(label, forecast.predict(size, tokens, level=level), notes)
+        return PredictedPart(label, forecast.predict(size, tokens, level=level), notes, cautions(forecast, counts))
     groups = forecast.runs.group_columns
     point = {n: str(value) if n in groups else parse_number(value, n, signed=True) for n, value in at.items()}
     notes = forecast.evidence(**point).split("\n")
-    return PredictedPart(label or forecast.runs.target, forecast.predict(level=level, **point), notes)
+    prediction = forecast.predict(level=level, **point)
+    return PredictedPart(label or forecast.runs.target, prediction, notes, _far(forecast, point))
+
+
+def _far(forecast: laws.InputForecast, point: Mapping[str, Any]) -> list[str]:
+    """What a point far outside the runs means for its interval.
+
+    Raises:
+        UserError: it lies so far outside that no prediction means anything.
+    """
+    distances = {}
+    for name, own in zip(forecast.inputs, forecast.runs.points.T, strict=True):
+        # Sizes and tokens are also known by their usual names.
+        given = (value for key, value in point.items() if key == name or normalise(name) in KNOWN.get(key, ()))
+        value = next(given, 0.0)
+        if value > 0 and (own > 0).all() and not forecast.runs.are_shares:
+            distances[name] = max(value / own.max(), own.min() / value)
+    name = max(distances, key=lambda name: distances[name], default="")
+    if not name or distances[name] <= TESTED:
+        return []
+    if distances[name] > MOST_BEYOND:
+        raise UserError(
+            f"{name} lies {distances[name]:.2g}× outside the runs: no law has been tested so far out, and more than "
+            f"{MOST_BEYOND:.0e}× is refused; make runs farther out first, or ask for less"
+        )
+    return [
+        f"{name} lies {distances[name]:.2g}× outside the runs: no table has tested a law over more than about "
+        f"{TESTED:.0f}×, so value and interval are a guess here"
+    ]
