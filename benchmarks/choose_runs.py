@@ -2,10 +2,11 @@
 
 Training rows of eight public tables of runs over any inputs (ScaleBench, arXiv 2604.22753). Of each the far end of one
 input (of mixtures every fourth; of data_constrained the public test rows) is to be predicted; of the other rows each
-way may measure what a share of their cost pays for. All ways end in ``laws.forecast``; the figure is R² on the rows to
-predict, of several targets their mean, clipped at −1. "cheapest" takes the cheapest first, "random" a random order;
-"chosen" and "random" are means of the seeds; "all" measures everything. "published" is the best of ScaleBench's methods
-at that share, on rows that are kept aside, which lie beyond ours.
+way may measure what a share of their cost pays for. ``choose_runs`` ends in its own forecast, in which a process over
+the inputs stands beside the law; the other ways end in ``laws.forecast``. The figure is R² on the rows to predict, of
+several targets their mean, clipped at −1. "cheapest" takes the cheapest first, "random" a random order; "chosen" and
+"random" are means of the seeds, "least" is the worst seed; "all" measures everything. "published" is the best of
+ScaleBench's methods at that share, on rows that are kept aside, which lie beyond ours.
 
     python benchmarks/choose_runs.py [--only TASK …] [--seeds 2] [--json FILE]
 
