@@ -24,9 +24,9 @@ LADDER_RUNGS = 5.9
 FIRST_SHARE = 0.4  # FLOPs of the longest first rungs over those of the largest later one
 FIRST_LENGTHS = (0.45, 1.0)  # lengths of a trunk's runs over its longest
 LATER_LENGTHS = (0.18, 0.42, 1.0)
-# Passes of the target over the text: what further ones cost differs from text to text by more than a law is off. The
-# smallest ladder may read a very short text more often, at an interval as wide as that makes it.
-EPOCHS, MOST_EPOCHS = 2.0, 8.0
+# Passes of the smallest ladder's target over a text too short for the ``epochs`` of its study: the interval is as wide
+# as that makes it.
+MOST_EPOCHS = 8.0
 MOST_RATIO = 300.0  # tokens a parameter: tiny models trained long tell the law in tokens, and this is long enough
 SWEEP_SHARE = 0.08  # FLOPs of a sweep's longest run over those of the largest rung
 LEAST_TOKENS = 65_000  # shorter runs have hardly begun: their losses bend every law (docs/log.md)
@@ -38,7 +38,7 @@ BEST_SIZE = (110_000.0, 4e12, 0.43)
 def make_design(config: StudyConfig, task: TextConfig, train_tokens: int, speed: Speed | None) -> Design:
     """The ladder that a study asks for; with ``minutes``, the largest that fits them, plan and target included.
 
-    A short text makes it smaller: the target reads it ``EPOCHS`` times, and only the smallest one more often.
+    A short text makes it smaller: the target reads it ``config.epochs`` times, and only the smallest one more often.
 
     ``train_tokens`` is the length of the training data; ``speed`` may be None when the study names widths and tokens.
 
@@ -51,7 +51,7 @@ def make_design(config: StudyConfig, task: TextConfig, train_tokens: int, speed:
         return grid_design(config, task, recipe, speed)
     if speed is None:
         raise ValueError("a study of minutes needs the machine's speed")
-    design = _largest_that_fits(config, task, recipe, speed, EPOCHS * train_tokens)
+    design = _largest_that_fits(config, task, recipe, speed, config.epochs * train_tokens)
     if design is not None:
         return design
     least = with_seconds(_ladder(config, task, recipe, 1.0), speed)

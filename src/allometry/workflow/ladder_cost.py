@@ -68,9 +68,11 @@ class LadderCost:
         )
         epochs = target_run(design).epochs
         if epochs is not None and design.total_seconds < USED_SHARE * (60 * self.minutes - FIXED_SECONDS):
+            times = "once" if round(epochs, 1) == 1 else f"{epochs:.2g} times"
             notes.append(
                 f"the text is short: the ladder is smaller than {self.minutes:g} minutes allow, so that the plan reads "
-                f"it about {epochs:.2g} times; a longer text makes it larger"
+                f"it about {times}; a longer text makes it larger, and so do more epochs in the study's file, with a "
+                "wider interval"
             )
         if longest.tokens < SHORT_TOKENS:
             notes.append(
