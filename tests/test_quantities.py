@@ -45,7 +45,10 @@ def test_a_written_count_reads_back_to_three_digits(value):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1_234_567, "1.23M"), (999_999, "1M"), (999.6, "1k"), (12, "12"), (1.5e9, "1.5B"), (2e15, "2000T"), (0, "0")],
+    [
+        *((1_234_567, "1.23M"), (999_999, "1M"), (999.6, "1k"), (12, "12"), (1.5e9, "1.5B"), (2e15, "2000T")),
+        *((3.2e16, "3.2e+16"), (0, "0")),
+    ],
 )
 def test_counts_are_short(value, text):
     assert format_count(value) == text

@@ -17,13 +17,19 @@ if sys.platform != "win32":
 
 
 def check_replaceable(path: Path | str) -> None:
-    """Raises OSError where no file can be put in the place of what is there: a folder, a device, or "-"."""
+    """Raises OSError where no file can be put in the place of what is there: a folder, a device, or "-";
+    or in its folder."""
     path = Path(path)
     if path == Path("-"):
         raise OSError(errno.EINVAL, "give a file; --json prints the answer on standard output", "-")
     if path.exists() and not path.is_file():
         kind = "is a folder" if path.is_dir() else "is no regular file and is left as it is"
         raise OSError(errno.EINVAL, f"{kind}; give the name of a file", str(path))
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise OSError(errno.ENOTDIR, f"{folder} is no folder", str(path))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, f"no permission to write in {folder}", str(path))
 
 
 def replace_file(path: Path, content: bytes, allowed: AbstractContextManager[Any] | None = None) -> None:
@@ -37,8 +43,11 @@ def replace_file(path: Path, content: bytes, allowed: AbstractContextManager[Any
     """
     path = Path(path)
     check_replaceable(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:  # it would name the temporary file
+        raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

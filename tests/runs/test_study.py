@@ -60,8 +60,8 @@ def test_an_empty_folder_may_become_a_study(tmp_path):
 
 
 def test_a_path_that_is_not_a_study_is_not_opened(tmp_path):
-    for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(UserError, match="not a study"):
+    for path, words in ((tmp_path, "not a study"), (tmp_path / "none", "no such file or folder")):
+        with pytest.raises(UserError, match=words):
             Study.open(path)
 
 

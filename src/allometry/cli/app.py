@@ -146,11 +146,16 @@ def _on_termination() -> list[int]:
 
 def _usage(error: Any) -> str:
     """What is wrong with the options, and where they are explained."""
-    command = error.ctx.command_path if error.ctx else "allometry"
+    command = error.ctx.command_path if error.ctx else " ".join(["allometry", *_begun()])
     message = error.format_message().rstrip(".")
     for pattern, words in _PLAIN:
         message = pattern.sub(words, message)
-    return f"{message}; see {command} --help"
+    return f"{message}{' See' if message.endswith('?') else '; see'} {command} --help"
+
+
+def _begun() -> list[str]:
+    """The name of the command that was typed; nothing where it is none."""
+    return sys.argv[1:2] if sys.argv[1:2] and not sys.argv[1].startswith("-") else []
 
 
 def _complain(message: str) -> None:

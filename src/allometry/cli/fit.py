@@ -121,6 +121,8 @@ def _check_choice(
     single = [f"--{name}" for name, value in of_one_law.items() if value is not None]
     if law is not None and (twice := sorted({name for name in law if law.count(name) > 1})):
         raise UserError(f"--law {twice[0]} is given twice; give each law once")
+    for name in law or ():
+        laws.law(name)  # before a long table is read
     if level is not None:
         laws.check_level(level)
         if law is None or len(law) != 1:

@@ -147,14 +147,16 @@ def read_values(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file does not exist, or does not parse.
     """
+    kind = "JSON" if Path(path).suffix == ".json" else "TOML"
     try:
         text = Path(path).read_text(encoding="utf-8")
-        values = parse_json(text) if Path(path).suffix == ".json" else tomllib.loads(text)
+        values = parse_json(text) if kind == "JSON" else tomllib.loads(text)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        kind = "JSON" if Path(path).suffix == ".json" else "TOML"
         raise UserError(f"{path}: not readable as {kind}: {error}") from None
+    if not values:
+        raise UserError(f"{path}: holds no settings; docs/reference/configuration.md says what belongs in it")
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no table of settings")
     return values

@@ -8,6 +8,11 @@ from typing import ParamSpec, TypeVar
 
 from ..errors import UserError
 
+# What the package itself writes; none of it is a table of runs.
+RECORDS = frozenset(
+    {"fit", "forecast", "input_forecast", "forecasts", "isoflop", "curve_fit", "metric_fit", "plan", "outcome"}
+)
+
 Given = ParamSpec("Given")
 Read = TypeVar("Read")
 # What a field that is missing, of another type or length, or infinite, raises.

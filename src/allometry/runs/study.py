@@ -78,6 +78,8 @@ class Study:
             UserError: there is no study.
         """
         study = cls(path)
+        if not study.path.exists():
+            raise UserError(f"{path}: no such file or folder; `allometry ladder` or `quickstart` makes a study")
         if not study.settings_path.is_file():
             raise UserError(f"{path}: not a study (no study.json in it); `allometry ladder` or `quickstart` makes one")
         return study
@@ -213,6 +215,8 @@ class Study:
         except FileNotFoundError:
             return None
         except OSError as error:
+            if self.path.is_file():
+                raise UserError(f"{self.path}: is a file; a study is a folder, so give the name of one") from None
             raise UserError(f"{path}: not readable ({error.strerror or error})") from None
         except ValueError as error:
             raise UserError(f"{path}: not readable ({error}); {_advice(name)}") from None

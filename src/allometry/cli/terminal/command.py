@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import shlex
 import sys
 import time
@@ -28,6 +29,8 @@ Version = Annotated[
 OF_TEXT = ("text", "distilled_text")  # tasks
 _KINDS: dict[Any, str] = {bool: "", int: "COUNT", float: "NUMBER", str: "TEXT", Path: "PATH"}
 _KINDS |= {list[str]: "TEXT", list[Path]: "PATH", list[int]: "COUNT"}
+_WRITTEN = {"output": "--output", "html": "--html"}  # options that name a file to write
+_ADDRESS = re.compile(r"(https?|ftp|s3|gs|hf):/")  # as Path leaves it
 _COMMON = {"quiet": Quiet, "verbose": Verbose}
 
 
@@ -62,6 +65,7 @@ def with_common_options(function: Callable[..., list[str] | None]) -> Callable[.
         if verbose:
             note(_versions())
         try:
+            _check_files(options)
             following = function(*arguments, **options)
         except typer.Exit as end:
             following = getattr(end, "following", None)
@@ -82,6 +86,40 @@ def with_common_options(function: Callable[..., list[str] | None]) -> Callable[.
     result.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": None}
     del result.__wrapped__  # typer would read the signature of the function inside
     return result
+
+
+def _check_files(options: dict[str, Any]) -> None:
+    """Refuse to write over a file that is read, two answers to one file, and a table from standard input.
+
+    Raises:
+        UserError: one of these.
+    """
+    from ...errors import UserError
+
+    written = {name: Path(options[name]) for name in _WRITTEN if isinstance(options.get(name), Path)}
+    read = [one for name, value in options.items() if name not in _WRITTEN for one in _paths_in(value)]
+    if any(isinstance(one, Path) and one == Path("-") for one in read):
+        raise UserError("-: standard input is not read here; save it as a file and give its name")
+    for address in (str(one) for one in read if isinstance(one, Path) and _ADDRESS.match(str(one))):
+        name = address.replace(":/", "://", 1)
+        raise UserError(f"{name}: nothing is loaded from the network; download the file first")
+    for name, path in written.items():
+        if path.is_file() and any(_is_file(one) and path.samefile(one) for one in read):
+            raise UserError(f"{path}: is read by this command; give {_WRITTEN[name]} another name")
+    if len({path.absolute() for path in written.values()}) < len(written):
+        raise UserError(f"{next(iter(written.values()))}: {' and '.join(_WRITTEN.values())} need different names")
+
+
+def _paths_in(value: Any) -> list[Path | str]:
+    """The paths and texts of an argument."""
+    return [one for one in (value if isinstance(value, list | tuple) else [value]) if isinstance(one, str | Path)]
+
+
+def _is_file(value: Path | str) -> bool:
+    try:
+        return Path(value).is_file()
+    except (OSError, ValueError):  # a text that can be no path
+        return False
 
 
 def _name_kind(annotation: Any) -> None:

@@ -23,6 +23,7 @@ from .raw_table import RawTable, objects
 
 PICKLES = frozenset({".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".dill"})
 SPREADSHEETS = frozenset({".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers"})
+MARKUP = (b"<!doctype", b"<html", b"<head", b"<table", b"<?xml", b"<svg")
 SUFFIXES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet"})
 PACKINGS = frozenset({".gz", ".bz2", ".zst", ".xz"})
 
@@ -98,7 +99,7 @@ def _kind(path: Path) -> str:
     """ "csv", "json" or "parquet"; everything else is refused by name or by first bytes, unopened."""
     suffix = table_suffix(path)
     with _reading(path), path.open("rb") as file:
-        head = file.read(8)
+        head = file.read(64)
     pickled = head[:1] == b"\x80" and head[1:2] <= b"\x05" and len(head) > 1
     if pickled or suffix in PICKLES:
         raise UserError(f"{path} is a pickle, which runs code when it is opened: export it as CSV or Parquet")
@@ -106,6 +107,8 @@ def _kind(path: Path) -> str:
         raise UserError(f"{path} is a spreadsheet: save the sheet as CSV")
     if head[:2] == b"PK" or head[:6] == b"\xfd7zXZ\x00" or head[:6] == b"7z\xbc\xaf\x27\x1c":
         raise UserError(f"{path} is an archive: unpack it and give the CSV, JSONL or Parquet file in it")
+    if head.lstrip().lower().startswith(MARKUP):
+        raise UserError(f"{path} is a page of HTML or XML: export the table itself as CSV or JSONL")
     if head[:4] == b"PAR1" or suffix == ".parquet":
         return "parquet"
     return "json" if suffix in (".json", ".jsonl", ".ndjson") else "csv"

@@ -23,6 +23,7 @@ const formParts = (() => {
   }
 
   function count(value, most = 3) {
+    if (Math.abs(value) >= 9999.5e12) return value.toExponential(2).replace(/\.?0+e/, "e");
     for (const [factor, suffix] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]]) {
       if (Math.abs(value) >= 0.9995 * factor) return digits(value / factor, most) + suffix;
     }

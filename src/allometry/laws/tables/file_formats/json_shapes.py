@@ -10,6 +10,7 @@ from typing import Any
 
 from ....errors import UserError
 from ...field_names import is_known
+from ...from_record import RECORDS
 from ..raw_table import RawTable, from_records
 from .limits import open_unpacked
 
@@ -41,6 +42,8 @@ def read_json(path: Path) -> RawTable:
         value = _parse(text, path)
         if _is_nothing(value) or not isinstance(value, list | dict):
             raise UserError(f"{path} holds no runs, only {_shown(value)}; {USUAL}")
+        if isinstance(value, dict) and isinstance(kind := value.get("kind"), str) and kind in RECORDS:
+            raise UserError(f"{path} is a {kind} that allometry wrote: give the table of runs that it came from")
         rows, notes = rows_of(value, str(path))
     except RecursionError:
         raise UserError(f"{path}: nested too deeply for a table; give one flat object a line") from None
