@@ -76,7 +76,10 @@ def test_budget_json_there_and_back(budget):
         ({"flops": -1.0}, "flops must be a finite number above zero"),
         ({"flops": float("inf")}, "flops must be"),
         ({"flops": 1e21, "hours": 3}, "not flops and hours"),
-        ({"flops_per_second": 1e12, "hours": 1, "num_devices": 8}, "num_devices have no use without a device"),
+        (
+            {"flops_per_second": 1e12, "hours": 1, "num_devices": 8},
+            "num_devices has no use without a device: give one, or leave it out",
+        ),
         ({"flops": 1e12, "mfu": 0.5, "price_per_hour": 2}, "mfu and price_per_hour have no use without a device"),
         ({"device": "h100"}, "none was given"),
         ({"flops_per_second": 1e12}, "none was given"),
@@ -395,7 +398,7 @@ def test_repeated_data_are_told():
 
 def test_what_does_not_suit_the_machine_is_told():
     small = Budget(num_params=7e9, tokens=1e12, device="a10", num_devices=4)
-    assert any("it would on 8 devices" in note for note in planning.plan(Chinchilla(), small).notes)
+    assert any("it would on 8 devices" in text for text in planning.plan(Chinchilla(), small).cautions)
     many = Budget(num_params=1e8, tokens=2e9, device="h100", num_devices=4096)
     assert any("too few for 4096 devices" in note for note in planning.plan(Chinchilla(), many).notes)
 
@@ -503,3 +506,20 @@ def test_no_torch_no_scipy():
     code = "import sys, allometry.planning; print('torch' in sys.modules, 'scipy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_a_machine_that_cannot_hold_the_plan_is_its_first_line():
+    held = planning.plan(Chinchilla(), Budget(num_params=7e9, tokens=140e9, device="h100", num_devices=64))
+    assert held.memory.fits
+    assert not any("cannot train" in text for text in held.cautions)
+    alone = planning.plan(Chinchilla(), Budget(num_params=70e9, tokens=1.4e12, device="rtx4090", num_devices=4))
+    assert alone.memory.fits is False
+    first = alone.summary().splitlines()[: len(alone.cautions)]
+    assert any("this machine cannot train the plan" in line and "devices or more" in line for line in first)
+    assert not any("does not fit" in note for note in alone.notes)
+
+
+def test_the_shape_names_shared_heads():
+    small, large = (planning.plan(Chinchilla(), Budget(num_params=size, tokens=20 * size)) for size in (5e8, 8e9))
+    assert "of keys and values" not in small.summary()
+    assert "32 heads of 128 (8 of keys and values)" in large.summary()

@@ -112,6 +112,7 @@ def _record(
     per_token = point.flops / point.tokens if model is None else budget.machine_flops_per_token(model)
     duration = budget.seconds(per_token * point.tokens) if seconds is None else seconds
     data_notes = _data_notes(problem.predictor, point, settings)
+    impossible, machine_notes = _of_machine(model, needed, settings.batch, budget.per_node)
     return Plan(
         created=created,
         budget=budget,
@@ -141,8 +142,8 @@ def _record(
         model=None if model is None else record_of(model),
         run=None,
         basin=None,
-        cautions=point.cautions,
-        notes=(*settings.notes, *data_notes, *_machine_notes(model, needed, settings.batch, budget.per_node)),
+        cautions=(*point.cautions, *impossible),
+        notes=(*settings.notes, *data_notes, *machine_notes),
     )
 
 
@@ -203,12 +204,14 @@ def _data_notes(predictor: Predictor, point: Optimum, settings: Settings) -> lis
     return [f"{passes}, worth {format_count(worth)} fresh tokens by arXiv 2305.16264, not by your own runs"]
 
 
-def _machine_notes(model: Shape | None, needed: Memory | None, batch: float, per_node: int) -> list[str]:
-    """Whether model and batch suit the devices."""
+def _of_machine(model: Shape | None, needed: Memory | None, batch: float, per_node: int) -> tuple[list[str], list[str]]:
+    """Whether model and batch suit the devices: why they cannot train it, and what else is to know."""
     if needed is None:
-        return []
-    note = advice(model, needed, batch, per_node)
-    notes = [] if note is None else [note]
+        return [], []
+    advised = advice(model, needed, batch, per_node)
+    impossible, notes = [], [] if advised is None else [advised]
+    if needed.fits is False:
+        impossible, notes = [f"this machine cannot train the plan: {text}" for text in notes], []
     sequences = batch / _row_tokens(model)
     if needed.layout.sequences > 1.02 * sequences:
         devices = plural(needed.layout.num_devices, "device")
@@ -216,4 +219,4 @@ def _machine_notes(model: Shape | None, needed: Memory | None, batch: float, per
             f"a batch is {plural(round(sequences), 'sequence')}, too few for {devices}: some of them are idle, or the "
             "batch is larger than planned"
         )
-    return notes
+    return impossible, notes

@@ -230,6 +230,9 @@ def _model(plan: Plan) -> list[Row]:
     if {"width", "layers", "head_dim", "hidden"} <= set(model):
         heads = model["width"] // model["head_dim"]
         shape = f"{model['layers']} layers of width {model['width']}, {heads} heads of {model['head_dim']}"
+        shared = model.get("kv_heads")
+        if shared and shared != heads:
+            shape += f" ({shared} of keys and values)"
         rows.append(("shape", f"{shape}, hidden {model['hidden']}", ""))
         rows.append(("vocabulary", f"{model['vocab_size']}, context {model['context']}", ""))
     if "num_params_total" in plan.exact_counts:

@@ -102,9 +102,10 @@ class RealModelSearch:
         if not paid:
             smallest = min(models, key=self._price)
             cost = self._price(smallest) * (least + served)
+            some = "one token" if least == 1 else f"{format_count(least)} tokens"
             raise UserError(
                 f"{format_flops(flops)} FLOPs pay for no model here: one of {format_count(smallest.num_params)} "
-                f"parameters on {format_count(least)} tokens takes {format_flops(cost)}; give a larger budget"
+                f"parameters on {some} takes {format_flops(cost)}; give a larger budget"
             )
         return paid
 

@@ -191,7 +191,8 @@ class Budget:
         if self.price_per_hour is not None and self.device is None and self.flops_per_second is None:
             useless.append("price_per_hour")
         if useless:
-            raise UserError(f"{' and '.join(useless)} have no use without a device: give one, or leave them out")
+            have, them = ("have", "them") if len(useless) > 1 else ("has", "it")
+            raise UserError(f"{' and '.join(useless)} {have} no use without a device: give one, or leave {them} out")
 
     def _fill_device(self, name: str) -> None:
         num_devices = 1 if self.num_devices is None else self.num_devices

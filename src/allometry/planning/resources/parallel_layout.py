@@ -62,7 +62,7 @@ def advice(model: object, needed: Memory, batch_tokens: float, per_node: int = 8
         count *= 2
         larger = fit_layout(model, count, batch_tokens, needed.limit, per_node)
         if larger is not None and larger.fits:
-            return f"does not fit into a device's memory: it would on {count} devices or more"
+            return f"it does not fit into a device's memory; it would on {count} devices or more"
     if needed.states + needed.gathered > USABLE * needed.limit:
         return "the states of the optimiser alone do not fit into a device's memory, on however many devices"
     return "the activations of one sequence do not fit into a device's memory: shorten the context"
