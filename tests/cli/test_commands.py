@@ -210,6 +210,11 @@ def test_texts_that_will_not_do(refused, tmp_path):
 def test_minutes_too_few_for_any_ladder(refused, tmp_path):
     assert "the least is" in refused("quickstart", "--minutes", "0.2", "--out", tmp_path / "q", "--yes")
     assert "minutes" in refused("quickstart", "--minutes", "-1", "--out", tmp_path / "q")
+    toml = tmp_path / "study.toml"
+    toml.write_text('data = "stdlib"\nminutes = 1')
+    twice = refused("quickstart", "--study", toml, "--data", "stdlib", "--seed", "3", "--out", tmp_path / "q")
+    assert "--data, --seed: a study says this itself" in twice
+    assert "not a study" in refused("quickstart", "--study", tmp_path, "--out", tmp_path / "q")
 
 
 def test_an_out_that_belongs_to_something_else(refused, study, text, tmp_path):

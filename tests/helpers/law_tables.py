@@ -56,8 +56,8 @@ def read(table: dict, num_params: float, tokens: float, place: int) -> tuple[flo
         last, last_half = _of_forecast(table, num_params, early["tokens"], place)
         z = math.log(tokens / early["tokens"])
         steep = last - math.hypot(early["shares"][place] * early["exponent"] * z * (1 + early["growth"] * z), last_half)
-        low = min(steep, log - last_half) if early["grows"] else min(steep, low)
-        high = min(high, last + last_half) if early["grows"] else high
+        low = min(steep, log - last_half) if early["lower"] > 0 else min(steep, low)
+        high = min(high, last + last_half) if early["lower"] > 0 else high
     return math.exp(log), min(math.exp(low), math.exp(log)), max(math.exp(high), math.exp(log))
 
 

@@ -139,6 +139,6 @@ def test_of_a_sweep_the_best_runs_count_and_repeats_all_do():
 
 def test_too_few_lengths_or_sizes_say_nothing():
     assert late_slopes(bent(-0.1, lengths=2)) is None
-    assert late_slopes(bent(-0.1, sizes=2)) is None
+    assert late_slopes(bent(-0.1, sizes=1)) is None
     assert size_against_tokens(bent(-0.1, sizes=2)) is None
     assert size_against_tokens(bent(-0.1, sizes=3, lengths=2)) is None

@@ -56,14 +56,14 @@ def test_a_forecast_that_knows_what_repeats_cost(forecasts):
     assert np.log(read_again / read_once) == pytest.approx(0.012 * np.log(30), rel=1e-6)
 
 
-@pytest.mark.parametrize("grows", [False, True])
-def test_a_forecast_of_runs_that_end_early(forecasts, grows):
-    early = EarlyEnd(tokens=1e10, exponent=0.1, growth=0.3, grows=grows)
+@pytest.mark.parametrize("lower", [0.0, 0.02])
+def test_a_forecast_of_runs_that_end_early(forecasts, lower):
+    early = EarlyEnd(tokens=1e10, exponent=0.1, growth=0.3, grows=True, lower=lower, lower_sd=lower)
     told = replace(forecasts[0], early_end=early)
     agree(told)
-    plain, lower = (one.predict(4e9, 6e11) for one in (forecasts[0], told))
-    assert lower.low < plain.low
-    assert (lower.value < plain.value) == grows
+    plain, below = (one.predict(4e9, 6e11) for one in (forecasts[0], told))
+    assert below.low < plain.low
+    assert (below.value < plain.value) == (lower > 0)
 
 
 @pytest.mark.parametrize("name", LADDER)

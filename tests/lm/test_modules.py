@@ -105,6 +105,7 @@ def test_a_module_that_cannot_be_trained_is_one_line(function, says):
     [
         ("ignores_width", "it ignores the width"),
         ("Noisy", "its outputs differ for the same seed"),
+        ("NotFinite", "its outputs are NaN or infinite before any training"),
         ("drawn", "its first weights differ for the same seed"),
     ],
 )

@@ -108,10 +108,12 @@ def test_a_forecast_of_runs_that_share_trunks():
     compare(forecast, data)
 
 
-@pytest.mark.parametrize("grows", [False, True])
-def test_a_forecast_of_runs_that_end_early(contents, grows):
+@pytest.mark.parametrize("lower", [0.0, 0.02])
+def test_a_forecast_of_runs_that_end_early(contents, lower):
     forecast = contents.predictor
-    early = EarlyEnd(tokens=forecast.range["tokens"][1] / 2, exponent=0.1, growth=0.3, grows=grows)
+    early = EarlyEnd(
+        tokens=forecast.range["tokens"][1] / 2, exponent=0.1, growth=0.3, grows=True, lower=lower, lower_sd=lower
+    )
     told = replace(forecast, early_end=early)
     compare(told, data_of(question(told)))
 

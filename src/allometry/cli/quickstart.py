@@ -19,16 +19,24 @@ EXAMPLES = (
 
 def quickstart(
     data: Annotated[
-        str,
-        typer.Option(help="A text file, a folder of them, one that `data` wrote, or stdlib: Python's own sources."),
-    ] = "stdlib",
-    minutes: Annotated[float, typer.Option(help="What the whole may take on this machine.")] = 3.0,
+        str | None,
+        typer.Option(
+            help="A text file, a folder of them, one that `data` wrote, or stdlib: Python's own sources.",
+            show_default="stdlib",
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="What the whole may take on this machine.", show_default="3")
+    ] = None,
     study: Annotated[
         Path | None,
         typer.Option(help="Instead of a text: a study.toml, of a program, images, sounds, pairs, a module …"),
     ] = None,
     out: Out = Path("quickstart"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of initial weights and of the order of the text.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Seed of initial weights and of the order of the text.", show_default="0"),
+    ] = None,
     engine: Engine = "local",
     device: Device = "auto",
     gpus: Gpus = 0.0,
@@ -39,6 +47,7 @@ def quickstart(
 ) -> list[str] | None:
     """Train small models on a text, predict a larger one, train it, and report how close the prediction came."""
     from .. import workflow
+    from ..errors import UserError
     from ..quantities import format_seconds
     from ..report import outcome_lines
     from .terminal.output import answer, answer_json
@@ -55,8 +64,13 @@ def quickstart(
         "confirm": confirmation(dry_run=dry_run, yes=yes, as_json=json),
         "listener": Terminal(as_json=json),
     }
+    of_a_text = {"data": data, "minutes": minutes, "seed": seed}
+    given = {name: value for name, value in of_a_text.items() if value is not None}
+    if study is not None and given:
+        flags = ", ".join(f"--{name}" for name in given)
+        raise UserError(f"{flags}: a study says this itself; leave it out, or write it into {study}")
     if study is None:
-        outcome = workflow.quickstart(data, minutes=minutes, seed=seed, **options)
+        outcome = workflow.quickstart(**given, **options)
     elif (program := workflow.read_script_study(study)) is not None:
         outcome = workflow.quickstart_script(program, **options)
     else:

@@ -28,8 +28,8 @@ reading of this text. Arrays are {"shape": […], "f8": base64 of little-endian 
   with y = max(ln(D/``unique_tokens``), 0), 0 where that is null, and z = max(ln(D/``tokens``), 0) of ``early_end``, 0
   where that is null; ``repeat_slope``·y − ``lower``·z is in every draw. The interval is exp(ln L ± ``t``[level]·scale).
   Where z > 0, with l and u the centre and ``t``·scale of N at ``early_end``'s tokens and w = ``exponent``·z·(1 +
-  ``growth``·z)·``shares``[level], the lower end is the lower of l − √(w² + u²) and ln L − ``t``·scale; where ``grows``
-  holds, of l − √(w² + u²) and ln L − u, and the upper end is min(ln L + ``t``·scale, l + u).
+  ``growth``·z)·``shares``[level], the lower end is the lower of l − √(w² + u²) and ln L − ``t``·scale; where ``lower``
+  > 0, of l − √(w² + u²) and ln L − u, and the upper end is min(ln L + ``t``·scale, l + u).
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _of_forecast(forecast: Forecast, levels: Sequence[float]) -> dict[str, Any]:
     return {
         "laws": [_law(forecast.fits[name], weight) for name, weight in forecast.weights.items()],
         "t": [forecast.quantile(level) for level in levels],
-        "early_end": early and early.to_json() | {"lower": early.lower, "lower_sd": early.lower_sd, "shares": shares},
+        "early_end": early and early.to_json() | {"shares": shares},
         "scale": forecast.scale,
         "correction": forecast.correction,
         "tested": forecast.tested,

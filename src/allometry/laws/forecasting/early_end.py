@@ -8,7 +8,8 @@ an exponent that grows by a part of itself over every stretch as long as that of
 at all.
 
 Where the exponent itself grows up to the longest runs, losses came out below the law by 0.23 of it for each e-fold of
-tokens (seven ladders; standard deviation 0.2), and predictions are lowered by that.
+tokens (seven ladders; standard deviation 0.2). Where noise hardly explains that it grows, predictions are lowered by as
+much, and the loss of the longest run is the most that is expected.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ Array = np.ndarray
 GROWTH = 0.6  # of the exponent, over a stretch of ln D as long as that of the lengths that ran
 LOWER, LOWER_SD = 0.23, 0.2  # of ln L for each e-fold beyond, as parts of the exponent, where it still grows
 
+SURE = 0.02  # the chance of noise below which the exponent is taken to grow
+
 
 @dataclass(frozen=True)
 class EarlyEnd:
@@ -35,12 +38,16 @@ class EarlyEnd:
         exponent: −d ln L / d ln D that the longest runs have at most (95 %).
         growth: of the exponent for each e-fold of tokens beyond, at most, as a part of it.
         grows: whether the exponent grew up to the longest runs; else tokens are worth more than size to all of them.
+        lower: how far below its law ln L lies for each e-fold of tokens beyond; 0 where it is not sure that it grew.
+        lower_sd: the standard deviation of ``lower``.
     """
 
     tokens: float
     exponent: float
     growth: float
     grows: bool
+    lower: float = 0.0
+    lower_sd: float = 0.0
 
     @classmethod
     def of(cls, runs: RunArrays) -> EarlyEnd | None:
@@ -53,19 +60,10 @@ class EarlyEnd:
         against = size_against_tokens(runs)
         if not late.grow and not (against is not None and against.short_of_tokens):
             return None
-        most = late.exponent + float(stdtrit(late.freedom, 0.95)) * late.error
+        most = max(late.exponent + float(stdtrit(late.freedom, 0.95)) * late.error, 0.0)
         longest, shortest = float(runs.tokens.max()), float(runs.tokens.min())
-        return cls(longest, max(most, 0.0), GROWTH / float(np.log(longest / shortest)), late.grow)
-
-    @property
-    def lower(self) -> float:
-        """How far below its law ln L lies for each e-fold of tokens beyond, as such ladders showed."""
-        return LOWER * self.exponent if self.grows else 0.0
-
-    @property
-    def lower_sd(self) -> float:
-        """The standard deviation of ``lower``."""
-        return LOWER_SD * self.exponent if self.grows else 0.0
+        growth, known = GROWTH / float(np.log(longest / shortest)), most if late.chance < SURE else 0.0
+        return cls(longest, most, growth, late.grow, LOWER * known, LOWER_SD * known)
 
     def beyond(self, tokens: Array) -> Array:
         """ln(tokens over those of the longest run); 0 inside."""
@@ -86,8 +84,8 @@ class EarlyEnd:
             share: of the level's interval in that of 90 %.
         """
         steep = last - np.hypot(share * self.fall(tokens), last_half)
-        low = np.minimum(steep, at - last_half) if self.grows else np.minimum(steep, at - half)
-        high = np.minimum(at + half, last + last_half) if self.grows else at + half
+        low = np.minimum(steep, at - last_half) if self.lower > 0 else np.minimum(steep, at - half)
+        high = np.minimum(at + half, last + last_half) if self.lower > 0 else at + half
         return np.where(self.beyond(tokens) > 0, [low, high], [at - half, at + half])
 
     def sentence(self) -> str:

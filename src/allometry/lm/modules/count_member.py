@@ -156,6 +156,10 @@ def check_members(family: Sequence[ModelConfig]) -> None:
             states.append(model.state_dict())
             with user_code(first.source):
                 outputs.append(model.eval()(inputs_of(first, ROWS)))
+    finite = all(torch.isfinite(one).all() for one in states[0].values() if one.is_floating_point())
+    if not finite or not torch.isfinite(outputs[0]).all():
+        what = "its outputs" if finite else "its first weights"
+        raise UserError(f"family {first.source}: {what} are NaN or infinite before any training")
     same = all(torch.equal(one, states[1][name]) for name, one in states[0].items() if one.is_floating_point())
     if not same or not torch.equal(*outputs):
         what = "its outputs" if same else "its first weights"

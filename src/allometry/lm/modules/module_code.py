@@ -166,7 +166,9 @@ def user_code(source: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(".py")]
-        own = [f for f in frames if "allometry" not in f.filename and "site-packages" not in f.filename] or frames[-1:]
+        ours = str(Path(__file__).parents[2])
+        own = [f for f in frames if not f.filename.startswith(ours) and "site-packages" not in f.filename]
+        own = own or [f for f in frames[-1:] if not isinstance(error, SyntaxError)]  # which names its own place
         place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
         message = " ".join(str(error).split())
         raise UserError(f"family {source}: raised {type(error).__name__}: {message}{place}") from error

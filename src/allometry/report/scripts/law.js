@@ -120,7 +120,7 @@ const lawOfTable = (() => {
         const last = centreOf(N, early.tokens), lastHalf = table.t[place] * scaleOf(last, N);
         const beyond = Math.log(D / early.tokens), fall = early.exponent * beyond * (1 + early.growth * beyond);
         const steep = last.log - Math.hypot(early.shares[place] * fall, lastHalf);
-        if (!early.grows) return [Math.min(steep, log - half), log + half];
+        if (early.lower === 0) return [Math.min(steep, log - half), log + half];
         return [Math.min(steep, log - lastHalf), Math.min(log + half, last.log + lastHalf)];
       }
 

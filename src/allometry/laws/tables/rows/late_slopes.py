@@ -19,7 +19,7 @@ from .initial_phase import in_initial_phase
 Array = np.ndarray
 
 WINDOW = 8.2  # the last lengths of a size are those within this factor of its longest, and the last three anyway
-LEAST_SERIES, LEAST_LENGTHS = 3, 3
+LEAST_SERIES, LEAST_LENGTHS = 2, 3
 # What single runs scatter by at least, as a part of the loss; residuals that are smaller count with three of that.
 NOISE, NOISE_RUNS = 0.004, 3
 SHORT = 0.8  # what size is worth, as a part of what tokens are, where runs are short: below what noise of 1 % makes
@@ -46,11 +46,16 @@ class LateSlopes:
     freedom: float
 
     @property
-    def grow(self) -> bool:
-        """Whether the exponent grows up to the longest runs, by more than noise explains."""
+    def chance(self) -> float:
+        """The chance that noise alone bends a straight line as far downwards."""
         from scipy.special import stdtr
 
-        return bool(stdtr(self.freedom, self.bend / self.bend_error) < CHANCE)
+        return float(stdtr(self.freedom, self.bend / self.bend_error))
+
+    @property
+    def grow(self) -> bool:
+        """Whether the exponent grows up to the longest runs, by more than noise explains."""
+        return self.chance < CHANCE
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class SizeAgainstTokens:
 
 
 def late_slopes(runs: RunArrays) -> LateSlopes | None:
-    """How the loss falls at the end of the lengths; None with fewer than three sizes of three lengths each.
+    """How the loss falls at the end of the lengths; None with fewer than two sizes of three lengths each.
 
     Runs that ended before their loss fell as a law says are left out.
     """
