@@ -7,6 +7,7 @@ import pytest
 
 from allometry import laws, planning
 from allometry.laws.forecasting.early_end import EarlyEnd
+from allometry.laws.tables.rows.initial_phase import in_initial_phase
 from allometry.laws.tables.rows.late_slopes import best_settings, late_slopes, size_against_tokens
 from helpers.ladders import LADDER, ladder, shared
 
@@ -142,3 +143,10 @@ def test_too_few_lengths_or_sizes_say_nothing():
     assert late_slopes(bent(-0.1, sizes=1)) is None
     assert size_against_tokens(bent(-0.1, sizes=2)) is None
     assert size_against_tokens(bent(-0.1, sizes=3, lengths=2)) is None
+
+
+def test_where_even_the_longest_runs_do_not_get_so_far_none_is_left_out():
+    runs = bent(-0.04, lengths=5)
+    assert in_initial_phase(runs.num_params, runs.tokens, runs.loss).any()
+    assert runs.past_initial_phase() is runs
+    assert late_slopes(runs).bend == pytest.approx(-0.04)

@@ -201,7 +201,8 @@ def _data_notes(predictor: Predictor, point: Optimum, settings: Settings) -> lis
     if predictor.measured:
         return [passes]
     worth = float(predictor.effective(point.num_params, point.tokens)[1])
-    return [f"{passes}, worth {format_count(worth)} fresh tokens by arXiv 2305.16264, not by your own runs"]
+    fresh = f"worth {format_count(worth)} fresh tokens by arXiv 2305.16264, not by your own runs"
+    return [f"{passes}, {fresh}; the interval allows for data that wear out faster or more slowly"]
 
 
 def _of_machine(model: Shape | None, needed: Memory | None, batch: float, per_node: int) -> tuple[list[str], list[str]]:

@@ -33,6 +33,7 @@ from .frames import columns_read
 from .measurements import Measurements
 from .read_source import RunSource, of_records, read_source
 from .rows.initial_phase import in_initial_phase
+from .rows.late_slopes import late_slopes
 from .run_arrays import RunArrays
 
 # One column, or several.
@@ -236,9 +237,13 @@ class Observations(RunArrays):
         return diagnose(self)
 
     def past_initial_phase(self) -> Observations:
-        """Without the runs that ended before the loss began to fall as a law says, which a note then names."""
+        """Without the runs that ended before the loss began to fall as a law says, which a note then names.
+
+        All of them where even the longest runs did not get so far: what is left would follow no law either.
+        """
         short = in_initial_phase(self.num_params, self.tokens, self.loss)
-        if not short.any():
+        late = late_slopes(self) if short.any() else None
+        if not short.any() or (late is not None and late.grow):
             return self
         longest = format_count(float(self.tokens[short].max()))
         note = f"left out {short.sum()} of {plural(len(self), 'run')} of up to {longest}: too short for any law"

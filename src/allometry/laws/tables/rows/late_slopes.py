@@ -80,10 +80,14 @@ class SizeAgainstTokens:
 def late_slopes(runs: RunArrays) -> LateSlopes | None:
     """How the loss falls at the end of the lengths; None with fewer than two sizes of three lengths each.
 
-    Runs that ended before their loss fell as a law says are left out.
+    Runs that ended before their loss fell as a law says are left out where the others did get so far.
     """
     runs = best_settings(runs)
-    runs = runs.where(~in_initial_phase(runs.num_params, runs.tokens, runs.loss))
+    late = _slopes(runs.where(~in_initial_phase(runs.num_params, runs.tokens, runs.loss)))
+    return _slopes(runs) if late is None or late.grow else late
+
+
+def _slopes(runs: RunArrays) -> LateSlopes | None:
     series = _series(runs)
     groups = [rows for one in np.unique(series) if (rows := _last(np.flatnonzero(series == one), runs)) is not None]
     count = len(groups)
