@@ -9,7 +9,7 @@ import numpy as np
 from ..tables.measurements import Measurements
 from .composing.form import LOG
 from .fitted_form import FittedForm, fit_apart, fit_form
-from .frontier import cost_weights, excess_at, frontier_weights, growth
+from .frontier import ALL, BEST, BOTH, FRONTIER, Levels, cost_weights, emphasis_weights, excess_at, growth, level_growth
 from .held_out import HeldOut
 from .leftovers import Basis
 from .padded import pad
@@ -97,25 +97,39 @@ def fit_to(
     scale: CommonScale,
     starts: Array,
     own: bool = False,
-    frontier: bool = False,
+    emphasis: str = ALL,
 ) -> FittedForm:
     """A form fitted to runs so that its errors on the common scale are least.
 
-    Dear runs count more. ``own``: with a θ for each group; ``frontier``: runs far above the frontier count less.
+    Dear runs count more. ``own``: with a θ for each group; ``emphasis``: which runs count more besides.
     """
     weights = scale.weights(form, runs.values) * cost_weights(runs)
-    if frontier:
-        weights = weights * frontier_weights(runs)
+    weights = weights * emphasis_weights(runs, scale.forward(runs.values), emphasis)
     data = pad(runs, middle, weights)
     fitted = fit_form(form, data, middle, starts)
     fitted = fit_apart(fitted, data) if own else fitted
-    return replace(fitted, frontier=frontier)
+    return replace(fitted, emphasis=emphasis)
 
 
 def left_of(fitted: FittedForm, runs: Measurements, scale: CommonScale) -> Array:
     """What a form leaves of runs, in units of what it is expected to leave there, (runs,)."""
-    left = scale.forward(runs.values) - scale.moments(fitted, runs.points, runs.group)[0]
-    return left / growth(excess_at(runs, runs.points, np.log(runs.values), runs.group)) if fitted.frontier else left
+    values = scale.forward(runs.values)
+    left = values - scale.moments(fitted, runs.points, runs.group)[0]
+    return left / grown_at(fitted.emphasis, runs, scale, runs.points, runs.group, values)
+
+
+def grown_at(
+    emphasis: str, runs: Measurements, scale: CommonScale, points: Array, group: Array, values: Array
+) -> Array:
+    """How much more a form is expected to leave at points with these targets (on the common scale) than near the runs
+    that count most, (points,)."""
+    grown = np.ones(len(points))
+    if emphasis in (FRONTIER, BOTH):
+        logged = np.log(np.maximum(scale.back(values), 1e-300))
+        grown = growth(excess_at(runs, points, logged, group))
+    if emphasis in (BEST, BOTH):
+        grown = grown * level_growth(Levels.of(runs, scale.forward(runs.values)).at(values, group))
+    return grown
 
 
 def with_leftovers(
@@ -131,10 +145,7 @@ def with_leftovers(
     """Centre, variance and variance of a run's noise at points (points,), from what was left of the runs."""
     centre, spread = scale.moments(fitted, points, group)
     leftover = basis.estimate(left, fitted.num_constants, crossing)
-    grown = np.ones(len(points))
-    if fitted.frontier:
-        logged = np.log(np.maximum(scale.back(centre), 1e-300))
-        grown = growth(excess_at(runs, points, logged, group))
+    grown = grown_at(fitted.emphasis, runs, scale, points, group, centre)
     variance = spread**2 + (grown * leftover.spread) ** 2
     return centre + grown * leftover.mean, variance, (grown * leftover.noise) ** 2
 

@@ -11,6 +11,7 @@ from ...errors import UserError
 from ..forms.input_laws import INPUT_LAWS, MIXING, mixing_law
 from .composing.form import LOG, ComposedForm
 from .composing.formula_form import FormulaForm
+from .frontier import ALL
 from .padded import Padded, logs
 from .projection import AnyForm, Pooling, Solved, jacobian, project, solve
 
@@ -32,7 +33,7 @@ class FittedForm:
         middle: of the logarithms of the inputs.
         spread: covariance of (θ, coefficients) of a group, (groups, constants + columns, the same).
         own: whether each group has a θ of its own.
-        frontier: whether runs far above the frontier count less.
+        emphasis: which runs count more than others (``frontier``).
     """
 
     form: AnyForm
@@ -42,12 +43,12 @@ class FittedForm:
     middle: Array
     spread: Array
     own: bool = False
-    frontier: bool = False
+    emphasis: str = ALL
 
     @property
     def name(self) -> str:
         """The form's, and whether its exponents belong to each group."""
-        own, near = (", exponents of each group" if self.own else ""), (", frontier" if self.frontier else "")
+        own, near = (", exponents of each group" if self.own else ""), ("" if self.emphasis == ALL else f", {self.emphasis}")
         return self.form.name + own + near
 
     @property
@@ -80,7 +81,7 @@ class FittedForm:
             "middle": self.middle.tolist(),
             "spread": self.spread.tolist(),
             "own": self.own,
-            "frontier": self.frontier,
+            "emphasis": self.emphasis,
         }
 
     @classmethod
@@ -95,7 +96,7 @@ class FittedForm:
             np.array(data["middle"], float),
             np.array(data["spread"], float),
             bool(data["own"]),
-            bool(data["frontier"]),
+            str(data["emphasis"]),
         )
 
 

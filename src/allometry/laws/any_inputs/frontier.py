@@ -5,10 +5,14 @@ their cost, as far as that leaves half of them.
 
 Every simple law is wrong somewhere far from the frontier (a large model on few tokens, data repeated a thousand times,
 a rate far too high), and the worst runs have the largest errors. A form may therefore also be fitted with runs counting
-less the farther they lie above the frontier, and errors of the backtest count less there.
+less the farther they lie above the frontier, and errors of the backtest count less there; or the farther their targets
+lie from the best one, since what is worth predicting is as good or better (the first checkpoints of a run follow
+another law than its last ones).
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +23,12 @@ Array = np.ndarray
 # Weights fall by e^−(12·0.1) for a run 10 % above the frontier; what is left unexplained grows by e^(4·0.1).
 WEIGHT_POWER, GROWTH = 12.0, 4.0
 LEAST_WEIGHT, LEAST_RELEVANCE = 1e-4, 0.02
+# Which runs a form is fitted to most closely: to all alike, to those near the frontier, to those near the best, to both.
+ALL, FRONTIER, BEST, BOTH = "all", "frontier", "best", "frontier and best"
+# Weights fall by 1/(1 + level^4), level 1 being half-way through the runs of a group; what is left unexplained grows by
+# this power of 1 + level^4.
+LEVEL_POWER, LEVEL_GROWTH = 4, 0.25
+MOST_LEVEL = 30.0
 # Powers of the cost by which runs count: the largest that leaves this share of the runs, as effective number.
 COST_POWERS, LEAST_EFFECTIVE = (0.5, 0.4, 0.3, 0.2, 0.1, 0.0), 0.5
 
@@ -31,6 +41,48 @@ def has_frontier(runs: Measurements) -> bool:
     if np.ptp(cost) == 0:
         return False
     return bool(np.corrcoef(cost, np.log(runs.values))[0, 1] < -0.2)
+
+
+def emphases(runs: Measurements) -> list[str]:
+    """The ways of counting runs that these allow, besides all alike."""
+    frontier, best = has_frontier(runs), not runs.are_shares and _goes_with_cost(runs)
+    return [FRONTIER] * frontier + [BEST] * best + [BOTH] * (frontier and best)
+
+
+class Levels(NamedTuple):
+    """How far a target is from the best of its group, in units of how far the middle run is.
+
+    ``sign`` is 1 where low targets are good; ``best`` and ``unit`` have shape (groups,).
+    """
+
+    sign: float
+    best: Array
+    unit: Array
+
+    @classmethod
+    def of(cls, runs: Measurements, values: Array) -> Levels:
+        """Of runs with these targets, (runs,), on the scale on which levels are to be told."""
+        cost = np.log(cost_of(runs))
+        sign = 1.0 if np.ptp(cost) == 0 or np.corrcoef(cost, values)[0, 1] <= 0 else -1.0
+        best, unit = np.zeros(len(runs.group_names)), np.zeros(len(runs.group_names))
+        for number in np.unique(runs.group):
+            own = sign * values[runs.group == number]
+            best[number], unit[number] = own.min(), np.median(own) - own.min()
+        return cls(sign, best, np.maximum(unit, 0.1 * unit.mean() + 1e-12))
+
+    def at(self, values: Array, group: Array) -> Array:
+        """The levels of targets (points,), 0 for the best one and beyond it."""
+        return np.clip((self.sign * values - self.best[group]) / self.unit[group], 0.0, MOST_LEVEL)
+
+
+def emphasis_weights(runs: Measurements, values: Array, emphasis: str) -> Array:
+    """How much each run counts under an emphasis, (runs,); ``values`` are the targets on the scale of the mixture."""
+    weights = np.ones(len(runs))
+    if emphasis in (FRONTIER, BOTH):
+        weights = frontier_weights(runs)
+    if emphasis in (BEST, BOTH):
+        weights = weights / (1 + Levels.of(runs, values).at(values, runs.group) ** LEVEL_POWER)
+    return np.maximum(weights, LEAST_WEIGHT)
 
 
 def excess(runs: Measurements) -> Array:
@@ -87,13 +139,24 @@ def frontier_weights(runs: Measurements) -> Array:
     return np.maximum(np.exp(-WEIGHT_POWER * excess(runs)), LEAST_WEIGHT)
 
 
-def relevance(runs: Measurements) -> Array:
-    """How much the error of predicting each run counts, (runs,); 1 for all where there is no frontier."""
-    if not has_frontier(runs):
-        return np.ones(len(runs))
-    return np.maximum(np.exp(-WEIGHT_POWER * excess(runs)), LEAST_RELEVANCE)
+def relevance(runs: Measurements, values: Array) -> Array:
+    """How much the error of predicting each run counts, (runs,); 1 for all where targets do not go with the cost.
+
+    ``values`` are the targets on the scale on which errors are told.
+    """
+    counts, ways = np.ones(len(runs)), emphases(runs)
+    if FRONTIER in ways:
+        counts = np.exp(-WEIGHT_POWER * excess(runs))
+    if BEST in ways:
+        counts = counts / (1 + Levels.of(runs, values).at(values, runs.group) ** LEVEL_POWER)
+    return np.maximum(counts, LEAST_RELEVANCE)
 
 
 def growth(above: Array) -> Array:
     """How much larger than on the frontier what a form leaves is expected to be."""
     return np.exp(np.minimum(GROWTH * above, 5.0))
+
+
+def level_growth(level: Array) -> Array:
+    """How much larger than at the best target what a form leaves is expected to be."""
+    return (1 + level**LEVEL_POWER) ** LEVEL_GROWTH

@@ -16,8 +16,8 @@ from ..tables.measurements import Measurements
 Array = np.ndarray
 # Shares of the runs, dearest first, that are held out by cost.
 SHARES = (0.15, 0.3)
-# At the end of an input between these shares of the runs are held out.
-LEAST_SHARE, MOST_SHARE = 0.06, 0.34
+# At the end of an input as near to this share of the runs as its values allow, between the others.
+END_SHARE, LEAST_SHARE, MOST_SHARE = 0.2, 0.03, 0.68
 FOLDS = 5
 # How often a split is repeated farther from the end; how many runs, which share of them, and how many values of the
 # input that it lies along it must leave to fit.
@@ -30,7 +30,7 @@ COST, INSIDE = -1, -2
 # So many e-folds beyond the runs a point is wholly of the kind of a split along that input.
 WHOLLY = 0.3
 # What a split of another kind counts.
-LEAST_LIKENESS = 0.15
+LEAST_LIKENESS = 0.4
 
 
 class HeldOut(NamedTuple):
@@ -128,24 +128,19 @@ def _fit_for(runs: Measurements, held: Array) -> bool:
     return groups and bool((np.ptp(left.points, axis=0) > 0)[varies].all())
 
 
-def _top(cost: Array, share: float) -> Array:
-    """The dearest runs, equal costs together, not more than this share where that is possible."""
-    levels = np.unique(cost)[::-1]
-    best = levels[0]
-    for level in levels:
-        if (cost >= level).mean() > share * 1.001:
-            break
-        best = level
-    return cost >= best
+def _top(values: Array, share: float) -> Array:
+    """The runs of the largest values, equal ones together, as near to this share of the runs as that allows."""
+    levels, times = np.unique(values, return_counts=True)
+    shares = times[::-1].cumsum() / len(values)
+    return values >= levels[::-1][int(np.abs(np.log(shares / share)).argmin())]
 
 
 def _far_end(values: Array) -> Array | None:
     """The runs at the largest values of an input; None if it has too few values."""
-    levels = np.unique(values)
-    if len(levels) < 3:
+    if len(np.unique(values)) < 3:
         return None
-    held = _top(values, MOST_SHARE if len(levels) < 5 else 0.2)
-    return held if LEAST_SHARE / 2 <= held.mean() <= 2 * MOST_SHARE else None
+    held = _top(values, END_SHARE)
+    return held if LEAST_SHARE <= held.mean() <= MOST_SHARE else None
 
 
 def _folds(runs: Measurements) -> list[HeldOut]:

@@ -10,11 +10,11 @@ import numpy as np
 from ..tables.measurements import Measurements
 from .backtest_forms import Trial
 from .fitted_form import FittedForm
-from .held_out import INSIDE, likeness
+from .held_out import INSIDE, LEAST_LIKENESS, likeness
 
 Array = np.ndarray
 # Weights fall with this power of the errors.
-SHARPNESS = 5.0
+SHARPNESS = 8.0
 # A form with one constant more must predict better by this share to weigh as much.
 PRICE = 0.01
 # What is to be predicted ends somewhere: a form that goes on for ever along an input must predict better by this share.
@@ -78,7 +78,7 @@ class Record:
     @property
     def kinds(self) -> Array:
         """The likenesses of a point wholly of one kind, for each kind, and of one of all kinds, (kinds, splits)."""
-        each = [np.where(self.along == one, 1.0, 0.15) for one in np.unique(self.along)]
+        each = [np.where(self.along == one, 1.0, LEAST_LIKENESS) for one in np.unique(self.along)]
         return np.stack([*each, np.ones(len(self.along))])
 
     def best(self) -> list[int]:
@@ -95,7 +95,7 @@ class Record:
         """The trials of the mixture, each split weighed as a point of its kind."""
         rows = []
         for parts in zip(*trials, strict=True):
-            kind = np.where(self.along == parts[0].split.along, 1.0, 0.15)
+            kind = np.where(self.along == parts[0].split.along, 1.0, LEAST_LIKENESS)
             shares = self.weights(kind)
             errors = np.stack([part.error for part in parts])
             centre = shares @ errors

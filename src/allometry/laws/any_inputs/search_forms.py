@@ -18,7 +18,7 @@ from .backtest_forms import CommonScale, Trial, fit_to, left_of, trial
 from .composing.candidates import PLAIN, candidates
 from .composing.formula_form import named_forms
 from .fitted_form import FittedForm
-from .frontier import cost_weights, has_frontier, relevance
+from .frontier import ALL, FRONTIER, cost_weights, emphases, emphasis_weights, relevance
 from .held_out import HeldOut, beyond, deeper_splits, splits
 from .input_forecast import DRIFT, InputForecast
 from .leftovers import Basis, Metric, Places, choose_metric
@@ -29,8 +29,9 @@ from .sizes_and_tokens import sizes_forecast
 
 Array = np.ndarray
 STARTS, BACKTEST_STARTS = 8, 1
-# Forms that are tested, the plain ones among them; of the best also with exponents of each group, or by the frontier.
-MOST_TESTED, MOST_APART, MOST_NEAR = 12, 3, 7
+# Forms that are tested besides the plain ones, over all ways of counting runs and of one; and with exponents of each
+# group.
+MOST_RANKED, MOST_OF_A_WAY, MOST_APART = 24, 9, 3
 MOST_RUNS, MOST_FITTED = 600, 1500
 # Runs for each constant of a form that several groups share.
 ROOM = 1.3
@@ -50,7 +51,7 @@ def forecast_inputs(runs: Measurements, seed: int = 0, forms: Sequence[AnyForm] 
     thin, middle, common = thinned(runs, MOST_RUNS, seed), middle_of(runs), CommonScale.of(runs.values)
     ranked = _ranked(runs, thin, middle, common, seed, forms)
     places = Places.of(thin).at(thin.points)
-    nearest = next((one for one in ranked if one.frontier), ranked[0])
+    nearest = next((one for one in ranked if one.emphasis == FRONTIER), ranked[0])
     metric = choose_metric(places, thin.group, left_of(nearest, thin, common))
     base = splits(thin)
     test = lambda fitted, chosen: backtest_forms(fitted, chosen, thin, middle, common, metric, seed)
@@ -67,7 +68,7 @@ def forecast_inputs(runs: Measurements, seed: int = 0, forms: Sequence[AnyForm] 
     evidence = [*mixed, *(record.mixed(test(ranked, deep)) if deep else [])]
     final = thinned(runs, MOST_FITTED, seed)
     fits = tuple(
-        one if final is thin else fit_to(one.form, final, middle, common, one.theta[:1], one.own, one.frontier)
+        one if final is thin else fit_to(one.form, final, middle, common, one.theta[:1], one.own, one.emphasis)
         for one in ranked
     )
     return InputForecast(
@@ -93,14 +94,20 @@ def _ranked(
     seed: int,
     asked: Sequence[AnyForm] | None,
 ) -> list[FittedForm]:
-    """The forms worth a test, fitted to ``thin``, the best first; then some with exponents of each group, or by the
-    frontier.
+    """The forms worth a test, fitted to ``thin``: for each way of counting runs the best first; then some with exponents
+    of each group.
 
     Raises:
         UserError: the runs are too few for all of them.
     """
     forms = [*candidates(runs), *named_forms(runs)] if asked is None else asked
-    ranked = _shortlist([fit_to(form, thin, middle, common, form.starts(STARTS, seed)) for form in forms], thin, common)
+    fits = [fit_to(form, thin, middle, common, form.starts(STARTS, seed)) for form in forms]
+    counted = [ALL, *emphases(thin)]
+    ranked: list[FittedForm] = []
+    for emphasis in counted:
+        refit = lambda one, way=emphasis: fit_to(one.form, thin, middle, common, one.theta[:1], emphasis=way)
+        own = fits if emphasis == ALL else [refit(one) for one in fits]
+        ranked += _shortlist(own, thin, common, emphasis, min(MOST_RANKED // len(counted), MOST_OF_A_WAY))
     if not ranked:
         few = f"{plural(len(thin), 'run is', 'runs are')} too few for"
         if asked is None:
@@ -108,11 +115,11 @@ def _ranked(
         names = ", ".join(dict.fromkeys(form.name for form in asked))
         raise UserError(f"{few} the constants of {names}: make more runs, or ask for a law of fewer constants")
     if len(runs.group_names) > 1:
-        apart = [one for one in ranked if one.theta.shape[1]][:MOST_APART]
-        ranked += [fit_to(one.form, thin, middle, common, one.theta[:1], own=True) for one in apart]
-    if has_frontier(thin):
+        apart = [one for one in ranked if one.theta.shape[1] and one.emphasis == ALL][:MOST_APART]
         ranked += [
-            fit_to(one.form, thin, middle, common, one.theta[:1], one.own, frontier=True) for one in ranked[:MOST_NEAR]
+            fit_to(one.form, thin, middle, common, one.theta[:1], own=True, emphasis=emphasis)
+            for one in apart
+            for emphasis in counted
         ]
     return ranked
 
@@ -137,7 +144,7 @@ def backtest_forms(
     places = Places.of(runs).at(runs.points)
     drift = DRIFT * float(common.forward(runs.values).std())
     trials: list[list[Trial]] = [[] for _ in fitted]
-    counts = relevance(runs)
+    counts = relevance(runs, common.forward(runs.values))
     for split in chosen:
         kept, held = runs.where(split.fitted), runs.where(split.held)
         basis = Basis.of(places[split.fitted], kept.group, metric)
@@ -146,24 +153,29 @@ def backtest_forms(
         for full, rows in zip(fitted, trials, strict=True):
             starts = np.concatenate([full.theta[:1], full.form.starts(BACKTEST_STARTS, seed)])
             starts = starts if full.form.constants else starts[:1]
-            one = fit_to(full.form, kept, middle, common, starts, full.own, full.frontier)
+            one = fit_to(full.form, kept, middle, common, starts, full.own, full.emphasis)
             rows.append(trial(one, kept, held, common, basis, crossing, split, far, counts[split.held]))
     return trials
 
 
-def _shortlist(fitted: Sequence[FittedForm], runs: Measurements, common: CommonScale) -> list[FittedForm]:
+def _shortlist(
+    fitted: Sequence[FittedForm], runs: Measurements, common: CommonScale, emphasis: str, most: int
+) -> list[FittedForm]:
     """The forms that fit best for their number of constants, and all the plain ones; the best first."""
-    groups, count, weights = len(runs.group_names), len(runs), cost_weights(runs)
+    groups, values = len(runs.group_names), common.forward(runs.values)
+    weights = cost_weights(runs) * emphasis_weights(runs, values, emphasis)
+    weights = weights / weights.mean()
+    count = len(runs) / float((weights**2).mean())  # as if so many runs counted alike
     criterion = {}
     for one in fitted:
-        left = common.forward(runs.values) - common.moments(one, runs.points, runs.group)[0]
+        left = values - common.moments(one, runs.points, runs.group)[0]
         taken = one.theta.shape[1] + one.form.num_linear * (1 + 0.5 * (groups - 1))
         plain = one.form.name in PLAIN
         # Groups share what they have in common: each adds hardly more than a constant of its own.
         needed = one.form.num_constants + groups if groups == 1 else ROOM * (one.form.num_constants + groups)
-        if plain or needed < count:
+        if plain or needed < len(runs):
             squares = np.log(float((weights * left**2).mean()) + 1e-300)
             criterion[id(one)] = (count * squares + np.log(count) * taken, plain, one)
     ranked = sorted(criterion.values(), key=lambda entry: entry[0])
-    others = [one for _, plain, one in ranked if not plain][: MOST_TESTED - len(PLAIN)]
+    others = [one for _, plain, one in ranked if not plain][:most]
     return [one for _, plain, one in ranked if plain or one in others]

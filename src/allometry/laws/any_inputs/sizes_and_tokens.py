@@ -41,7 +41,7 @@ def sizes_forecast(runs: Measurements, mixed: Sequence[Trial], scale: CommonScal
 
 def _better(runs: Measurements, places: list[int], mixed: Sequence[Trial], scale: CommonScale) -> bool:
     """Whether the named laws predict what each split holds out better than the mixture, on the whole."""
-    counts, margins = relevance(runs), []
+    counts, margins = relevance(runs, scale.forward(runs.values)), []
     pairs = list(zip(splits(runs), mixed, strict=False))
     least = [_least_error(runs, places, split.held, counts, scale) for split, _ in pairs]
     if least and np.mean([_margin(trial.rms, own) for own, (_, trial) in zip(least, pairs, strict=True)]) <= MARGIN:

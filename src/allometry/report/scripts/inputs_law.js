@@ -226,8 +226,19 @@ const lawOfInputs = (() => {
         return [Math.log(target), spread / target];
       }
 
-      /** What grows above the frontier, by how much. */
+      /** By how much what is left grows above the frontier and far from the best target. */
       function growth(form, x, group, centre) {
+        return aboveFrontier(form, x, group, centre) * farFromBest(form, group, centre);
+      }
+
+      function farFromBest(form, group, centre) {
+        if (!form.best) return 1;
+        const { sign, best, unit } = table.ranges, far = (sign * centre - best[group]) / unit[group];
+        const level = Math.min(Math.max(far, 0), rules.most_level);
+        return (1 + level ** rules.level_power) ** rules.level_growth;
+      }
+
+      function aboveFrontier(form, x, group, centre) {
         if (!form.frontier) return 1;
         const { cost, best } = frontiers[group], own = Math.exp(logCost(x)) * (1 + LEAST_COST);
         let last = -1;

@@ -14,7 +14,8 @@ little-endian doubles}. At a point x (one number an input) of a group:
   ``noise`` is the variance of a run. Where the form has ``frontier`` the mean grows by g = exp(min(``growth``·e, 5)),
   the variances by g²; e = max(ln t − b, 0), t the form's centre as a target, b the ``log_best`` of the last step of
   the group's ``frontier`` whose cost is at most the point's, e = 0 below all. The cost is the product of the inputs
-  ``counts``.
+  ``counts``. Where it has ``best`` they grow by (1 + l^``level_power``)^``level_growth`` besides, l the level of c:
+  (``sign``·c − ``best``)/``unit`` of the group in ``ranges``, from 0 to ``most_level``.
 - ``record``: the likeness to each split, the weights of the forms; ``shown`` errors and inflation of the splits: as in
   ``InputForecast`` and ``Record``; ``span`` and ``deviations`` are those of the inputs, ``dearest`` is
   the largest ln cost.
@@ -33,15 +34,20 @@ from ...law_table import INPUTS, LEVELS, has_table, law_table, packed, process_t
 from ...tables.measurements import Measurements
 from .. import frontier, held_out, mixing
 from ..fitted_form import FittedForm
+from ..frontier import BEST, BOTH, FRONTIER, Levels
 from ..held_out import cost_at, cost_inputs, size_and_tokens
 from ..input_forecast import OPTIMISM, TOWARDS_ERRORS, InputForecast
 from ..leftovers import LENGTHS, MOST_RUNS, RATIOS
 from .form_steps import NoSteps, form_steps
 
 Array = np.ndarray
+NEAR_FRONTIER, NEAR_BEST = (FRONTIER, BOTH), (BEST, BOTH)
 # What the functions of a prediction have as constants.
 RULES = {
     "growth": frontier.GROWTH,
+    "level_power": frontier.LEVEL_POWER,
+    "level_growth": frontier.LEVEL_GROWTH,
+    "most_level": frontier.MOST_LEVEL,
     "wholly": held_out.WHOLLY,
     "least_likeness": held_out.LEAST_LIKENESS,
     "sharpness": mixing.SHARPNESS,
@@ -135,7 +141,8 @@ def _of_forms(forecast: InputForecast, levels: Sequence[float]) -> dict[str, Any
         "inflation": forecast.inflation.tolist(),
         "shown": forecast.shown.tolist(),
         "forms": [_form(fit, forecast, own) for fit, own in zip(forecast.fits, left, strict=True)],
-        "frontier": _frontier(runs) if any(fit.frontier for fit in forecast.fits) else None,
+        "frontier": _frontier(runs) if any(fit.emphasis in NEAR_FRONTIER for fit in forecast.fits) else None,
+        "ranges": _ranges(forecast),
         "process": {
             "factors": list(LENGTHS),
             "middle": forecast.places.middle.tolist(),
@@ -159,7 +166,8 @@ def _form(fit: FittedForm, forecast: InputForecast, left: Array) -> dict[str, An
     return {
         "name": fit.name,
         "link": fit.form.link,
-        "frontier": fit.frontier,
+        "frontier": fit.emphasis in NEAR_FRONTIER,
+        "best": fit.emphasis in NEAR_BEST,
         "middle": fit.middle.tolist(),
         "steps": form_steps(fit.form),
         "constants": packed(np.concatenate([fit.theta, fit.coefficients], axis=1)),
@@ -168,6 +176,12 @@ def _form(fit: FittedForm, forecast: InputForecast, left: Array) -> dict[str, An
         "terms": process_terms(variances, RATIOS, mixture.noise**2),
         "noise": mixture.noise**2,
     }
+
+
+def _ranges(forecast: InputForecast) -> dict[str, Any]:
+    """What tells the level of a target: its sign, and for each group the best one and the unit."""
+    levels = Levels.of(forecast.runs, forecast.common_scale.forward(forecast.runs.values))
+    return {"sign": levels.sign, "best": levels.best.tolist(), "unit": levels.unit.tolist()}
 
 
 def _frontier(runs: Measurements) -> list[dict[str, Any]]:
