@@ -25,9 +25,9 @@ WEIGHT_POWER, GROWTH = 12.0, 4.0
 LEAST_WEIGHT, LEAST_RELEVANCE = 1e-4, 0.02
 # Which runs a form is fitted to most closely: to all alike, to those near the frontier, to those near the best, to both.
 ALL, FRONTIER, BEST, BOTH = "all", "frontier", "best", "frontier and best"
-# Weights fall by 1/(1 + level^4), level 1 being half-way through the runs of a group; what is left unexplained grows by
-# this power of 1 + level^4.
-LEVEL_POWER, LEVEL_GROWTH = 4, 0.25
+# Weights fall by 1/(1 + level^4), level 1 being half-way through the runs of a group; what is left unexplained grows
+# accordingly, by this power of 1 + level^4.
+LEVEL_POWER, LEVEL_GROWTH = 4, 0.5
 MOST_LEVEL = 30.0
 # Powers of the cost by which runs count: the largest that leaves this share of the runs, as effective number.
 COST_POWERS, LEAST_EFFECTIVE = (0.5, 0.4, 0.3, 0.2, 0.1, 0.0), 0.5

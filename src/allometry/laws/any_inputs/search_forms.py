@@ -7,7 +7,7 @@ how wide its interval has to be.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from .backtest_forms import CommonScale, Trial, fit_to, left_of, trial
 from .composing.candidates import PLAIN, candidates
 from .composing.formula_form import named_forms
 from .fitted_form import FittedForm
-from .frontier import ALL, FRONTIER, cost_weights, emphases, emphasis_weights, relevance
+from .frontier import ALL, BEST, FRONTIER, cost_weights, emphases, emphasis_weights, relevance
 from .held_out import HeldOut, beyond, deeper_splits, splits
 from .input_forecast import DRIFT, InputForecast
 from .leftovers import Basis, Metric, Places, choose_metric
@@ -31,7 +31,7 @@ Array = np.ndarray
 STARTS, BACKTEST_STARTS = 8, 1
 # Forms that are tested besides the plain ones, over all ways of counting runs and of one; and with exponents of each
 # group.
-MOST_RANKED, MOST_OF_A_WAY, MOST_APART = 24, 9, 3
+MOST_RANKED, MOST_OF_A_WAY, MOST_APART = 40, 10, 3
 MOST_RUNS, MOST_FITTED = 600, 1500
 # Runs for each constant of a form that several groups share.
 ROOM = 1.3
@@ -51,7 +51,7 @@ def forecast_inputs(runs: Measurements, seed: int = 0, forms: Sequence[AnyForm] 
     thin, middle, common = thinned(runs, MOST_RUNS, seed), middle_of(runs), CommonScale.of(runs.values)
     ranked = _ranked(runs, thin, middle, common, seed, forms)
     places = Places.of(thin).at(thin.points)
-    nearest = next((one for one in ranked if one.emphasis == FRONTIER), ranked[0])
+    nearest = next((one for way in (FRONTIER, BEST) for one in ranked if one.emphasis == way), ranked[0])
     metric = choose_metric(places, thin.group, left_of(nearest, thin, common))
     base = splits(thin)
     test = lambda fitted, chosen: backtest_forms(fitted, chosen, thin, middle, common, metric, seed)
@@ -161,7 +161,7 @@ def backtest_forms(
 def _shortlist(
     fitted: Sequence[FittedForm], runs: Measurements, common: CommonScale, emphasis: str, most: int
 ) -> list[FittedForm]:
-    """The forms that fit best for their number of constants, and all the plain ones; the best first."""
+    """The best forms, one of each family, by how they fit for their number of constants, and all the plain ones."""
     groups, values = len(runs.group_names), common.forward(runs.values)
     weights = cost_weights(runs) * emphasis_weights(runs, values, emphasis)
     weights = weights / weights.mean()
@@ -177,5 +177,8 @@ def _shortlist(
             squares = np.log(float((weights * left**2).mean()) + 1e-300)
             criterion[id(one)] = (count * squares + np.log(count) * taken, plain, one)
     ranked = sorted(criterion.values(), key=lambda entry: entry[0])
-    others = [one for _, plain, one in ranked if not plain][:most]
-    return [one for _, plain, one in ranked if plain or one in others]
+    others: dict[Hashable, FittedForm] = {}
+    for _, plain, one in ranked:
+        if not plain and len(others) < most:
+            others.setdefault(one.form.family, one)
+    return [one for _, plain, one in ranked if plain or others.get(one.form.family) is one]

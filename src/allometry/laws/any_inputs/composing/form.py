@@ -55,6 +55,14 @@ class ComposedForm:
         return (*own, *(RATE for _ in self.falling), *weights)
 
     @property
+    def family(self) -> tuple[str | int | bool, ...]:
+        """What forms have in common that predict alike far from the runs: the link, and how products are made."""
+        degree = max((len(product) for product in self.products), default=0)
+        squares = any(len(set(product)) < len(product) for product in self.products)
+        below = max((len(product) for product in self.falling), default=0)
+        return self.link, degree, squares, below, bool(self.joined)
+
+    @property
     def num_linear(self) -> int:
         """How many coefficients are linear."""
         return len(self.products) + bool(self.falling) + bool(self.joined)

@@ -71,6 +71,11 @@ class FormulaForm:
         return tuple(symbol for symbol, kind in self.formula.constants.items() if isinstance(kind, str))
 
     @property
+    def family(self) -> str:
+        """A named law is one of its own."""
+        return self.name
+
+    @property
     def num_linear(self) -> int:
         """How many they are."""
         return len(self.linear)
