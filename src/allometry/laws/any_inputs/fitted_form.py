@@ -48,7 +48,10 @@ class FittedForm:
     @property
     def name(self) -> str:
         """The form's, and whether its exponents belong to each group."""
-        own, near = (", exponents of each group" if self.own else ""), ("" if self.emphasis == ALL else f", {self.emphasis}")
+        own, near = (
+            (", exponents of each group" if self.own else ""),
+            ("" if self.emphasis == ALL else f", {self.emphasis}"),
+        )
         return self.form.name + own + near
 
     @property

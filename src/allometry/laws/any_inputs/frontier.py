@@ -23,7 +23,7 @@ Array = np.ndarray
 # Weights fall by e^−(12·0.1) for a run 10 % above the frontier; what is left unexplained grows by e^(4·0.1).
 WEIGHT_POWER, GROWTH = 12.0, 4.0
 LEAST_WEIGHT, LEAST_RELEVANCE = 1e-4, 0.02
-# Which runs a form is fitted to most closely: to all alike, to those near the frontier, to those near the best, to both.
+# Which runs a form is fitted to most closely: all alike, those near the frontier, those near the best, those near both.
 ALL, FRONTIER, BEST, BOTH = "all", "frontier", "best", "frontier and best"
 # Weights fall by 1/(1 + level^4), level 1 being half-way through the runs of a group; what is left unexplained grows
 # accordingly, by this power of 1 + level^4.

@@ -10,6 +10,7 @@ import numpy as np
 from ..tables.measurements import Measurements
 from .backtest_forms import Trial
 from .fitted_form import FittedForm
+from .frontier import ALL
 from .held_out import INSIDE, LEAST_LIKENESS, likeness
 
 Array = np.ndarray
@@ -19,6 +20,9 @@ SHARPNESS = 8.0
 PRICE = 0.01
 # What is to be predicted ends somewhere: a form that goes on for ever along an input must predict better by this share.
 UNBOUNDED = 0.14
+# What is to be predicted is good: a form fitted to all runs alike must predict better by this share, where there are
+# forms fitted most closely to good ones.
+EVEN = 0.2
 # Errors below this part of a run's noise are taken for equal.
 NOISE_PART = 0.3
 LEAST_WEIGHT = 0.05
@@ -54,6 +58,8 @@ class Record:
         logged = np.array([[np.log(np.hypot(one.rms, floor)) for one in rows] for rows in trials])
         taken = np.array([one.theta.shape[1] + one.form.num_linear for one in fits])
         logged += (PRICE * taken + UNBOUNDED * np.array([one.form.is_unbounded for one in fits]))[:, None]
+        even = np.array([one.emphasis == ALL for one in fits])
+        logged += EVEN * (even & ~even.all())[:, None]
         return cls(tuple(one.split.name for one in trials[0]), np.array([one.split.along for one in trials[0]]), logged)
 
     def weights(self, kinds: Array) -> Array:

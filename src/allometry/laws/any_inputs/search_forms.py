@@ -94,8 +94,8 @@ def _ranked(
     seed: int,
     asked: Sequence[AnyForm] | None,
 ) -> list[FittedForm]:
-    """The forms worth a test, fitted to ``thin``: for each way of counting runs the best first; then some with exponents
-    of each group.
+    """The forms worth a test, fitted to ``thin``: for each way of counting runs the best first; then some with
+    exponents of each group.
 
     Raises:
         UserError: the runs are too few for all of them.
