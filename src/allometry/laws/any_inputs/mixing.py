@@ -15,14 +15,14 @@ from .held_out import INSIDE, LEAST_LIKENESS, likeness
 
 Array = np.ndarray
 # Weights fall with this power of the errors.
-SHARPNESS = 8.0
+SHARPNESS = 5.0
 # A form with one constant more must predict better by this share to weigh as much.
 PRICE = 0.01
 # What is to be predicted ends somewhere: a form that goes on for ever along an input must predict better by this share.
 UNBOUNDED = 0.14
 # What is to be predicted is good: a form fitted to all runs alike must predict better by this share, where there are
 # forms fitted most closely to good ones.
-EVEN = 0.2
+EVEN = 0.15
 # Errors below this part of a run's noise are taken for equal.
 NOISE_PART = 0.3
 LEAST_WEIGHT = 0.05
