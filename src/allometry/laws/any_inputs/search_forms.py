@@ -29,9 +29,9 @@ from .sizes_and_tokens import sizes_forecast
 
 Array = np.ndarray
 STARTS, BACKTEST_STARTS = 8, 1
-# Forms that are tested besides the plain ones, over all ways of counting runs and of one; and with exponents of each
-# group.
-MOST_RANKED, MOST_OF_A_WAY, MOST_APART = 40, 10, 3
+# Forms that are tested besides the plain ones, over all ways of counting runs and of one; and of one with exponents of
+# each group.
+MOST_RANKED, MOST_OF_A_WAY, MOST_APART = 40, 10, 4
 MOST_RUNS, MOST_FITTED = 600, 1500
 # Runs for each constant of a form that several groups share.
 ROOM = 1.3
@@ -94,7 +94,7 @@ def _ranked(
     seed: int,
     asked: Sequence[AnyForm] | None,
 ) -> list[FittedForm]:
-    """The forms worth a test, fitted to ``thin``: for each way of counting runs the best first; then some with
+    """The forms worth a test, fitted to ``thin``: for each way of counting runs the best first, then some with
     exponents of each group.
 
     Raises:
@@ -102,25 +102,24 @@ def _ranked(
     """
     forms = [*candidates(runs), *named_forms(runs)] if asked is None else asked
     fits = [fit_to(form, thin, middle, common, form.starts(STARTS, seed)) for form in forms]
+    apart = []
+    if len(runs.group_names) > 1:
+        apart = [fit_to(one.form, thin, middle, common, one.theta[:1], own=True) for one in fits if one.theta.shape[1]]
     counted = [ALL, *emphases(thin)]
+    most = min(MOST_RANKED // len(counted), MOST_OF_A_WAY)
     ranked: list[FittedForm] = []
     for emphasis in counted:
-        refit = lambda one, way=emphasis: fit_to(one.form, thin, middle, common, one.theta[:1], emphasis=way)
-        own = fits if emphasis == ALL else [refit(one) for one in fits]
-        ranked += _shortlist(own, thin, common, emphasis, min(MOST_RANKED // len(counted), MOST_OF_A_WAY))
+        refit = lambda one, way=emphasis: (
+            one if way == ALL else fit_to(one.form, thin, middle, common, one.theta[:1], one.own, way)
+        )
+        ranked += _shortlist([refit(one) for one in fits], thin, common, emphasis, most)
+        ranked += _shortlist([refit(one) for one in apart], thin, common, emphasis, MOST_APART)
     if not ranked:
         few = f"{plural(len(thin), 'run is', 'runs are')} too few for"
         if asked is None:
             raise UserError(f"{few} any form over {', '.join(runs.inputs)}: make more runs, or give fewer inputs")
         names = ", ".join(dict.fromkeys(form.name for form in asked))
         raise UserError(f"{few} the constants of {names}: make more runs, or ask for a law of fewer constants")
-    if len(runs.group_names) > 1:
-        apart = [one for one in ranked if one.theta.shape[1] and one.emphasis == ALL][:MOST_APART]
-        ranked += [
-            fit_to(one.form, thin, middle, common, one.theta[:1], own=True, emphasis=emphasis)
-            for one in apart
-            for emphasis in counted
-        ]
     return ranked
 
 
@@ -169,8 +168,9 @@ def _shortlist(
     criterion = {}
     for one in fitted:
         left = values - common.moments(one, runs.points, runs.group)[0]
-        taken = one.theta.shape[1] + one.form.num_linear * (1 + 0.5 * (groups - 1))
-        plain = one.form.name in PLAIN
+        each = 1 + 0.5 * (groups - 1)  # what a constant of every group counts, since they are pooled
+        taken = one.theta.shape[1] * (each if one.own else 1) + one.form.num_linear * each
+        plain = one.form.name in PLAIN and not one.own
         # Groups share what they have in common: each adds hardly more than a constant of its own.
         needed = one.form.num_constants + groups if groups == 1 else ROOM * (one.form.num_constants + groups)
         if plain or needed < len(runs):
@@ -181,4 +181,4 @@ def _shortlist(
     for _, plain, one in ranked:
         if not plain and len(others) < most:
             others.setdefault(one.form.family, one)
-    return [one for _, plain, one in ranked if plain or others.get(one.form.family) is one]
+    return [one for _, plain, one in ranked if plain or any(one is other for other in others.values())]
