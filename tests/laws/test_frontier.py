@@ -50,6 +50,14 @@ def test_a_target_that_does_not_go_with_the_cost_has_no_best():
     assert (relevance(runs, runs.values) == 1).all()
 
 
+def test_groups_of_very_different_targets_do_not_hide_that_they_fall_with_the_cost():
+    frame, _ = checkpoints()
+    frame["corpus"] = np.where(np.arange(100) % 2 == 0, "web", "code")
+    frame["score"] = frame["score"] + np.where(frame["corpus"] == "web", 0.0, 500.0)
+    runs = laws.Observations.read(frame, target="score", inputs=["size", "seen"], group="corpus")
+    assert emphases(runs) == [FRONTIER, BEST, BOTH]
+
+
 @pytest.mark.parametrize("shift", [0.0, -8.0])
 def test_a_form_near_the_best_is_not_bent_by_the_first_checkpoints(shift):
     """A sum of powers cannot say the first phase of learning; it says the rest where that counts more."""

@@ -23,6 +23,8 @@ Array = np.ndarray
 # Weights fall by e^−(12·0.1) for a run 10 % above the frontier; what is left unexplained grows by e^(4·0.1).
 WEIGHT_POWER, GROWTH = 12.0, 4.0
 LEAST_WEIGHT, LEAST_RELEVANCE = 1e-4, 0.02
+# From this correlation with the logarithm of the cost, within groups, a target goes with it.
+LEAST_CORRELATION = 0.2
 # Which runs a form is fitted to most closely: all alike, those near the frontier, those near the best, those near both.
 ALL, FRONTIER, BEST, BOTH = "all", "frontier", "best", "frontier and best"
 # Weights fall by 1/(1 + level^4), level 1 being half-way through the runs of a group; what is left unexplained grows
@@ -37,10 +39,7 @@ def has_frontier(runs: Measurements) -> bool:
     """Whether the target is above zero and falls with the cost."""
     if runs.are_shares or not (runs.values > 0).all():
         return False
-    cost = np.log(cost_of(runs))
-    if np.ptp(cost) == 0:
-        return False
-    return bool(np.corrcoef(cost, np.log(runs.values))[0, 1] < -0.2)
+    return _correlation(runs, np.log(runs.values)) < -LEAST_CORRELATION
 
 
 def emphases(runs: Measurements) -> list[str]:
@@ -62,8 +61,7 @@ class Levels(NamedTuple):
     @classmethod
     def of(cls, runs: Measurements, values: Array) -> Levels:
         """Of runs with these targets, (runs,), on the scale on which levels are to be told."""
-        cost = np.log(cost_of(runs))
-        sign = 1.0 if np.ptp(cost) == 0 or np.corrcoef(cost, values)[0, 1] <= 0 else -1.0
+        sign = 1.0 if _correlation(runs, values) <= 0 else -1.0
         best, unit = np.zeros(len(runs.group_names)), np.zeros(len(runs.group_names))
         for number in np.unique(runs.group):
             own = sign * values[runs.group == number]
@@ -128,10 +126,17 @@ def cost_weights(runs: Measurements) -> Array:
 
 
 def _goes_with_cost(runs: Measurements) -> bool:
-    cost = np.log(cost_of(runs))
-    if np.ptp(cost) == 0 or np.ptp(runs.values) == 0:
-        return False
-    return bool(abs(np.corrcoef(cost, runs.values)[0, 1]) > 0.2)
+    return abs(_correlation(runs, runs.values)) > LEAST_CORRELATION
+
+
+def _correlation(runs: Measurements, values: Array) -> float:
+    """Of targets (runs,) with the logarithm of the cost, both less the means of their groups; 0 if one is constant."""
+    groups = np.eye(len(runs.group_names))[runs.group]
+    both = np.stack([np.log(cost_of(runs)), values], axis=1)
+    both = both - groups @ (groups.T @ both / np.maximum(groups.sum(axis=0), 1)[:, None])
+    spread = both.std(axis=0)
+    scale = np.abs(np.stack([np.log(cost_of(runs)), values])).max(axis=1)
+    return float(both.prod(axis=1).mean() / spread.prod()) if (spread > 1e-12 * scale).all() else 0.0
 
 
 def frontier_weights(runs: Measurements) -> Array:
