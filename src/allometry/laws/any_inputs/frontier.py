@@ -26,7 +26,7 @@ LEAST_WEIGHT, LEAST_RELEVANCE = 1e-4, 0.02
 # From this correlation with the logarithm of the cost, within groups, a target goes with it.
 LEAST_CORRELATION = 0.2
 # Which runs a form is fitted to most closely: all alike, those near the frontier, those near the best, those near both.
-ALL, FRONTIER, BEST, BOTH = "all", "frontier", "best", "frontier and best"
+ALL, FRONTIER, BEST, BOTH = "all", "near the frontier", "near the best", "near the frontier and the best"
 # Weights fall by 1/(1 + level^4), level 1 being half-way through the runs of a group; what is left unexplained grows
 # accordingly, by this power of 1 + level^4.
 LEVEL_POWER, LEVEL_GROWTH = 4, 0.5

@@ -181,4 +181,4 @@ def _shortlist(
     for _, plain, one in ranked:
         if not plain and len(others) < most:
             others.setdefault(one.form.family, one)
-    return [one for _, plain, one in ranked if plain or any(one is other for other in others.values())]
+    return [one for _, plain, one in ranked if plain or others.get(one.form.family) is one]
