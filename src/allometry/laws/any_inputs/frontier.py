@@ -62,14 +62,14 @@ class Levels(NamedTuple):
     def of(cls, runs: Measurements, values: Array) -> Levels:
         """Of runs with these targets, (runs,), on the scale on which levels are to be told."""
         sign = 1.0 if _correlation(runs, values) <= 0 else -1.0
-        best, unit = np.zeros(len(runs.group_names)), np.zeros(len(runs.group_names))
+        best, unit = np.full(len(runs.group_names), np.inf), np.zeros(len(runs.group_names))
         for number in np.unique(runs.group):
             own = sign * values[runs.group == number]
             best[number], unit[number] = own.min(), np.median(own) - own.min()
         return cls(sign, best, np.maximum(unit, 0.1 * unit.mean() + 1e-12))
 
     def at(self, values: Array, group: Array) -> Array:
-        """The levels of targets (points,), 0 for the best one and beyond it."""
+        """The levels of targets (points,), 0 for the best one and beyond it, and in a group without runs."""
         return np.clip((self.sign * values - self.best[group]) / self.unit[group], 0.0, MOST_LEVEL)
 
 
