@@ -135,7 +135,7 @@ TEXTS: dict[str, Callable[[], str]] = {
     "perl": lambda: files("/usr/share/perl", "/usr/share/perl5", pattern="*.p[ml]"),
     "javascript": lambda: files("/usr/lib/node_modules", "/usr/share/nodejs", pattern="*.js"),
     "vim": lambda: files("/usr/share/vim", pattern="*.vim"),
-    "cmake": lambda: files("/usr/share/cmake-3.25", pattern="*"),
+    "cmake": lambda: files("/usr/share/cmake-3.25", pattern="*.cmake"),
     "changelogs": lambda: files("/usr/share/doc", pattern="changelog*.gz", read=unpacked),
     "french": lambda: catalogues("fr"),
     "spanish": lambda: catalogues("es"),

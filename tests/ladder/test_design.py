@@ -123,31 +123,32 @@ def test_too_little_text_is_refused_and_what_is_asked_for_is_enough():
     assert enough[0] == enough[1]  # the smallest ladder there is
 
 
-@pytest.mark.parametrize("epochs", [1.0, 2.0])
+@pytest.mark.parametrize("epochs", [1.0, 2.0, 4.0])
 @pytest.mark.parametrize("tokens", [2_000_000, 4_000_000])
 def test_a_short_text_gets_the_ladder_whose_target_reads_it_as_often_as_asked(tokens, epochs):
     """The size of the target is the one expected; a longer text gives a larger ladder, up to the minutes."""
     short, long = design_of(60, tokens=tokens, epochs=epochs), design_of(60, tokens=10**10)
     size, budget, exponent = fill_minutes.BEST_SIZE
     read = short.target_flops / (6 * size * (short.target_flops / budget) ** exponent) / tokens
-    assert (
-        0.85 * epochs < read < 1.65 * epochs
-    )  # 6·N·D leaves out the readout and attention, up to half of a small model's FLOPs
+    # 6·N·D leaves out the readout and attention, up to half of a small model's FLOPs.
+    assert 0.85 * epochs < read < 1.65 * epochs
     assert short.largest_flops < long.largest_flops / 2
     assert short.largest_flops < design_of(60, tokens=2 * tokens, epochs=epochs).largest_flops
 
 
 def test_a_plan_that_a_short_text_made_smaller_says_so():
-    """Once, but the smallest ladder there is may read a very short text more often."""
+    """As often as its study asks; the plan of the smallest ladder there is may read a very short text more often."""
 
-    def says(tokens):
+    def says(tokens, **asked):
         task = DATA.model_copy(update={"train_tokens": tokens})
-        design = make_design(StudyConfig(minutes=20), task, tokens, SPEED)
+        config = StudyConfig(minutes=20, **asked)
+        design = make_design(config, task, tokens, SPEED)
         return " ".join(LadderCost.of(design, SPEED, 20).notes()), target_run(design).epochs
 
-    words, epochs = says(4_000_000)
-    assert "reads it about once" in words
-    assert 0.9 < epochs < 1.1
+    words, epochs = says(1_000_000)
+    assert f"reads it about {epochs:.2g} times" in words
+    assert 1.8 < epochs < 2.2
+    assert "reads it about once" in says(4_000_000, epochs=1)[0]
     words, epochs = says(250_000)
     assert f"reads it about {epochs:.2g} times" in words
     assert 4 < epochs < fill_minutes.MOST_EPOCHS

@@ -20,8 +20,8 @@ class StudyConfig(Config):
     those of every run, where they are given.
 
     With ``minutes``, the planned run takes ``target_ratio`` times the FLOPs of the largest rung, and reads the text
-    about ``epochs`` times at most: what further ones cost differs from text to text. With widths and tokens, each width
-    is trained with ``repeats`` seeds, which tells the noise of a run.
+    about ``epochs`` times at most: a short text makes the ladder smaller. With widths and tokens, each width is trained
+    with ``repeats`` seeds, which tells the noise of a run.
     ``unique_tokens`` trains on so many tokens of the text, from all parts of it, again and again; ``mix`` is another
     text, of which ``mix_share`` of the tokens is taken. The held-out text is that of ``data``.
 
@@ -40,7 +40,7 @@ class StudyConfig(Config):
     batch_tokens: int = Field(default=512, ge=16)
     retries: int = Field(default=0, ge=0, le=10)
     target_ratio: float = Field(default=8.0, ge=1, le=10_000)
-    epochs: float = Field(default=1.0, gt=0, le=8)
+    epochs: float = Field(default=2.0, gt=0, le=8)
     repeats: int = Field(default=1, ge=1, le=100)
     unique_tokens: int | None = Field(default=None, ge=1000)
     mix: str | None = None
