@@ -56,6 +56,19 @@ def test_a_budget_is_spent_and_never_exceeded(unfitted, share):
     assert chosen.spent + PRICE[left].min() > budget or len(left) == 0
 
 
+def test_very_many_candidates_are_sampled(unfitted, monkeypatch):
+    """A pool of some thousands stands for them; the cheapest are in it, so that a small budget pays for runs."""
+    monkeypatch.setattr(module, "MOST_CANDIDATES", 200)
+    generator = np.random.default_rng(0)
+    size, tokens = np.exp(generator.uniform(14, 21, 1500)), np.exp(generator.uniform(18, 25, 1500))
+    price, loss = 6 * size * tokens, 1.7 + 400 / size**0.34 + 1000 / tokens**0.3
+    cheap = 4 * np.sort(price)[:3].sum()
+    for budget in (cheap, 0.001 * price.sum()):
+        chosen = choose(lambda rows: loss[rows], {"N": size.tolist(), "D": tokens.tolist()}, cost=price, budget=budget)
+        assert 3 <= len(chosen.order) <= 200
+        assert chosen.spent <= budget * (1 + 1e-9)
+
+
 def test_the_same_call_chooses_the_same(unfitted):
     assert choose().order.tolist() == choose().order.tolist()
 

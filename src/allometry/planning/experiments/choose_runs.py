@@ -36,8 +36,8 @@ STAGES = (0.25, 0.5)
 # takes many cheap runs, and most, which takes few dear ones.
 PRICE_POWER = 0.5
 MOST_RUNS, MOST_TARGETS = 300, 200
-# Candidates that are weighed against each other at once.
-MOST_AT_ONCE = 1000
+# Candidates that are weighed against each other at once; of more than the second some stand for all, and the cheapest.
+MOST_AT_ONCE, MOST_CANDIDATES, CHEAPEST = 1000, 3000, 100
 LEAST_RUNS = 3
 # Runs for each input with which forms can be told apart.
 ENOUGH_FOR_AN_INPUT = 12
@@ -172,28 +172,35 @@ class _Problem:
     def spend(self, budget: float, measure: Measure, generator: np.random.Generator) -> tuple[list[int], Array]:
         """The rows measured, batch by batch, and what they gave."""
         order: list[int] = []
-        losses, weight = np.empty(0), np.ones(len(self.price))
+        losses, weight, pool = np.empty(0), np.ones(len(self.price)), self._pool(generator)
         places = np.concatenate([self.points, GROUPS_APART * np.eye(self.group.max() + 1)[self.group]], axis=1)
         for share in STAGES:
-            rest, left = self._rest(order), share * budget - float(self.price[order].sum())
+            rest, left = np.setdiff1d(pool, order), share * budget - float(self.price[order].sum())
             wanted = (round(share * number) - len(order) for number in (self.enough, MOST_RUNS))
             batch = rest[spend_evenly(self.price[rest], weight[rest], places[rest], left, *wanted, generator)]
             if len(batch):
                 losses = np.concatenate([losses, _measured(measure, batch)])
                 order += batch.tolist()
                 weight = self._weights(order, losses)
-        batch = self._most_telling(order, losses, budget - float(self.price[order].sum()), generator)
+        rest = np.setdiff1d(pool, order)
+        batch = self._most_telling(rest, order, losses, budget - float(self.price[order].sum()), generator)
         if len(batch):
             losses = np.concatenate([losses, _measured(measure, batch)])
             order += batch.tolist()
         return order, losses
 
-    def _rest(self, order: list[int]) -> Array:
-        return np.setdiff1d(np.arange(len(self.price)), order)
+    def _pool(self, generator: np.random.Generator) -> Array:
+        """The candidates to choose from: all of them, or a sample of very many and the cheapest."""
+        if len(self.price) <= MOST_CANDIDATES:
+            return np.arange(len(self.price))
+        cheapest = np.argsort(self.price, kind="stable")[:CHEAPEST]
+        return np.union1d(generator.permutation(len(self.price))[: MOST_CANDIDATES - CHEAPEST], cheapest)
 
-    def _most_telling(self, order: list[int], losses: Array, budget: float, generator: np.random.Generator) -> Array:
-        """The candidates on which the rest of the budget is spent; none where no run gave anything yet."""
-        rest = self._rest(order)
+    def _most_telling(
+        self, rest: Array, order: list[int], losses: Array, budget: float, generator: np.random.Generator
+    ) -> Array:
+        """Of the candidates that are left, those on which the rest of the budget is spent; none where no run gave
+        anything yet."""
         rest = rest[self.price[rest] <= budget * (1 + 1e-12)]
         if len(rest) > MOST_AT_ONCE:
             rest = np.sort(generator.permutation(rest)[:MOST_AT_ONCE])
