@@ -76,6 +76,17 @@ def test_what_is_no_table_says_what_it_is(refused, source):
         assert f"is a {kind} that allometry wrote" in refused("fit", "own.json")
 
 
+@pytest.mark.parametrize("change", [lambda fit: fit.pop("values"), lambda fit: fit.update(values=3)])
+def test_a_fit_of_another_version_is_named_without_words_of_python(refused, cli, source, change):
+    assert cli("fit", source, "--law", "power", "-o", "fit.json")[0] == 0
+    fit = json.loads(Path("fit.json").read_text())
+    change(fit)
+    Path("fit.json").write_text(json.dumps(fit))
+    line = refused("predict", "fit.json", "--params", "1e9", "--tokens", "1e10")
+    assert line.startswith("allometry: fit.json: not a fit that this version reads")
+    assert "Error" not in line
+
+
 def test_a_law_that_is_not_known_is_refused_before_the_table_is_read(refused):
     assert "no law 'nosuch'" in refused("fit", "nowhere.csv", "--law", "nosuch").replace('"', "'")
 

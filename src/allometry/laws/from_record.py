@@ -33,7 +33,8 @@ def reads_record(what: str, remedy: str) -> Callable[[Callable[Given, Read]], Ca
             except UserError:  # a part of the record, which says better what is wrong
                 raise
             except MISSING as error:
-                raise UserError(f"not {what}: {type(error).__name__} {error}; {remedy}") from None
+                wrong = f"{error.args[0]} is missing" if type(error) is KeyError else "its values are damaged"
+                raise UserError(f"not {what} that this version reads: {wrong}; {remedy}") from None
 
         return checked
 

@@ -50,7 +50,10 @@ def load(path: str | Path, form: Law | None = None) -> Result:
     kind = data.get("kind") if isinstance(data, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"{path}: not a fit or forecast; {_how_to_write(path)}")
-    return Fit.from_json(data, form) if kind == "fit" else KINDS[kind].from_json(data)
+    try:
+        return Fit.from_json(data, form) if kind == "fit" else KINDS[kind].from_json(data)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _how_to_write(path: Path) -> str:

@@ -146,6 +146,10 @@ class Plan:
             for kind, value in _parts(values):
                 check_fields(kind, value)
             check_numbers("exact_counts", values["exact_counts"])
+            if not isinstance(values["model"], Mapping | None) or not isinstance(values["run"], Mapping | None):
+                raise TypeError("model and run are no names and values")
+            if (values["low"] is None) != (values["high"] is None):
+                raise TypeError("its interval has one end")
             nested = {
                 "budget": Budget.from_json(values["budget"]),
                 "optimum": Optimum.from_json(values["optimum"]),

@@ -16,6 +16,11 @@ from ..runs.record import RunRecord
 from ..runs.study import Study
 
 Curve = list[tuple[float, float]]
+# What pages read of the small files of a study. The recipe of a program has no reference length, and is only shown.
+OF_SAMPLE = {"run": str, "prompt": str, "text": str}
+OF_LADDER = {"sweep": list, "rungs": list}
+OF_CORPUS = {"source": str}
+OF_RECIPE = dict.fromkeys(("lr", "batch_tokens", "batch_exponent", "lr_exponent", "reference_tokens"), float)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,16 +62,19 @@ class StudyContents:
         """
         records = tuple(study.records())
         plan = study.path / "plan.json"
-        ladder = study.table("ladder.json")
+        ladder = study.table("ladder.json", OF_LADDER)
+        recipe = study.table("recipe.json")
+        if recipe and "reference_tokens" in recipe:
+            study.table("recipe.json", OF_RECIPE)
         return cls(
             records=records,
             curves={record.id: study.curve(record.id) for record in records if record.kind != "sweep"},
             predictor=_load_predictor(study.path / "fit.json"),
             plan=Plan.load(plan) if plan.is_file() else None,
             outcome=Outcome.from_json(outcome) if (outcome := study.table("outcome.json")) else None,
-            recipe=study.table("recipe.json"),
-            sample=study.table("sample.json"),
-            corpus=study.table("corpus/manifest.json"),
+            recipe=recipe,
+            sample=study.table("sample.json", OF_SAMPLE),
+            corpus=study.table("corpus/manifest.json", OF_CORPUS),
             settings=study.settings(),
             rungs=len(ladder["rungs"]) if ladder else None,
             sweep_ids=frozenset(

@@ -104,11 +104,11 @@ def costs(records: Sequence[RunRecord]) -> ReportTable:
 
 def recipe(stored: Mapping[str, Any], rate: str | None = None) -> ReportTable:
     """The recipe and its evidence, in words; ``rate`` says what its learning rate is."""
-    evidence = stored.get("evidence") or {}
+    evidence = stored.get("evidence")
     plain = {name: value for name, value in stored.items() if name != "evidence"}
     rows = [
         row(RECIPE_WORDS.get(name, name.replace("_", " ")), cells.value_of(value))
-        for name, value in (plain | evidence).items()
+        for name, value in (plain | (evidence if isinstance(evidence, dict) else {})).items()
         if value is not None
     ]
     if rate:

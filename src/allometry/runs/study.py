@@ -221,16 +221,25 @@ class Study:
         except ValueError as error:
             raise UserError(f"{path}: not readable ({error}); {_advice(name)}") from None
 
-    def table(self, name: str) -> dict[str, Any] | None:
+    def table(self, name: str, needed: Mapping[str, type] | None = None) -> dict[str, Any] | None:
         """The JSON object in a file of the study, or None if the file does not exist.
+
+        Args:
+            needed: name → type of what must be in it; a whole number is a float.
 
         Raises:
             UserError: the file cannot be read, or holds something else.
         """
         value = self.read(name)
-        if value is None or isinstance(value, dict):
-            return value
-        raise UserError(f"{self.path / name}: holds no names and values; {_advice(name)}")
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise UserError(f"{self.path / name}: holds no names and values; {_advice(name)}")
+        for key, kind in (needed or {}).items():
+            one = value.get(key)
+            if not isinstance(one, int | float if kind is float else kind) or isinstance(one, bool):
+                raise UserError(f"{self.path / name}: {key} is missing or damaged; {_advice(name)}")
+        return value
 
     def write(self, name: str, value: Any) -> None:
         """Write a JSON value to a file of the study, atomically."""
