@@ -20,7 +20,9 @@ Curve = list[tuple[float, float]]
 OF_SAMPLE = {"run": str, "prompt": str, "text": str}
 OF_LADDER = {"sweep": list, "rungs": list}
 OF_CORPUS = {"source": str}
-OF_RECIPE: dict[str, type] = dict.fromkeys(("lr", "batch_tokens", "batch_exponent", "lr_exponent", "reference_tokens"), float)
+OF_RECIPE: dict[str, type] = dict.fromkeys(
+    ("lr", "batch_tokens", "batch_exponent", "lr_exponent", "reference_tokens"), float
+)
 
 
 @dataclass(frozen=True, eq=False)
