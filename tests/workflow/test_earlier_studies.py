@@ -88,6 +88,23 @@ def test_constants_of_texts_that_scatter_as_earlier_ones_are_as_far_off_as_said(
     assert 0.85 < np.sqrt(np.mean(z**2)) < 1.3
 
 
+def test_a_ladder_of_short_runs_has_an_interval_as_wide_as_such_ladders_were_off():
+    """The same text with runs of 3.2 M and of 0.8 M tokens at most; a target 5 % below the law is inside of one."""
+    text = {"E": 0.65, "A": 400.0, "B": 700.0, "alpha": 0.65, "beta": 0.48, "k": 0.55}
+    task, inside = TextConfig(source="text", fingerprint="f00d"), []
+    for longest in (3_200_000, 800_000):
+        rungs = []
+        for width in (16, 32, 48, 64):
+            model = shape(width)
+            for share in (0.1, 0.2, 0.4, 0.7, 1.0):
+                run = Recipe().run(model, task, round(share * longest), seed=0)
+                rungs.append(record(run, loss_of(text, model.num_params, run.tokens)))
+        law, _ = fit_ladder(rungs)
+        answer = law.predict(num_params=1.5e5, tokens=3.5 * longest, level=0.9)
+        inside.append(bool(answer.low < 0.95 * answer.value))
+    assert inside == [False, True]
+
+
 def test_a_ladder_of_subwords_takes_no_constants_of_bytes_and_a_wider_interval():
     """The same losses twice; of subwords a target 5 % below the law, as in the one study that is known, is inside."""
     text = {"E": 0.65, "A": 400.0, "B": 700.0, "alpha": 0.65, "beta": 0.48, "k": 0.55}

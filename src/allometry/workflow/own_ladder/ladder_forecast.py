@@ -10,7 +10,16 @@ from ... import laws
 from ...ladder.noise import trunk_noise
 from ...runs.record import RunRecord
 from ...runs.study import Study
-from .earlier_studies import DRIFT, LAWS, LEAST_LENGTHS, LEAST_TOKENS, PRIORS, SUBWORD_DRIFT
+from .earlier_studies import (
+    DRIFT,
+    LAWS,
+    LEAST_LENGTHS,
+    LEAST_TOKENS,
+    PRIORS,
+    SHORT_DRIFT,
+    SHORT_TOKENS,
+    SUBWORD_DRIFT,
+)
 
 
 def own_ladder(source: Path | str) -> list[RunRecord]:
@@ -49,7 +58,8 @@ def fit_ladder(records: Sequence[RunRecord]) -> tuple[laws.Forecast, laws.Observ
     observations = observe(long)
     text = long[0].config.text
     of_bytes = text.tokenizer == "bytes"
-    drift = DRIFT if of_bytes else SUBWORD_DRIFT
+    short = max(record.tokens for record in long) < SHORT_TOKENS
+    drift = SUBWORD_DRIFT if not of_bytes else SHORT_DRIFT if short else DRIFT
     if text.train_tokens is not None:
         drift = replace(drift, unique_tokens=float(text.train_tokens))
     known = {"laws": LAWS, "priors": PRIORS} if of_bytes else {}
