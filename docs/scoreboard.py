@@ -47,7 +47,12 @@ def read(name: str) -> Any:
     return [json.loads(line) for line in text.splitlines()] if name.endswith(".jsonl") else json.loads(text)
 
 
-STUDIES = {"repeated": "unseen, latest", "final": "unseen, before", "tuning": "seen"}  # by group, latest first
+STUDIES = {  # by group, the latest first
+    "fresh": "unseen, latest",
+    "repeated": "unseen, second",
+    "final": "unseen, first",
+    "tuning": "seen",
+}
 
 
 def studies() -> list[dict]:
