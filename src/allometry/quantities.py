@@ -84,6 +84,8 @@ def parse_bytes(text: str | float, name: str = "bytes") -> float:
 
 def format_count(value: float) -> str:
     """A number with three significant digits and a suffix: 1234567 → ``1.23M``; from 10000T on, without: ``1e+16``."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
     if abs(value) >= 9999.5e12:
         return f"{value:.3g}"
     for factor, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):

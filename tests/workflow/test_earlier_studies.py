@@ -100,7 +100,7 @@ def test_a_ladder_of_short_runs_has_an_interval_as_wide_as_such_ladders_were_off
                 run = Recipe().run(model, task, round(share * longest), seed=0)
                 rungs.append(record(run, loss_of(text, model.num_params, run.tokens)))
         law, _ = fit_ladder(rungs)
-        answer = law.predict(num_params=1.5e5, tokens=3.5 * longest, level=0.9)
+        answer = law.predict(num_params=3e5, tokens=5 * longest, level=0.9)
         inside.append(bool(answer.low < 0.95 * answer.value))
     assert inside == [False, True]
 

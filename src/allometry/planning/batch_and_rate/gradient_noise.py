@@ -80,7 +80,7 @@ class GradientNoise:
         interval = (
             "" if np.isnan(self.low) else f" [{format_count(self.low)}, {format_count(self.high)}] {self.level:.0%}"
         )
-        lines = [f"noise scale {format_count(self.batch)}{interval.replace('infT', '∞')} from {self.sizes} batch sizes"]
+        lines = [f"noise scale {format_count(self.batch)}{interval} from {self.sizes} batch sizes"]
         lines.append(f"gradient² {self.gradient_squared:.4g}, noise of one token {self.noise:.4g}")
         if self.exponent is not None:
             lines.append(f"the noise decreases as B^-{self.exponent:.3g} (standard error {self.exponent_error:.2g})")
