@@ -1,11 +1,11 @@
 """Beyond runs that end before their power law begins: how far down the loss may go there.
 
 The findings of a table say when its runs end early (:mod:`allometry.laws.tables.rows.late_slopes`). A law is fitted to
-the beginning then, and the loss comes out below it. Of 14 such ladders that were followed to 3 to 14 times their
-longest run (pairs of texts, GPTs as programs, speech, subwords), the loss fell on with 0.35 to 1.9 times the exponent
-that the longest runs had; the larger factors are those of few lengths and far targets. So the interval reaches down to
-an exponent that grows by a part of itself over every stretch as long as that of the lengths that ran, and up to no fall
-at all.
+the beginning then, and the loss comes out below it. Of 14 ladders that were followed to 3 to 14 times their longest run
+(pairs of texts, GPTs as programs, speech, subwords; in some size was merely worth less than tokens), the loss fell on
+with 0.35 to 1.9 times the exponent that the longest runs had; the larger factors are those of few lengths and far
+targets. So the interval reaches down to an exponent that grows by a part of itself over every stretch as long as that
+of the lengths that ran, and up to no fall at all.
 
 Where the exponent itself grows up to the longest runs, losses came out below the law by 0.23 of it for each e-fold of
 tokens (seven ladders; standard deviation 0.2). Where noise hardly explains that it grows, predictions are lowered by as
@@ -37,7 +37,7 @@ class EarlyEnd:
         tokens: of the longest run; the rest concerns longer ones.
         exponent: −d ln L / d ln D that the longest runs have at most (95 %).
         growth: of the exponent for each e-fold of tokens beyond, at most, as a part of it.
-        grows: whether the exponent grew up to the longest runs; else tokens are worth more than size to all of them.
+        grows: whether the exponent grew up to the longest runs; else size is worth next to nothing to any of them.
         lower: how far below its law ln L lies for each e-fold of tokens beyond; 0 where it is not sure that it grew.
         lower_sd: the standard deviation of ``lower``.
     """
@@ -90,7 +90,7 @@ class EarlyEnd:
 
     def sentence(self) -> str:
         """For people: what it means for predictions."""
-        why = "all runs are short for their sizes (more tokens help each more than more parameters)"
+        why = "all runs are short for their sizes (more tokens help each, more parameters next to nothing)"
         if self.grows:
             why = "the loss still falls faster with every doubling at the longest runs"
         return f"{why}: beyond them it may fall more steeply, and intervals reach down to that; train longer runs first"

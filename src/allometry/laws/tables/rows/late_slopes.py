@@ -1,10 +1,11 @@
-"""How the loss still falls at the end of a table's runs: faster and faster, or more by tokens than by size everywhere.
+"""How the loss still falls at the end of a table's runs: faster and faster, or by tokens alone.
 
 Along the lengths of one size, ln L of any law bends upwards in ln D: the exponent −d ln L / d ln D falls, or stays.
 Where it grows up to the longest runs, learning has just begun, and a law fitted there does not tell where it goes.
 
-The run of the most tokens a parameter is the one that more parameters help most. Where more tokens would help even that
-run more, all runs are short for their sizes: none shows what size is worth in the end, nor which law holds there.
+The run of the most tokens a parameter is the one that more parameters help most. Where they help even that run by less
+than a tenth of what tokens do, all runs are short for their sizes: none shows what size is worth, nor which law holds
+in the end. Size worth somewhat less than tokens is no such sign: a steady law with a small exponent of N looks so.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ WINDOW = 8.2  # the last lengths of a size are those within this factor of its l
 LEAST_SERIES, LEAST_LENGTHS = 2, 3
 # What single runs scatter by at least, as a part of the loss; residuals that are smaller count with three of that.
 NOISE, NOISE_RUNS = 0.004, 3
-SHORT = 0.8  # what size is worth, as a part of what tokens are, where runs are short: below what noise of 1 % makes
+SHORT = 0.1  # what size is worth, as a part of what tokens are, where it is worth nothing that shows
 CHANCE = 0.1  # that noise alone makes an exponent grow as much, were it steady; that of a law with a floor falls
 SETTINGS = ("lr", "batch_tokens", "batch_sequences", "weight_decay", "warmup")  # of which the best counts
 
@@ -73,8 +74,8 @@ class SizeAgainstTokens:
 
     @property
     def short_of_tokens(self) -> bool:
-        """Whether more tokens help it clearly more than more parameters."""
-        return self.by_size < SHORT * self.by_tokens
+        """Whether more tokens help it, and more parameters next to nothing."""
+        return self.by_tokens > 0 and self.by_size < SHORT * self.by_tokens
 
 
 def late_slopes(runs: RunArrays) -> LateSlopes | None:
