@@ -221,6 +221,9 @@ def test_the_law_counts_where_runs_are_quiet_and_is_never_far_from_the_process(u
         moved = np.log(both.predict(AT).value) - np.log(alone.predict(AT).value)
         half = np.log(alone.predict(AT, level=0.6827).high) - np.log(alone.predict(AT).value)
         assert moved == pytest.approx(both.law_share * half, rel=1e-3)
+        # The interval is as wide as that of the process: a law that disagrees makes nothing surer.
+        wide, plain = both.predict(AT), alone.predict(AT)
+        assert np.log(wide.high / wide.low) == pytest.approx(np.log(plain.high / plain.low))
         shares.append(both.law_share)
     assert shares[0] > 0.9 > 0.5 > shares[1] > 0
 

@@ -144,7 +144,7 @@ def test_the_interval_knows_that_other_data_wear_out_faster_or_more_slowly():
     up, down = np.log(unsure.high / sure.high), np.log(sure.low / unsure.low)
     assert up[0] == down[0] == pytest.approx(0, abs=1e-12)
     assert np.all(np.diff(up) > 0)
-    assert np.all(up[1:] > down[1:] * 1.0)  # what is lost by less worth is more than what is won by more
+    assert np.all(up[1:] > down[1:])  # what is lost by less worth is more than what is won by more
     for factor, end in ((np.exp(-1.6449), unsure.high), (np.exp(1.6449), unsure.low)):
         other = Repeated(fitted, 1e9, Repetition(tokens=15.387756 * factor)).predict(size, tokens).value
         assert np.all(np.abs(np.log(end / unsure.value)) > 0.7 * np.abs(np.log(other / unsure.value)))

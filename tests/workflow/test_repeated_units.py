@@ -68,21 +68,23 @@ def test_the_number_may_be_stated_later_and_is_in_prediction_plan_outcome_and_pa
     point = {"num_params": plan.num_params, "tokens": 50 * UNIQUE}
     prediction, cautions = workflow.predict_run(out, fit, point, 0.9)
     assert prediction.value > fit.predict(**point).value
-    assert any("25k images, read 50 times" in text for text in cautions)
+    assert any("reads its 25k images 50 times" in text for text in cautions)
     inside = point | {"tokens": 10_000.0}
     assert workflow.predict_run(out, fit, inside, 0.9) == (fit.predict(**inside), [])
 
 
-def test_passes_up_to_four_are_a_note(ladder):
+def test_a_plan_counts_passes_from_the_second_on_as_a_prediction_does(ladder):
     out, _ = ladder
     data = repeated_units(Study(out)) or pytest.fail("no units")
-    data = data.__class__(200_000, data.seen, data.unit)
+    data = data.__class__(200_000, min(data.seen, 200_000), data.unit)
     predictor = workflow.load_fit(out)
     make = lambda law, budget: planning.plan(law, budget, shape=None)
     plan = data.plan(make, predictor, planning.Budget(num_params=2e4, tokens=5e5))
-    assert plan.budget.tokens_available is None
-    (note,) = (text for text in data.with_note(plan, known=False).notes if "times" in text)
-    assert "reads its images 2.5 times" in note
+    assert plan.budget.tokens_available == 200_000
+    assert any("reads the data 2.5 times" in text for text in plan.notes)
+    assert plan.loss == pytest.approx(float(data.law(predictor).predict(plan.num_params, plan.tokens).value))
+    losses = [data.plan(make, predictor, planning.Budget(num_params=2e4, tokens=n)).loss for n in (3e5, 7.8e5, 8.2e5)]
+    assert losses == sorted(losses, reverse=True)
     once = data.plan(make, predictor, planning.Budget(num_params=2e4, tokens=1e5))
     assert data.with_note(once, known=False) == once
 

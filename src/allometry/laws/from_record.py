@@ -9,9 +9,8 @@ from typing import ParamSpec, TypeVar
 from ..errors import UserError
 
 # What the package itself writes; none of it is a table of runs.
-RECORDS = frozenset(
-    {"fit", "forecast", "input_forecast", "forecasts", "isoflop", "curve_fit", "metric_fit", "plan", "outcome"}
-)
+LAWS = ("fit", "forecast", "input_forecast", "forecasts", "isoflop", "curve_fit", "metric_fit", "chosen_forecast")
+RECORDS = frozenset({*LAWS, "plan", "experts_plan", "samples_plan", "next_runs", "chosen_runs", "outcome"})
 
 Given = ParamSpec("Given")
 Read = TypeVar("Read")

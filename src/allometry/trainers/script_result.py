@@ -109,7 +109,7 @@ def _find(name: str, plain: Mapping[str, Any], printed: str) -> float | None:
 def _ends_in_no_number(name: str, printed: str, after: int) -> bool:
     """Whether the last value is NaN or infinite, which a pattern of digits passes over to find an older one."""
     try:
-        pattern = re.compile(_GROUP.sub(lambda _: r"([-+]?(?:nan|inf(?:inity)?)\b)", name, count=1), re.IGNORECASE)
+        pattern = re.compile(_GROUP.sub(lambda _: r"(?i:([-+]?(?:nan|inf(?:inity)?)\b))", name, count=1))
     except re.error:
         return False  # a group within the group
     return any(match.start() >= after for match in pattern.finditer(printed))

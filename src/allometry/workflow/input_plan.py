@@ -89,10 +89,16 @@ def _columns(inputs: tuple[str, ...]) -> dict[str, str]:
     columns = {
         field: next((name for name in inputs if normalise(name) in names), None) for field, names in wanted.items()
     }
+    if set(inputs) == {columns["num_params"], columns["tokens"]}:
+        raise UserError(
+            f"a law of size and tokens that was fitted with --input ({', '.join(inputs)}) has no plan: fit without "
+            "--input, as `allometry fit TABLE -o law.json`, and plan by that"
+        )
     if None in columns.values() or set(columns.values()) != set(inputs):
         raise UserError(
             f"a law that reads {', '.join(inputs)} has no plan: there are plans by laws of model size and tokens, of "
-            "active parameters, tokens and experts, and of samples; `allometry predict --at` asks this one"
+            "active parameters, tokens and experts, and of samples; to ask this law, use "
+            "`allometry predict FILE --at NAME=VALUE`"
         )
     return {field: str(name) for field, name in columns.items()}
 

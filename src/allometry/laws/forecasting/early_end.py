@@ -25,7 +25,6 @@ from ..tables.run_arrays import RunArrays
 Array = np.ndarray
 GROWTH = 0.6  # of the exponent, over a stretch of ln D as long as that of the lengths that ran
 LOWER, LOWER_SD = 0.23, 0.2  # of ln L for each e-fold beyond, as parts of the exponent, where it still grows
-
 SURE = 0.02  # the chance of noise below which the exponent is taken to grow
 
 

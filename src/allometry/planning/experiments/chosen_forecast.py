@@ -96,9 +96,11 @@ class ChosenForecast:
         known = np.isin(rows.labels, self.runs.group_names)
         law = self._of_law(rows, known, level)
         if law is not None:
-            apart = np.clip(law[0] - centre[known], -MOST_APART * deviation[known], MOST_APART * deviation[known])
-            centre[known] += self.law_share * apart
-            half[known] += self.law_share * (np.where(np.isfinite(law[1]), law[1], half[known]) - half[known])
+            apart, most = law[0] - centre[known], MOST_APART * deviation[known]
+            centre[known] += self.law_share * np.clip(apart, -most, most)
+            # Where the two disagree, the law's narrow interval would hold neither of them.
+            sure = np.isfinite(law[1]) & (np.abs(apart) <= most)
+            half[known] += self.law_share * (np.where(sure, law[1], half[known]) - half[known])
         back = np.exp if self.logarithmic else np.asarray
         shape = (len(centre),) if shape is None else shape
         return around(back(centre), back(centre - half), back(centre + half), level, shape)

@@ -193,8 +193,8 @@ def repetition_note(epochs: float | None, included: bool = False, unit: str = ""
         return f"{reads}; loss and interval include what that costs, as earlier studies showed"
     if epochs <= FREE_EPOCHS:
         return (
-            f"{reads}; up to about {FREE_EPOCHS} times, a {unit or 'token'} stays nearly as good as new for large "
-            f"models {PAPER}, while small ones on little text lose 0 to 10 % with each doubling"
+            f"{reads}; up to about {FREE_EPOCHS} times, large models lose little by that {PAPER}, while small ones on "
+            "little data lose 0 to 10 % with each doubling"
         )
     many = float(worth(np.asarray(epochs), 1.0, Repetition().tokens))
     return (

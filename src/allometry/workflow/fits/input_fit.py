@@ -146,21 +146,24 @@ def _far(forecast: laws.InputForecast, point: Mapping[str, Any]) -> list[str]:
     """What a point far outside the runs means for its interval.
 
     Raises:
-        UserError: it lies so far outside that no prediction means anything.
+        UserError: it lies so far above them that no prediction means anything. A small value may be a plain one, as a
+            weight decay of nearly nothing is.
     """
-    distances = {}
+    distances, above = {}, {}
     for name, own in zip(forecast.inputs, forecast.runs.points.T, strict=True):
         # Sizes and tokens are also known by their usual names.
         given = (value for key, value in point.items() if key == name or normalise(name) in KNOWN.get(key, ()))
         value = next(given, 0.0)
         if value > 0 and (own > 0).all() and not forecast.runs.are_shares:
-            distances[name] = max(value / own.max(), own.min() / value)
+            above[name] = value / own.max()
+            distances[name] = max(above[name], own.min() / value)
     name = max(distances, key=lambda name: distances[name], default="")
     if not name or distances[name] <= TESTED:
         return []
-    if distances[name] > MOST_BEYOND:
+    if max(above.values()) > MOST_BEYOND:
+        name = max(above, key=lambda name: above[name])
         raise UserError(
-            f"{name} lies {distances[name]:.2g}× outside the runs: no law has been tested so far out, and more than "
+            f"{name} lies {above[name]:.2g}× outside the runs: no law has been tested so far out, and more than "
             f"{MOST_BEYOND:.0e}× is refused; make runs farther out first, or ask for less"
         )
     return [

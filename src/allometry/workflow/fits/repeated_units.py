@@ -51,7 +51,7 @@ class RepeatedUnits:
     def plan(self, make: Callable[[Predictor | Repeated, Budget], Plan], predictor: Predictor, budget: Budget) -> Plan:
         """The plan that ``make`` makes; made again for the few units there are where it would read them too often."""
         planned = make(predictor, budget)
-        again = costs_much(planned.tokens / self.unique) and not knows_repetition(predictor)
+        again = planned.tokens > max(self.unique, self.seen) and not knows_repetition(predictor)
         if not again or budget.tokens_available is not None:
             return planned
         return make(self.law(predictor), replace(budget, tokens_available=self.unique))
@@ -73,8 +73,9 @@ class RepeatedUnits:
         if tokens <= max(self.unique, self.seen):
             return ""
         return (
-            f"of {format_count(self.unique)} {self.unit}s, read {tokens / self.unique:.3g} times: those beyond the "
-            "longest run are worth less by arXiv 2305.16264, and the interval allows for more and for less"
+            f"the run reads its {format_count(self.unique)} {self.unit}s {tokens / self.unique:.3g} times: those that "
+            "it reads after the longest fitted run's count as worth less (arXiv 2305.16264), and the interval is "
+            "wider, since data may wear out faster or more slowly"
         )
 
 
