@@ -268,3 +268,23 @@ def test_wrong_input(unfitted, changes, words):
         choose(**changes)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_faults_of_the_candidates_are_found_before_any_run_is_paid_for(unfitted):
+    paid = []
+
+    def measure(rows):
+        paid.extend(rows)
+        return np.ones(len(rows))
+
+    same = {"N": [1e9] * 40, "D": [1e9] * 40}
+    with pytest.raises(UserError, match="the same in every run"):
+        planning.choose_runs(same, measure, inputs=["N", "D"], cost=np.ones(40), at=same, budget=20)
+    first = np.linspace(0.1, 0.9, 40)
+    off = np.where(np.arange(40) == 12, 0.1, 0.0)
+    shares = {"a": first, "b": (1 - first) / 3, "c": 2 * (1 - first) / 3 - off}
+    with pytest.raises(
+        UserError, match=r"add up to one in most runs, but to 0.9 in 1 run, first with candidate row = 12"
+    ):
+        planning.choose_runs(shares, measure, inputs=list("abc"), cost=np.ones(40), at=shares, budget=20)
+    assert not paid

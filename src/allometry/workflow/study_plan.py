@@ -22,7 +22,7 @@ from ..planning.resources.shapes import size_of
 from ..quantities import format_flops
 from ..runs.study import COLLECTION, Study
 from .fits.repeated_units import RepeatedUnits, repeated_units
-from .fits.study_fit import load_fit
+from .fits.study_fit import load_fit, study_of
 from .listener import Listener, Note, silent
 from .outcome import planned_run, score_notes
 from .programs.script_practice import ScriptPractice, is_of_a_program
@@ -59,7 +59,7 @@ def plan(
     """
     source = Path(source)
     predictor = load_fit(source)
-    study = _study_of(source)
+    study = study_of(source)
     if study is not None:
         refuse_model_options(rule=rule, vocab_size=vocab_size, context=context)
         options = {}
@@ -182,12 +182,6 @@ def standing_plan(study: Study) -> planning.Plan | None:
     """The plan that is in the study; None before there is one."""
     path = study.path / "plan.json"
     return planning.Plan.load(path) if path.is_file() else None
-
-
-def _study_of(source: Path) -> Study | None:
-    """The study that a fit belongs to: the folder itself, or the one that its file lies in."""
-    study = Study(source if source.is_dir() else source.parent)
-    return study if study.settings_path.is_file() else None
 
 
 def refuse_model_options(**options: Any) -> None:

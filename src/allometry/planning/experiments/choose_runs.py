@@ -30,6 +30,7 @@ from .input_process import InputProcess, InputUnits
 Array = np.ndarray
 Measure = Callable[[Array], Any]
 TARGET = "measured"
+ROW = "candidate row"  # stands for the target where candidates are checked
 # What is spent evenly after each batch, as shares of the budget; nothing is known at the first.
 STAGES = (0.25, 0.5)
 # The rest goes to the candidates of the most gain for this power of their price: between most for its price, which
@@ -111,8 +112,9 @@ def choose_runs(
         seed: of the forecast's starting points, and of the choice among very many target rows.
 
     Raises:
-        UserError: a column is missing or holds text, a cost that is not above zero, a budget that pays for fewer than
-            three runs, a ``measure`` that fails or gives something else than a number for each row, too few losses.
+        UserError: a column is missing, holds text or never varies, proportions do not add up, a cost that is not above
+            zero, a budget that pays for fewer than three runs, a ``measure`` that fails or gives something else than a
+            number for each row, too few losses. Faults of the candidates are found before any run is measured.
     """
     inputs = [inputs] if isinstance(inputs, str) else list(inputs)
     table, target = CandidateRows.of(candidates, inputs, group, "candidates"), CandidateRows.of(at, inputs, group, "at")
@@ -127,6 +129,8 @@ def choose_runs(
         )
     if len(target.points) > MOST_TARGETS:
         target = target.where(np.sort(np.random.default_rng(seed).permutation(len(target.points))[:MOST_TARGETS]))
+    every = table.columns(np.arange(len(price))) | {ROW: [float(row) for row in range(len(price))]}
+    Observations.read(every, target=ROW, inputs=inputs, group=group)  # refuses candidates before any is paid for
     problem = _Problem.of(table, target, price, ENOUGH_FOR_AN_INPUT * len(inputs))
     order, losses = problem.spend(budget, measure, np.random.default_rng(seed))
     rows, known = np.array(order, int), np.isfinite(losses)

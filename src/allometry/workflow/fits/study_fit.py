@@ -144,12 +144,17 @@ def predict_run(
         UserError: the point lies so far beyond the runs that no prediction means anything, or lacks an input.
     """
     questions = cautions(fit, point)
-    source = Path(source)
-    study = Study(source if source.is_dir() else source.parent)
-    data = repeated_units(study) if study.settings_path.is_file() else None
+    study = study_of(Path(source))
+    data = None if study is None else repeated_units(study)
     if data is None or set(point) != {"num_params", "tokens"} or not (again := data.sentence(point["tokens"])):
         return fit.predict(**point, level=level), questions
     return data.law(fit).predict(**point, level=level), [*questions, again]
+
+
+def study_of(source: Path) -> Study | None:
+    """The study that a fit belongs to: the folder itself, or the one that its file lies in."""
+    study = Study(source if source.is_dir() else source.parent)
+    return study if study.settings_path.is_file() else None
 
 
 def cautions(fit: laws.Fit | laws.Forecast, point: Mapping[str, float]) -> list[str]:

@@ -34,7 +34,7 @@ class LateSlopes:
 
     Attributes:
         exponent: −d ln L / d ln D at the longest runs, the median over the sizes.
-        error: its standard error.
+        error: the standard error of their mean.
         bend: half the second derivative of ln L; above zero where a law may hold.
         bend_error: its standard error.
         freedom: degrees of freedom of the errors (Student's t).
