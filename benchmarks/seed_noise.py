@@ -1,15 +1,22 @@
 """The noise of a run: one configuration under many seeds, one thing changed at a time.
 
-    python benchmarks/seed_noise.py > benchmarks/results/seed_noise.jsonl
+    python benchmarks/seed_noise.py              # 250 k tokens of the standard library, widths 32, 64 and 128
+    python benchmarks/seed_noise.py --long       # 2 M tokens of Vim's scripts and of JavaScript, width 32
+    python benchmarks/seed_noise.py --table
 
-Each row trains eight seeds of a width on the standard library (250 k tokens, context 128) and prints mean and standard
-deviation of the held-out loss. One process, one thread; about a minute a row at width 64.
+Each row trains eight seeds (the long ones sixteen) and adds its held-out losses to ``seed_noise.jsonl``; a row that
+stands there is not run again. One process, one thread: about a minute a row at width 64 and two a long row.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,17 +28,82 @@ from allometry.config.training import TrainConfig
 from allometry.data.corpus import Corpus, read_corpus
 from allometry.lm.decoder import build
 from allometry.tasks.text import TextTask
+from allometry.tasks.windows import Windows
+from tournament import Entry, source
 
-SEEDS, TOKENS, CONTEXT = 8, 250_000, 128
+RESULTS = Path(__file__).parent / "results" / "seed_noise.jsonl"
+CONTEXT, STRATA = 128, 64
+SHORT = {"tokens": 250_000, "batch_tokens": 512, "lr": 0.5, "compile": True}
+LONG = {"tokens": 2_000_000, "batch_tokens": 512, "lr": 0.4, "compile": True}
 
 
-def zero_readout(model: torch.nn.Module) -> None:
+def zero_readout(model: nn.Module) -> None:
     model.readout.weight.data.zero_()
 
 
-# What is changed: fields of the training, of the model, and "seeds" (what the seed sets), "start" (a change of the
-# fresh model), "normalized" (every gradient divided by its norm before Adam's moments).
-ROWS: tuple[tuple[str, dict], ...] = (
+def orthogonal(model: nn.Module) -> None:
+    """Hidden and output matrices with equal singular values, of unit scale."""
+    for name, weight in model.named_parameters():
+        if "embedding" not in name:
+            torch.nn.init.orthogonal_(weight.data)
+            weight.data.mul_(max(weight.shape) ** 0.5)
+
+
+def evenly(windows: Windows) -> None:
+    """Let every 64 consecutive windows come from the 64 parts of the text, one from each."""
+
+    def draw(epoch: int) -> tuple[int, np.ndarray]:
+        rng = np.random.default_rng([windows.seed, epoch, 7])
+        phase, count = int(rng.integers(windows.context)), windows.per_epoch
+        size = -(-count // STRATA)
+        parts = [rng.permutation(np.arange(k * size, min(count, (k + 1) * size))) for k in range(STRATA)]
+        order = []
+        for place in range(size):
+            row = [part[place] for part in parts if place < len(part)]
+            rng.shuffle(row)
+            order += row
+        return phase, np.array(order, dtype=np.uint32)
+
+    windows._epoch = lru_cache(maxsize=2)(draw)
+
+
+def normalized(weights: list[torch.Tensor]) -> None:
+    torch.nn.utils.clip_grad_norm_(weights, 1e-3)
+
+
+def each_normalized(weights: list[torch.Tensor]) -> None:
+    for weight in weights:
+        weight.grad.div_(weight.grad.norm() + 1e-12)
+
+
+class Clipped:
+    """Gradients of at most one and a half times their usual norm, a running mean."""
+
+    def __init__(self):
+        self.usual = None
+
+    def __call__(self, weights: list[torch.Tensor]) -> None:
+        norm = float(torch.nn.utils.clip_grad_norm_(weights, 1e30))
+        self.usual = norm if self.usual is None else self.usual
+        most = 1.5 * self.usual
+        if norm > most:
+            for weight in weights:
+                weight.grad.mul_(most / norm)
+        self.usual = 0.98 * self.usual + 0.02 * min(norm, most)
+
+
+def slow_readout(model: nn.Module, train: TrainConfig) -> nn.AdamW:
+    """The readout, which has a group of its own, at three tenths of its rate."""
+    optimizer = nn.AdamW(model, train.lr, betas=(train.beta1, train.beta2))
+    for group in optimizer.param_groups:
+        if any(weight is model.readout.weight for weight in group["params"]):
+            group["lr"] = group["peak_lr"] = 0.3 * group["peak_lr"]
+    return optimizer
+
+
+# What is changed: fields of the training and of the model, and "seeds" (what the seed sets), "start" (a change of the
+# fresh model), "order" (of the windows), "gradients" (before Adam's moments), "optimizer".
+ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("all: the seed sets weights and order of text", {}),
     ("initial weights alone", {"seeds": "weights"}),
     ("order of the text alone", {"seeds": "order"}),
@@ -39,7 +111,7 @@ ROWS: tuple[tuple[str, dict], ...] = (
     ("beta2 0.95", {"beta2": 0.95}),
     ("beta2 0.999", {"beta2": 0.999}),
     ("warmup over 100 k tokens", {"warmup_tokens": 100_000}),
-    ("gradients normalized", {"normalized": True}),
+    ("gradients normalized", {"gradients": lambda: normalized}),
     ("batch of 512 tokens throughout", {"batch_exponent": 0.0}),
     ("batch four times as large", {"batch_tokens": 2048}),
     ("decay over half of the run", {"decay": 0.5}),
@@ -52,46 +124,111 @@ ROWS: tuple[tuple[str, dict], ...] = (
     ("weight decay 0.01 a step", {"weight_decay": 0.01}),
     ("readout starts at zero", {"start": zero_readout}),
 )
-MODEL = ("head_dim", "layers")
+LONG_ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("all: the seed sets weights and order of text", {}),
+    ("gradients normalized", {"gradients": lambda: normalized}),
+    ("gradient of each tensor normalized", {"gradients": lambda: each_normalized}),
+    ("gradients clipped at 1.5 times their usual norm", {"gradients": Clipped}),
+    ("orthogonal initial weights", {"start": orthogonal}),
+    ("windows from all parts of the text in turn", {"order": evenly}),
+    ("epsilon 0.01", {"optimizer": lambda model, train: nn.AdamW(model, train.lr, eps=0.01)}),
+    ("readout at 0.3 of its rate", {"optimizer": slow_readout}),
+    ("queries and keys normalized", {"qk_norm": True, "compile": False}),
+)
+MODEL = ("head_dim", "layers", "qk_norm")
 
 
-def final_loss(corpus: Corpus, width: int, weights: int, order: int, change: dict) -> float:
-    """The held-out loss of one training."""
-    change = dict(change)
-    start: Callable | None = change.pop("start", None)
-    normalized = change.pop("normalized", False)
-    shape = {"layers": 4, "head_dim": 16} | {name: change.pop(name) for name in MODEL if name in change}
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: ``usual`` are the fields of the training before ``change``."""
+
+    text: str
+    width: int
+    changed: str
+    change: dict[str, Any]
+    usual: dict[str, Any]
+    seeds: int
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return {"text": self.text, "tokens": self.usual["tokens"], "width": self.width, "changed": self.changed}
+
+
+def rows(long: bool) -> Iterator[Row]:
+    if long:
+        yield from (Row(text, 32, *row, LONG, 16) for text in ("vim", "javascript") for row in LONG_ROWS)
+        return
+    for width in (32, 64, 128):
+        yield from (Row("stdlib", width, *row, SHORT, 8) for row in (ROWS if width < 128 else ROWS[:3]))
+
+
+def final_loss(corpus: Corpus, width: int, weights: int, order: int, fields: dict[str, Any]) -> float:
+    """The held-out loss of one training; ``weights`` and ``order`` are seeds."""
+    fields = dict(fields)
+    start, arrange, make = (fields.pop(name, None) for name in ("start", "order", "optimizer"))
+    change_gradients = fields.pop("gradients", lambda: None)()
+    shape = {"layers": 4, "head_dim": 16} | {name: fields.pop(name) for name in MODEL if name in fields}
     config = DecoderConfig(width=width, hidden=3 * width, context=CONTEXT, **shape)
-    plain = {"tokens": TOKENS, "batch_tokens": 512, "lr": 0.5, "compile": True}
-    train = TrainConfig.parse(plain | change, "seed_noise")
+    train = TrainConfig.parse(fields, "seed_noise")
     schedule = Schedule(train, CONTEXT)
     model = build(config, weights, train.precision, train.compile)
-    if start is not None:
-        start(model)
     task = TextTask(corpus, CONTEXT, order, config.vocab_size)
-    optimizer = nn.AdamW(model, train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay)
+    torch.manual_seed(weights)
+    for change, changed in ((start, model), (arrange, task.windows)):
+        if change is not None:
+            change(changed)
+    betas = (train.beta1, train.beta2)
+    optimizer = make(model, train) if make else nn.AdamW(model, train.lr, betas, 1e-12, train.starting_weight_decay)
+    parameters = list(model.parameters())
     for step in range(schedule.steps):
         task.loss(model, task.batch(*schedule.batch_at(step))).backward()
-        if normalized:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
-        optimizer.set_schedule(schedule.lr_factor_at(step))
+        if change_gradients is not None:
+            change_gradients(parameters)
+        optimizer.set_schedule(schedule.lr_factor_at(step), schedule.weight_decay_at(step))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return task.evaluate(model)["loss"].value
 
 
+def run(row: Row, corpus: Corpus) -> dict[str, Any]:
+    change = dict(row.change)
+    what = change.pop("seeds", "both")
+    seeds = [(0 if what == "order" else seed, 0 if what == "weights" else seed) for seed in range(row.seeds)]
+    losses = np.array([final_loss(corpus, row.width, *pair, row.usual | change) for pair in seeds])
+    sd = losses.std(ddof=1) / losses.mean()
+    return row.key | {"mean": round(losses.mean(), 4), "sd": round(sd, 5), "losses": losses.round(4).tolist()}
+
+
+def stored() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def table() -> str:
+    lines = ["| text | tokens | width | changed | seeds | mean | standard deviation |", "|---|---|---|---|---|---|---|"]
+    for row in stored():
+        lines.append(
+            f"| {row['text']} | {row['tokens'] / 1e6:g} M | {row['width']} | {row['changed']} | {len(row['losses'])} | "
+            f"{row['mean']:.4f} | {row['sd']:.2%} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--long", action="store_true", help="2 M tokens of the texts whose runs scatter most")
+    parser.add_argument("--folder", type=Path, default=Path("tournament"), help="where texts are kept")
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if options.table:
+        print(table())
+        return
     torch.set_num_threads(1)
-    corpus = read_corpus("stdlib")
-    for width in (32, 64, 128):
-        for name, change in ROWS if width < 128 else ROWS[:1]:
-            change = dict(change)
-            what = change.pop("seeds", "both")
-            seeds = [(0 if what == "order" else seed, 0 if what == "weights" else seed) for seed in range(SEEDS)]
-            losses = np.array([final_loss(corpus, width, *pair, change) for pair in seeds])
-            sd = losses.std(ddof=1) / losses.mean()
-            row = {"width": width, "changed": name, "mean": round(losses.mean(), 4), "sd": round(sd, 5)}
-            print(json.dumps(row | {"losses": losses.round(4).tolist()}), flush=True)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for row in rows(options.long):
+        if any(row.key.items() <= known.items() for known in stored()):
+            continue
+        with RESULTS.open("a") as file:
+            print(json.dumps(run(row, read_corpus(source(Entry(row.text), options.folder)))), file=file)
 
 
 if __name__ == "__main__":

@@ -98,6 +98,7 @@ OTHER = {
         "beta1": 0.8,
         "beta2": 0.95,
         "weight_decay": 0.1,
+        "weight_decay_timescale": 6.0,
         "precision": "bf16",
         "compile": True,
         "seed": 1,
@@ -165,6 +166,7 @@ def test_bad_values_are_one_line_that_names_the_key(values, message):
         {"beta2": 1.0},
         {"weight_decay": -0.1},
         {"weight_decay": float("inf")},
+        {"weight_decay_timescale": 0.5},
         {"seed": -1},
     ],
 )
@@ -301,7 +303,7 @@ def test_ids_are_those_of_the_first_release():
     trainer = {"trainer": {"name": "built_in", "version": 4}}  # a later one trains to other results, under other ids
     usual = RunConfig.parse(run_config().to_dict() | trainer)
     assert (usual.id, usual.trunk) == ("e8828c88bf49", "1d2b8a9d1ffa")
-    later = {"kv_heads", "tied", "norms", "activation", "qk_norm"}
+    later = {"kv_heads", "tied", "norms", "activation", "qk_norm", "weight_decay_timescale"}
     others = RunConfig.parse(
         {
             part: run_config().to_dict()[part] | {name: value for name, value in values.items() if name not in later}

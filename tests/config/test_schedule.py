@@ -17,6 +17,8 @@ settings = st.fixed_dictionaries(
         "lr_exponent": st.floats(-1, 1),
         "warmup_tokens": st.integers(0, 50_000),
         "decay": st.floats(0.01, 1),
+        "weight_decay": st.sampled_from([0.0, 0.01]),
+        "weight_decay_timescale": st.one_of(st.none(), st.floats(1, 50)),
     }
 )
 lengths = st.integers(1, 200_000)
@@ -83,6 +85,7 @@ def test_nothing_before_the_decay_depends_on_the_length(settings, one, other, co
     for step in range(min(short.decay_start, 3000)):
         assert short.batch_at(step) == long.batch_at(step)
         assert short.lr_factor_at(step) == long.lr_factor_at(step)
+        assert short.weight_decay_at(step) == long.weight_decay_at(step)
 
 
 @given(settings, lengths, st.floats(0.01, 1))
@@ -91,6 +94,7 @@ def test_nothing_before_the_decay_depends_on_when_it_begins(settings, tokens, de
     assert one.steps == other.steps
     for step in range(min(one.decay_start, other.decay_start, 3000)):
         assert one.lr_factor_at(step) == other.lr_factor_at(step)
+        assert one.weight_decay_at(step) == other.weight_decay_at(step)
 
 
 @given(settings, lengths)
@@ -126,6 +130,23 @@ def test_the_learning_rate_warms_up_linearly_and_then_follows_its_power_law(sett
         law = (max(seen, floor) / settings["reference_tokens"]) ** -settings["lr_exponent"]
         warm = min(1, seen / warmup) if warmup else 1
         assert schedule.lr_factor_at(step) == pytest.approx(law * warm, rel=1e-12)
+
+
+@given(settings, lengths, st.floats(1, 50))
+def test_with_a_timescale_what_was_learned_fades_as_a_power_of_the_tokens_seen(settings, tokens, timescale):
+    """Whatever the batch and its growth: from any step to any other, by the ratio of the tokens seen before them."""
+    given = settings | {"weight_decay_timescale": timescale}
+    schedule = schedule_of(given | {"weight_decay": 0.0}, tokens)
+    floor = max(settings["warmup_tokens"], 16)
+    left, steps = 1.0, min(schedule.steps, 500)
+    for step in range(steps):
+        left *= 1 - schedule.weight_decay_at(step)
+        seen = max(schedule.tokens_before(step + 1), floor)
+        assert left == pytest.approx((floor / seen) ** (1 / timescale), rel=1e-9)
+    both, last = schedule_of(given, tokens), schedule.steps - 1
+    kept = (1 - schedule.weight_decay_at(last)) * (1 - settings["weight_decay"])
+    assert 1 - both.weight_decay_at(last) == pytest.approx(kept, rel=1e-9)
+    assert schedule_of(settings | {"weight_decay_timescale": None}, tokens).weight_decay_at(0) is None
 
 
 @given(lengths, st.integers(0, 6))

@@ -14,7 +14,7 @@ from allometry.ladder import fill_minutes
 from allometry.ladder.climb import missing_jobs
 from allometry.ladder.design import Design, target_run, trunk_flops, with_seconds
 from allometry.ladder.fill_minutes import FIXED_SECONDS, LADDER_RUNGS, make_design
-from allometry.ladder.recipe import Recipe
+from allometry.ladder.recipe import TEXT_TIMESCALE, Recipe
 from allometry.ladder.speed import Speed
 from allometry.runs.cost import Throughput
 from allometry.runs.study import Study
@@ -198,6 +198,18 @@ def test_what_the_study_says_of_the_training_holds_for_every_run():
         design = make_design(StudyConfig(**more, **given), DATA, 30_000_000, SPEED)
         for run in (*design.sweep, *design.rungs):
             assert {name: getattr(run.train, name) for name in given} == given
+
+
+def test_weights_of_text_fade_by_the_tokens_seen_unless_the_study_says_how_they_decay():
+    timescale = lambda **given: {
+        (run.train.weight_decay, run.train.weight_decay_timescale)
+        for run in make_design(StudyConfig(minutes=3, **given), DATA, 30_000_000, SPEED).rungs
+    }
+    assert timescale() == {(0.0, TEXT_TIMESCALE)}
+    assert timescale(weight_decay=0.0) == {(0.0, None)}
+    assert timescale(weight_decay=1e-4) == {(1e-4, None)}
+    assert timescale(weight_decay_timescale=3.0) == {(0.0, 3.0)}
+    assert timescale(task="audio") == {(0.0, None)}
 
 
 def test_rates_and_seeds_of_one_shape_are_one_job_when_batched(tmp_path):

@@ -34,6 +34,7 @@ def corpus():
 
 def config(tokens, lr=0.3, seed=0, **recipe):
     data = TextConfig(source="made", fingerprint="made")
+    recipe = {"warmup_tokens": 2_000, "weight_decay_timescale": 6.0} | recipe
     return Recipe(lr=lr, batch_tokens=1024, **recipe).run(shape(16, context=32), data, tokens, seed)
 
 

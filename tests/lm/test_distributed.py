@@ -51,7 +51,8 @@ def corpus():
 
 def config(corpus, tokens=4_000) -> RunConfig:
     """Some 50 steps of 1, 2 and then 4 windows: at first there is nothing for a second process to do."""
-    train = TrainConfig(tokens=tokens, batch_tokens=2048, lr=0.3, warmup_tokens=300, weight_decay=0.001)
+    decays = {"weight_decay": 0.001, "weight_decay_timescale": 6.0}
+    train = TrainConfig(tokens=tokens, batch_tokens=2048, lr=0.3, warmup_tokens=300, **decays)
     return RunConfig(
         model=DecoderConfig(width=16, layers=2, head_dim=8, hidden=24, context=32),
         task=TextConfig(source="made", fingerprint=corpus.fingerprint),

@@ -27,7 +27,8 @@ def corpus():
 
 def config(tokens, lr=0.3, seed=0):
     data = TextConfig(source="made", fingerprint="made")
-    return Recipe(lr=lr, batch_tokens=128).run(shape(16, context=32), data, tokens, seed)
+    recipe = Recipe(lr=lr, batch_tokens=128, warmup_tokens=2_000, weight_decay_timescale=6.0)
+    return recipe.run(shape(16, context=32), data, tokens, seed)
 
 
 def study(path):

@@ -139,6 +139,25 @@ def test_without_gradients_a_step_shrinks_weights_by_the_decay_times_the_schedul
 
 
 @EACH
+def test_a_decay_that_is_given_with_the_schedule_holds_from_then_on_for_the_weights_that_decay(make):
+    model = nn.Sequential(nn.Linear(8, 4, bias=True), nn.RMSNorm(4)).double()
+    before = copy.deepcopy(model)
+    optimizer = make(model, 0.3, weight_decay=1e-6)
+    left = 1.0
+    for shape, decay in ((1.0, 0.2), (0.5, 0.0), (0.5, None), (0.5, 0.1)):
+        give_gradients(model, 0, zero=True)
+        optimizer.set_schedule(shape, decay)
+        optimizer.step()
+        left *= 1 - shape * (decay or 0.0)
+    with torch.no_grad():
+        before[0].weight.mul_(left)
+    same(model, before, rtol=1e-12, atol=0)
+    spared = make(model, 0.3)
+    spared.set_schedule(1.0, 0.5)
+    assert not any(group["weight_decay"] for group in spared.param_groups)
+
+
+@EACH
 def test_pytorchs_own_schedulers_move_the_decay_with_the_rate(make):
     model = decoder().double()
     before = copy.deepcopy(model)

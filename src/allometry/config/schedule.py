@@ -3,7 +3,8 @@
 The best batch grows with the length of a run (as D^0.4 to D^0.6 in the published measurements), and the best learning
 rate decreases or stays. A run with a constant batch would be near its best at one length only. So both follow their
 power law *during* the run: at every moment they have the values that the rule gives for a run of the tokens seen so
-far. Therefore one trunk serves every length, and a larger model, trained for longer, continues along the same path.
+far. The share of a weight that a step takes off (weight decay) follows the tokens seen too. Therefore one trunk
+serves every length, and a larger model, trained for longer, continues along the same path.
 
 At the end the learning rate decays linearly to zero (warmup–stable–decay, arXiv 2404.06395 and 2405.18392).
 """
@@ -60,6 +61,15 @@ class Schedule:
             start = self.tokens_before(self.decay_start)
             factor *= (self.tokens - first * self.row_tokens) / (self.tokens - start)
         return factor
+
+    def weight_decay_at(self, step: int) -> float | None:
+        """The share of a weight that a step takes off at the peak of the rate; None where it does not change."""
+        timescale = self.train.weight_decay_timescale
+        if timescale is None:
+            return None
+        first, batch = self.batch_at(step)
+        before, after = (max(rows * self.row_tokens, self._floor) for rows in (first, first + batch))
+        return 1 - (1 - self.train.weight_decay) * (before / after) ** (1 / timescale)
 
     @property
     def _floor(self) -> float:

@@ -16,8 +16,8 @@ class StudyConfig(Config):
     Every width is trained to each of the lengths ``tokens``. With ``sweep``, cheap runs first measure batch and
     learning rate; without it, ``lr`` and ``batch_tokens`` (the values after a million tokens) are used as given. A
     rung that diverges is recorded as diverged, and tried again up to ``retries`` times, each time at half the
-    learning rate. ``decoder`` has the options of the models. ``weight_decay``, ``warmup_tokens`` and ``precision`` are
-    those of every run, where they are given.
+    learning rate. ``decoder`` has the options of the models. ``weight_decay`` (or
+    ``weight_decay_timescale``), ``warmup_tokens`` and ``precision`` are those of every run, where they are given.
 
     With ``minutes``, the planned run takes ``target_ratio`` times the FLOPs of the largest rung, and reads the text
     about ``epochs`` times at most: a short text makes the ladder smaller. With widths and tokens, each width is trained
@@ -51,6 +51,7 @@ class StudyConfig(Config):
     fields: dict[str, JsonValue] = Field(default={})
     decoder: DecoderOptions = DecoderOptions()
     weight_decay: float | None = Field(default=None, ge=0, le=1)
+    weight_decay_timescale: float | None = Field(default=None, ge=1, allow_inf_nan=False)
     warmup_tokens: int | None = Field(default=None, ge=0)
     precision: Literal["fp32", "bf16"] | None = None
 
@@ -75,8 +76,10 @@ class StudyConfig(Config):
     @property
     def training(self) -> dict[str, Any]:
         """What the study says about the training of every run, beside learning rate and batch."""
-        given = {name: getattr(self, name) for name in ("weight_decay", "warmup_tokens", "precision")}
-        return {name: value for name, value in given.items() if value is not None}
+        names = ("weight_decay", "weight_decay_timescale", "warmup_tokens", "precision")
+        given = {name: getattr(self, name) for name in names}
+        given = {name: value for name, value in given.items() if value is not None}
+        return {"weight_decay_timescale": None} | given if "weight_decay" in given else given
 
     @property
     def measures_text(self) -> bool:

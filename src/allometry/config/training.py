@@ -20,6 +20,11 @@ class TrainConfig(Config):
     fraction ``decay`` of the tokens. Nothing before this decay depends on ``tokens``, so runs that differ only in
     ``tokens`` share their trunk bit for bit. ``compile`` trains by compiled kernels: several times faster, with
     results that differ from PyTorch's by rounding; they need a C++ compiler.
+
+    ``weight_decay`` is the share of a weight that each step takes off while the rate is at its peak. With
+    ``weight_decay_timescale`` T there is one more, which falls along the run: what a weight learned after t tokens
+    fades as (t / tokens seen)^(1/T). So the memory of a weight grows with the tokens seen, as the best one does with
+    the length of a run (arXiv 2405.13698, 2505.13738).
     """
 
     tokens: int = Field(ge=1)
@@ -33,9 +38,15 @@ class TrainConfig(Config):
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.99, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
+    weight_decay_timescale: float | None = Field(default=None, ge=1, allow_inf_nan=False)
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @property
+    def starting_weight_decay(self) -> float:
+        """What an optimiser is made with: above zero if weights will decay, as it tells which of them do."""
+        return self.weight_decay if self.weight_decay_timescale is None else max(self.weight_decay, 1e-6)
 
 
 class TrainerConfig(OneOf):

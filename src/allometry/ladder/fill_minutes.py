@@ -10,7 +10,7 @@ from ..config.study import StudyConfig
 from ..config.task import TextConfig
 from ..errors import UserError
 from .design import SWEEP_LENGTHS, Design, grid_design, trunk_flops, with_seconds
-from .recipe import Recipe
+from .recipe import TEXT_TIMESCALE, Recipe
 from .shape import least_width, shape, shape_near
 from .speed import Speed
 from .sweep import sweep_runs
@@ -46,6 +46,7 @@ def make_design(config: StudyConfig, task: TextConfig, train_tokens: int, speed:
         UserError: the minutes are too few, or the corpus is too short for any ladder; names the least that is needed.
     """
     way = {} if speed is None else {"precision": speed.precision, "compile": speed.compile}
+    way |= {"weight_decay_timescale": TEXT_TIMESCALE} if config.task == "text" else {}
     recipe = Recipe(lr=config.lr, batch_tokens=config.batch_tokens, **way | config.training)
     if config.minutes is None:
         return grid_design(config, task, recipe, speed)

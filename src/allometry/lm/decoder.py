@@ -95,7 +95,7 @@ class DecoderFamily:
     def optimizer(self, model: LanguageModel, train: TrainConfig) -> nn.AdamW:
         on_cpu = model.readout.weight.device.type == "cpu"
         kind = CompiledAdamW if model.step is not None and on_cpu else nn.AdamW
-        return kind(model, train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay)
+        return kind(model, train.lr, betas=(train.beta1, train.beta2), weight_decay=train.starting_weight_decay)
 
     def memory_bytes(self, config: RunConfig, most_rows: int | None = None) -> float:
         return memory_bytes(config, most_rows)

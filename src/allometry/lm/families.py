@@ -33,8 +33,8 @@ class Optimizer(Protocol):
     @property
     def param_groups(self) -> list[dict[str, Any]]: ...
 
-    def set_schedule(self, shape: float) -> None:
-        """Put every rate at ``shape`` times its peak."""
+    def set_schedule(self, shape: float, weight_decay: float | None = None) -> None:
+        """Put every rate at ``shape`` times its peak; ``weight_decay``: from now on, where given."""
         ...
 
     def step(self) -> Any: ...

@@ -23,6 +23,7 @@ from torch.optim.adamw import adamw
 from .parametrization import UNDRAWN, distinct, learning_rate_factors, roles
 
 FUSED = ("cpu", "cuda")
+LEAST_DECAY = 1e-30  # no weight of FP32 feels it; zero would say that a group never decays
 
 
 def param_groups(
@@ -68,10 +69,16 @@ class Scheduled:
 
     param_groups: list[dict[str, Any]]
 
-    def set_schedule(self, shape: float) -> None:
-        """Set every group's learning rate to ``shape`` (0 to 1) times its peak."""
+    def set_schedule(self, shape: float, weight_decay: float | None = None) -> None:
+        """Set every group's learning rate to ``shape`` (0 to 1) times its peak.
+
+        ``weight_decay``, where given, is from now on that of the weights that decay; an optimiser that was made with
+        zero has none.
+        """
         for group in self.param_groups:
             group["lr"] = group["peak_lr"] * shape
+            if weight_decay is not None and group["weight_decay"]:
+                group["weight_decay"] = max(weight_decay, LEAST_DECAY) / group["peak_lr"]
 
     def _decay(self, group: dict) -> None:
         """w ← w·(1 − λ·shape); the group's ``weight_decay`` is λ divided by the peak learning rate."""

@@ -229,6 +229,7 @@ def _side_by_side(compared: Sequence[ComparedStudy]) -> ReportTable:
         row("which is", *each(lambda c: c.rate or NONE)),
         row("batch (tokens)", *recipe("batch_tokens")),
         row("weight decay", *recipe("weight_decay")),
+        row("timescale of weight decay (tokens seen)", *recipe("weight_decay_timescale")),
         row("predicted loss of the target", *each(lambda c: cells.loss(c.outcome.predicted) if c.outcome else NONE)),
         row("actual loss of the target", *each(lambda c: cells.loss(c.outcome.actual) if c.outcome else NONE)),
         row("error", *each(lambda c: cells.optional(c.outcome.relative_error if c.outcome else None, "{:+.2%}"))),

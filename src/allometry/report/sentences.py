@@ -110,15 +110,17 @@ def runs_note(contents: StudyContents) -> str:
 
 
 def _growth(runs: Sequence[RunConfig]) -> str:
-    """How batch and learning rate change along a run, as the runs recorded it."""
-    rules = {(run.train.reference_tokens, run.train.batch_exponent, run.train.lr_exponent) for run in runs}
+    """How batch, learning rate and weights change along a run, as the runs recorded it."""
+    trains = [run.train for run in runs]
+    rules = {(t.reference_tokens, t.batch_exponent, t.lr_exponent, t.weight_decay_timescale) for t in trains}
     if len(rules) != 1:
         return ""
-    reference, batch, lr = rules.pop()
+    reference, batch, lr, timescale = rules.pop()
     rate = f"the learning rate changes as tokens^{-lr:g}" if lr else "the learning rate is constant until its decay"
     return (
         f"Batch (tokens) and learning rate are the values after {reference:,} tokens; the batch grows as "
         f"tokens^{batch:g}, {rate}."
+        + (f" What weights have learned fades as tokens^{-1 / timescale:.2g}." if timescale else "")
     )
 
 

@@ -17,6 +17,8 @@ RECIPE_WORDS = {
     "batch_exponent": "batch grows as tokens^",
     "lr_exponent": "learning rate falls as tokens^",
     "reference_tokens": "both as given at (tokens seen)",
+    "weight_decay": "weight decay (share a step)",
+    "weight_decay_timescale": "timescale of weight decay (tokens seen)",
     "compile": "compiled kernels",
     "warmup_tokens": "warmup (tokens)",
     "measured": "measured from",

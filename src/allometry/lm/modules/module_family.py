@@ -27,14 +27,16 @@ class PlainAdamW(torch.optim.AdamW):
 
     def __init__(self, model: nn.Module, train: TrainConfig):
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        decay = train.weight_decay / train.lr
+        decay = train.starting_weight_decay / train.lr
         super().__init__(trained, lr=train.lr, betas=(train.beta1, train.beta2), weight_decay=decay, fused=True)
         self.peak = train.lr
 
-    def set_schedule(self, shape: float) -> None:
-        """Put the rate at ``shape`` times its peak."""
+    def set_schedule(self, shape: float, weight_decay: float | None = None) -> None:
+        """Put the rate at ``shape`` times its peak; ``weight_decay``: from now on, where given."""
         for group in self.param_groups:
             group["lr"] = shape * self.peak
+            if weight_decay is not None:
+                group["weight_decay"] = weight_decay / self.peak
 
 
 class ModuleFamily:
@@ -53,7 +55,9 @@ class ModuleFamily:
 
     def optimizer(self, model: nn.Module, train: TrainConfig) -> Any:
         if any(isinstance(module, unit.Parametrized) for module in model.modules()):
-            return unit.AdamW(model, train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay)
+            return unit.AdamW(
+                model, train.lr, betas=(train.beta1, train.beta2), weight_decay=train.starting_weight_decay
+            )
         return PlainAdamW(model, train)
 
     def memory_bytes(self, config: RunConfig, most_rows: int | None = None) -> float:

@@ -30,7 +30,7 @@ def advance(
         begin = time.perf_counter()
         losses = gradients.backward([run.schedule.batch_at(step) for run in runs])
         for member, run in pairs:
-            member.optimizer.set_schedule(run.schedule.lr_factor_at(step))
+            member.optimizer.set_schedule(run.schedule.lr_factor_at(step), run.schedule.weight_decay_at(step))
             member.optimizer.step()
         gradients.clear()
         seconds = (time.perf_counter() - begin) / len(sound)
