@@ -19,6 +19,7 @@ from ..runs.cost import memory_bytes
 from .compiled import step as compiled
 from .compiled.adamw import CompiledAdamW
 from .families import Counts
+from .induction import wire_induction
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -77,10 +78,12 @@ def without_kernels(config: RunConfig) -> str:
 
 
 def build(config: DecoderConfig, seed: int, precision: str = "fp32", compile: bool = False) -> LanguageModel:
-    """A freshly initialised model, the same for the same seed whatever was drawn before."""
+    """A freshly initialised model, the same for the same seed whatever was drawn before; it starts able to copy."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LanguageModel(config, precision, compile)
+        model = LanguageModel(config, precision, compile)
+        wire_induction(model)
+        return model
 
 
 class DecoderFamily:
