@@ -32,6 +32,8 @@ def wire_induction(model: nn.Decoder) -> None:
 
     A direction common to all embeddings is drawn from PyTorch's generator; the embeddings keep their scale.
     """
+    if model.embedding.weight.is_meta:
+        return  # there are shapes only
     layers = [layer.attention for layer in model.stack.layers]
     common = torch.randn(model.embedding.weight.shape[1])
     common /= common.square().mean().sqrt()  # as long as √width

@@ -1,0 +1,117 @@
+"""What a decoder gains from heads that are wired to copy, and how much less its seeds differ.
+
+    python benchmarks/induction.py          # adds what is missing to induction.jsonl: 45 s a run, 4 seeds, 2 texts
+    python benchmarks/induction.py --table
+
+Width 64, 4 M tokens, trained as a study trains, from random weights and from the wiring of
+:mod:`allometry.lm.induction`. Besides the held-out loss: that of bytes that continue three bytes which occurred before
+in the window ("copied"), and of those whose three bytes are new. One process, one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from allometry import nn
+from allometry.config.model import DecoderConfig
+from allometry.config.schedule import Schedule
+from allometry.config.training import TrainConfig
+from allometry.data.corpus import Corpus, read_corpus
+from allometry.ladder.recipe import TEXT_TIMESCALE
+from allometry.lm.decoder import LanguageModel, build
+from allometry.tasks.text import TextTask
+from seed_noise import CONTEXT
+from tournament import Entry, source
+
+RESULTS = Path(__file__).parent / "results" / "induction.jsonl"
+TEXTS, STARTS, WIDTH, TOKENS, SEEN = ("stdlib", "vim"), ("random", "wired"), 64, 4_000_000, 3
+
+
+def fresh(start: str, config: DecoderConfig, seed: int) -> LanguageModel:
+    if start == "wired":
+        return build(config, seed, compile=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LanguageModel(config, compile=True)
+
+
+def train(corpus: Corpus, start: str, seed: int) -> dict[str, float]:
+    """Losses of one training: of all held-out bytes, of those that are copied, of new ones."""
+    config = DecoderConfig(width=WIDTH, layers=4, hidden=3 * WIDTH, context=CONTEXT)
+    train = TrainConfig(
+        tokens=TOKENS, batch_tokens=512, lr=0.45, compile=True, weight_decay_timescale=TEXT_TIMESCALE, seed=seed
+    )
+    schedule, model = Schedule(train, CONTEXT), fresh(start, config, seed)
+    task = TextTask(corpus, CONTEXT, seed, config.vocab_size)
+    optimizer = nn.AdamW(model, train.lr, (train.beta1, train.beta2), weight_decay=train.starting_weight_decay)
+    for step in range(schedule.steps):
+        task.loss(model, task.batch(*schedule.batch_at(step))).backward()
+        optimizer.set_schedule(schedule.lr_factor_at(step), schedule.weight_decay_at(step))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    tokens, targets = task.held_out
+    parts = zip(tokens.split(64), targets.split(64), strict=True)
+    losses = torch.cat([model.token_losses(*part).view(-1, CONTEXT) for part in parts]).numpy()
+    copied, new = occurrences(tokens.numpy(), targets.numpy())
+    means = {"loss": losses.mean(), "copied": losses[copied].mean(), "new": losses[new].mean()}
+    return {name: round(float(value), 4) for name, value in means.items()}
+
+
+def occurrences(tokens: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which targets continue three bytes as these went on before in their window, and whose three bytes are new."""
+    copied, new = np.zeros(targets.shape, bool), np.ones(targets.shape, bool)
+    for row, (read, wanted) in enumerate(zip(tokens.tolist(), targets.tolist(), strict=True)):
+        went_on: dict[tuple[int, ...], int] = {}
+        for place in range(SEEN - 1, len(read)):
+            key = tuple(read[place - SEEN + 1 : place + 1])
+            if key in went_on:
+                copied[row, place], new[row, place] = went_on[key] == wanted[place], False
+            went_on[key] = wanted[place]
+    return copied, new
+
+
+def stored() -> list[dict]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def table() -> str:
+    groups = defaultdict(list)
+    for row in stored():
+        groups[row["text"], row["start"]].append([row["loss"], row["copied"], row["new"]])
+    lines = ["| text | start | seeds | loss | standard deviation | copied | new |", "|---|---|---|---|---|---|---|"]
+    for (text, start), rows in sorted(groups.items()):
+        losses = np.array(rows)
+        sd = np.log(losses[:, 0]).std(ddof=1) if len(losses) > 1 else np.nan
+        loss, copied, new = losses.mean(0)
+        lines.append(f"| {text} | {start} | {len(losses)} | {loss:.4f} | {sd:.2%} | {copied:.3f} | {new:.3f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--folder", type=Path, default=Path("tournament"), help="where texts are kept")
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if options.table:
+        print(table())
+        return
+    torch.set_num_threads(1)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for seed, text, start in product(options.seeds, TEXTS, STARTS):
+        key = {"text": text, "start": start, "seed": seed}
+        if not any(key.items() <= row.items() for row in stored()):
+            losses = train(read_corpus(source(Entry(text), options.folder)), start, seed)
+            with RESULTS.open("a") as file:
+                print(json.dumps(key | losses), file=file)
+
+
+if __name__ == "__main__":
+    main()
