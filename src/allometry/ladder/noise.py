@@ -2,8 +2,8 @@
 
 One configuration was trained under many seeds, which set initial weights and order of text (docs/log.md has the table).
 The standard deviation does not depend on learning rate, batch, warmup, schedule, heads or depth in any way that could
-be measured, and about halves with four times the parameters from 50 k parameters on. It is the finite size of
-the model: what a single seed of a larger model averages, several seeds of a smaller one do too.
+be measured, and about halves with four times the parameters from 50 k parameters on. What no average would have
+cured, whether a seed learns to copy, the start of a decoder takes out (:mod:`allometry.lm.induction`).
 """
 
 from __future__ import annotations
