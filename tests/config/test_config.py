@@ -336,7 +336,7 @@ def test_a_model_and_a_task_are_of_the_kind_that_they_name():
     plain = run_config().to_dict()
     assert plain["model"]["family"] == "decoder"
     assert plain["task"]["name"] == "text"
-    assert plain["trainer"] == {"name": "built_in", "version": 5}
+    assert plain["trainer"] == {"name": "built_in", "version": 6}
     del plain["model"]["family"], plain["task"]["name"], plain["trainer"]
     assert RunConfig.parse(plain) == run_config()
 

@@ -122,9 +122,11 @@ def alone(stored):
     run = config(stored)
     (member, pieces), seen = fresh(run, stored), []
     meter = member.meter
-    advance([member], [run], pieces, run.schedule.steps, lambda: seen.append((meter.step, meter.smooth)))
+    look = lambda: seen.append((meter.step, meter.smooth))
+    advance([member], [run], pieces, 1, look)
+    rates = processes.rates(member.model, member.optimizer)  # of the first step, as the processes note theirs
+    advance([member], [run], pieces, run.schedule.steps, look)
     held_out = member.task.evaluate(member.model)["loss"]
-    rates = processes.rates(member.model, member.optimizer)
     return {"losses": losses(seen), "held_out": held_out, "rates": rates, "model": member.model}
 
 
