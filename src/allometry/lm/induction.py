@@ -4,9 +4,10 @@ To continue "… ab … a" with b, a head of one layer tells every position whic
 later layer looks for the position whose previous token is the present one (Olsson et al. 2022, arXiv 2209.11895). From
 random weights small models find this circuit late, each seed at another time, if at all: two seeds of one model of
 270 k parameters ended 4.5 % apart, most of it on text that had occurred before in the window. Averaging does not help
-there: a run got so far or it did not, and a ladder cannot see which its target will do. Wired from the start, every
-seed has the circuit (``benchmarks/induction.py``); training may change it, as all weights. A start of attention that
-resembles what training ends at is due to Trockman & Kolter 2023 (arXiv 2305.09828).
+there: a run got so far or it did not, and a ladder cannot see which its target will do. Wired from the start, five of
+six seeds used the circuit after 4 M tokens, and none of six others (``benchmarks/induction.py``). Training may change
+it, as all weights. A start of attention that resembles what training ends at is due to Trockman & Kolter 2023 (arXiv
+2305.09828).
 
 The heads use the rotary position embedding: pairs of features that turn fast tell the distance of one position, slow
 ones hardly turn within a context and compare tokens.
