@@ -6,6 +6,7 @@
 
 Each row trains eight seeds (the long ones sixteen) and adds its held-out losses to ``seed_noise.jsonl``; a row that
 stands there is not run again. One process, one thread: about a minute a row at width 64 and two a long row.
+The rows that stand there are of decoders from random weights, before :mod:`allometry.lm.induction`.
 """
 
 from __future__ import annotations
