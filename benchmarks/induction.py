@@ -11,7 +11,6 @@ in the window ("copied"), and of those whose three bytes are new. One process, o
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from itertools import product
 from pathlib import Path
@@ -19,43 +18,26 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from allometry import nn
-from allometry.config.model import DecoderConfig
-from allometry.config.schedule import Schedule
-from allometry.config.training import TrainConfig
 from allometry.data.corpus import Corpus, read_corpus
 from allometry.ladder.recipe import TEXT_TIMESCALE
-from allometry.lm.decoder import LanguageModel, build
-from allometry.tasks.text import TextTask
-from seed_noise import CONTEXT
+from result_rows import ResultRows
+from seed_noise import CONTEXT, trained
 from tournament import Entry, source
 
-RESULTS = Path(__file__).parent / "results" / "induction.jsonl"
-TEXTS, STARTS, WIDTH, TOKENS, SEEN = ("stdlib", "vim"), ("random", "wired"), 64, 4_000_000, 3
+RESULTS = ResultRows("induction")
+TEXTS, STARTS, WIDTH, SEEN = ("stdlib", "vim"), ("random", "wired"), 64, 3
+USUAL = {
+    "tokens": 4_000_000,
+    "batch_tokens": 512,
+    "lr": 0.45,
+    "compile": True,
+    "weight_decay_timescale": TEXT_TIMESCALE,
+}
 
 
-def fresh(start: str, config: DecoderConfig, seed: int) -> LanguageModel:
-    if start == "wired":
-        return build(config, seed, compile=True)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return LanguageModel(config, compile=True)
-
-
-def train(corpus: Corpus, start: str, seed: int) -> dict[str, float]:
+def losses_of(corpus: Corpus, start: str, seed: int) -> dict[str, float]:
     """Losses of one training: of all held-out bytes, of those that are copied, of new ones."""
-    config = DecoderConfig(width=WIDTH, layers=4, hidden=3 * WIDTH, context=CONTEXT)
-    train = TrainConfig(
-        tokens=TOKENS, batch_tokens=512, lr=0.45, compile=True, weight_decay_timescale=TEXT_TIMESCALE, seed=seed
-    )
-    schedule, model = Schedule(train, CONTEXT), fresh(start, config, seed)
-    task = TextTask(corpus, CONTEXT, seed, config.vocab_size)
-    optimizer = nn.AdamW(model, train.lr, (train.beta1, train.beta2), weight_decay=train.starting_weight_decay)
-    for step in range(schedule.steps):
-        task.loss(model, task.batch(*schedule.batch_at(step))).backward()
-        optimizer.set_schedule(schedule.lr_factor_at(step), schedule.weight_decay_at(step))
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    model, task = trained(corpus, WIDTH, seed, seed, USUAL | {"wired": start == "wired"})
     tokens, targets = task.held_out
     parts = zip(tokens.split(64), targets.split(64), strict=True)
     losses = torch.cat([model.token_losses(*part).view(-1, CONTEXT) for part in parts]).numpy()
@@ -77,13 +59,9 @@ def occurrences(tokens: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np
     return copied, new
 
 
-def stored() -> list[dict]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-
-
 def table() -> str:
     groups = defaultdict(list)
-    for row in stored():
+    for row in RESULTS.read():
         groups[row["text"], row["start"]].append([row["loss"], row["copied"], row["new"]])
     lines = ["| text | start | seeds | loss | standard deviation | copied | new |", "|---|---|---|---|---|---|---|"]
     for (text, start), rows in sorted(groups.items()):
@@ -107,10 +85,8 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     for seed, text, start in product(options.seeds, TEXTS, STARTS):
         key = {"text": text, "start": start, "seed": seed}
-        if not any(key.items() <= row.items() for row in stored()):
-            losses = train(read_corpus(source(Entry(text), options.folder)), start, seed)
-            with RESULTS.open("a") as file:
-                print(json.dumps(key | losses), file=file)
+        if not RESULTS.has(key):
+            RESULTS.add(key | losses_of(read_corpus(source(Entry(text), options.folder)), start, seed))
 
 
 if __name__ == "__main__":

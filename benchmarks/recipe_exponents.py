@@ -12,7 +12,6 @@ minute a run of 8 M tokens. Three texts that such runs read once.
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from itertools import product
 from pathlib import Path
@@ -22,10 +21,11 @@ import torch
 
 from allometry.data.corpus import read_corpus
 from allometry.ladder.recipe import TEXT_TIMESCALE
+from result_rows import ResultRows
 from seed_noise import CONTEXT, final_loss
 from tournament import Entry, source
 
-RESULTS = Path(__file__).parent / "results" / "recipe_exponents.jsonl"
+RESULTS = ResultRows("recipe_exponents")
 TEXTS, WIDTH = ("stdlib", "perl", "headers"), 48
 USUAL = {"batch_tokens": 512, "lr": 0.5, "compile": True, "weight_decay_timescale": TEXT_TIMESCALE}
 CHANGES = {
@@ -41,13 +41,9 @@ CHANGES = {
 }
 
 
-def stored() -> list[dict]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-
-
 def table() -> str:
     """Mean over texts and seeds of ln L over that of the recipe unchanged, with its standard error."""
-    losses = {(row["changed"], row["tokens"], row["text"], row["seed"]): row["loss"] for row in stored()}
+    losses = {(row["changed"], row["tokens"], row["text"], row["seed"]): row["loss"] for row in RESULTS.read()}
     differences = defaultdict(list)
     for (changed, tokens, text, seed), loss in losses.items():
         if changed != "none" and ("none", tokens, text, seed) in losses:
@@ -82,10 +78,9 @@ def main() -> None:
     corpora = {text: read_corpus(source(Entry(text), options.folder)) for text in TEXTS}
     for seed, tokens, changed, text in product(options.seeds, options.tokens, options.changes, TEXTS):
         key = {"text": text, "tokens": tokens, "width": WIDTH, "changed": changed, "seed": seed}
-        if not any(key.items() <= row.items() for row in stored()):
+        if not RESULTS.has(key):
             loss = final_loss(corpora[text], WIDTH, seed, seed, USUAL | {"tokens": tokens} | CHANGES[changed])
-            with RESULTS.open("a") as file:
-                print(json.dumps(key | {"context": CONTEXT, "loss": round(loss, 4)}), file=file)
+            RESULTS.add(key | {"context": CONTEXT, "loss": round(loss, 4)})
 
 
 if __name__ == "__main__":

@@ -6,13 +6,12 @@
 
 Each row trains eight seeds (the long ones sixteen) and adds its held-out losses to ``seed_noise.jsonl``; a row that
 stands there is not run again. One process, one thread: about a minute a row at width 64 and two a long row.
-The rows that stand there are of decoders from random weights, before :mod:`allometry.lm.induction`.
+All are of decoders from random weights, without the wiring of :mod:`allometry.lm.induction`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,15 +26,16 @@ from allometry.config.model import DecoderConfig
 from allometry.config.schedule import Schedule
 from allometry.config.training import TrainConfig
 from allometry.data.corpus import Corpus, read_corpus
-from allometry.lm.decoder import build
+from allometry.lm.decoder import LanguageModel, build
 from allometry.tasks.text import TextTask
 from allometry.tasks.windows import Windows
+from result_rows import ResultRows
 from tournament import Entry, source
 
-RESULTS = Path(__file__).parent / "results" / "seed_noise.jsonl"
+RESULTS = ResultRows("seed_noise")
 CONTEXT, STRATA = 128, 64
-SHORT = {"tokens": 250_000, "batch_tokens": 512, "lr": 0.5, "compile": True}
-LONG = {"tokens": 2_000_000, "batch_tokens": 512, "lr": 0.4, "compile": True}
+SHORT = {"tokens": 250_000, "batch_tokens": 512, "lr": 0.5, "compile": True, "wired": False}
+LONG = SHORT | {"tokens": 2_000_000, "lr": 0.4}
 
 
 def zero_readout(model: nn.Module) -> None:
@@ -163,18 +163,21 @@ def rows(long: bool) -> Iterator[Row]:
         yield from (Row("stdlib", width, *row, SHORT, 8) for row in (ROWS if width < 128 else ROWS[:3]))
 
 
-def final_loss(corpus: Corpus, width: int, weights: int, order: int, fields: dict[str, Any]) -> float:
-    """The held-out loss of one training; ``weights`` and ``order`` are seeds."""
+def trained(
+    corpus: Corpus, width: int, weights: int, order: int, fields: dict[str, Any]
+) -> tuple[LanguageModel, TextTask]:
+    """A model after one training, and its task; ``weights`` and ``order`` are seeds, "wired" says how it starts."""
     fields = dict(fields)
+    wired = fields.pop("wired", True)
     start, arrange, make = (fields.pop(name, None) for name in ("start", "order", "optimizer"))
     change_gradients = fields.pop("gradients", lambda: None)()
     shape = {"layers": 4, "head_dim": 16} | {name: fields.pop(name) for name in MODEL if name in fields}
     config = DecoderConfig(width=width, hidden=3 * width, context=CONTEXT, **shape)
     train = TrainConfig.parse(fields, "seed_noise")
-    schedule = Schedule(train, CONTEXT)
-    model = build(config, weights, train.precision, train.compile)
-    task = TextTask(corpus, CONTEXT, order, config.vocab_size)
+    schedule, ways = Schedule(train, CONTEXT), (train.precision, train.compile)
     torch.manual_seed(weights)
+    model = build(config, weights, *ways) if wired else LanguageModel(config, *ways)
+    task = TextTask(corpus, CONTEXT, order, config.vocab_size)
     for change, changed in ((start, model), (arrange, task.windows)):
         if change is not None:
             change(changed)
@@ -188,6 +191,12 @@ def final_loss(corpus: Corpus, width: int, weights: int, order: int, fields: dic
         optimizer.set_schedule(schedule.lr_factor_at(step), schedule.weight_decay_at(step))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+    return model, task
+
+
+def final_loss(corpus: Corpus, width: int, weights: int, order: int, fields: dict[str, Any]) -> float:
+    """The held-out loss of one training."""
+    model, task = trained(corpus, width, weights, order, fields)
     return task.evaluate(model)["loss"].value
 
 
@@ -200,13 +209,9 @@ def run(row: Row, corpus: Corpus) -> dict[str, Any]:
     return row.key | {"mean": round(losses.mean(), 4), "sd": round(sd, 5), "losses": losses.round(4).tolist()}
 
 
-def stored() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-
-
 def table() -> str:
     lines = ["| text | tokens | width | changed | seeds | mean | standard deviation |", "|---|---|---|---|---|---|---|"]
-    for row in stored():
+    for row in RESULTS.read():
         lines.append(
             f"| {row['text']} | {row['tokens'] / 1e6:g} M | {row['width']} | {row['changed']} | {len(row['losses'])} | "
             f"{row['mean']:.4f} | {row['sd']:.2%} |"
@@ -226,10 +231,8 @@ def main() -> None:
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
     for row in rows(options.long):
-        if any(row.key.items() <= known.items() for known in stored()):
-            continue
-        with RESULTS.open("a") as file:
-            print(json.dumps(run(row, read_corpus(source(Entry(row.text), options.folder)))), file=file)
+        if not RESULTS.has(row.key):
+            RESULTS.add(run(row, read_corpus(source(Entry(row.text), options.folder))))
 
 
 if __name__ == "__main__":

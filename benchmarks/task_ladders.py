@@ -28,8 +28,9 @@ from typing import Any
 
 from allometry import workflow
 from allometry.ladder.speed import Speed
+from result_rows import ResultRows
 
-RESULTS = Path(__file__).parent / "results" / "task_ladders.jsonl"
+RESULTS = ResultRows("task_ladders")
 BEYOND = 8.0  # the planned run's compute over that of the largest rung
 
 VIT = '''
@@ -225,10 +226,6 @@ def run_study(name: str, seed: int, folder: Path, speed_file: Path | None) -> di
     }
 
 
-def results() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """The results in Markdown; a score that came out outside its interval in bold."""
     lines = [
@@ -263,14 +260,13 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
-        print(table(results()))
+        print(table(RESULTS.read()))
         return
     options.folder.mkdir(parents=True, exist_ok=True)
     for name in options.only:
-        if (name, options.seed) not in {(row["name"], row["seed"]) for row in results()}:
+        if (name, options.seed) not in {(row["name"], row["seed"]) for row in RESULTS.read()}:
             result = run_study(name, options.seed, options.folder, options.speed)
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(result) + "\n")
+            RESULTS.add(result)
             print(table([result]), flush=True)
 
 

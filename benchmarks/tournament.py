@@ -33,7 +33,9 @@ from pathlib import Path
 
 import numpy as np
 
-RESULTS = Path(__file__).parent / "results" / "tournament.jsonl"
+from result_rows import ResultRows
+
+RESULTS = ResultRows("tournament")
 MOST_CHARACTERS = 24_000_000  # more than any run here reads, where a text has as many
 SUBWORDS = " BPE-4096"
 
@@ -248,12 +250,8 @@ def resized(run, factor: float):
     return run.model_copy(update={"model": model}).with_train(tokens=round(run.flops / model.flops_per_token))
 
 
-def results() -> list[dict]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-
-
 def missing(group: str) -> Iterator[Entry]:
-    done = {result["name"] for result in results()}
+    done = {result["name"] for result in RESULTS.read()}
     return (entry for entry in GROUPS[group] if entry.name not in done)
 
 
@@ -299,13 +297,13 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
-        print(table(results()))
+        print(table(RESULTS.read()))
         return
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.one:
         entry = next(entry for entry in GROUPS[options.group] if entry.name == options.one)
         result = run_study(entry, options.folder, options.repeats, options.sizes, options.speed)
-        append(result | {"group": options.group})
+        RESULTS.add(result | {"group": options.group})
         return
     waiting, running = list(missing(options.group)), {}
     while waiting or running:
@@ -326,13 +324,6 @@ def command_of(entry: Entry, options: argparse.Namespace, core: int) -> list[str
     asked = [sys.executable, __file__, "--group", options.group, "--one", entry.name, "--folder", str(options.folder)]
     more = ["--repeats", str(options.repeats), *(["--sizes"] if options.sizes else [])]
     return [*pinned, *asked, *more, *(["--speed", str(options.speed)] if options.speed else [])]
-
-
-def append(result: dict) -> None:
-    """Add a line to the results."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

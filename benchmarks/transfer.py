@@ -11,7 +11,6 @@ optimiser; its optimum at each size is the vertex of the parabola through the be
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import multiprocessing
 import os
@@ -20,7 +19,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -30,8 +28,9 @@ import torch
 from allometry import nn
 from allometry.data.corpus import read_corpus
 from allometry.tasks.windows import Windows, held_out_windows
+from result_rows import ResultRows
 
-RESULTS = Path(__file__).parent / "results" / "transfer.jsonl"
+RESULTS = ResultRows("transfer")
 CONTEXT, BATCH, STEPS, VOCAB, HEAD = 64, 8, 500, 256, 16
 BASE = nn.Base(width=32, branches=4)
 WIDTHS = (32, 64, 128, 256)
@@ -147,22 +146,17 @@ def train(job: tuple[str, int, int, float, int]) -> dict:
     return {"arm": name, "width": width, "layers": layers, "lr": lr, "seed": seed, "loss": loss}
 
 
-def read() -> list[dict]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-
-
 def run(names: list[str], processes: int) -> None:
-    done = {tuple(row[key] for key in ("arm", "width", "layers", "lr", "seed")) for row in read()}
+    done = {tuple(row[key] for key in ("arm", "width", "layers", "lr", "seed")) for row in RESULTS.read()}
     jobs = [
         (name, width, layers, lr, seed)
         for name in names
         for seed, (width, layers), lr in product(ARMS[name].seeds, ARMS[name].sizes, ARMS[name].rates)
     ]
     jobs = [job for job in jobs if job not in done]
-    with multiprocessing.get_context("spawn").Pool(processes) as pool, RESULTS.open("a") as file:
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for i, row in enumerate(pool.imap_unordered(train, jobs), 1):
-            file.write(json.dumps(row) + "\n")
-            file.flush()
+            RESULTS.add(row)
             print(f"{i}/{len(jobs)} {row}", file=sys.stderr)
 
 
@@ -193,7 +187,7 @@ def vertex(rates: list[float], losses: list[float]) -> tuple[float, float]:
 
 
 def show() -> None:
-    by_size = optima(read())
+    by_size = optima(RESULTS.read())
     print(f"{'arm':22s} {'width':>5s} {'layers':>6s} {'best lr':>9s} {'log2, each seed':>20s} {'loss':>8s}")
     for (arm, width, layers), entry in sorted(by_size.items()):
         where = [v[0] for v in entry["vertices"]]
@@ -235,7 +229,7 @@ def draw(by_size: dict) -> None:
     figure.supxlabel("base learning rate")
     figure.supylabel("held-out loss, nats a byte")
     figure.tight_layout()
-    figure.savefig(RESULTS.with_suffix(".svg"), metadata={"Date": None})
+    figure.savefig(RESULTS.path.with_suffix(".svg"), metadata={"Date": None})
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def wire_induction(model: nn.Decoder) -> None:
     table = model.embedding.weight
     table.sub_(torch.outer(table @ common, common) / len(common))  # alike in all tokens: nothing of its own along it
     table.add_(common).mul_(math.sqrt(0.5))
-    fast = _frequencies(layers[0].head_dim) >= FAST
+    fast = _turns_fast(layers[0])
     _look_back(layers[0], common, fast)
     if len(layers) > 1 and not fast.all():
         _look_for_match(layers[0], layers[1], ~fast)
@@ -83,7 +83,7 @@ def _rows(attention: nn.Attention) -> tuple[Tensor, Tensor, Tensor]:
     return first, second, third
 
 
-def _frequencies(head_dim: int) -> Tensor:
-    """Radians a position of each pair, fastest first, as ``nn.functional.rope_tables`` has them."""
-    half = head_dim // 2
-    return 10000.0 ** (-torch.arange(half) / half)
+def _turns_fast(attention: nn.Attention) -> Tensor:
+    """Of each pair of features that turns together: whether it turns by ``FAST`` radians a position."""
+    cosines, _ = attention.rotation(2, torch.empty(0))
+    return cosines[1, : attention.head_dim // 2] <= math.cos(FAST)

@@ -225,7 +225,10 @@ class RunRecord:
             ) from None
         current = isinstance(run, ExternalRun) or run.trainer.current
         if record.id != value["id"] or not current:
-            raise UserError(f"run {value['id']}: its configuration was changed, or an older version trained it")
+            raise UserError(
+                f"run {value['id']}: its configuration was changed, or an older version trained it; "
+                "read the study with the allometry that trained it"
+            )
         return record
 
 

@@ -1,0 +1,26 @@
+"""Rows of a results file, one JSON object a line: added as soon as they are known, and found again by their keys."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class ResultRows:
+    """The rows of ``results/NAME.jsonl``, read anew each time, since several processes may add to them."""
+
+    def __init__(self, name: str):
+        self.path = Path(__file__).parent / "results" / f"{name}.jsonl"
+
+    def read(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+
+    def has(self, key: dict[str, Any]) -> bool:
+        """Whether there is a row with all these values."""
+        return any(key.items() <= row.items() for row in self.read())
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.path.parent.mkdir(exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
