@@ -1,5 +1,6 @@
 """Claims: a trunk has one owner at a time, and a process that wakes late is refused."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 import pytest
 
 from allometry.data.corpus import save_corpus
+from allometry.files import lock_file
 from allometry.runs import claims
 from allometry.runs.claims import Fenced, Observer, Taken, take
 from helpers import trials
@@ -38,6 +40,21 @@ def everything(where):
     return {path: path.read_bytes() for path in where.path.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
+def stop_outside_the_lock(process, lock):
+    """Stop a process at a moment when others can look at the claims; while it holds the lock they cannot."""
+
+    def stopped():
+        os.kill(process, signal.SIGSTOP)
+        os.waitpid(process, os.WUNTRACED)
+        with open(lock, "a") as file, contextlib.suppress(BlockingIOError):
+            lock_file(file, wait=False)
+            return True
+        os.kill(process, signal.SIGCONT)
+        return False
+
+    until(stopped)
+
+
 @pytest.mark.parametrize("finished", [False, True], ids=["under way", "finished"])
 def test_a_stopped_process_that_wakes_is_refused_and_writes_nothing(tmp_path, impatient, finished):
     calm, where = trials.study(tmp_path / "calm"), trials.study(tmp_path / "s")
@@ -45,7 +62,7 @@ def test_a_stopped_process_that_wakes_is_refused_and_writes_nothing(tmp_path, im
     trunk = trials.configs()[0].trunk
     sleeper = trials.fork(lambda: trials.go_on(where, report=lambda progress: time.sleep(0.1)))
     until(lambda: any(where.path.glob("trunks/*/step-*")))
-    os.kill(sleeper, signal.SIGSTOP)
+    stop_outside_the_lock(sleeper, where.claims_path / ".lock")
     observer = Observer(where.claims_path)
     assert observer.free(trunk) is None
     with pytest.raises(Taken):
