@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from allometry.files import lock_file, replace_file
+
 
 class ResultRows:
     """The rows of ``results/NAME.jsonl``, read anew each time, since several processes may add to them."""
@@ -19,6 +21,15 @@ class ResultRows:
     def has(self, key: dict[str, Any]) -> bool:
         """Whether there is a row with all these values."""
         return any(key.items() <= row.items() for row in self.read())
+
+    def put(self, name: str, row: dict[str, Any]) -> None:
+        """Add the row, or put it in the place of the one with its value of ``name``."""
+        with open(__file__) as lock:  # another process may be at it
+            lock_file(lock)
+            rows = self.read()
+            places = [place for place, stored in enumerate(rows) if stored[name] == row[name]] or [len(rows)]
+            rows[places[0] : places[0] + 1] = [row]
+            replace_file(self.path, "".join(json.dumps(stored) + "\n" for stored in rows).encode())
 
     def add(self, row: dict[str, Any]) -> None:
         self.path.parent.mkdir(exist_ok=True)

@@ -2,11 +2,12 @@
 
     python benchmarks/seed_noise.py              # 250 k tokens of the standard library, widths 32, 64 and 128
     python benchmarks/seed_noise.py --long       # 2 M tokens of Vim's scripts and of JavaScript, width 32
+    python benchmarks/seed_noise.py --wired      # 0.3 and 1 M tokens of three texts, widths 16 to 96, as studies train
     python benchmarks/seed_noise.py --table
 
 Each row trains eight seeds (the long ones sixteen) and adds its held-out losses to ``seed_noise.jsonl``; a row that
 stands there is not run again. One process, one thread: about a minute a row at width 64 and two a long row.
-All are of decoders from random weights, without the wiring of :mod:`allometry.lm.induction`.
+But for the wired ones, all are of decoders from random weights, without the wiring of :mod:`allometry.lm.induction`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from allometry.config.model import DecoderConfig
 from allometry.config.schedule import Schedule
 from allometry.config.training import TrainConfig
 from allometry.data.corpus import Corpus, read_corpus
+from allometry.ladder.recipe import TEXT_TIMESCALE
 from allometry.lm.decoder import LanguageModel, build
 from allometry.tasks.text import TextTask
 from allometry.tasks.windows import Windows
@@ -36,6 +39,7 @@ RESULTS = ResultRows("seed_noise")
 CONTEXT, STRATA = 128, 64
 SHORT = {"tokens": 250_000, "batch_tokens": 512, "lr": 0.5, "compile": True, "wired": False}
 LONG = SHORT | {"tokens": 2_000_000, "lr": 0.4}
+WIRED = SHORT | {"lr": 0.4, "wired": True, "weight_decay_timescale": TEXT_TIMESCALE}
 
 
 def zero_readout(model: nn.Module) -> None:
@@ -136,6 +140,8 @@ LONG_ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("readout at 0.3 of its rate", {"optimizer": slow_readout}),
     ("queries and keys normalized", {"qk_norm": True, "compile": False}),
 )
+WIRED_ROW = ("as a study trains: wired, weights fade", {})
+WIRED_TEXTS, WIRED_WIDTHS, WIRED_TOKENS = ("stdlib", "vim", "javascript"), (16, 32, 64, 96), (300_000, 1_000_000)
 MODEL = ("head_dim", "layers", "qk_norm")
 
 
@@ -155,12 +161,18 @@ class Row:
         return {"text": self.text, "tokens": self.usual["tokens"], "width": self.width, "changed": self.changed}
 
 
-def rows(long: bool) -> Iterator[Row]:
-    if long:
-        yield from (Row(text, 32, *row, LONG, 16) for text in ("vim", "javascript") for row in LONG_ROWS)
-        return
+def short_rows() -> Iterator[Row]:
     for width in (32, 64, 128):
         yield from (Row("stdlib", width, *row, SHORT, 8) for row in (ROWS if width < 128 else ROWS[:3]))
+
+
+def long_rows() -> Iterator[Row]:
+    yield from (Row(text, 32, *row, LONG, 16) for text in ("vim", "javascript") for row in LONG_ROWS)
+
+
+def wired_rows() -> Iterator[Row]:
+    for width, text, tokens in product(WIRED_WIDTHS, WIRED_TEXTS, WIRED_TOKENS):
+        yield Row(text, width, *WIRED_ROW, WIRED | {"tokens": tokens}, 8)
 
 
 def trained(
@@ -221,7 +233,9 @@ def table() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--long", action="store_true", help="2 M tokens of the texts whose runs scatter most")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--long", action="store_true", help="2 M tokens of the texts whose runs scatter most")
+    kind.add_argument("--wired", action="store_true", help="as a study trains, for the noise that its law is told")
     parser.add_argument("--folder", type=Path, default=Path("tournament"), help="where texts are kept")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
@@ -230,7 +244,7 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
-    for row in rows(options.long):
+    for row in (wired_rows if options.wired else long_rows if options.long else short_rows)():
         if not RESULTS.has(row.key):
             RESULTS.add(run(row, read_corpus(source(Entry(row.text), options.folder))))
 

@@ -38,7 +38,7 @@ from allometry.config.task import (
     TextConfig,
     TranslationConfig,
 )
-from allometry.config.training import BuiltInConfig, TrainConfig, TrainerConfig
+from allometry.config.training import TRAINER_VERSION, BuiltInConfig, TrainConfig, TrainerConfig
 from allometry.errors import UserError
 from allometry.lm.decoder import build
 from helpers.builders import model_config, run_config
@@ -336,7 +336,7 @@ def test_a_model_and_a_task_are_of_the_kind_that_they_name():
     plain = run_config().to_dict()
     assert plain["model"]["family"] == "decoder"
     assert plain["task"]["name"] == "text"
-    assert plain["trainer"] == {"name": "built_in", "version": 6}
+    assert plain["trainer"] == {"name": "built_in", "version": TRAINER_VERSION}
     del plain["model"]["family"], plain["task"]["name"], plain["trainer"]
     assert RunConfig.parse(plain) == run_config()
 

@@ -27,9 +27,11 @@ OF_LLAMA_CPP = ("bitnet, tied, grouped", "llama", "llama, 24 layers, tied", "lla
 
 
 def uneven(vocab_size: int = 256, size: float = 1.0, **options) -> LanguageModel:
-    """A model whose rows of weights have unequal sizes, as training leaves them."""
+    """A model from random weights whose rows have unequal sizes, as training leaves them."""
     shape = {"width": 32, "hidden": 64, "head_dim": 16, "layers": 2, "context": 32, "vocab_size": vocab_size}
-    model = build(model_config(**{**shape, **options}), 0).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LanguageModel(model_config(**{**shape, **options})).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(size * torch.randn(parameter.shape[0], 1).mul(0.3).exp())

@@ -18,7 +18,7 @@ from allometry.lm.compiled import build as kernels
 from allometry.lm.compiled.adamw import CompiledAdamW
 from allometry.lm.compiled.step import Step
 from allometry.lm.compiled.whole_step import LEFT_OUT
-from allometry.lm.decoder import build
+from allometry.lm.decoder import LanguageModel, build
 from allometry.lm.training.gradients import Pieces
 from allometry.lm.training.member import Member
 from allometry.lm.training.training_step import advance
@@ -47,9 +47,15 @@ def batch(model: dict, rows: int, length: int) -> torch.Tensor:
 WAYS = [("fp32", True), ("bf16", True), ("bf16", False)]  # precision; whether a step is one call, or between GEMMs
 
 
+def random_model(model: dict, precision: str = "fp32", compile: bool = False) -> LanguageModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return LanguageModel(model_config(**model), precision, compile)
+
+
 def pair(model: dict, precision: str = "fp32", whole: bool = True):
-    """The same model by its layers and by kernels, with gradients."""
-    plain, fast = (build(model_config(**model), 0, precision, compile) for compile in (False, True))
+    """The same model by its layers and by kernels, from random weights, with gradients."""
+    plain, fast = (random_model(model, precision, compile) for compile in (False, True))
     fast.step = Step(fast.step.dtype, whole)
     return plain, fast
 
@@ -125,7 +131,7 @@ def test_heads_of_eight_and_narrow_models(width, precision):
     """A step of several models beside each other gives each what it gives alone, to the bit."""
     model = {"width": width, "head_dim": 8 if width % 8 == 0 else width, "hidden": 8 * round(width / 3), "layers": 2}
     exact, _ = pair(model)
-    fast = [build(model_config(**model), 0, precision, compile=True) for _ in range(3)]
+    fast = [random_model(model, precision, compile=True) for _ in range(3)]
     tokens, targets = torch.randint(32, (2, 3, 5, 70))
     together = fast[0].step.gradients(fast, tokens, targets)
     for i, one in enumerate(fast):
@@ -137,6 +143,27 @@ def test_heads_of_eight_and_narrow_models(width, precision):
         exact.loss(tokens[i], targets[i]).backward()
         close = {"fp32": 1e-5, "bf16": 0.03}[precision]
         assert all(distance(mine, right) < close for mine, right in zip(found, gradients(exact), strict=True))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("width", [8, 12, 24, 96])
+def test_kernels_are_as_near_to_float64_as_the_layers_are(width, precision):
+    """Of a fresh decoder, whose heads look sharply: the narrower it is, the more of each rounding is seen."""
+    config = model_config(width=width, head_dim=8 if width % 8 == 0 else width, layers=2)
+    errors = {"layers": [], "kernels": []}
+    for seed in range(4):
+        tokens, targets = torch.randint(32, (2, 20, 70))
+        exact, layers, fast = (
+            build(config, seed).double(),
+            *(build(config, seed, precision, way) for way in (False, True)),
+        )
+        exact.compute = torch.float64
+        logits = super(LanguageModel, exact).forward(tokens)
+        nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
+        for model, found in zip((layers, fast), errors.values(), strict=True):
+            model.loss(tokens, targets).backward()
+            found += [distance(*both) for both in zip(gradients(model), gradients(exact), strict=True)]
+    assert np.mean(errors["kernels"]) < 1.5 * np.mean(errors["layers"])
 
 
 def test_pieces_of_a_batch_add_up_to_it():
@@ -313,7 +340,7 @@ def test_an_interrupted_training_ends_where_an_undisturbed_one_does(corpus, tmp_
 
 def test_without_a_compiler_training_goes_on_with_one_line():
     code = """
-from allometry.lm.decoder import build
+from allometry.lm.decoder import LanguageModel, build
 from allometry.config.model import DecoderConfig
 for _ in range(2):
     assert build(DecoderConfig(width=8, layers=1, hidden=8, head_dim=4), 0, compile=True).step is None

@@ -22,9 +22,16 @@ def config(**fields) -> DecoderConfig:
     return DecoderConfig(hidden=3 * given["width"], **given)
 
 
-def attention_of_first_heads(model, tokens) -> list[torch.Tensor]:
-    """Softmax of the first head's logits in the first two layers, (batch, query, key)."""
-    heads, found = [layer.attention for layer in model.stack.layers[:2]], []
+def plain(config: DecoderConfig, seed: int) -> LanguageModel:
+    """The same decoder, not wired."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LanguageModel(config)
+
+
+def attention_of_first_heads(model, tokens, layers=2) -> list[torch.Tensor]:
+    """Softmax of the first head's logits in the first layers, (batch, query, key)."""
+    heads, found = [layer.attention for layer in model.stack.layers[:layers]], []
 
     def look(attention, inputs, _):
         (x,) = inputs[:1]
@@ -57,47 +64,65 @@ def test_the_first_head_looks_at_the_position_before(fields):
         weights, _ = attention_of_first_heads(build(config(**fields), seed), twice(16))
         assert weights.diagonal(-1, 1, 2).mean() > 0.6
         before = torch.arange(weights.shape[1] - 1)
-        assert (weights[:, 1:].argmax(-1) == before).float().mean() > (0.9 if fields["width"] > 16 else 0.8)
+        assert (weights[:, 1:].argmax(-1) == before).float().mean() > (0.8 if fields["width"] > 16 else 0.7)
 
 
-@pytest.mark.parametrize("fields", SHAPES[1:])  # of width 16 the residual stream holds too little beside the rest
-def test_the_second_head_looks_behind_the_earlier_occurrence_of_its_token(fields):
+@pytest.mark.parametrize("fields", [{**fields, "layers": 4} for fields in SHAPES])
+def test_heads_of_the_next_two_layers_look_behind_the_earlier_occurrence_of_their_token(fields):
     """On average over seeds: far above chance, and above the occurrence itself and what follows later."""
-    length, offsets = 16, (0, 1, 2, 3, 5)
-    at, seen = torch.arange(length, 2 * length - 5), dict.fromkeys(offsets, 0.0)
+    length, offsets, seeds = 16, (0, 1, 2, 3, 5), 8
+    at = torch.arange(length, 2 * length - 5)
+    for layer in (1, 2):
+        seen = dict.fromkeys(offsets, 0.0)
+        for seed in range(seeds):
+            weights = attention_of_first_heads(build(config(**fields), seed), twice(length, seed), layer + 1)[layer]
+            for offset in offsets:
+                seen[offset] += weights[:, at, at - length + offset].mean().item() / seeds
+        assert seen[1] > 3 * max(value for offset, value in seen.items() if offset != 1), (layer, seen)
+        assert seen[1] > 4 / (1.5 * length), (layer, seen)
+
+
+def test_a_fresh_decoder_copies():
+    """Of random tokens that occur twice it foretells the second half better than the first, whatever the seed."""
+    gains = {build: [], plain: []}
     for seed in range(8):
-        _, weights = attention_of_first_heads(build(config(**fields), seed), twice(length, seed))
-        for offset in offsets:
-            seen[offset] += weights[:, at, at - length + offset].mean().item() / 8
-    assert seen[1] > 1.4 * max(value for offset, value in seen.items() if offset != 1), seen
-    assert seen[1] > 1.8 / (1.5 * length), seen
+        tokens = twice(16, seed)
+        for start, found in gains.items():
+            losses = start(config(width=64), seed).token_losses(tokens[:, :-1], tokens[:, 1:])
+            found.append((losses[:, :15].mean() - losses[:, 16:].mean()).item())
+    assert min(gains[build]) > 0
+    assert sum(gains[build]) > 5 * abs(sum(gains[plain]))
 
 
 def test_without_the_wiring_neither_looks_there():
-    torch.manual_seed(0)
-    first, second = attention_of_first_heads(LanguageModel(config(width=32)), twice(16))
+    first, second = attention_of_first_heads(plain(config(width=32), 0), twice(16))
     at = torch.arange(16, 31)
     assert first.diagonal(-1, 1, 2).mean() < 0.3
     assert second[:, at, at - 15].mean() < 0.07
 
 
-def test_only_these_rows_and_the_embeddings_change():
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        plain = LanguageModel(config(width=32, layers=4))
-    wired = build(config(width=32, layers=4), 3)
+def test_only_what_the_circuit_uses_changes_and_keeps_its_scale():
+    untouched, wired = plain(config(width=64, layers=5), 3), build(config(width=64, layers=5), 3)
     changed = {
         name: (a != b).any(1).nonzero().flatten().tolist()
-        for (name, a), b in zip(plain.named_parameters(), wired.parameters(), strict=True)
+        for (name, a), b in zip(untouched.named_parameters(), wired.parameters(), strict=True)
         if not torch.equal(a, b)
     }
-    rows = [*range(16), *range(32, 48)]  # queries and keys of the first of two heads
+    everything, queries_and_keys, values = [*range(64)], [*range(16), *range(64, 80)], [*range(128, 192)]
     assert changed == {
-        "embedding.weight": list(range(256)),
-        "stack.blocks.0.attention.qkv.weight": rows,
-        "stack.blocks.1.attention.qkv.weight": rows,
+        "embedding.weight": [*range(256)],
+        "readout.weight": [*range(256)],
+        "stack.blocks.0.attention.qkv.weight": queries_and_keys + values,
+        "stack.blocks.0.attention.out.weight": everything,
+        "stack.blocks.0.mlp.down.weight": everything,
+        "stack.blocks.1.attention.qkv.weight": queries_and_keys,
+        "stack.blocks.2.attention.qkv.weight": queries_and_keys,
     }
-    assert wired.embedding.weight.square().mean().sqrt().item() == pytest.approx(1, abs=0.05)
+    for name in changed:
+        if "qkv" not in name:
+            assert wired.get_parameter(name).square().mean().sqrt().item() == pytest.approx(1, abs=0.1), name
+    of_values = wired.stack.layers[0].attention.qkv.weight[values]
+    assert of_values.square().mean().sqrt().item() == pytest.approx(1, abs=0.05)
 
 
 def test_shapes_too_small_for_a_circuit_get_what_fits():
@@ -107,3 +132,15 @@ def test_shapes_too_small_for_a_circuit_get_what_fits():
     before = two.stack.layers[1].attention.qkv.weight.clone()
     wire_induction(two)
     assert torch.equal(two.stack.layers[1].attention.qkv.weight, before)
+
+
+def test_threads_change_no_bit_of_a_start():
+    starts = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        try:
+            starts.append(build(config(width=192, vocab_size=2048), 0).state_dict())
+        finally:
+            torch.set_num_threads(1)
+    for other in starts[1:]:
+        assert all(torch.equal(weight, other[name]) for name, weight in starts[0].items())

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from .base import Config, OneOf
 
-TRAINER_VERSION = 6  # of the built-in trainer; raise it whenever the same configuration would give another result
+TRAINER_VERSION = 7  # of the built-in trainer; raise it whenever the same configuration would give another result
 
 
 class TrainConfig(Config):

@@ -1,21 +1,22 @@
-"""A start at which a decoder can copy: two attention heads that are wired as an induction circuit.
+"""A start at which a decoder can copy: attention heads that are wired as an induction circuit.
 
 To continue "… ab … a" with b, a head of one layer tells every position which token stands before it, and a head of a
 later layer looks for the position whose previous token is the present one (Olsson et al. 2022, arXiv 2209.11895). From
 random weights small models find this circuit late, each seed at another time, if at all: two seeds of one model of
 270 k parameters ended 4.5 % apart, most of it on text that had occurred before in the window. Averaging does not help
-there: a run got so far or it did not, and a ladder cannot see which its target will do. Wired from the start, five of
-six seeds used the circuit after 4 M tokens, and none of six others (``benchmarks/induction.py``). Training may change
-it, as all weights. A start of attention that resembles what training ends at is due to Trockman & Kolter 2023 (arXiv
-2305.09828).
+there: a run got so far or it did not, and a ladder cannot see which its target will do. Wired from the start, all seeds
+use the circuit early (``benchmarks/induction.py``). Training may change it, as all weights. A start of attention that
+resembles what training ends at is due to Trockman & Kolter 2023 (arXiv 2305.09828).
 
 The heads use the rotary position embedding: pairs of features that turn fast tell the distance of one position, slow
-ones hardly turn within a context and compare tokens.
+ones hardly turn within a context and compare tokens. The stream is divided so that nothing else disturbs the
+comparison: one direction is common to all tokens, a few hold the previous token, the rest the token itself.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,56 +24,131 @@ from torch import Tensor
 from .. import nn
 
 PREVIOUS = 12.0  # the logit of the position before, from the common part of all embeddings alone
-MATCH = 6.0  # the strength of the comparison: rms of the weights of query and key, multiplied
+MATCH = 6.0  # the mean logit of a match; sharper heads learn worse (docs/log.md)
+MATCHING = 2  # layers after the first that have a head which looks for matches; two differ less between seeds than one
+COPY = 0.45  # of a token's scale in the readout: what the first such head writes when it looks at the token
 FAST = 0.1  # radians a position: pairs that turn at least so fast tell distances
+GRID = 2.0**-16  # of the weights that are computed, so that a start is the same for any order of additions
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """Orthogonal parts of the residual stream, as rows of length 1; ``slow`` are the features that compare tokens.
+
+    All in float64: see :func:`_set`.
+    """
+
+    common: Tensor  # (1, width)
+    previous: Tensor  # (compared, width)
+    token: Tensor  # (the rest, width), at least as many
+    slow: Tensor  # (compared,)
+
+    @classmethod
+    def divide(cls, attention: nn.Attention) -> _Stream:
+        """By a random rotation; the previous token gets less than half of the stream, however narrow that is."""
+        width, slow = attention.width, ~_turns_fast(attention)
+        features = torch.cat((slow, slow)).nonzero().flatten()[: (width - 1) // 2]
+        rows, _ = torch.linalg.qr(torch.randn(width, width).double())
+        return cls(*rows.T.split((1, len(features), width - 1 - len(features))), features)
+
+    @property
+    def read(self) -> Tensor:
+        """The directions of the token that are compared, (compared, width)."""
+        return self.token[: len(self.slow)]
 
 
 @torch.no_grad()
 def wire_induction(model: nn.Decoder) -> None:
-    """Wire the first heads of the first two layers of a fresh decoder; one of a single layer gets the first head.
+    """Wire the first heads of the first layers of a fresh decoder; one of a single layer gets the first head only.
 
-    A direction common to all embeddings is drawn from PyTorch's generator; the embeddings keep their scale.
+    The directions are drawn from PyTorch's generator; embeddings and readout keep their scale.
     """
-    if model.embedding.weight.is_meta:
-        return  # there are shapes only
-    layers = [layer.attention for layer in model.stack.layers]
-    common = torch.randn(model.embedding.weight.shape[1])
-    common /= common.square().mean().sqrt()  # as long as √width
     table = model.embedding.weight
-    table.sub_(torch.outer(table @ common, common) / len(common))  # alike in all tokens: nothing of its own along it
-    table.add_(common).mul_(math.sqrt(0.5))
-    fast = _turns_fast(layers[0])
-    _look_back(layers[0], common, fast)
-    if len(layers) > 1 and not fast.all():
-        _look_for_match(layers[0], layers[1], ~fast)
+    if table.is_meta:
+        return  # there are shapes only
+    first, *others = model.stack.layers
+    stream = _Stream.divide(first.attention)
+    width, kept = table.shape[1], len(stream.token)
+    own = table.double() @ stream.token.T @ stream.token * math.sqrt(width / kept)
+    _set(table, (own + math.sqrt(width) * stream.common) * math.sqrt(0.5))
+    _look_back(first.attention, stream)
+    if not others or not len(stream.slow):
+        return
+    _tell_previous(first, stream)
+    for layer in others[:MATCHING]:
+        _look_for_match(layer.attention, stream, _scale_of_match(first, stream))
+    if not model.tied:
+        _read_copies(model, others[0].attention, own)
 
 
-def _look_back(attention: nn.Attention, common: Tensor, fast: Tensor) -> None:
+def _set(weight: Tensor, values: Tensor) -> None:
+    """Set a weight to values in float64, rounded so coarsely that threads and machines, which add up in another order,
+    give the same bits."""
+    weight.copy_((values / GRID).round() * GRID)
+
+
+def _look_back(attention: nn.Attention, stream: _Stream) -> None:
     """Let the first head attend to the position before, whatever the tokens: it reads the common direction only."""
+    fast = _turns_fast(attention)
     query = torch.cat((fast, torch.zeros_like(fast))).float()
     cos, sin = attention.rotation(2, query)
     key = nn.functional.rope(query.expand(2, -1), cos, sin)[1]  # turned on by one position: aligned with the next query
-    # The normed embedding has the common direction at √½ of its scale, and a linear map divides by √width.
-    width, size = len(common), attention.head_dim
-    strength = math.sqrt(PREVIOUS * math.sqrt(size) / float(query @ query) * 2 / width)
+    # The normed embedding has the common direction at √½ of its scale.
+    strength = math.sqrt(PREVIOUS * math.sqrt(attention.head_dim) / float(query @ query) * 2)
     queries, keys, _ = _rows(attention)
-    queries.copy_(strength * torch.outer(query, common))
-    keys.copy_(strength * torch.outer(key, common))
+    _set(queries, strength * query[:, None] * stream.common)
+    _set(keys, strength * key[:, None] * stream.common)
 
 
-def _look_for_match(previous: nn.Attention, attention: nn.Attention, slow: Tensor) -> None:
-    """Let the first head attend to positions whose previous token, as ``previous`` wrote it there, is its own token.
+def _tell_previous(layer: nn.TransformerBlock, stream: _Stream) -> None:
+    """Let what the first head reads of a token go to the directions of the previous one, and nothing else of the layer.
 
-    The query maps a token as the values of that head do; the key undoes its output projection.
+    No head passes on the common direction, which averages over many positions would keep where all else cancels.
     """
-    _, _, values = _rows(previous)
-    written = previous.out.weight[:, : previous.head_dim]
-    compared = torch.cat((slow, slow)).float()[:, None]
+    attention = layer.attention
+    unit = math.sqrt(attention.width)
+    everything = attention.qkv.weight[-attention.kv_heads * attention.head_dim :]
+    _set(everything, everything.double() @ (torch.eye(attention.width) - stream.common.T @ stream.common))
+    first = everything[: attention.head_dim].double()
+    first[stream.slow] = unit * stream.read
+    _set(everything[: attention.head_dim], first)
+    elsewhere = torch.eye(attention.width) - stream.previous.T @ stream.previous
+    _set(layer.mlp.down.weight, elsewhere @ layer.mlp.down.weight.double())
+    out = elsewhere @ attention.out.weight.double()
+    out[:, stream.slow] = unit * stream.previous.T
+    _set(attention.out.weight, out)
+
+
+def _look_for_match(attention: nn.Attention, stream: _Stream, scale: float) -> None:
+    """Let the first head attend to positions whose previous token is its own token.
+
+    ``scale`` is the mean square of what is compared, before it is strengthened: token by token as it was written.
+    """
+    strength = math.sqrt(MATCH * math.sqrt(attention.head_dim) / (len(stream.slow) * scale))
     queries, keys, _ = _rows(attention)
-    for rows, wanted in ((queries, values), (keys, torch.linalg.pinv(written))):
-        wanted = compared * wanted
-        rms = (wanted.square().sum() / (compared.sum() * wanted.shape[1])).sqrt()
-        rows.copy_(math.sqrt(MATCH) * wanted / rms)
+    for rows, read in ((queries, stream.read), (keys, stream.previous)):
+        looks = torch.zeros(rows.shape, dtype=torch.float64)
+        looks[stream.slow] = strength * math.sqrt(attention.width) * read
+        _set(rows, looks)
+
+
+def _scale_of_match(layer: nn.TransformerBlock, stream: _Stream) -> float:
+    """The mean product of one compared feature of a token, as it stands in the stream, and as ``layer`` told it on.
+
+    A norm before the output projection strengthens a head that looks at one position where others average over many.
+    """
+    keep, share = layer.weights[0]()
+    attention = layer.attention
+    gain = math.sqrt(attention.heads) if attention.norm is not None else 1.0
+    return 0.5 * attention.width / len(stream.token) * keep * share * gain
+
+
+def _read_copies(model: nn.Decoder, attention: nn.Attention, own: Tensor) -> None:
+    """Let the readout of each token read what the first head of ``attention`` writes when it looks at that token."""
+    _, _, values = _rows(attention)
+    written = own @ values.T.double() @ attention.out.weight[:, : attention.head_dim].T.double()
+    written *= COPY / written.square().mean().sqrt()
+    _set(model.readout.weight, math.sqrt(1 - COPY**2) * model.readout.weight + written)
 
 
 def _rows(attention: nn.Attention) -> tuple[Tensor, Tensor, Tensor]:
