@@ -49,7 +49,8 @@ class _Stream:
         width, slow = attention.width, ~_turns_fast(attention)
         features = torch.cat((slow, slow)).nonzero().flatten()[: (width - 1) // 2]
         rows, _ = torch.linalg.qr(torch.randn(width, width).double())
-        return cls(*rows.T.split((1, len(features), width - 1 - len(features))), features)
+        common, previous, token = rows.T.split((1, len(features), width - 1 - len(features)))
+        return cls(common, previous, token, features)
 
     @property
     def read(self) -> Tensor:
@@ -107,16 +108,20 @@ def _tell_previous(layer: nn.TransformerBlock, stream: _Stream) -> None:
     """
     attention = layer.attention
     unit = math.sqrt(attention.width)
-    everything = attention.qkv.weight[-attention.kv_heads * attention.head_dim :]
-    _set(everything, everything.double() @ (torch.eye(attention.width) - stream.common.T @ stream.common))
-    first = everything[: attention.head_dim].double()
-    first[stream.slow] = unit * stream.read
-    _set(everything[: attention.head_dim], first)
-    elsewhere = torch.eye(attention.width) - stream.previous.T @ stream.previous
+    values = attention.qkv.weight[-attention.kv_heads * attention.head_dim :]
+    read = values.double() @ _beside(stream.common)
+    read[stream.slow] = unit * stream.read
+    _set(values, read)
+    elsewhere = _beside(stream.previous)
     _set(layer.mlp.down.weight, elsewhere @ layer.mlp.down.weight.double())
     out = elsewhere @ attention.out.weight.double()
     out[:, stream.slow] = unit * stream.previous.T
     _set(attention.out.weight, out)
+
+
+def _beside(rows: Tensor) -> Tensor:
+    """The projection on what is orthogonal to these rows."""
+    return torch.eye(rows.shape[1], dtype=rows.dtype) - rows.T @ rows
 
 
 def _look_for_match(attention: nn.Attention, stream: _Stream, scale: float) -> None:
