@@ -307,7 +307,7 @@ ENGLISH = """\
 | tried on | outcome |
 |---|---|
 | **{tables} public tables** of runs, fitted on at most a tenth of the compute | {error} off on average; {inside} of the held-out runs inside their 90 % intervals |
-| **our own ladder**, {studies} {plural} at 8× that no choice had seen | {rms} off (rms), {hits} of {targets} targets inside; at 64× and more each {far}; {before} studies before its decoders were wired to copy: {rms_before} at 8×, at 64× and more each {far_before} |
+| **our own ladder**, {studies} {plural} at 8×, each predicted before any choice had seen it | {rms} off (rms), {hits} of {targets} targets inside; at 64× and more each {far}; {before} studies before its decoders were wired to copy: {rms_before} at 8×, at 64× and more each {far_before} |
 | **other tasks** ({names}) at 8× | {other_errors} off, intervals of ± {other_width} in the median; {other_hits} of {others} inside |
 | **laws of any inputs**, {tasks} tasks of SLDBench and ScaleBench, {sets} held-out sets | R² {median} in the median, {worst} at worst |
 """
