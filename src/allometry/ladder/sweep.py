@@ -25,7 +25,7 @@ EDGE = 1.0  # octaves to each side that are swept; neither leaves them
 LR_BEND, BATCH_BEND = (0.027, 0.7), (0.015, 0.8)
 BEST_SD = 0.6  # of rate and batch, around the default
 # Decoders on text are better known: nineteen sweeps of ten texts scatter by as much around this rate, noise included;
-# fourteen since decoders start wired to copy lie at 0.34 to 0.44.
+# thirty-five since decoders start wired to copy lie at 0.28 to 0.44.
 TEXT_LR, TEXT_LR_SD = 0.39, 0.28
 NOISE, NOISE_RUNS = 0.01, 4.0
 

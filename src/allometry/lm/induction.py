@@ -33,29 +33,30 @@ GRID = 2.0**-16  # of the weights that are computed, so that a start is the same
 
 @dataclass(frozen=True)
 class _Stream:
-    """Orthogonal parts of the residual stream, as rows of length 1; ``slow`` are the features that compare tokens.
+    """Orthogonal directions of the residual stream, as rows of length 1, in float64 (see :func:`_set`).
 
-    All in float64: see :func:`_set`.
+    What is orthogonal to ``common`` and ``previous`` holds the token itself; ``read`` is the part that is compared.
     """
 
     common: Tensor  # (1, width)
     previous: Tensor  # (compared, width)
-    token: Tensor  # (the rest, width), at least as many
-    slow: Tensor  # (compared,)
+    read: Tensor  # (compared, width)
+    slow: Tensor  # (compared,), the features of a head that compare tokens
 
     @classmethod
     def divide(cls, attention: nn.Attention) -> _Stream:
         """By a random rotation; the previous token gets less than half of the stream, however narrow that is."""
         width, slow = attention.width, ~_turns_fast(attention)
         features = torch.cat((slow, slow)).nonzero().flatten()[: (width - 1) // 2]
-        rows, _ = torch.linalg.qr(torch.randn(width, width).double())
-        common, previous, token = rows.T.split((1, len(features), width - 1 - len(features)))
-        return cls(common, previous, token, features)
+        parts = (1, len(features), len(features))
+        columns, _ = torch.linalg.qr(torch.randn(width, width)[:, : sum(parts)].double())
+        common, previous, read = columns.T.split(parts)
+        return cls(common, previous, read, features)
 
     @property
-    def read(self) -> Tensor:
-        """The directions of the token that are compared, (compared, width)."""
-        return self.token[: len(self.slow)]
+    def kept(self) -> int:
+        """The number of directions that hold the token itself."""
+        return self.common.shape[1] - 1 - len(self.slow)
 
 
 @torch.no_grad()
@@ -69,8 +70,8 @@ def wire_induction(model: nn.Decoder) -> None:
         return  # there are shapes only
     first, *others = model.stack.layers
     stream = _Stream.divide(first.attention)
-    width, kept = table.shape[1], len(stream.token)
-    own = table.double() @ stream.token.T @ stream.token * math.sqrt(width / kept)
+    width, taken = table.shape[1], torch.cat((stream.common, stream.previous))
+    own = _without(table.double(), taken) * math.sqrt(width / stream.kept)
     _set(table, (own + math.sqrt(width) * stream.common) * math.sqrt(0.5))
     _look_back(first.attention, stream)
     if not others or not len(stream.slow):
@@ -83,8 +84,7 @@ def wire_induction(model: nn.Decoder) -> None:
 
 
 def _set(weight: Tensor, values: Tensor) -> None:
-    """Set a weight to values in float64, rounded so coarsely that threads and machines, which add up in another order,
-    give the same bits."""
+    """Set a weight to values in float64, rounded: the order in which threads add up then changes no bit."""
     weight.copy_((values / GRID).round() * GRID)
 
 
@@ -109,19 +109,18 @@ def _tell_previous(layer: nn.TransformerBlock, stream: _Stream) -> None:
     attention = layer.attention
     unit = math.sqrt(attention.width)
     values = attention.qkv.weight[-attention.kv_heads * attention.head_dim :]
-    read = values.double() @ _beside(stream.common)
+    read = _without(values.double(), stream.common)
     read[stream.slow] = unit * stream.read
     _set(values, read)
-    elsewhere = _beside(stream.previous)
-    _set(layer.mlp.down.weight, elsewhere @ layer.mlp.down.weight.double())
-    out = elsewhere @ attention.out.weight.double()
+    _set(layer.mlp.down.weight, _without(layer.mlp.down.weight.T.double(), stream.previous).T)
+    out = _without(attention.out.weight.T.double(), stream.previous).T
     out[:, stream.slow] = unit * stream.previous.T
     _set(attention.out.weight, out)
 
 
-def _beside(rows: Tensor) -> Tensor:
-    """The projection on what is orthogonal to these rows."""
-    return torch.eye(rows.shape[1], dtype=rows.dtype) - rows.T @ rows
+def _without(values: Tensor, directions: Tensor) -> Tensor:
+    """The rows of ``values`` without their parts along ``directions``."""
+    return values - values @ directions.T @ directions
 
 
 def _look_for_match(attention: nn.Attention, stream: _Stream, scale: float) -> None:
@@ -145,7 +144,7 @@ def _scale_of_match(layer: nn.TransformerBlock, stream: _Stream) -> float:
     keep, share = layer.weights[0]()
     attention = layer.attention
     gain = math.sqrt(attention.heads) if attention.norm is not None else 1.0
-    return 0.5 * attention.width / len(stream.token) * keep * share * gain
+    return 0.5 * attention.width / stream.kept * keep * share * gain
 
 
 def _read_copies(model: nn.Decoder, attention: nn.Attention, own: Tensor) -> None:
