@@ -1,6 +1,6 @@
 """What a decoder gains from heads that are wired to copy, and how much less its seeds differ.
 
-    python benchmarks/induction.py          # adds what is missing to induction.jsonl: 45 s a run, 4 seeds, 2 texts
+    python benchmarks/induction.py          # adds what is missing to induction.jsonl: 45 s a run, 3 seeds, 2 texts
     python benchmarks/induction.py --table
 
 Width 64, 4 M tokens, trained as a study trains, from random weights and from the wiring of
@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from allometry.data.corpus import Corpus, read_corpus
 from allometry.ladder.recipe import TEXT_TIMESCALE
-from result_rows import ResultRows
+from result_rows import ResultRows, parse_options
 from seed_noise import CONTEXT, trained
 from tournament import Entry, source
 
@@ -74,15 +73,9 @@ def table() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
-    parser.add_argument("--folder", type=Path, default=Path("tournament"), help="where texts are kept")
-    parser.add_argument("--table", action="store_true")
-    options = parser.parse_args()
-    if options.table:
-        print(table())
-        return
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options = parse_options(parser, table)
     torch.set_num_threads(1)
-    options.folder.mkdir(parents=True, exist_ok=True)
     for seed, text, start in product(options.seeds, TEXTS, STARTS):
         key = {"text": text, "start": start, "seed": seed}
         if not RESULTS.has(key):

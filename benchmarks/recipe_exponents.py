@@ -14,14 +14,13 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from allometry.data.corpus import read_corpus
 from allometry.ladder.recipe import TEXT_TIMESCALE
-from result_rows import ResultRows
+from result_rows import ResultRows, parse_options
 from seed_noise import CONTEXT, final_loss
 from tournament import Entry, source
 
@@ -67,14 +66,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--tokens", type=int, nargs="+", default=[1_000_000, 8_000_000])
     parser.add_argument("--changes", nargs="+", choices=CHANGES, default=list(CHANGES))
-    parser.add_argument("--folder", type=Path, default=Path("tournament"), help="where texts are kept")
-    parser.add_argument("--table", action="store_true")
-    options = parser.parse_args()
-    if options.table:
-        print(table())
-        return
+    options = parse_options(parser, table)
     torch.set_num_threads(1)
-    options.folder.mkdir(parents=True, exist_ok=True)
     corpora = {text: read_corpus(source(Entry(text), options.folder)) for text in TEXTS}
     for seed, tokens, changed, text in product(options.seeds, options.tokens, options.changes, TEXTS):
         key = {"text": text, "tokens": tokens, "width": WIDTH, "changed": changed, "seed": seed}

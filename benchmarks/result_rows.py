@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +37,15 @@ class ResultRows:
         self.path.parent.mkdir(exist_ok=True)
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def parse_options(parser: argparse.ArgumentParser, table: Callable[[], str]) -> argparse.Namespace:
+    """The options of a benchmark on texts, with a folder for these; ``--table`` prints the results so far and ends."""
+    parser.add_argument("--folder", type=Path, default=Path("tournament"), help="where texts and studies are kept")
+    parser.add_argument("--table", action="store_true", help="print the results so far, and run nothing")
+    options = parser.parse_args()
+    if options.table:
+        print(table())
+        raise SystemExit
+    options.folder.mkdir(parents=True, exist_ok=True)
+    return options

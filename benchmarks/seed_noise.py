@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from allometry.ladder.recipe import TEXT_TIMESCALE
 from allometry.lm.decoder import LanguageModel, build
 from allometry.tasks.text import TextTask
 from allometry.tasks.windows import Windows
-from result_rows import ResultRows
+from result_rows import ResultRows, parse_options
 from tournament import Entry, source
 
 RESULTS = ResultRows("seed_noise")
@@ -236,14 +235,8 @@ def main() -> None:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--long", action="store_true", help="2 M tokens of the texts whose runs scatter most")
     kind.add_argument("--wired", action="store_true", help="as a study trains, for the noise that its law is told")
-    parser.add_argument("--folder", type=Path, default=Path("tournament"), help="where texts are kept")
-    parser.add_argument("--table", action="store_true")
-    options = parser.parse_args()
-    if options.table:
-        print(table())
-        return
+    options = parse_options(parser, table)
     torch.set_num_threads(1)
-    options.folder.mkdir(parents=True, exist_ok=True)
     for row in (wired_rows if options.wired else long_rows if options.long else short_rows)():
         if not RESULTS.has(row.key):
             RESULTS.add(run(row, read_corpus(source(Entry(row.text), options.folder))))

@@ -34,7 +34,7 @@ from pathlib import Path
 
 import numpy as np
 
-from result_rows import ResultRows
+from result_rows import ResultRows, parse_options
 
 RESULTS = ResultRows("tournament")
 MOST_CHARACTERS = 24_000_000  # more than any run here reads, where a text has as many
@@ -314,18 +314,12 @@ def table(rows: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--group", choices=GROUPS, default="tuning")
-    parser.add_argument("--folder", type=Path, default=Path("tournament"), help="where studies and texts are kept")
     parser.add_argument("--repeats", type=int, default=1, help="seeds of each target")
     parser.add_argument("--sizes", action="store_true", help="also train half and twice the planned size")
     parser.add_argument("--speed", type=Path, help="calibration.json of a study begun while nothing else ran")
     parser.add_argument("--at-once", type=int, default=1, help="studies at a time, each on a core of its own")
     parser.add_argument("--one", help="a single entry, as the process that runs it is asked for")
-    parser.add_argument("--table", action="store_true")
-    options = parser.parse_args()
-    if options.table:
-        print(table(RESULTS.read()))
-        return
-    options.folder.mkdir(parents=True, exist_ok=True)
+    options = parse_options(parser, lambda: table(RESULTS.read()))
     if options.one:
         entry = next(entry for entry in GROUPS[options.group] if entry.name == options.one)
         known = next((row for row in RESULTS.read() if row["name"] == options.one), {"actual": [], "beside": {}})
