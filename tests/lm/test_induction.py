@@ -60,11 +60,13 @@ def twice(length: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("fields", SHAPES)
 def test_the_first_head_looks_at_the_position_before(fields):
+    found = []
     for seed in range(3):
         weights, _ = attention_of_first_heads(build(config(**fields), seed), twice(16))
         assert weights.diagonal(-1, 1, 2).mean() > 0.6
         before = torch.arange(weights.shape[1] - 1)
-        assert (weights[:, 1:].argmax(-1) == before).float().mean() > (0.8 if fields["width"] > 16 else 0.7)
+        found.append((weights[:, 1:].argmax(-1) == before).float().mean())
+    assert sum(found) / 3 > (0.9 if fields["width"] > 16 else 0.8)
 
 
 @pytest.mark.parametrize("fields", [{**fields, "layers": 4} for fields in SHAPES])
