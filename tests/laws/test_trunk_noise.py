@@ -96,6 +96,18 @@ def test_a_known_noise_is_taken_and_carried_to_other_sizes():
     assert told.factor > 1  # three times too small: the runs say so
 
 
+def test_no_fit_takes_less_than_the_known_noise_of_a_run():
+    """With the noise of trunks known, estimated, and where no run shares a trunk; more is taken where runs show it."""
+    observed = branched(seeds=2, own=0.001)
+    alone = observed.with_columns(trunk=np.arange(len(observed)))
+    for table in (observed, observed.with_columns(trunk_noise=0.01), alone):
+        noise = fit(LAW, table.with_columns(run_noise=0.02), bootstrap=0).trunk_noise
+        assert noise.own == pytest.approx(0.02, rel=1e-6)
+        shown = fit(LAW, table.with_columns(run_noise=1e-4), bootstrap=0).trunk_noise.own
+        assert shown > 5e-4
+    assert fit(LAW, alone.with_columns(run_noise=0.02), bootstrap=0).trunk_noise.level == 0.0
+
+
 def test_the_noise_of_independent_runs_is_not_taken_for_that_of_trunks():
     found = [fit(LAW, branched(sizes=10, trunk=0.0, own=0.01, seed=seed), bootstrap=0).trunk_noise for seed in range(8)]
     assert np.mean([noise.level for noise in found]) < 0.005
@@ -247,9 +259,10 @@ def test_a_table_names_its_trunks_by_words_and_keeps_them(tmp_path):
     again = Observations.read(written)
     np.testing.assert_array_equal(codes(again), codes(read))
     np.testing.assert_array_equal(again.extra["trunk_noise"], read.extra["trunk_noise"])
-    assert Observations.read(path, columns={"trunk_noise": 0.02}).extra["trunk_noise"].tolist() == [0.02] * 4
-    with pytest.raises(UserError, match="so write 0"):
-        Observations.read(path, columns={"trunk_noise": 1.0})
+    for name in ("trunk_noise", "run_noise"):
+        assert Observations.read(path, columns={name: 0.02}).extra[name].tolist() == [0.02] * 4
+        with pytest.raises(UserError, match=f"{name} is 1; .* so write 0"):
+            Observations.read(path, columns={name: 1.0})
     with pytest.raises(UserError, match="one number, or as 4"):
         read.with_columns(trunk=[1, 2])
 

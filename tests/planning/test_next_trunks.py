@@ -30,11 +30,11 @@ def choice(num_params, longest=1e6, noise=0.01, cost=1.0):
 
 
 def chosen(choices, budget, runs=RUNS, trunks=TRUNKS, noises=NOISES, best=BEST):
-    return next_trunks(runs, choices, best, budget, WEIGHTS, trunks=trunks, noises=noises)
+    return next_trunks(runs, choices, best, budget, WEIGHTS, trunks=trunks, noises=noises, own_noise=0.003)
 
 
 def belief(choices, noises):
-    return trunk_belief(RUNS, choices, BEST, WEIGHTS, trunks=TRUNKS, noises=noises, drift=0.005)
+    return trunk_belief(RUNS, choices, BEST, WEIGHTS, trunks=TRUNKS, noises=noises, own_noise=0.003, drift=0.005)
 
 
 def test_what_is_chosen_costs_no_more_than_the_budget_and_tells_something():

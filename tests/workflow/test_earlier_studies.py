@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from allometry.config.task import TextConfig
-from allometry.ladder.noise import trunk_noise
+from allometry.ladder.noise import RUN_NOISE, seed_noise, trunk_noise
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
 from allometry.laws import LAWS as FORMS
@@ -45,8 +45,9 @@ def ladder(text, generator) -> Observations:
     for trunk, (n, lengths) in enumerate(TRUNKS.items()):
         shared = generator.normal(0, trunk_noise(n))
         for d in lengths:
-            loss = loss_of(text, n, d) * math.exp(shared + generator.normal(0, 0.001))
-            rows.append({"num_params": n, "tokens": d, "loss": loss, "trunk": trunk, "trunk_noise": trunk_noise(n)})
+            loss = loss_of(text, n, d) * math.exp(shared + generator.normal(0, RUN_NOISE))
+            noise = {"trunk": trunk, "trunk_noise": trunk_noise(n), "run_noise": RUN_NOISE}
+            rows.append({"num_params": n, "tokens": d, "loss": loss} | noise)
     return Observations.from_records(rows)
 
 
@@ -67,8 +68,8 @@ def test_targets_of_texts_that_scatter_as_earlier_ones_are_as_far_off_as_said(st
     generator, z = np.random.default_rng(1), []
     for law, text in studies:
         for ratio, (n, d) in TARGETS.items():
-            drift = generator.normal(0.006, 0.005) * math.log(ratio)
-            actual = loss_of(text, n, d) * math.exp(drift + generator.normal(0, trunk_noise(n)))
+            drift = generator.normal(0.003, 0.0025) * math.log(ratio)
+            actual = loss_of(text, n, d) * math.exp(drift + generator.normal(0, seed_noise(n)))
             answer = law.predict(num_params=n, tokens=d, level=0.9)
             sd = math.log(float(answer.high / answer.low)) / 2 / NormalDist().inv_cdf(0.95)
             z.append(math.log(float(answer.value) / actual) / sd)

@@ -7,6 +7,7 @@ there, trains what is missing of them, and only then decides anything new.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,14 +64,15 @@ def candidate_trunks(
 ) -> list[list[RunConfig]]:
     """The trunks that a later stage may choose from, each the runs of one model that share it, the shortest first.
 
-    Sizes are those of the family up to one beyond the first rungs; longest runs take ``top_flops``, a half or a
+    Sizes are those of the first rungs, those between them and one beyond; longest runs take ``top_flops``, a half or a
     quarter of it. A size that was trained before gets a seed of its own, so that its noise is averaged.
     """
     task = design.rungs[0].text
-    widths = sorted({rung.model.width for rung in design.rungs})
-    wider = whole_width(config, WIDER * widths[-1])
+    first = sorted({rung.model.width for rung in design.rungs})
+    between = [whole_width(config, math.sqrt(small * large)) for small, large in itertools.pairwise(first)]
+    wider = whole_width(config, WIDER * first[-1])
     trunks = []
-    for width, share in itertools.product(sorted({*widths, wider}), LENGTH_STEPS):
+    for width, share in itertools.product(sorted({*first, *between, wider}), LENGTH_STEPS):
         model = shape(width, config.context, task.vocab_size, config.decoder)
         longest = share * top_flops / model.flops_per_token
         if LATER_LENGTHS[0] * longest < LEAST_TOKENS or longest > MOST_RATIO * model.num_params:

@@ -106,6 +106,7 @@ KNOWN = {
         ("group", "group"),
         ("trunk", "trunk trunkid"),
         ("trunk_noise", "trunknoise"),
+        ("run_noise", "runnoise"),
         ("active_params", COUNTED["active"]),
         (
             "accumulation",

@@ -3,7 +3,9 @@
 Between trunks a fit leaves more than within them. How much of that is noise is a question of variance components, with
 few trunks and several constants that follow them; the likelihood of the residuals alone (REML, Patterson and Thompson
 1971) takes those constants into account. Trunks that repeat each other (other seeds of one size) enter it as what they
-are, so that repeats decide where there are any.
+are, so that repeats decide where there are any. Weights that count some runs little say that these differ more from the
+law; the noise of a run of weight 1 is then found smaller than runs differ by chance. Where that was measured, a column
+says so, and no fit takes less.
 """
 
 from __future__ import annotations
@@ -91,8 +93,12 @@ def mean_noise(weighted: Iterable[tuple[float, TrunkNoise | None]]) -> TrunkNois
 
 
 def has_trunks(runs: RunArrays) -> bool:
-    """Whether some runs share a trunk, or the table says how large a trunk's noise is."""
-    return "trunk_noise" in runs.extra or ("trunk" in runs.extra and int(codes(runs).max()) + 1 < len(runs))
+    """Whether some runs share a trunk, or the table says how large a part of the noise is."""
+    return bool({"trunk_noise", "run_noise"} & runs.extra.keys()) or _share_trunks(runs)
+
+
+def _share_trunks(runs: RunArrays) -> bool:
+    return "trunk" in runs.extra and int(codes(runs).max()) + 1 < len(runs)
 
 
 def codes(runs: RunArrays) -> Array:
@@ -107,47 +113,60 @@ def estimate(runs: RunArrays, residuals: Array, jacobian: Array, weights: Array)
     """The noise of the runs' trunks.
 
     Args:
-        runs: with a column ``trunk`` or ``trunk_noise``.
+        runs: with a column ``trunk``, ``trunk_noise`` or ``run_noise``.
         residuals: of ln L at a fit, (runs,).
         jacobian: of ln L by the constants that were free there, (constants, runs).
         weights: of the runs; a run's own variance is inversely proportional to them.
     """
     code = codes(runs)
     given = runs.extra.get("trunk_noise")
+    least = _least_own(runs)
     if given is None:
-        own, level, factor, share = _unknown(code, residuals, jacobian, weights)
+        ratios = RATIOS if _share_trunks(runs) else RATIOS[:1]
+        own, level, factor, share = _unknown(code, residuals, jacobian, weights, ratios, least)
         return TrunkNoise(own, level, 0.0, 1.0, 1.0, _freedom(code, share, jacobian, weights), int(code.max()) + 1)
     filled = np.where(np.isnan(given), np.nanmedian(given), given)
-    own, factor = _known(code, filled, residuals, jacobian, weights)
+    own, factor = _known(code, filled, residuals, jacobian, weights, least)
     level, slope, middle = _by_size(runs.num_params, factor * filled)
     return TrunkNoise(own, level, slope, middle, factor, KNOWN, int(code.max()) + 1)
 
 
-def _unknown(code: Array, residuals: Array, jacobian: Array, weights: Array) -> tuple[float, float, float, float]:
+def _least_own(runs: RunArrays) -> float:
+    """The least that a run's own noise can be: what was measured, if the table says so."""
+    given = runs.extra.get("run_noise")
+    known = 0.0 if given is None or np.isnan(given).all() else float(np.sqrt(np.nanmean(given**2)))
+    return max(known, LEAST)
+
+
+def _unknown(
+    code: Array, residuals: Array, jacobian: Array, weights: Array, ratios: Array, least: float
+) -> tuple[float, float, float, float]:
     """Own noise, noise of a trunk, factor 1, ratio of the variances: means over what the residuals leave open."""
     freedom = max(len(residuals) - len(jacobian), 1)
     logs, own = [], []
-    for ratio in RATIOS:
+    for ratio in ratios:
         trunks = Trunks(code, np.full(code.max() + 1, ratio))
         squares, determinant = _generalised(trunks, residuals, jacobian, weights)
-        squares = max(squares, freedom * LEAST**2)
-        own.append(squares / freedom)
-        logs.append(-(determinant + freedom * np.log(squares)) / 2)
+        own.append(max(squares / freedom, least**2))
+        logs.append(-(determinant + freedom * np.log(own[-1]) + squares / own[-1]) / 2)
     chance = np.exp(np.array(logs) - max(logs))
     chance /= chance.sum()
-    variance, between = float(chance @ own), float(chance @ (RATIOS * own))
+    variance, between = float(chance @ own), float(chance @ (ratios * own))
     return np.sqrt(variance), np.sqrt(between), 1.0, between / variance
 
 
-def _known(code: Array, noise: Array, residuals: Array, jacobian: Array, weights: Array) -> tuple[float, float]:
+def _known(
+    code: Array, noise: Array, residuals: Array, jacobian: Array, weights: Array, least: float
+) -> tuple[float, float]:
     """A run's own noise, and the factor of the known noise, both the likeliest."""
     each = np.bincount(code, noise**2) / np.bincount(code)
     freedom = max(len(residuals) - len(jacobian), 1)
     nothing = Trunks(code, np.zeros(len(each)))
     independent = max(_generalised(nothing, residuals, jacobian, weights)[0] / freedom, LEAST**2)
+    variances = np.unique(np.maximum(OWN * independent, least**2))
     best, result = -np.inf, (0.0, 1.0)
     for factor, belief in zip(FACTORS, BELIEFS, strict=True):
-        for own in OWN * independent:
+        for own in variances:
             squares, determinant = _generalised(Trunks(code, factor**2 * each / own), residuals, jacobian, weights)
             likelihood = belief - (determinant + freedom * np.log(own) + squares / own) / 2
             if likelihood > best:

@@ -298,7 +298,7 @@ class Forecast:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that ``from_json`` takes back without loss."""
-        kept = [name for name in ("trunk", "trunk_noise") if name in self.runs.extra]
+        kept = [name for name in ("trunk", "trunk_noise", "run_noise") if name in self.runs.extra]
         numbers = {name: self.runs.column(name).tolist() for name in ("num_params", "tokens", "flops", "loss", *kept)}
         return {
             "kind": self.kind,

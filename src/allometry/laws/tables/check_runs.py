@@ -16,6 +16,7 @@ LEAST_TOKENS = 1e3
 LEAST_PARAMS = 1e2
 # The noise of a loss as a part of it; more than this is meant in percent.
 MOST_NOISE = 0.2
+NOISES = ("trunk_noise", "run_noise")
 # A parameter sees at most so many tokens; beyond this, sizes or tokens are in other units.
 LEAST_LIKELY_TOKENS = 2e4
 MOST_TOKENS_A_PARAMETER, LEAST_TOKENS_A_PARAMETER = 1e6, 1e-3
@@ -28,7 +29,7 @@ def check_counts(runs: RunArrays, table: RawTable) -> None:
         UserError: the first row of ``table``, the runs' own, that is wrong.
     """
     required = ("num_params", "tokens", "flops", "loss")
-    for name in (*required, *(n for n in runs.extra if n in COUNTS or n in ("lr", "sequence_length", "trunk_noise"))):
+    for name in (*required, *(n for n in runs.extra if n in COUNTS or n in ("lr", "sequence_length", *NOISES))):
         values = runs.column(name)
         good = np.isfinite(values) & (values > 0)
         if name not in required:
@@ -42,12 +43,13 @@ def check_counts(runs: RunArrays, table: RawTable) -> None:
         if name == "flops" and np.isnan(values[row]):  # sizes and tokens passed, so 6·N·D was there
             shown = f"6·N·D of {runs.num_params[row]:g} parameters and {runs.tokens[row]:g} tokens"
         raise UserError(f"{table.name}, {where}: {name} is {shown}; it must be a finite number above zero")
-    noise = runs.extra.get("trunk_noise")
-    if noise is not None and np.nanmax(noise) >= MOST_NOISE:
-        raise UserError(
-            f"{table.name}: trunk_noise is {np.nanmax(noise):g}; it is the standard deviation over the loss, so write "
-            "0.01 for 1 %"
-        )
+    for name in NOISES:
+        noise = runs.extra.get(name)
+        if noise is not None and np.nanmax(noise) >= MOST_NOISE:
+            raise UserError(
+                f"{table.name}: {name} is {np.nanmax(noise):g}; it is the standard deviation over the loss, so write "
+                "0.01 for 1 %"
+            )
 
 
 def check_units(runs: RunArrays, match: Match) -> None:

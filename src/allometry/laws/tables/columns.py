@@ -44,6 +44,7 @@ EXTRA = (
     "group",
     "trunk",
     "trunk_noise",
+    "run_noise",
     "accumulation",
     "processes",
     "active_params",

@@ -62,7 +62,8 @@ class Observations(RunArrays):
         extra: further numeric columns by name, nan where a row has no value. Known ones have one name whatever the
             source called them: batch_tokens, batch_sequences, sequence_length, steps, lr (the peak), unique_tokens,
             warmup, weight_decay, seed, group (rows of unlike text columns), trunk (which runs branch from one trunk and
-            share its noise), trunk_noise (known standard deviation of ln L between trunks); others keep theirs.
+            share its noise), trunk_noise (known standard deviation of ln L between trunks), run_noise (that of a run
+            around its trunk); others keep theirs.
         notes: sentences: which columns were taken, what was derived, which rows were left out and why.
         counted: which parameters ``num_params`` counts: "non_embedding", "total", "matmul" or "unknown".
         curves: the loss along the runs, where the source has it.

@@ -23,7 +23,6 @@ Array = np.ndarray
 # Standard deviations that count as one: half a percent of the loss, and two percent between half and twice N*. A valley
 # in which half and twice the best size cost 2 % each has the optimum within a factor of 1.25 then.
 LOSS_KNOWN, SLOPE_KNOWN = 0.005, 0.02
-OWN_NOISE = 0.003  # standard deviation of ln L of a run around its trunk
 HALF_AND_TWICE = (0.5, 1.0, 2.0)
 
 
@@ -65,6 +64,7 @@ def next_trunks(
     *,
     trunks: Sequence[object],
     noises: Sequence[float],
+    own_noise: float,
     drift: float = DRIFT,
 ) -> tuple[list[int], Knowledge, Knowledge]:
     """The choices to train together within ``budget``, by index, and what is known at the target before and after.
@@ -78,9 +78,11 @@ def next_trunks(
         budget: what may be spent, in the unit of the choices' cost.
         weights: law → weight.
         trunks, noises: of each run that exists, its trunk and the standard deviation of that trunk's noise.
+        own_noise: standard deviation of ln L of a run around its trunk.
         drift: standard deviation of the laws' error over an e-fold of N or of D.
     """
-    belief = trunk_belief(observations, choices, best, weights, trunks=trunks, noises=noises, drift=drift)
+    known = {"trunks": trunks, "noises": noises, "own_noise": own_noise}
+    belief = trunk_belief(observations, choices, best, weights, **known, drift=drift)
     chosen = [one.place for one in spend(belief, [choice.cost for choice in choices], budget, power=1.0)]
     after = belief
     for place in chosen:
@@ -96,6 +98,7 @@ def trunk_belief(
     *,
     trunks: Sequence[object],
     noises: Sequence[float],
+    own_noise: float,
     drift: float = DRIFT,
 ) -> Belief:
     """What the laws say of the runs of every choice, and of the two goals; arguments as of ``next_trunks``."""
@@ -104,7 +107,7 @@ def trunk_belief(
     target = log_points(best[0] * factors, best[1] / factors)
     laws = linearized(observations, np.concatenate([*runs_of, target, target[1:2]]), weights)
     same = np.equal.outer(np.array(trunks, object), np.array(trunks, object))
-    noise = np.outer(noises, noises) * same + OWN_NOISE**2 * np.eye(len(observations))
+    noise = np.outer(noises, noises) * same + own_noise**2 * np.eye(len(observations))
     ends = np.cumsum([len(choice.tokens) for choice in choices], dtype=int)
     goals = np.array([[0, 1 / LOSS_KNOWN, 0], [-1 / SLOPE_KNOWN, 0, 1 / SLOPE_KNOWN]])
     # The last point is where the drift starts; the three before it become the goals.
@@ -114,5 +117,5 @@ def trunk_belief(
     means = np.stack([onto @ law.means[seen:] for law in laws])
     covariances = np.stack([onto @ law.covariance(drift, noise) @ onto.T for law in laws])
     rows = tuple(slice(int(end) - len(one.tokens), int(end)) for one, end in zip(choices, ends, strict=True))
-    own = tuple(one.noise**2 + OWN_NOISE**2 * np.eye(len(one.tokens)) for one in choices)
+    own = tuple(one.noise**2 + own_noise**2 * np.eye(len(one.tokens)) for one in choices)
     return Belief(np.array(list(weights.values())), means, covariances, rows, own, len(goals))

@@ -21,11 +21,11 @@ LAWS = ("skaling",)
 # 8 × are as large as the intervals say (rms 1.03), and 33 are inside (docs/log.md).
 EXPONENTS = {"alpha": (0.62, 0.04), "beta": (0.46, 0.03), "k": (0.62, 0.07)}
 FLOOR = (0.6, 0.1)
-DRIFT = DriftPrior(slope=0.006, sd=0.005, cuts=20.0, freedom=8.0, repeat_slope=0.006, repeat_sd=0.0125)
-SUBWORD_DRIFT = replace(DRIFT, slope=0.0, sd=0.02)  # as wide as the first study of subwords was off
+DRIFT = DriftPrior(slope=0.003, sd=0.0025, cuts=40.0, freedom=30.0, repeat_slope=0.004, repeat_sd=0.008)
+SUBWORD_DRIFT = replace(DRIFT, slope=0.0, sd=0.02, freedom=8.0)  # as wide as the first study of subwords was off
 # Three ladders whose longest run was shorter than this came out 7.5 and 5.9 % too high and 1.1 % too low at 8 ×.
 SHORT_TOKENS = 1_000_000
-SHORT_DRIFT = replace(DRIFT, sd=0.02)
+SHORT_DRIFT = replace(DRIFT, sd=0.02, freedom=8.0)
 LEAST_LENGTHS = 5  # as many lengths of runs, for what earlier studies showed to be of any use
 LEAST_TOKENS = 60_000  # shorter runs have hardly begun, and the law is that of the others
 PRIORS = {name: EXPONENTS | {"E": FLOOR} for name in LAWS}  # law → constant → (mean, standard deviation)

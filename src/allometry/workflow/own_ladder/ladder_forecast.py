@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ... import laws
-from ...ladder.noise import trunk_noise
+from ...ladder.noise import RUN_NOISE, trunk_noise
 from ...runs.record import RunRecord
 from ...runs.study import Study
 from .earlier_studies import (
@@ -41,26 +42,37 @@ def _is_plain_text(record: RunRecord) -> bool:
 def fit_ladder(records: Sequence[RunRecord]) -> tuple[laws.Forecast, laws.Observations]:
     """The forecast of a ladder of the built-in decoder, and its runs.
 
-    It knows more than one of anybody's table: which runs share a trunk, the noise of a trunk, and, where the runs are
-    of plain decoders on bytes of text and as long as those of earlier studies, what came out of these
+    It knows more than one of anybody's table: which runs share a trunk, the noise of trunks and of runs, and, where the
+    runs are of plain decoders on bytes of text and as long as those of earlier studies, what came out of these
     (:mod:`.earlier_studies`).
 
     Raises:
         UserError: too few runs for a law.
     """
-    observe = lambda runs: laws.Observations.from_records(
-        [record.row() | {"trunk_noise": trunk_noise(record.num_params)} for record in runs], counted="non_embedding"
-    )
     long = [record for record in records if record.tokens >= LEAST_TOKENS and _is_plain_text(record)]
     if len({record.num_params for record in long}) < 3 or len({record.tokens for record in long}) < LEAST_LENGTHS:
-        observations = observe(records)
+        observations = with_noise([record.row() for record in records])
         return laws.forecast(observations), observations
-    observations = observe(long)
+    observations = with_noise([record.row() for record in long])
     text = long[0].config.text
-    of_bytes = text.tokenizer == "bytes"
-    short = max(record.tokens for record in long) < SHORT_TOKENS
+    return forecast_text(observations, text.tokenizer, text.train_tokens), observations
+
+
+def with_noise(rows: Sequence[Mapping[str, Any]]) -> laws.Observations:
+    """Runs of the built-in decoder, with what repeats showed of their noise."""
+    noise = [{"trunk_noise": trunk_noise(row["num_params"]), "run_noise": RUN_NOISE} for row in rows]
+    return laws.Observations.from_records(
+        [{**row, **known} for row, known in zip(rows, noise, strict=True)], counted="non_embedding"
+    )
+
+
+def forecast_text(observations: laws.Observations, tokenizer: str, train_tokens: float | None) -> laws.Forecast:
+    """The forecast of a ladder on text of so many unique tokens (None: no run reads any of it twice), by what earlier
+    studies showed."""
+    of_bytes = tokenizer == "bytes"
+    short = observations.tokens.max() < SHORT_TOKENS
     drift = SUBWORD_DRIFT if not of_bytes else SHORT_DRIFT if short else DRIFT
-    if text.train_tokens is not None:
-        drift = replace(drift, unique_tokens=float(text.train_tokens))
+    if train_tokens is not None:
+        drift = replace(drift, unique_tokens=float(train_tokens))
     known = {"laws": LAWS, "priors": PRIORS} if of_bytes else {}
-    return laws.forecast(observations, drift=drift, **known), observations
+    return laws.forecast(observations, drift=drift, **known)

@@ -16,7 +16,7 @@ from ...config.study import StudyConfig
 from ...errors import UserError
 from ...ladder.design import Design, trunk_flops
 from ...ladder.fill_minutes import FIXED_SECONDS
-from ...ladder.noise import trunk_noise
+from ...ladder.noise import RUN_NOISE, trunk_noise
 from ...ladder.recipe import Recipe
 from ...ladder.speed import Speed
 from ...ladder.stages import LENGTH_STEPS, LadderStage, candidate_trunks
@@ -120,6 +120,7 @@ class LadderSoFar:
             weights,
             trunks=[record.config.trunk for record in by_trunk],
             noises=[trunk_noise(record.num_params) for record in by_trunk],
+            own_noise=RUN_NOISE,
         )
         runs = [run for place in chosen for run in trunks[place]]
         reason = (

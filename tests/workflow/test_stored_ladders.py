@@ -1,0 +1,43 @@
+"""The ladders of the tournament, fitted again: noise and constants are those that their runs and targets show."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from allometry.ladder.noise import RUN_NOISE, trunk_noise
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def refit_ladders():
+    """The benchmark, as a module."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        yield importlib.import_module("refit_ladders")
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+def test_the_noise_of_trunks_and_of_runs_is_that_of_trunks_of_one_size(refit_ladders):
+    pairs = [refit_ladders.trunk_differences(ladder) for ladder in refit_ladders.LADDERS.read()]
+    levels, changes = (np.concatenate([pair[part] for pair in pairs]) for part in (0, 1))
+    own = np.sqrt(np.mean(changes**2)) / 2
+    shared = np.sqrt(np.mean(levels**2) / 2 - own**2)
+    assert len(changes) > 60
+    assert 0.8 < own / RUN_NOISE < 1.25
+    assert 0.8 < shared / trunk_noise(100_000) < 1.25
+
+
+def test_targets_at_8_times_are_as_far_off_as_intervals_say(refit_ladders):
+    """A halved or doubled noise, floor, k, slope or drift fails here."""
+    refits = [refit_ladders.refit(ladder) for ladder in refit_ladders.LADDERS.read() if ladder["tokenizer"] == "bytes"]
+    near = [one for one in refits if one.ratio < 20]
+    misses = np.array([miss for one in near for miss in one.misses])
+    assert len(near) >= 33
+    assert 0.95 < np.sqrt(np.mean(misses**2)) < 1.03
+    assert abs(np.mean([one.error for one in near])) < 0.003
+    assert 0.85 < np.mean(np.abs(misses) < refit_ladders.NINETY) < 0.97
