@@ -104,6 +104,11 @@ TOLD_FAR = (
     *(Entry(text, 14, minutes=5.0, target_ratio=64.0) for text in ("perl", "man")),
     Entry("headers", 14, minutes=6.0, target_ratio=100.0),
 )
+# After ladders were centred where the studies since wired decoders had found the best sizes.
+CENTRED = (
+    *(Entry(text, 15) for text in ("perl", "headers", "changelogs", "packages", "german")),
+    Entry("perl", 15, minutes=5.0, target_ratio=64.0),
+)
 GROUPS = {
     "tuning": TUNING,
     "final": FINAL,
@@ -115,6 +120,7 @@ GROUPS = {
     "far": FAR,
     "told": TOLD,
     "told far": TOLD_FAR,
+    "centred": CENTRED,
 }
 
 

@@ -32,7 +32,7 @@ SWEEP_SHARE = 0.08  # FLOPs of a sweep's longest run over those of the largest r
 LEAST_TOKENS = 65_000  # shorter runs have hardly begun: their losses bend every law (docs/log.md)
 LEAST_TARGET = 7e11  # FLOPs; for less, there are not four sizes wide enough around the best one
 # The best size at a budget in FLOPs, as earlier studies found it (docs/log.md): where the ladder's sizes are centred.
-BEST_SIZE = (110_000.0, 4e12, 0.43)
+BEST_SIZE = (132_000.0, 4e12, 0.48)
 
 
 def make_design(config: StudyConfig, task: TextConfig, train_tokens: int, speed: Speed | None) -> Design:

@@ -12,8 +12,8 @@ of one size were trained to the same two lengths, their difference changes from 
 
 from __future__ import annotations
 
-TRUNK_NOISE, AT_PARAMS, EXPONENT = 0.0065, 53_000.0, 0.1
-RUN_NOISE = 0.005
+TRUNK_NOISE, AT_PARAMS, EXPONENT = 0.007, 53_000.0, 0.1
+RUN_NOISE = 0.0055
 
 
 def trunk_noise(num_params: float) -> float:
