@@ -108,6 +108,7 @@ TOLD_FAR = (
 CENTRED = (
     *(Entry(text, 15) for text in ("perl", "headers", "changelogs", "packages", "german")),
     Entry("perl", 15, minutes=5.0, target_ratio=64.0),
+    Entry("stdlib" + SUBWORDS, 15),
 )
 GROUPS = {
     "tuning": TUNING,
