@@ -424,3 +424,13 @@ def test_the_summary_says_what_was_read_found_and_left_out(tmp_path):
         lines[1] == f"noise floor {math.log(1.01) / math.sqrt(2):.3%} of the loss, from 2 runs that repeat each other"
     )
     assert "note: left out 1 of 4 runs, loss missing or not finite: d" in lines
+
+
+def test_a_known_column_without_any_number_is_said_to_be_unused(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("params,tokens,loss,run_noise,lr\n1e7,1e9,3.0,1%,auto\n2e7,2e9,2.8,1%,auto\n")
+    read = Observations.read(path)
+    assert not read.extra
+    assert "run_noise: 'run_noise' holds no number (it has '1%'), so it is not used" in read.notes
+    with pytest.raises(UserError, match="run_noise is '1%', not a number"):
+        Observations.read(path, columns={"run_noise": "run_noise"})

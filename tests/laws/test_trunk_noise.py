@@ -105,7 +105,9 @@ def test_no_fit_takes_less_than_the_known_noise_of_a_run():
         assert noise.own == pytest.approx(0.02, rel=1e-6)
         shown = fit(LAW, table.with_columns(run_noise=1e-4), bootstrap=0).trunk_noise.own
         assert shown > 5e-4
-    assert fit(LAW, alone.with_columns(run_noise=0.02), bootstrap=0).trunk_noise.level == 0.0
+    told = fit(LAW, alone.with_columns(run_noise=0.02), bootstrap=0).trunk_noise
+    assert told.level == 0.0
+    assert told.sentence() == "noise: 2.00% of the loss of a run"
 
 
 def test_the_noise_of_independent_runs_is_not_taken_for_that_of_trunks():

@@ -67,7 +67,9 @@ class TrunkNoise:
         return Trunks(code, variance / max(self.own, LEAST) ** 2)
 
     def sentence(self) -> str:
-        """Both parts, for people."""
+        """Both parts, for people; a run's own alone where no runs share a trunk."""
+        if self.level == 0:
+            return f"noise: {self.own:.2%} of the loss of a run"
         falls = "" if self.slope == 0 else f" at {format_count(self.middle)} parameters, falling as N^{self.slope:.2f}"
         return (
             f"noise: {self.level:.2%} of the loss between trunks{falls} ({plural(self.trunks, 'trunk')}), "

@@ -45,7 +45,8 @@ class Derived(NamedTuple):
 def derive(cleaned: Cleaned, match: Match) -> Derived:
     """Fill what is missing from what is there, and number the groups of rows that columns of words distinguish."""
     columns, own = dict(cleaned.columns), dict(cleaned.own)
-    derived = _one_unit(columns, match) if match.searched else []
+    derived = _without_numbers(cleaned, match)
+    derived += _one_unit(columns, match) if match.searched else []
     derived += _complete(columns, match, own)
     if match.searched:
         derived += _points_along(columns, own, cleaned, match)
@@ -57,6 +58,19 @@ def derive(cleaned: Cleaned, match: Match) -> Derived:
     fields = {name: columns.pop(name, unknown) for name in FIELDS}
     extra = {name: values for name, values in (columns | own).items() if not np.isnan(values).all()}
     return Derived(RunArrays(**fields, labels=tuple(cleaned.labels), extra=extra), [*mixed, *derived])
+
+
+def _without_numbers(cleaned: Cleaned, match: Match) -> list[str]:
+    """A sentence for each column that was taken and holds nothing that can be read as a number."""
+    sentences = []
+    for name, values in cleaned.columns.items():
+        column = match.taken.get(name)
+        if isinstance(column, str) and np.isnan(values).all():
+            odd = cleaned.table.numbers(column)[1]
+            if odd.any():
+                shown = cleaned.table.texts(column)[int(np.argmax(odd))]
+                sentences.append(f"{name}: {column!r} holds no number (it has {shown!r}), so it is not used")
+    return sentences
 
 
 def _complete(columns: Columns, match: Match, own: Columns) -> list[str]:
