@@ -12,9 +12,7 @@ them: what was predicted before it was known stands in ``tournament.jsonl``. Hal
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -22,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from allometry.laws.fitting.trunk_noise import trunk_differences
 from allometry.workflow.own_ladder.earlier_studies import LEAST_TOKENS
 from allometry.workflow.own_ladder.ladder_forecast import forecast_text, with_noise
 from result_rows import ResultRows
@@ -93,27 +92,10 @@ def refit(ladder: dict[str, Any]) -> Refit:
     )
 
 
-def trunk_differences(ladder: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """ln L of one trunk over that of another of the same size: at each length, and how it changes to the next length.
-
-    Their standard deviations are √2 times the noise of a run, and twice the part of it that is not its trunk's.
-    """
-    losses: dict[int, dict[int, dict[float, float]]] = defaultdict(lambda: defaultdict(dict))
-    for size, tokens, loss, trunk in ladder["rungs"]:
-        losses[size][trunk][round(math.log(tokens), 1)] = math.log(loss)
-    levels, changes = [], []
-    for trunks in losses.values():
-        for one, other in itertools.combinations(trunks.values(), 2):
-            apart = [one[length] - other[length] for length in sorted(one.keys() & other.keys())]
-            levels += apart
-            changes += list(np.diff(apart))
-    return levels, changes
-
-
 def noise_table(ladders: list[dict[str, Any]]) -> str:
     """The noise of a run, and of a run around its trunk, by all pairs of trunks of one size."""
-    pairs = [trunk_differences(ladder) for ladder in ladders]
-    levels, changes = (np.array([x for pair in pairs for x in pair[part]]) for part in (0, 1))
+    pairs = [trunk_differences(observations_of(ladder)) for ladder in ladders]
+    levels, changes = (np.concatenate([pair[part] for pair in pairs]) for part in (0, 1))
     return (
         f"{len(levels)} lengths that two trunks of one size share: a run differs by "
         f"{np.sqrt(np.mean(levels**2) / 2):.2%} (standard deviation); {len(changes)} changes from one length to the "

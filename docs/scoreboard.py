@@ -344,7 +344,7 @@ Each study takes a text, trains a ladder of small models for some minutes, write
 larger model. "Beyond" is the compute of that model over that of the largest rung. No choice of the method had been made on the
 text and seed of a study when it was made, but for those that are called seen. Since then decoders start wired to copy and their
 weights fade with the tokens seen ([why](../log.md)): texts whose plans are alike end 1 to 12 % lower. The first groups are of
-such decoders. Intervals of "as it stands" were made before the drift was narrowed a last time; ladders of "smaller sizes" were
+such decoders. Intervals of "as it stands" were made before noise and drift were set a last time; ladders of "smaller sizes" were
 centred on smaller models; before them the fit was not told the noise of a run around its trunk, and of "wired less clearly" the
 wiring was another too. How a decoder is wired was
 chosen by losses of the standard library and Vim's scripts with other seeds. Errors are against the mean of all seeds of the

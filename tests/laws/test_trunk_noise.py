@@ -10,7 +10,7 @@ import pytest
 from allometry.errors import UserError
 from allometry.laws import LAWS, DriftPrior, Fit, Forecast, Observations, fit, forecast
 from allometry.laws.fitting.fit import make_problem
-from allometry.laws.fitting.trunk_noise import codes, estimate
+from allometry.laws.fitting.trunk_noise import codes, estimate, trunk_differences
 from allometry.laws.whitening import Trunks
 from allometry.planning.optimum.repeated_data import Repeated
 from helpers.ladders import TRUTHS, runs
@@ -108,6 +108,16 @@ def test_no_fit_takes_less_than_the_known_noise_of_a_run():
     told = fit(LAW, alone.with_columns(run_noise=0.02), bootstrap=0).trunk_noise
     assert told.level == 0.0
     assert told.sentence() == "noise: 2.00% of the loss of a run"
+
+
+def test_a_forecast_finds_the_noise_of_runs_from_trunks_of_one_size():
+    """Its weights alone make it half of that, and its intervals too narrow."""
+    found = [forecast(branched(sizes=5, seeds=2, trunk=0.006, own=0.005, seed=seed)) for seed in range(6)]
+    assert np.mean([one.trunk_noise.own for one in found]) == pytest.approx(0.005, rel=0.15)
+    levels, changes = trunk_differences(branched(sizes=4, lengths=5, seeds=3, trunk=0.01, own=0.002))
+    assert (len(levels), len(changes)) == (4 * 3 * 5, 4 * 3 * 4)
+    assert np.sqrt(np.mean(changes**2)) / 2 == pytest.approx(0.002, rel=0.2)
+    assert np.sqrt(np.mean(levels**2) / 2) == pytest.approx(0.01, rel=0.3)
 
 
 def test_the_noise_of_independent_runs_is_not_taken_for_that_of_trunks():

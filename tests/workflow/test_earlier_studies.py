@@ -68,7 +68,7 @@ def test_targets_of_texts_that_scatter_as_earlier_ones_are_as_far_off_as_said(st
     generator, z = np.random.default_rng(1), []
     for law, text in studies:
         for ratio, (n, d) in TARGETS.items():
-            drift = generator.normal(0.003, 0.0015) * math.log(ratio)
+            drift = generator.normal(0.004, 0.003) * math.log(ratio)
             actual = loss_of(text, n, d) * math.exp(drift + generator.normal(0, seed_noise(n)))
             answer = law.predict(num_params=n, tokens=d, level=0.9)
             sd = math.log(float(answer.high / answer.low)) / 2 / NormalDist().inv_cdf(0.95)

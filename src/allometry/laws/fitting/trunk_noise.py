@@ -4,14 +4,15 @@ Between trunks a fit leaves more than within them. How much of that is noise is 
 few trunks and several constants that follow them; the likelihood of the residuals alone (REML, Patterson and Thompson
 1971) takes those constants into account. Trunks that repeat each other (other seeds of one size) enter it as what they
 are, so that repeats decide where there are any. Weights that count some runs little say that these differ more from the
-law; the noise of a run of weight 1 is then found smaller than runs differ by chance. Where that was measured, a column
-says so, and no fit takes less.
+law; the noise of a run of weight 1 is then found smaller than runs differ by chance. So no fit takes less for it than a
+column says, or else than trunks of one size show, whatever the law.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,9 @@ LEAST = 1e-5
 # Noise falls as sizes grow, if it changes at all: that is what was measured.
 STEEPEST = -0.5
 KNOWN = 200.0  # degrees of freedom that stand for a noise that is known
+LEAST_CHANGES = 4  # fewer changes between trunks of one size say little of a run's own noise
+MOST_TRUNKS = 30  # of one size, that are compared with each other
+SAME_LENGTH = 0.002  # lengths of runs that differ by no more, as a part of them, are one
 
 
 @dataclass(frozen=True)
@@ -134,10 +138,30 @@ def estimate(runs: RunArrays, residuals: Array, jacobian: Array, weights: Array)
 
 
 def _least_own(runs: RunArrays) -> float:
-    """The least that a run's own noise can be: what was measured, if the table says so."""
+    """The least that a run's own noise can be: what the table says, or else what its repeats show."""
     given = runs.extra.get("run_noise")
-    known = 0.0 if given is None or np.isnan(given).all() else float(np.sqrt(np.nanmean(given**2)))
-    return max(known, LEAST)
+    if given is not None and not np.isnan(given).all():
+        return max(float(np.sqrt(np.nanmean(given**2))), LEAST)
+    changes = trunk_differences(runs)[1]
+    return max(float(np.sqrt(np.mean(changes**2))) / 2, LEAST) if len(changes) >= LEAST_CHANGES else LEAST
+
+
+def trunk_differences(runs: RunArrays) -> tuple[Array, Array]:
+    """ln L of a trunk over that of another of its size: at each common length, and how that changes to the next length.
+
+    Their standard deviations are √2 times the noise of a run, and twice the part of it that is not its trunk's: no law
+    is needed, since all else is the same.
+    """
+    code, log_loss, levels, changes = codes(runs), np.log(runs.loss), [np.empty(0)], [np.empty(0)]
+    order = np.lexsort((runs.tokens, code, runs.num_params))
+    for of_size in np.split(order, np.flatnonzero(np.diff(runs.num_params[order])) + 1):
+        trunks = np.split(of_size, np.flatnonzero(np.diff(code[of_size])) + 1)
+        for first, second in combinations(trunks[:MOST_TRUNKS], 2):
+            near = np.abs(np.log(runs.tokens[first][:, None] / runs.tokens[second])) < SAME_LENGTH
+            one, other = np.nonzero(near)
+            levels.append(log_loss[first[one]] - log_loss[second[other]])
+            changes.append(np.diff(levels[-1]))
+    return np.concatenate(levels), np.concatenate(changes)
 
 
 def _unknown(
