@@ -346,9 +346,8 @@ text and seed of a study when it was made, but for those that are called seen. S
 weights fade with the tokens seen ([why](../log.md)): texts whose plans are alike end 1 to 12 % lower. The first groups are of
 such decoders. Intervals of "as it stands" were made before noise and drift were set a last time; ladders of "smaller sizes" were
 centred on smaller models; before them the fit was not told the noise of a run around its trunk, and of "wired less clearly" the
-wiring was another too. How a decoder is wired was
-chosen by losses of the standard library and Vim's scripts with other seeds. Errors are against the mean of all seeds of the
-target. Losses are in nats per token, which is a byte but for BPE-4096 (`python benchmarks/tournament.py`).
+wiring was another too. How a decoder is wired was chosen by losses of the standard library and Vim's scripts with other seeds.
+Errors are against the mean of all seeds of the target. Losses are in nats per token, which is a byte but for BPE-4096 (`python benchmarks/tournament.py`).
 
 ![Predicted and actual losses of every study](../pictures/tournament.svg)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from allometry.config.model import DecoderConfig
-from allometry.ladder.noise import seed_noise
+from allometry.ladder.noise import RUN_NOISE, trunk_noise
 
 ROWS = Path(__file__).parents[2] / "benchmarks" / "results" / "seed_noise.jsonl"
 
@@ -22,4 +22,4 @@ def test_the_noise_by_size_is_that_of_repeated_runs():
     assert len(measured) >= 3
     for width, sd in measured.items():
         model = DecoderConfig(width=width, hidden=3 * width, layers=4, head_dim=16, context=128, vocab_size=256)
-        assert 0.75 < sd / seed_noise(model.num_params) < 1.33, width
+        assert 0.75 < sd / np.hypot(trunk_noise(model.num_params), RUN_NOISE) < 1.33, width

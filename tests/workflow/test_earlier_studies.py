@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from allometry.config.task import TextConfig
-from allometry.ladder.noise import RUN_NOISE, seed_noise, trunk_noise
+from allometry.ladder.noise import RUN_NOISE, trunk_noise
 from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
 from allometry.laws import LAWS as FORMS
@@ -69,7 +69,8 @@ def test_targets_of_texts_that_scatter_as_earlier_ones_are_as_far_off_as_said(st
     for law, text in studies:
         for ratio, (n, d) in TARGETS.items():
             drift = generator.normal(0.004, 0.003) * math.log(ratio)
-            actual = loss_of(text, n, d) * math.exp(drift + generator.normal(0, seed_noise(n)))
+            noise = generator.normal(0, math.hypot(trunk_noise(n), RUN_NOISE))
+            actual = loss_of(text, n, d) * math.exp(drift + noise)
             answer = law.predict(num_params=n, tokens=d, level=0.9)
             sd = math.log(float(answer.high / answer.low)) / 2 / NormalDist().inv_cdf(0.95)
             z.append(math.log(float(answer.value) / actual) / sd)

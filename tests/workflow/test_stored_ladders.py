@@ -35,7 +35,7 @@ def test_the_noise_of_trunks_and_of_runs_is_that_of_trunks_of_one_size(refit_lad
 
 
 def test_targets_at_8_times_are_as_far_off_as_intervals_say(refit_ladders):
-    """The deviation of a constant, the drift, a noise: each fails here if halved or doubled, but for α and β."""
+    """Noises, drift and deviations fail here if halved or doubled, but for those of α and β and the cost of passes."""
     refits = [refit_ladders.refit(ladder) for ladder in refit_ladders.LADDERS.read() if ladder["tokenizer"] == "bytes"]
     near = [one for one in refits if one.ratio < 20]
     misses = np.array([miss for one in near for miss in one.misses])

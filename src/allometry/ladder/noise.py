@@ -19,8 +19,3 @@ RUN_NOISE = 0.004
 def trunk_noise(num_params: float) -> float:
     """Standard deviation of ln L between trunks of the built-in decoder, by its non-embedding parameters."""
     return TRUNK_NOISE * max(num_params / AT_PARAMS, 1.0) ** -EXPONENT
-
-
-def seed_noise(num_params: float) -> float:
-    """Standard deviation of ln L between seeds of one size and length: of the trunk and of the run."""
-    return (trunk_noise(num_params) ** 2 + RUN_NOISE**2) ** 0.5
