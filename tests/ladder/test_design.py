@@ -50,6 +50,17 @@ def test_first_rungs_are_four_sizes_of_exact_shape_and_their_runs_are_no_shorter
     assert 8 < max(sizes) / min(sizes) < 30
 
 
+@pytest.mark.parametrize("minutes", [3, 10, 120])
+def test_a_ladder_of_subwords_has_four_sizes_too_and_none_too_narrow_to_copy(minutes):
+    task = TextConfig(source="text", fingerprint="f", tokenizer="bpe:4096", vocab_size=4096, bytes_per_token=3.0)
+    rungs_ = make_design(StudyConfig(minutes=minutes), task, 10**9, SPEED).rungs
+    widths = sorted({rung.model.width for rung in rungs_})
+    best = fill_minutes._best_model(StudyConfig(minutes=minutes), task, 8 * max(rung.flops for rung in rungs_) / 0.4)
+    assert len(widths) == 4
+    assert widths[0] >= 40
+    assert 1.2 * best.width < widths[-1] < 1.5 * best.width
+
+
 def test_the_sizes_are_centred_where_earlier_studies_found_the_best():
     for flops in (3e11, 1e12, 1e13, 1e15):
         size, budget, exponent = fill_minutes.BEST_SIZE

@@ -39,6 +39,12 @@ def test_without_options_every_width_has_its_pinned_shape():
     ]
 
 
+def test_heads_that_tell_subwords_apart_are_of_32_dimensions_or_more():
+    for width in range(32, 1000, 8):
+        assert shape(width, vocab_size=1024).head_dim >= 32
+    assert [shape(width, vocab_size=1024).head_dim for width in (24, 48, 64, 96, 256)] == [24, 48, 32, 32, 32]
+
+
 def test_depth_by_rule_by_hand_and_by_width():
     assert [shape(width).layers for width in (64, 768)] == [4, 12]
     assert [shape(width, options=options(layers=7)).layers for width in (64, 768)] == [7, 7]

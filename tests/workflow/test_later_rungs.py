@@ -13,11 +13,13 @@ from allometry.config.task import AudioConfig, TextConfig
 from allometry.ladder import stages as decided
 from allometry.ladder.design import trunk_flops
 from allometry.ladder.fill_minutes import make_design
+from allometry.ladder.shape import shape
 from allometry.ladder.speed import Speed
 from allometry.ladder.stages import LadderStage, read_stages, write_stage
 from allometry.runs.cost import Throughput
 from allometry.runs.study import Study
 from allometry.runs.trunks import trunk_costs
+from allometry.workflow.own_ladder import later_rungs
 from allometry.workflow.own_ladder.earlier_studies import DRIFT
 from allometry.workflow.own_ladder.ladder_forecast import fit_ladder
 from allometry.workflow.own_ladder.later_rungs import LadderSoFar
@@ -45,9 +47,9 @@ def trained(runs, slower=1.0, noise=0.01, lost=()):
     return records
 
 
-def ladder(stages=(), **options):
-    runs = [*DESIGN.rungs, *(run for stage in stages for run in stage.runs)]
-    return LadderSoFar(CONFIG, DESIGN, SPEED, DESIGN.recipe, stages, trained(runs, **options))
+def ladder(stages=(), config=CONFIG, design=DESIGN, **options):
+    runs = [*design.rungs, *(run for stage in stages for run in stage.runs)]
+    return LadderSoFar(config, design, SPEED, design.recipe, stages, trained(runs, **options))
 
 
 def decisions(**options):
@@ -95,6 +97,41 @@ def test_sizes_that_diverged_leave_the_decision_to_the_others():
     stage = ladder(lost=everything).decide()
     assert stage.runs
     assert stage.reason.startswith("no law yet")
+
+
+def subwords(vocabulary, minutes):
+    """A study of a large vocabulary, and its design."""
+    config = StudyConfig(minutes=minutes)
+    task = TextConfig(
+        source="t", fingerprint="f", tokenizer="bpe", vocab_size=vocabulary, bytes_per_token=math.log2(vocabulary) / 4
+    )
+    return {"config": config, "design": make_design(config, task, 10**9, SPEED)}
+
+
+@pytest.mark.parametrize(("vocabulary", "minutes"), [(1024, 2), (4096, 3), (8192, 3), (16384, 5), (50257, 12)])
+def test_a_ladder_of_a_large_vocabulary_has_runs_enough_for_what_earlier_studies_showed(vocabulary, minutes):
+    study = subwords(vocabulary, minutes)
+    stages = decisions(**study)
+    runs = [*study["design"].rungs, *(run for stage in stages for run in stage.runs)]
+    law, observations = fit_ladder(trained(runs))
+    assert len(observations) >= 10
+    assert list(law.fits) == ["skaling"]
+
+
+def test_the_best_size_for_the_target_counts_the_readout():
+    """Against every shape in turn: at 8192 subwords the readout takes most of the FLOPs of a small model."""
+    study = subwords(8192, 10)
+    one = ladder(**study)
+    law, _ = fit_ladder(one.records)
+    goal = study["design"].target_flops
+    trunks = decided.candidate_trunks(study["config"], one.design, one.recipe, one.top_flops, one.rungs)
+    size, tokens = later_rungs._best_point(law, goal, trunks)
+    shapes = [shape(width, vocab_size=8192) for width in range(40, 162, 2)]
+    loss = lambda model: float(law.predict(num_params=model.num_params, tokens=goal / model.flops_per_token).value)
+    best = min(shapes, key=loss)
+    assert shapes[0].width < best.width < shapes[-1].width
+    assert size == pytest.approx(best.num_params, rel=0.05)
+    assert tokens == pytest.approx(goal / best.flops_per_token, rel=0.05)
 
 
 def test_decisions_survive_their_file_in_order(tmp_path):

@@ -11,14 +11,17 @@ from ..config.task import TextConfig
 from ..errors import UserError
 from .design import SWEEP_LENGTHS, Design, grid_design, trunk_flops, with_seconds
 from .recipe import TEXT_TIMESCALE, Recipe
-from .shape import least_width, shape, shape_near
+from .shape import BYTES, least_width, shape, shape_near
 from .speed import Speed
 from .sweep import sweep_runs
 
 FIXED_SECONDS = 36.0  # starting processes, reading text, measuring speed, fitting, the report
 # Widths of the first rungs over that of the best size at the target: sizes from an eighth to twice the best one.
 WIDTHS_OVER_BEST = (0.35, 0.6, 1.0, 1.35)
-LEAST_WIDTH = 16  # narrower models leave the law of the others (docs/log.md)
+# Narrower models leave the law of the others: with subwords they cannot copy (docs/log.md). For a target of fewer FLOPs
+# there are not four sizes wide enough around the best one.
+LEAST_WIDTH, LEAST_TARGET = 16, 7e11
+LEAST_WIDTH_OF_SUBWORDS, LEAST_TARGET_OF_SUBWORDS = 40, 5e12
 # All FLOPs of the ladder over those of its largest rung: at 8 times the largest rung, 42 % of the study's compute.
 LADDER_RUNGS = 5.9
 FIRST_SHARE = 0.4  # FLOPs of the longest first rungs over those of the largest later one
@@ -30,7 +33,6 @@ MOST_EPOCHS = 8.0
 MOST_RATIO = 300.0  # tokens a parameter: tiny models trained long tell the law in tokens, and this is long enough
 SWEEP_SHARE = 0.08  # FLOPs of a sweep's longest run over those of the largest rung
 LEAST_TOKENS = 65_000  # shorter runs have hardly begun: their losses bend every law (docs/log.md)
-LEAST_TARGET = 7e11  # FLOPs; for less, there are not four sizes wide enough around the best one
 # The best size at a budget in FLOPs, as earlier studies found it (docs/log.md): where the ladder's sizes are centred.
 BEST_SIZE = (132_000.0, 4e12, 0.48)
 
@@ -100,7 +102,8 @@ def _ladder(config: StudyConfig, task: TextConfig, recipe: Recipe, flops: float)
     The first rungs of all sizes take the same FLOPs: the smaller, the more tokens. So they reach about as far in
     tokens as the plan will, and as far in size, though never in both at once; the best ratio of the two lies inside.
     """
-    models = _models(config, task, max(LEAST_TARGET, config.target_ratio * flops))
+    least = LEAST_TARGET if _of_bytes(task) else LEAST_TARGET_OF_SUBWORDS
+    models = _models(config, task, max(least, config.target_ratio * flops))
     first = max(FIRST_SHARE * flops, LEAST_TOKENS * models[-1].flops_per_token)
     flops = first / FIRST_SHARE
     longest = {model: min(first / model.flops_per_token, MOST_RATIO * model.num_params) for model in models}
@@ -124,16 +127,28 @@ def _best_model(config: StudyConfig, task: TextConfig, target_flops: float) -> D
 def _models(config: StudyConfig, task: TextConfig, target_flops: float) -> list[DecoderConfig]:
     """Four sizes around the one that earlier studies found best for the target's FLOPs."""
     best = _best_model(config, task, target_flops)
-    widths = sorted({whole_width(config, factor * best.width) for factor in WIDTHS_OVER_BEST})
+    over_largest = [factor / WIDTHS_OVER_BEST[-1] for factor in WIDTHS_OVER_BEST]
+    largest = WIDTHS_OVER_BEST[-1] * best.width
+    # Where the smallest would be too narrow, all of them move together.
+    closer = min(1.0, math.log(_least_width(task) / largest) / math.log(over_largest[0]))
+    widths = sorted({whole_width(config, task, largest * ratio**closer) for ratio in over_largest})
     while len(widths) < 3:  # where heads are wide, neighbouring widths are far apart
         widths.append(least_width(config.decoder, widths[-1] + 1))
     return [shape(width, config.context, task.vocab_size, config.decoder) for width in widths]
 
 
-def whole_width(config: StudyConfig, width: float) -> int:
+def whole_width(config: StudyConfig, task: TextConfig, width: float) -> int:
     """The width nearest to one, in steps of 8 that the options of the decoder allow: of an eighth for wide models."""
     step = 8 * 2 ** max(0, math.floor(math.log2(width / 64)))
-    return least_width(config.decoder, max(LEAST_WIDTH, step * round(width / step)))
+    return least_width(config.decoder, max(_least_width(task), step * round(width / step)))
+
+
+def _least_width(task: TextConfig) -> int:
+    return LEAST_WIDTH if _of_bytes(task) else LEAST_WIDTH_OF_SUBWORDS
+
+
+def _of_bytes(task: TextConfig) -> bool:
+    return task.vocab_size <= BYTES
 
 
 def _sweep(

@@ -9,20 +9,23 @@ from ..config.model import GATED, DecoderConfig, DecoderOptions
 from ..errors import UserError
 
 PLAIN = DecoderOptions()
+BYTES = 256  # the largest vocabulary whose tokens heads of 16 dimensions tell apart
 
 
 def shape(width: int, context: int = 128, vocab_size: int = 256, options: DecoderOptions = PLAIN) -> DecoderConfig:
     """The model of a width: heads of about 16 dimensions, an MLP of 3 times the width, depth that grows with the width.
 
-    Four layers up to width 128, then 4·(width/128)^0.6: 12 at width 768, 32 at 4096, as in common practice. ``options``
-    may say otherwise: an MLP without a gate is 4 times as wide as the model, a Llama's 8/3, to a multiple of 8.
+    With a vocabulary beyond bytes heads have 32 dimensions or more: to copy, a head must tell tokens apart, and models
+    of 1024 subwords end 8 % lower so (docs/log.md). Four layers up to width 128, then 4·(width/128)^0.6: 12 at width
+    768, 32 at 4096, as in common practice. ``options`` may say otherwise: an MLP without a gate is 4 times as wide as
+    the model, a Llama's 8/3, to a multiple of 8.
 
     Raises:
         UserError: the width is odd, or the options do not fit it.
     """
     if width < 8 or width % 2:
         raise UserError(f"width {width}: a model's width is an even number from 8 up")
-    heads = _heads(width, options)
+    heads = _heads(width, vocab_size, options)
     layers = options.layers or max(4, round(4 * (width / 128) ** 0.6))
     if options.width_per_layer is not None:
         layers = max(1, round(width / options.width_per_layer))
@@ -42,7 +45,7 @@ def shape(width: int, context: int = 128, vocab_size: int = 256, options: Decode
     )
 
 
-def _heads(width: int, options: DecoderOptions) -> int:
+def _heads(width: int, vocab_size: int, options: DecoderOptions) -> int:
     """The number of heads of queries nearest to the wish that the width and the groups of queries allow."""
     group = options.queries_per_kv
     if options.head_dim is not None:
@@ -51,7 +54,8 @@ def _heads(width: int, options: DecoderOptions) -> int:
             wanted = f"heads of {options.head_dim}" + (f" in groups of {group}" if group > 1 else "")
             raise UserError(f"width {width}: no whole {wanted}; give multiples of {_whole(options)}")
         return heads
-    heads = group * max(1, round(width / 16 / group))
+    wished = round(width / 16 / group) if vocab_size <= BYTES else width // (32 * group)
+    heads = group * max(1, wished)
     while heads > group and width % (2 * heads):
         heads -= group
     if width % (2 * heads):

@@ -69,18 +69,23 @@ def candidate_trunks(
     """
     task = design.rungs[0].text
     first = sorted({rung.model.width for rung in design.rungs})
-    between = [whole_width(config, math.sqrt(small * large)) for small, large in itertools.pairwise(first)]
-    wider = whole_width(config, WIDER * first[-1])
-    trunks = []
-    for width, share in itertools.product(sorted({*first, *between, wider}), LENGTH_STEPS):
-        model = shape(width, config.context, task.vocab_size, config.decoder)
-        longest = share * top_flops / model.flops_per_token
-        if LATER_LENGTHS[0] * longest < LEAST_TOKENS or longest > MOST_RATIO * model.num_params:
-            continue
-        seed = next_seed(taken, model, config.seed)
-        lengths = [whole_tokens(length * longest) for length in LATER_LENGTHS]
-        trunks.append([recipe.run(model, task, tokens, seed) for tokens in lengths])
-    return trunks
+    between = [whole_width(config, task, math.sqrt(small * large)) for small, large in itertools.pairwise(first)]
+    wider = whole_width(config, task, WIDER * first[-1])
+    models = [
+        shape(width, config.context, task.vocab_size, config.decoder) for width in sorted({*first, *between, wider})
+    ]
+    for shares in (LATER_LENGTHS, LATER_LENGTHS[1:]):  # a large vocabulary leaves tokens for two lengths only
+        trunks = []
+        for model, step in itertools.product(models, LENGTH_STEPS):
+            longest = step * top_flops / model.flops_per_token
+            if shares[0] * longest < LEAST_TOKENS or longest > MOST_RATIO * model.num_params:
+                continue
+            seed = next_seed(taken, model, config.seed)
+            lengths = [whole_tokens(share * longest) for share in shares]
+            trunks.append([recipe.run(model, task, tokens, seed) for tokens in lengths])
+        if trunks:
+            return trunks
+    return []
 
 
 def next_seed(taken: Sequence[RunConfig], model: ModelConfig, first: int) -> int:

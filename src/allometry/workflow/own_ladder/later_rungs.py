@@ -10,7 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ... import laws, planning
+import numpy as np
+
+from ... import laws
 from ...config.run import RunConfig
 from ...config.study import StudyConfig
 from ...errors import UserError
@@ -30,7 +32,7 @@ from .ladder_forecast import fit_ladder
 SLOWER = 1.15  # the machine is slower than measured only beyond this factor: single runs differ by as much
 STAGE_SHARE = 0.55  # of what is left, for each stage but the last
 LEAST_TRUNKS = 1.5  # a stage of fewer trunks of the largest FLOPs, for each worker, is not worth its waiting
-RATIOS = (0.5, 5000.0)  # tokens a parameter between which the best size for the target is searched
+SIZES = 65  # among which the best one for the target is searched
 
 
 @dataclass(frozen=True)
@@ -132,12 +134,14 @@ class LadderSoFar:
 
 
 def _best_point(forecast: laws.Forecast, flops: float, trunks: Sequence[Sequence[RunConfig]]) -> tuple[float, float]:
-    """(N*, D*) at the target's FLOPs, counted exactly, as the law sees it now; N* within the sizes to choose from."""
-    models = {runs[0].num_params: runs[0].model for runs in trunks}
-    sizes = sorted(models)
-    # The target's FLOPs are exact, those of the search 6·N·D: the ratio is that of the middle size.
-    middle = models[sizes[len(sizes) // 2]]
-    share = 6 * middle.num_params / middle.flops_per_token
-    best = planning.optimal(forecast, planning.Budget(flops=share * flops), tokens_per_param_range=RATIOS)
-    size = math.exp(min(max(math.log(best.num_params), math.log(sizes[0])), math.log(sizes[-1])))
-    return size, share * flops / (6 * size)
+    """(N*, D*) at the target's FLOPs as the law sees it now, N* within the sizes to choose from.
+
+    FLOPs a token are those of the models, between them by interpolation: with a large vocabulary most of them are the
+    readout's, and grow with the width alone.
+    """
+    per_token = {runs[0].num_params: runs[0].model.flops_per_token for runs in trunks}
+    known = np.log(sorted(per_token.items()))
+    sizes = np.linspace(known[0, 0], known[-1, 0], SIZES)
+    tokens = flops / np.exp(np.interp(sizes, *known.T))
+    best = np.argmin(forecast.predict(num_params=np.exp(sizes), tokens=tokens).value)
+    return math.exp(sizes[best]), float(tokens[best])
