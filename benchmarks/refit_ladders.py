@@ -35,6 +35,7 @@ class Refit:
 
     Attributes:
         name: of the study.
+        tokens: what a token of its text is, "bytes" or "subwords".
         error: predicted over the mean of the target's seeds, less one.
         half_width: of the 90 % interval, in ln L.
         misses: ln(predicted/actual) of each seed, in half widths times 1.645: standard deviations of a normal error.
@@ -42,6 +43,7 @@ class Refit:
     """
 
     name: str
+    tokens: str
     error: float
     half_width: float
     misses: tuple[float, ...]
@@ -61,6 +63,7 @@ def ladder_of(folder: Path) -> dict[str, Any]:
     return {
         "name": folder.name,
         "tokenizer": text.tokenizer,
+        "bytes_per_token": text.bytes_per_token,
         "train_tokens": text.train_tokens,
         "rungs": [[rung.num_params, rung.tokens, rung.loss, trunks[rung.config.trunk]] for rung in rungs],
         "beyond": [[record.num_params, record.tokens, record.loss] for record in beyond],
@@ -77,7 +80,7 @@ def observations_of(ladder: dict[str, Any]):
 def refit(ladder: dict[str, Any]) -> Refit:
     """The law of a stored ladder, held against all seeds of its target."""
     observations = observations_of(ladder)
-    law = forecast_text(observations, ladder["tokenizer"], ladder["train_tokens"])
+    law = forecast_text(observations, *(ladder[name] for name in ("tokenizer", "bytes_per_token", "train_tokens")))
     size, tokens, _ = ladder["beyond"][0]
     actual = np.array([loss for n, _, loss in ladder["beyond"] if n == size])
     answer = law.predict(num_params=size, tokens=tokens, level=0.9)
@@ -85,6 +88,7 @@ def refit(ladder: dict[str, Any]) -> Refit:
     misses = np.log(float(answer.value) / actual) / (half / NINETY)
     return Refit(
         ladder["name"],
+        "bytes" if ladder["tokenizer"] == "bytes" else "subwords",
         float(answer.value) / actual.mean() - 1,
         half,
         tuple(map(float, misses)),
@@ -111,16 +115,15 @@ def table(refits: list[Refit]) -> str:
         + " ".join(f"{miss:+.2f}" for miss in one.misses)
         for one in refits
     ]
-    near = [one for one in refits if one.ratio < 20]
-    errors, misses = np.array([one.error for one in near]), np.array([x for one in near for x in one.misses])
-    return "\n".join(
-        [
-            *lines,
-            f"8 ×: {len(near)} studies, error {np.sqrt(np.mean(errors**2)):.2%} rms ({errors.mean():+.2%} on average), "
-            f"half-width {np.median([one.half_width for one in near]):.2%}; {len(misses)} targets, misses "
-            f"{np.sqrt(np.mean(misses**2)):.2f} rms, {int((np.abs(misses) < NINETY).sum())} inside",
-        ]
-    )
+    for tokens in ("bytes", "subwords"):
+        near = [one for one in refits if one.ratio < 20 and one.tokens == tokens]
+        errors, misses = np.array([one.error for one in near]), np.array([x for one in near for x in one.misses])
+        lines.append(
+            f"8 ×, {tokens}: {len(near)} studies, error {np.sqrt(np.mean(errors**2)):.2%} rms ({errors.mean():+.2%} on "
+            f"average), half-width {np.median([one.half_width for one in near]):.2%}; {len(misses)} targets, misses "
+            f"{np.sqrt(np.mean(misses**2)):.2f} rms, {int((np.abs(misses) < NINETY).sum())} inside"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -133,7 +136,7 @@ def main() -> None:
     if options.noise:
         print(noise_table(LADDERS.read()))
     elif not options.add:
-        print(table([refit(ladder) for ladder in LADDERS.read() if ladder["tokenizer"] == "bytes"]))
+        print(table([refit(ladder) for ladder in LADDERS.read()]))
 
 
 if __name__ == "__main__":

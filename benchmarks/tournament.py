@@ -25,6 +25,7 @@ import gzip
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 import time
@@ -38,7 +39,7 @@ from result_rows import ResultRows, parse_options
 
 RESULTS = ResultRows("tournament")
 MOST_CHARACTERS = 24_000_000  # more than any run here reads, where a text has as many
-SUBWORDS = " BPE-4096"
+SUBWORDS = re.compile(r"(.+) BPE-(\d+)")  # a text by its subwords, of a vocabulary
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ FINAL = (
 REPEATED = (
     *(Entry(text, 5) for text in ("german", "russian", "javascript")),
     Entry("shakespeare", 5, minutes=1.5),
-    *(Entry(text, 5) for text in ("stdlib" + SUBWORDS, "perl", "headers")),
-    Entry("man" + SUBWORDS, 5),  # after subwords were no longer given the constants of bytes
+    *(Entry(text, 5) for text in ("stdlib BPE-4096", "perl", "headers")),
+    Entry("man BPE-4096", 5),  # after subwords were no longer given the constants of bytes
 )
 # Once, after all choices: texts that no choice had seen, and German.
 FRESH = (
@@ -108,7 +109,24 @@ TOLD_FAR = (
 CENTRED = (
     *(Entry(text, 15) for text in ("perl", "headers", "changelogs", "packages", "german")),
     Entry("perl", 15, minutes=5.0, target_ratio=64.0),
-    Entry("stdlib" + SUBWORDS, 15),
+    Entry("stdlib BPE-4096", 15),
+)
+# Subwords by wired decoders with heads of 16, by the laws of anybody's table.
+NARROW_HEADS = (
+    *(Entry(f"{text} BPE-4096", 16) for text in ("man", "headers", "changelogs", "perl")),
+    *(Entry(f"{text} BPE-1024", 16) for text in ("vim", "stdlib")),
+    Entry("packages BPE-8192", 16),
+)
+# Subwords with heads of 32 and more: what their law has in common with that of bytes is from these.
+SUBWORD = (
+    *(Entry(f"{text} BPE-4096", 17) for text in ("stdlib", "headers", "perl")),
+    *(Entry(f"{text} BPE-1024", 17) for text in ("vim", "man")),
+    Entry("packages BPE-8192", 17),
+)
+# Once, after that.
+SUBWORD_LONGER = (
+    Entry("stdlib BPE-4096", 18, minutes=8.0),
+    Entry("man BPE-1024", 18, minutes=8.0),
 )
 GROUPS = {
     "tuning": TUNING,
@@ -122,6 +140,9 @@ GROUPS = {
     "told": TOLD,
     "told far": TOLD_FAR,
     "centred": CENTRED,
+    "narrow heads": NARROW_HEADS,
+    "subwords": SUBWORD,
+    "subwords, longer": SUBWORD_LONGER,
 }
 
 
@@ -195,12 +216,12 @@ def source(entry: Entry, folder: Path) -> str:
     """What ``--data`` names: the standard library, a folder of its tokens, or the text, made once."""
     if entry.text == "stdlib":
         return "stdlib"
-    if entry.text.endswith(SUBWORDS):
+    if subwords := SUBWORDS.fullmatch(entry.text):
         from allometry.data.packing import prepare
         from allometry.data.sources import open_source
 
-        text = source(replace(entry, text=entry.text.removesuffix(SUBWORDS)), folder)
-        prepare(open_source(text), folder / entry.text, "bpe:4096")
+        text = source(replace(entry, text=subwords[1]), folder)
+        prepare(open_source(text), folder / entry.text, f"bpe:{subwords[2]}")
         return str(folder / entry.text)
     path = folder / f"{entry.text}.txt"
     if not path.exists():

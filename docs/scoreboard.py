@@ -55,12 +55,17 @@ STUDIES = {  # by group, the latest first
     "far": "noise not told, far",
     "copying": "noise not told, earlier",
     "wired": "wired less clearly",
+    "subwords judged": "subwords, as it stands",
+    "subwords, longer": "subwords, eight minutes",
+    "subwords": "subwords, seen",
+    "narrow heads": "subwords, heads of 16",
     "fresh": "before, latest",
     "repeated": "before, second",
     "final": "before, first",
     "tuning": "before, seen",
 }
 PRESENT = ("centred", "told", "told far", "judged", "far", "copying", "wired")  # decoders that start able to copy
+OF_SUBWORDS = ("subwords judged", "subwords, longer")  # predicted before any choice had seen them
 
 
 def studies() -> list[dict]:
@@ -276,8 +281,10 @@ def figures() -> dict[str, Any]:
     """The three numbers, and what they are of."""
     group = read("forecast_tables.json")["groups"]["C/10 all that count"]
     any_inputs, rows, other = read("scalebench.json"), studies(), read("task_ladders.jsonl")
-    wired = [row for row in rows if row["group"] in PRESENT]
-    before = [row for row in rows if row["group"] not in (*PRESENT, "tuning")]
+    of_bytes = [row for row in rows if " BPE-" not in row["text"]]
+    wired = [row for row in of_bytes if row["group"] in PRESENT]
+    before = [row for row in of_bytes if row["group"] not in (*PRESENT, "tuning")]
+    subwords = [row for row in rows if row["group"] in OF_SUBWORDS]
     unseen = [row for row in wired if row["target_ratio"] <= 16]
     each = lambda studies: ", ".join(f"{abs(row['error']):.1%}" for row in studies if row["target_ratio"] > 16)
     return {
@@ -291,6 +298,11 @@ def figures() -> dict[str, Any]:
         "rms_before": f"{rms([row for row in before if row['target_ratio'] <= 16]):.1%}",
         "far": each(wired),
         "far_before": each(before),
+        "subword_studies": len(subwords),
+        "subword_errors": ", ".join(f"{abs(row['error']):.1%}" for row in subwords),
+        "subword_width": f"{np.median([row['half_width'] for row in subwords]):.0%}",
+        "subword_hits": sum(sum(hits(row)) for row in subwords),
+        "subword_targets": sum(len(row["actual"]) for row in subwords),
         "targets": sum(len(row["actual"]) for row in unseen),
         "hits": sum(sum(hits(row)) for row in unseen),
         "others": len(other),
@@ -311,6 +323,7 @@ ENGLISH = """\
 |---|---|
 | **{tables} public tables** of runs, fitted on at most a tenth of the compute | {error} off on average; {inside} of the held-out runs inside their 90 % intervals |
 | **our own ladder**, {studies} {plural} at 8×, each predicted before any choice had seen it | {rms} off (rms), {hits} of {targets} targets inside; at 64× and more each {far}; {before} studies before its decoders were wired to copy: {rms_before} at 8×, at 64× and more each {far_before} |
+| **the ladder on subwords** (BPE of 1024 to 4096 tokens), {subword_studies} studies at 8× | {subword_errors} off, intervals of ± {subword_width} in the median; {subword_hits} of {subword_targets} targets inside |
 | **other tasks** ({names}) at 8× | {other_errors} off, intervals of ± {other_width} in the median; {other_hits} of {others} inside |
 | **laws of any inputs**, {tasks} tasks of SLDBench and ScaleBench, {sets} held-out sets | R² {median} in the median, {worst} at worst |
 """
@@ -320,6 +333,7 @@ CHINESE = """\
 |---|---|
 | **{tables} 张公开的训练记录表**，只用不超过十分之一算力的记录拟合 | 平均误差 {error}；{inside} 的留出记录落在各自的 90 % 区间内 |
 | **我们自己的模型梯队**：{studies} 次研究（8 倍算力），其文本与随机种子从未参与此前的任何设计选择 | 误差 {rms}（均方根），{targets} 个目标模型中有 {hits} 个落在区间内；64 倍及以上处误差 {far}。解码器预置复制回路之前的 {before} 次研究：8 倍算力处误差 {rms_before}，64 倍及以上处误差 {far_before} |
+| **以子词（1024 至 4096 个 BPE 词元）训练的模型梯队**：{subword_studies} 次研究（8 倍算力） | 误差 {subword_errors}，区间半宽中位数 ± {subword_width}；{subword_targets} 个目标模型中有 {subword_hits} 个落在区间内 |
 | **其他任务**（{chinese}）：8 倍算力 | 误差 {other_errors}，区间半宽中位数 ± {other_width}；{others} 次中有 {other_hits} 次落在区间内 |
 | **任意输入的定律**：SLDBench 与 ScaleBench 的 {tasks} 项任务，{sets} 个留出集 | R² 中位数 {median}，最差 {worst} |
 """
@@ -347,7 +361,7 @@ weights fade with the tokens seen ([why](../log.md)): texts whose plans are alik
 such decoders. Intervals of "as it stands" were made before noise and drift were set a last time; ladders of "smaller sizes" were
 centred on smaller models; before them the fit was not told the noise of a run around its trunk, and of "wired less clearly" the
 wiring was another too. How a decoder is wired was chosen by losses of the standard library and Vim's scripts with other seeds.
-Errors are against the mean of all seeds of the target. Losses are in nats per token, which is a byte but for BPE-4096 (`python benchmarks/tournament.py`).
+Errors are against the mean of all seeds of the target. Losses are in nats per token, which is a byte but where a BPE is named (`python benchmarks/tournament.py`).
 
 ![Predicted and actual losses of every study](../pictures/tournament.svg)
 

@@ -12,7 +12,7 @@ from allometry.ladder.recipe import Recipe
 from allometry.ladder.shape import shape
 from allometry.laws import LAWS as FORMS
 from allometry.laws import Observations, forecast
-from allometry.workflow.own_ladder.earlier_studies import DRIFT, LAWS, PRIORS
+from allometry.workflow.own_ladder.earlier_studies import DRIFT, LAWS, priors
 from allometry.workflow.own_ladder.ladder_forecast import fit_ladder
 from helpers.builders import record
 
@@ -60,7 +60,7 @@ def studies():
     """Of each text: the forecast of its ladder, and its constants."""
     generator = np.random.default_rng(0)
     texts = [text for text in (drawn_text(generator) for _ in range(TEXTS)) if min(text["A"], text["B"]) > 0]
-    return [(forecast(ladder(text, generator), LAWS, drift=DRIFT, priors=PRIORS), text) for text in texts]
+    return [(forecast(ladder(text, generator), LAWS, drift=DRIFT, priors=priors(1.0)), text) for text in texts]
 
 
 def test_targets_of_texts_that_scatter_as_earlier_ones_are_as_far_off_as_said(studies):
@@ -107,20 +107,20 @@ def test_a_ladder_of_short_runs_has_an_interval_as_wide_as_such_ladders_were_off
     assert inside == [False, True]
 
 
-def test_a_ladder_of_subwords_takes_no_constants_of_bytes_and_a_wider_interval():
-    """The same losses twice; of subwords a target 5 % below the law, as in the one study that is known, is inside."""
-    text = {"E": 0.65, "A": 400.0, "B": 700.0, "alpha": 0.65, "beta": 0.48, "k": 0.55}
-    answers = {}
-    for tokenizer in ("bytes", "bpe:4096"):
-        task = TextConfig(source="text", fingerprint="f00d", tokenizer=tokenizer)
+def test_the_floor_is_of_a_byte_and_all_else_of_any_token():
+    """Tokens of three bytes with three times the losses: three times the prediction, and an interval as wide."""
+    text = {"E": 0.9, "A": 400.0, "B": 700.0, "alpha": 0.65, "beta": 0.48, "k": 0.55}  # far above the prior's floor
+    answers = []
+    for size, vocabulary in ((1.0, 256), (3.0, 4096)):
+        task = TextConfig(source="text", fingerprint="f00d", vocab_size=vocabulary, bytes_per_token=size)
         rungs = []
-        for width in (16, 32, 48, 64):
+        for width in (40, 48, 64, 80):
             model = shape(width)
             for tokens in (200_000, 400_000, 800_000, 1_600_000, 3_200_000):
                 run = Recipe().run(model, task, tokens, seed=0)
-                rungs.append(record(run, loss_of(text, model.num_params, tokens)))
+                rungs.append(record(run, size * loss_of(text, model.num_params, tokens)))
         law, _ = fit_ladder(rungs)
-        answers[tokenizer] = law.predict(num_params=2e5, tokens=13e6, level=0.9)
-        assert (law.drift_prior.sd > 0.01) == (tokenizer != "bytes")
-    promised = float(answers["bytes"].value)
-    assert answers["bpe:4096"].low < 0.96 * promised < answers["bytes"].low
+        answers.append(law.predict(num_params=2e5, tokens=13e6, level=0.9))
+    bytes_, subwords = answers
+    for end in ("value", "low", "high"):
+        assert getattr(subwords, end) == pytest.approx(3 * getattr(bytes_, end), rel=1e-6)

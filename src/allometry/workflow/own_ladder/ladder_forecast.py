@@ -13,13 +13,13 @@ from ...runs.record import RunRecord
 from ...runs.study import Study
 from .earlier_studies import (
     DRIFT,
+    EARLY_DRIFT,
     LAWS,
     LEAST_LENGTHS,
+    LEAST_RUNS,
     LEAST_TOKENS,
-    PRIORS,
-    SHORT_DRIFT,
     SHORT_TOKENS,
-    SUBWORD_DRIFT,
+    priors,
 )
 
 
@@ -43,19 +43,21 @@ def fit_ladder(records: Sequence[RunRecord]) -> tuple[laws.Forecast, laws.Observ
     """The forecast of a ladder of the built-in decoder, and its runs.
 
     It knows more than one of anybody's table: which runs share a trunk, the noise of trunks and of runs, and, where the
-    runs are of plain decoders on bytes of text and as long as those of earlier studies, what came out of these
+    runs are of plain decoders on text and as long as those of earlier studies, what came out of these
     (:mod:`.earlier_studies`).
 
     Raises:
         UserError: too few runs for a law.
     """
     long = [record for record in records if record.tokens >= LEAST_TOKENS and _is_plain_text(record)]
-    if len({record.num_params for record in long}) < 3 or len({record.tokens for record in long}) < LEAST_LENGTHS:
+    sizes, lengths = {record.num_params for record in long}, {record.tokens for record in long}
+    if len(long) < LEAST_RUNS or len(sizes) < 3 or len(lengths) < LEAST_LENGTHS:
         observations = with_noise([record.row() for record in records])
         return laws.forecast(observations), observations
     observations = with_noise([record.row() for record in long])
     text = long[0].config.text
-    return forecast_text(observations, text.tokenizer, text.train_tokens), observations
+    law = forecast_text(observations, text.tokenizer, text.bytes_per_token, text.train_tokens)
+    return law, observations
 
 
 def with_noise(rows: Sequence[Mapping[str, Any]]) -> laws.Observations:
@@ -66,13 +68,13 @@ def with_noise(rows: Sequence[Mapping[str, Any]]) -> laws.Observations:
     )
 
 
-def forecast_text(observations: laws.Observations, tokenizer: str, train_tokens: float | None) -> laws.Forecast:
+def forecast_text(
+    observations: laws.Observations, tokenizer: str, bytes_per_token: float, train_tokens: float | None
+) -> laws.Forecast:
     """The forecast of a ladder on text of so many unique tokens (None: no run reads any of it twice), by what earlier
     studies showed."""
-    of_bytes = tokenizer == "bytes"
-    short = observations.tokens.max() < SHORT_TOKENS
-    drift = SUBWORD_DRIFT if not of_bytes else SHORT_DRIFT if short else DRIFT
+    early = tokenizer != "bytes" or observations.tokens.max() < SHORT_TOKENS
+    drift = EARLY_DRIFT if early else DRIFT
     if train_tokens is not None:
         drift = replace(drift, unique_tokens=float(train_tokens))
-    known = {"laws": LAWS, "priors": PRIORS} if of_bytes else {}
-    return laws.forecast(observations, drift=drift, **known)
+    return laws.forecast(observations, drift=drift, laws=LAWS, priors=priors(bytes_per_token))
