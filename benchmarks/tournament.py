@@ -123,10 +123,14 @@ SUBWORD = (
     *(Entry(f"{text} BPE-1024", 17) for text in ("vim", "man")),
     Entry("packages BPE-8192", 17),
 )
-# Once, after that.
+# Once, after that; and once after the drift of early runs was set by all of these.
 SUBWORD_LONGER = (
     Entry("stdlib BPE-4096", 18, minutes=8.0),
     Entry("man BPE-1024", 18, minutes=8.0),
+)
+SUBWORD_JUDGED = (
+    *(Entry(f"{text} BPE-4096", 19) for text in ("changelogs", "javascript", "packages")),
+    *(Entry(f"{text} BPE-1024", 19) for text in ("stdlib", "perl", "headers")),
 )
 GROUPS = {
     "tuning": TUNING,
@@ -143,6 +147,7 @@ GROUPS = {
     "narrow heads": NARROW_HEADS,
     "subwords": SUBWORD,
     "subwords, longer": SUBWORD_LONGER,
+    "subwords judged": SUBWORD_JUDGED,
 }
 
 

@@ -25,7 +25,7 @@ FLOOR = (0.6, 0.1)
 DRIFT = DriftPrior(slope=0.004, sd=0.003, cuts=40.0, freedom=30.0, repeat_slope=0.004, repeat_sd=0.008)
 # Of ladders of subwords, and of those of bytes whose longest run is shorter than this.
 SHORT_TOKENS = 1_000_000
-EARLY_DRIFT = replace(DRIFT, slope=-0.017, sd=0.018, freedom=8.0)
+EARLY_DRIFT = replace(DRIFT, slope=-0.016, sd=0.014, freedom=8.0)
 LEAST_RUNS, LEAST_LENGTHS = 7, 5  # runs, and lengths of runs, for what earlier studies showed to be of any use
 LEAST_TOKENS = 60_000  # shorter runs have hardly begun, and the law is that of the others
 
