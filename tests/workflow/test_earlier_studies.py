@@ -91,7 +91,7 @@ def test_constants_of_texts_that_scatter_as_earlier_ones_are_as_far_off_as_said(
 
 
 def test_a_ladder_of_short_runs_has_an_interval_as_wide_as_such_ladders_were_off():
-    """The same text with runs of 3.2 M and of 0.8 M tokens at most: targets from 6 % below its law to 1 % above it."""
+    """The same text with runs of 3.2 M and of 0.8 M tokens at most: targets from 5 % below its law to 1 % above it."""
     text = {"E": 0.65, "A": 400.0, "B": 700.0, "alpha": 0.65, "beta": 0.48, "k": 0.55}
     task, inside = TextConfig(source="text", fingerprint="f00d"), []
     for longest in (3_200_000, 800_000):
@@ -104,7 +104,7 @@ def test_a_ladder_of_short_runs_has_an_interval_as_wide_as_such_ladders_were_off
         law, _ = fit_ladder(rungs)
         answer = law.predict(num_params=3e5, tokens=5 * longest, level=0.9)
         expected = loss_of(text, 3e5, 5 * longest)
-        inside.append(bool(answer.low < 0.94 * expected and 1.01 * expected < answer.high))
+        inside.append(bool(answer.low < 0.95 * expected and 1.01 * expected < answer.high))
     assert inside == [False, True]
 
 
