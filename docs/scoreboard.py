@@ -2,8 +2,8 @@
 
     python docs/scoreboard.py
 
-writes the page docs/explanation/scoreboard.md, its pictures tournament.svg and calibration.svg, and the badges and the
-figures (between the marks) of README.md and README.zh.md, and the table in docs/how-to/tasks.md. A test holds them to the results, so run it after a result has changed.
+writes the page docs/explanation/scoreboard.md, its pictures tournament.svg and calibration.svg, and the picture (the
+latest studies), the badges and the figures (between the marks) of README.md and README.zh.md, and the table in docs/how-to/tasks.md. A test holds them to the results, so run it after a result has changed.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ STUDIES = {  # by group, the latest first
     "tuning": "before, seen",
 }
 PRESENT = ("centred", "told", "told far", "judged", "far", "copying", "wired")  # decoders that start able to copy
+LATEST = ("centred", "told", "told far", "subwords judged", "subwords, longer")  # of README's picture
 OF_SUBWORDS = ("subwords judged", "subwords, longer")  # predicted before any choice had seen them
 
 
@@ -360,7 +361,8 @@ text and seed of a study when it was made, but for those that are called seen. S
 weights fade with the tokens seen ([why](../log.md)): texts whose plans are alike end 1 to 12 % lower. The first groups are of
 such decoders. Intervals of "as it stands" were made before noise and drift were set a last time; ladders of "smaller sizes" were
 centred on smaller models; before them the fit was not told the noise of a run around its trunk, and of "wired less clearly" the
-wiring was another too. How a decoder is wired was chosen by losses of the standard library and Vim's scripts with other seeds.
+wiring was another too. Groups of subwords (BPE) are apart: the drift of their law was set by those that are called seen, and a last
+time by all but "heads of 16", which are of models that could hardly copy. How a decoder is wired was chosen by losses of the standard library and Vim's scripts with other seeds.
 Errors are against the mean of all seeds of the target. Losses are in nats per token, which is a byte but where a BPE is named (`python benchmarks/tournament.py`).
 
 ![Predicted and actual losses of every study](../pictures/tournament.svg)
@@ -452,6 +454,7 @@ def documents() -> dict[Path, str]:
         tasks: TASKS.sub(table_of_tasks, tasks.read_text(encoding="utf-8")),
         ROOT / "docs/explanation/scoreboard.md": page(),
         ROOT / "docs/pictures/tournament.svg": tournament(studies()),
+        ROOT / "docs/pictures/latest_studies.svg": tournament([row for row in studies() if row["group"] in LATEST]),
         ROOT / "docs/pictures/calibration.svg": calibration(known_truths(read("calibration.json"))),
         **{ROOT / f"docs/pictures/badges/{name}.svg": picture for name, picture in badges().items()},
         read_me: with_figures(read_me.read_text(encoding="utf-8"), ENGLISH.format(**figures())),
