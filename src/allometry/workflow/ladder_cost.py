@@ -76,8 +76,8 @@ class LadderCost:
             )
         if longest.tokens < SHORT_TOKENS:
             notes.append(
-                f"these runs are short, at most {format_count(longest.tokens)} tokens: laws bend at such lengths, and "
-                "the interval does not include that; give more --minutes, or use a machine that does nothing else"
+                f"these runs are short, at most {format_count(longest.tokens)} tokens: laws bend at such lengths, so "
+                "the interval is wide; give more --minutes, or use a machine that does nothing else"
             )
         return notes
 
