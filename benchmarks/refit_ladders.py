@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from allometry.ladder.shape import BYTES
 from allometry.laws.fitting.trunk_noise import trunk_differences
 from allometry.workflow.own_ladder.earlier_studies import LEAST_TOKENS
 from allometry.workflow.own_ladder.ladder_forecast import forecast_text, with_noise
@@ -35,7 +36,7 @@ class Refit:
 
     Attributes:
         name: of the study.
-        tokens: what a token of its text is, "bytes" or "subwords".
+        of_bytes: whether its tokens are bytes, not subwords.
         error: predicted over the mean of the target's seeds, less one.
         half_width: of the 90 % interval, in ln L.
         misses: ln(predicted/actual) of each seed, in half widths times 1.645: standard deviations of a normal error.
@@ -43,7 +44,7 @@ class Refit:
     """
 
     name: str
-    tokens: str
+    of_bytes: bool
     error: float
     half_width: float
     misses: tuple[float, ...]
@@ -62,7 +63,7 @@ def ladder_of(folder: Path) -> dict[str, Any]:
     beyond = [target, *(record for record in records if record.kind == "run")]
     return {
         "name": folder.name,
-        "tokenizer": text.tokenizer,
+        "vocab_size": text.vocab_size,
         "bytes_per_token": text.bytes_per_token,
         "train_tokens": text.train_tokens,
         "rungs": [[rung.num_params, rung.tokens, rung.loss, trunks[rung.config.trunk]] for rung in rungs],
@@ -80,7 +81,7 @@ def observations_of(ladder: dict[str, Any]):
 def refit(ladder: dict[str, Any]) -> Refit:
     """The law of a stored ladder, held against all seeds of its target."""
     observations = observations_of(ladder)
-    law = forecast_text(observations, *(ladder[name] for name in ("tokenizer", "bytes_per_token", "train_tokens")))
+    law = forecast_text(observations, *(ladder[name] for name in ("vocab_size", "bytes_per_token", "train_tokens")))
     size, tokens, _ = ladder["beyond"][0]
     actual = np.array([loss for n, _, loss in ladder["beyond"] if n == size])
     answer = law.predict(num_params=size, tokens=tokens, level=0.9)
@@ -88,7 +89,7 @@ def refit(ladder: dict[str, Any]) -> Refit:
     misses = np.log(float(answer.value) / actual) / (half / NINETY)
     return Refit(
         ladder["name"],
-        "bytes" if ladder["tokenizer"] == "bytes" else "subwords",
+        ladder["vocab_size"] <= BYTES,
         float(answer.value) / actual.mean() - 1,
         half,
         tuple(map(float, misses)),
@@ -115,8 +116,8 @@ def table(refits: list[Refit]) -> str:
         + " ".join(f"{miss:+.2f}" for miss in one.misses)
         for one in refits
     ]
-    for tokens in ("bytes", "subwords"):
-        near = [one for one in refits if one.ratio < 20 and one.tokens == tokens]
+    for of_bytes, tokens in ((True, "bytes"), (False, "subwords")):
+        near = [one for one in refits if one.ratio < 20 and one.of_bytes is of_bytes]
         errors, misses = np.array([one.error for one in near]), np.array([x for one in near for x in one.misses])
         lines.append(
             f"8 ×, {tokens}: {len(near)} studies, error {np.sqrt(np.mean(errors**2)):.2%} rms ({errors.mean():+.2%} on "

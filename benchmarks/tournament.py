@@ -109,10 +109,10 @@ TOLD_FAR = (
 CENTRED = (
     *(Entry(text, 15) for text in ("perl", "headers", "changelogs", "packages", "german")),
     Entry("perl", 15, minutes=5.0, target_ratio=64.0),
-    Entry("stdlib BPE-4096", 15),
 )
 # Subwords by wired decoders with heads of 16, by the laws of anybody's table.
 NARROW_HEADS = (
+    Entry("stdlib BPE-4096", 15),
     *(Entry(f"{text} BPE-4096", 16) for text in ("man", "headers", "changelogs", "perl")),
     *(Entry(f"{text} BPE-1024", 16) for text in ("vim", "stdlib")),
     Entry("packages BPE-8192", 16),

@@ -34,18 +34,16 @@ def test_the_noise_of_trunks_and_of_runs_is_that_of_trunks_of_one_size(refit_lad
     assert 0.8 < shared / trunk_noise(100_000) < 1.25
 
 
-def near_refits(refit_ladders, tokens):
+def near_refits(refit_ladders, of_bytes):
     """The laws of stored ladders at 8 times, and how far targets lie from them in standard deviations of intervals."""
-    ladders = [
-        ladder for ladder in refit_ladders.LADDERS.read() if (ladder["tokenizer"] == "bytes") == (tokens == "bytes")
-    ]
-    near = [one for one in map(refit_ladders.refit, ladders) if one.ratio < 20]
+    refits = map(refit_ladders.refit, refit_ladders.LADDERS.read())
+    near = [one for one in refits if one.of_bytes is of_bytes and one.ratio < 20]
     return near, np.array([miss for one in near for miss in one.misses])
 
 
 def test_targets_at_8_times_are_as_far_off_as_intervals_say(refit_ladders):
     """Noises, drift and deviations fail here if halved or doubled, but for those of α and β and the cost of passes."""
-    near, misses = near_refits(refit_ladders, "bytes")
+    near, misses = near_refits(refit_ladders, of_bytes=True)
     assert len(near) >= 48
     assert 1.0 < np.sqrt(np.mean(misses**2)) < 1.035
     assert abs(np.mean([one.error for one in near])) < 0.003
@@ -54,7 +52,7 @@ def test_targets_at_8_times_are_as_far_off_as_intervals_say(refit_ladders):
 
 def test_targets_of_subwords_at_8_times_are_as_far_off_as_intervals_say(refit_ladders):
     """The drift of early runs fails here if it is doubled or nothing, its deviation if it is halved or doubled."""
-    near, misses = near_refits(refit_ladders, "subwords")
+    near, misses = near_refits(refit_ladders, of_bytes=False)
     assert len(near) >= 13
     assert 0.9 < np.sqrt(np.mean(misses**2)) < 1.1
     assert abs(np.mean([one.error for one in near])) < 0.01

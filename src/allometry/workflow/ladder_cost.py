@@ -13,8 +13,8 @@ from ..ladder.speed import Speed
 from ..planning.optimum.repeated_data import repetition_note
 from ..quantities import format_count, format_flops, format_seconds
 from ..runs.trunks import trunk_costs
+from .own_ladder.earlier_studies import SHORT_TOKENS
 
-SHORT_TOKENS = 500_000  # the law of a ladder whose longest run is shorter was wrong by 7 % (docs/log.md)
 USED_SHARE = 0.8  # of the minutes; a design that fills less was cut for its text
 
 
@@ -74,9 +74,10 @@ class LadderCost:
                 f"it about {times}; a longer text makes it larger, and so do more epochs in the study's file, with a "
                 "wider interval"
             )
-        if longest.tokens < SHORT_TOKENS:
+        most_tokens = longest.tokens * design.largest_flops / longest.flops  # of the later rungs too
+        if most_tokens < SHORT_TOKENS:
             notes.append(
-                f"these runs are short, at most {format_count(longest.tokens)} tokens: laws bend at such lengths, so "
+                f"these runs are short, at most {format_count(most_tokens)} tokens: laws bend at such lengths, so "
                 "the interval is wide; give more --minutes, or use a machine that does nothing else"
             )
         return notes

@@ -9,6 +9,7 @@ from typing import Any
 
 from ... import laws
 from ...ladder.noise import RUN_NOISE, trunk_noise
+from ...ladder.shape import BYTES
 from ...runs.record import RunRecord
 from ...runs.study import Study
 from .earlier_studies import (
@@ -56,7 +57,7 @@ def fit_ladder(records: Sequence[RunRecord]) -> tuple[laws.Forecast, laws.Observ
         return laws.forecast(observations), observations
     observations = with_noise([record.row() for record in long])
     text = long[0].config.text
-    law = forecast_text(observations, text.tokenizer, text.bytes_per_token, text.train_tokens)
+    law = forecast_text(observations, text.vocab_size, text.bytes_per_token, text.train_tokens)
     return law, observations
 
 
@@ -69,11 +70,11 @@ def with_noise(rows: Sequence[Mapping[str, Any]]) -> laws.Observations:
 
 
 def forecast_text(
-    observations: laws.Observations, tokenizer: str, bytes_per_token: float, train_tokens: float | None
+    observations: laws.Observations, vocab_size: int, bytes_per_token: float, train_tokens: float | None
 ) -> laws.Forecast:
     """The forecast of a ladder on text of so many unique tokens (None: no run reads any of it twice), by what earlier
     studies showed."""
-    early = tokenizer != "bytes" or observations.tokens.max() < SHORT_TOKENS
+    early = vocab_size > BYTES or observations.tokens.max() < SHORT_TOKENS
     drift = EARLY_DRIFT if early else DRIFT
     if train_tokens is not None:
         drift = replace(drift, unique_tokens=float(train_tokens))
